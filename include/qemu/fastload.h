@@ -1,0 +1,220 @@
+/*
+ * fastload: fill guest memory from a snapshot file, on demand and ahead of it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A Fastload is one load of one snapshot file.  The caller describes guest
+ * memory as regions, starts the load, may let the guest run at once, and
+ * waits.  Worker threads read the file and make pages appear with
+ * userfaultfd: first the pages that somebody is waiting for (urgent), then
+ * everything else in file order (background).  This header does not know the
+ * snapshot format, QEMU or a monitor: the caller parses the file and hands
+ * over plain offsets and bitmaps.
+ *
+ * Ownership: the caller owns guest memory, the file descriptor and every
+ *   array passed in.  Guest memory and the descriptor must outlive
+ *   fastload_free(); configuration, regions and bitmaps are copied before the
+ *   call returns.
+ * Threads: one thread, the "owner", makes the calls marked [owner].  Calls
+ *   marked [any] are safe from every thread until fastload_free() begins.
+ *   The event callback runs on an engine thread, one call at a time; the
+ *   only engine calls allowed in it are fastload_cancel() and
+ *   fastload_get_stats().
+ * Blocking: fastload_start() blocks while it loads regions that cannot be
+ *   trapped; fastload_wait() and fastload_free() block until threads end.
+ *   No other call blocks on storage or on the guest.
+ * Errors: calls with a GError ** return false or NULL and set it once; the
+ *   engine logs nothing.  On failure every output is left as it was.
+ * Units: *_bytes are bytes, *_ns nanoseconds of CLOCK_MONOTONIC, *_count a
+ *   number of things.  file_off counts bytes from the start of the file; hva
+ *   is a host virtual address; ram_off counts bytes from a region's start.
+ * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
+ * Order: new -> add_region* -> start -> wait -> free.  free is legal after
+ *   any of them; cancel and get_stats after new.
+ * Visibility: what a trapped page holds is visible to whoever touches it, as
+ *   if it had always been there.  After fastload_wait() returned true all
+ *   regions are plain memory again, with no registration left.
+ * Kernel: userfaultfd (Linux 4.11 for anonymous, shared and huge page
+ *   memory) is required and fastload_probe() tells whether it can be had.
+ *   io_uring is used where it is permitted and preadv() where it is not;
+ *   the statistics say which.
+ */
+#ifndef QEMU_FASTLOAD_H
+#define QEMU_FASTLOAD_H
+
+#define FASTLOAD_WORKER_COUNT_MAX 64
+#define FASTLOAD_REGION_COUNT_MAX 4096
+/* The smallest page, and the granule in which snapshots record data. */
+#define FASTLOAD_PAGE_BYTES_MIN 4096u
+/* Regions of larger pages are loaded by fastload_start(), not trapped. */
+#define FASTLOAD_TRAP_PAGE_BYTES_MAX (2u << 20)
+
+#define FASTLOAD_ERROR fastload_error_quark()
+
+typedef enum FastloadError {
+    FASTLOAD_ERROR_INVALID,     /* an argument breaks this contract */
+    FASTLOAD_ERROR_UNSUPPORTED, /* userfaultfd is missing or not permitted */
+    FASTLOAD_ERROR_SYSTEM,      /* a system call failed; the text says which */
+    FASTLOAD_ERROR_READ,        /* the snapshot could not be read */
+    FASTLOAD_ERROR_CANCELLED,
+} FastloadError;
+
+typedef enum FastloadIoKind {
+    FASTLOAD_IO_AUTO,     /* io_uring, or preadv where it is refused */
+    FASTLOAD_IO_IO_URING, /* io_uring or an error from fastload_start() */
+    FASTLOAD_IO_PREADV,
+} FastloadIoKind;
+
+/* What kept a load from going on; handed to the event callback. */
+typedef struct FastloadFailure {
+    int error_number; /* positive errno; ENODATA: the file ended early */
+    uint64_t file_off;
+} FastloadFailure;
+
+typedef enum FastloadEvent {
+    FASTLOAD_EVENT_COMPLETED, /* everything is placed, nothing registered */
+    FASTLOAD_EVENT_STALLED,   /* reads fail; they are retried with back-off */
+    FASTLOAD_EVENT_RESUMED,   /* everything that failed has been read since */
+    FASTLOAD_EVENT_CANCELLED, /* workers are gone, waiters were released */
+} FastloadEvent;
+
+/**
+ * FastloadEventFunc: told about a change of state
+ * @event: what happened
+ * @failure: the first failure for STALLED, else NULL; valid during the call
+ * @opaque: from the configuration
+ */
+typedef void FastloadEventFunc(FastloadEvent event,
+                               const FastloadFailure *failure, void *opaque);
+
+/* Zero in any field means "choose for me", or "none" for event_func. */
+typedef struct FastloadConfig {
+    uint32_t worker_count; /* 1..FASTLOAD_WORKER_COUNT_MAX; default 2 */
+    FastloadIoKind io_kind;
+    FastloadEventFunc *event_func;
+    void *event_opaque;
+} FastloadConfig;
+
+typedef struct FastloadRegion {
+    void *hva;           /* a multiple of page_bytes */
+    uint64_t len_bytes;  /* a multiple of page_bytes, not 0 */
+    uint64_t file_off;   /* of the region's first byte; a multiple of 4096 */
+    uint32_t page_bytes; /* of the backing: power of two, at least 4096 */
+    /*
+     * One bit for each granule_bytes of the region, least significant bit of
+     * word 0 first; set: the file has the data, clear: the memory is zero.
+     * granule_bytes is a power of two, at least 4096, at most page_bytes.
+     */
+    const uint64_t *data_bits;
+    uint32_t granule_bytes;
+} FastloadRegion;
+
+typedef enum FastloadClass {
+    FASTLOAD_CLASS_URGENT,     /* somebody waited for the page */
+    FASTLOAD_CLASS_HINT,       /* reserved for recorded working sets */
+    FASTLOAD_CLASS_BACKGROUND, /* read ahead, in file order */
+    FASTLOAD_CLASS_MAX,
+} FastloadClass;
+
+/* A snapshot of the counters; cheap, and coherent only field by field. */
+typedef struct FastloadStats {
+    const char *io_name;       /* "io_uring" or "preadv"; static storage */
+    uint32_t worker_count;
+    uint64_t total_bytes;      /* of all regions */
+    uint64_t zero_bytes;       /* of those, zero in the snapshot: never read */
+    uint64_t remaining_bytes;  /* trapped and not placed yet */
+    uint64_t loaded_bytes[FASTLOAD_CLASS_MAX]; /* data placed, by class */
+    uint64_t read_bytes;       /* from the file, re-reads included */
+    uint64_t fault_count;      /* userfaultfd messages answered */
+    uint64_t retry_count;      /* reads issued again after a failure */
+    uint64_t io_error_count;   /* reads that failed */
+    /* From reading the fault message to the page being there. */
+    uint64_t fault_p50_ns;
+    uint64_t fault_p95_ns;
+    uint64_t fault_p99_ns;
+    uint64_t fault_max_ns;
+    uint64_t complete_ns;      /* start to completion; 0 until then */
+} FastloadStats;
+
+typedef struct Fastload Fastload;
+
+GQuark fastload_error_quark(void);
+
+/**
+ * fastload_probe: can memory be trapped here?                          [any]
+ * @error: set when not, with what to do about it
+ *
+ * Leaves no descriptor open.
+ */
+bool fastload_probe(GError **error);
+
+/**
+ * fastload_new: create an idle load                                  [owner]
+ * @fd: snapshot file, opened for reading, with O_DIRECT or without
+ * @config: NULL means all defaults
+ * @error: set on failure
+ *
+ * Returns: a new Fastload, freed with fastload_free(), or NULL.
+ */
+Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error);
+
+/**
+ * fastload_add_region: describe one stretch of guest memory          [owner]
+ * @fl: a load that has not started
+ * @region: must not overlap a region added before; no page of it may be
+ *   populated yet, for a populated page would keep what it has
+ * @error: set on failure
+ *
+ * The region must be private anonymous memory, shared memory (memfd, tmpfs)
+ * or hugetlb to be trapped; any other writable mapping is loaded in full by
+ * fastload_start().
+ */
+bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
+                         GError **error);
+
+/**
+ * fastload_start: trap the regions, start the threads, return at once [owner]
+ * @fl: a load with at least one region
+ * @error: set on failure; @fl can then only be freed, nothing stays trapped
+ *
+ * From here on, touching a page that is not there blocks the toucher until
+ * the page has been read.
+ */
+bool fastload_start(Fastload *fl, GError **error);
+
+/**
+ * fastload_wait: wait until everything is placed, or the load ended  [owner]
+ * @fl: a started load
+ * @error: FASTLOAD_ERROR_CANCELLED when it was cancelled
+ *
+ * A stalled load is waited for: it goes on when the file can be read again.
+ */
+bool fastload_wait(Fastload *fl, GError **error);
+
+/**
+ * fastload_cancel: ask a running load to stop                          [any]
+ * @fl: any load
+ *
+ * Returns at once.  Threads that wait for a page are released and find
+ * ZEROS in it, as does everybody who touches a missing page later: cancel
+ * only when the content of guest memory does not matter any more.
+ * Cancelling twice, or after completion, does nothing.
+ */
+void fastload_cancel(Fastload *fl);
+
+/**
+ * fastload_get_stats: how far the load is                              [any]
+ * @fl: any load
+ * @ret_stats: filled in
+ */
+void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats);
+
+/**
+ * fastload_free: cancel if needed, join every thread, release all    [owner]
+ * @fl: any load, or NULL
+ */
+void fastload_free(Fastload *fl);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Fastload, fastload_free)
+
+#endif /* QEMU_FASTLOAD_H */

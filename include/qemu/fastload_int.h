@@ -1,0 +1,410 @@
+/*
+ * fastload: types and calls that the engine's own files share.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Nobody outside util/fastload*.c and tests/unit includes this.  The map of
+ * the files, the state machine and the lock order are at the head of
+ * util/fastload.c.
+ */
+#ifndef QEMU_FASTLOAD_INT_H
+#define QEMU_FASTLOAD_INT_H
+
+#include "qemu/fastload.h"
+
+/* The unit of background reading: what a transparent huge page covers. */
+#define FASTLOAD_CHUNK_BYTES (2u << 20)
+/* A worker looks for faults at least this often while it copies. */
+#define FASTLOAD_PIECE_BYTES (256u << 10)
+/* A hole this small is read over: cheaper than one more request. */
+#define FASTLOAD_GAP_BYTES_MAX (32u << 10)
+#define FASTLOAD_CHUNK_PAGE_COUNT_MAX \
+    (FASTLOAD_CHUNK_BYTES / FASTLOAD_PAGE_BYTES_MIN)
+/* Extents are at least one page long and more than a gap apart. */
+#define FASTLOAD_EXTENT_COUNT_MAX 64
+QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
+                  (FASTLOAD_GAP_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN + 2) + 1 >
+                  FASTLOAD_EXTENT_COUNT_MAX);
+
+/* Staging for chunks, shared out among workers; each gets one chunk at least */
+#define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
+#define FASTLOAD_CHUNK_READ_COUNT_MAX 4
+#define FASTLOAD_URGENT_READ_COUNT_MAX 16
+#define FASTLOAD_URGENT_STAGING_BYTES_MAX (4u << 20)
+#define FASTLOAD_FAULT_COUNT_MAX 1024
+#define FASTLOAD_FAULT_BATCH_MAX 16
+/* Of /proc/sys/vm/max_map_count, what trapping may use: one part in... */
+#define FASTLOAD_SPAN_SHARE 8
+#define FASTLOAD_SPAN_COUNT_DEFAULT 4096
+
+/* A read is tried this often at once, then again with back-off. */
+#define FASTLOAD_READ_TRIES_MAX 3
+/* EINTR and EAGAIN do not count as a try, up to here. */
+#define FASTLOAD_IO_AGAIN_MAX 1000
+#define FASTLOAD_BACKOFF_NS_MIN (2 * 1000 * 1000ull)
+#define FASTLOAD_BACKOFF_NS_MAX (1000 * 1000 * 1000ull)
+/* So many failed rounds in a row and the load counts as stalled. */
+#define FASTLOAD_STALL_ROUND_COUNT 5
+/* UFFDIO_COPY and friends answer EAGAIN while the address space changes. */
+#define FASTLOAD_PLACE_TRIES_MAX 1000000
+/* After a fault, so long the background keeps the device's queue short. */
+#define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
+
+#define FASTLOAD_BITS 64
+#define FASTLOAD_BIT_WORDS(n) (((n) + FASTLOAD_BITS - 1) / FASTLOAD_BITS)
+
+static inline bool fastload_bit_test(const uint64_t *bits, uint64_t idx)
+{
+    return __atomic_load_n(&bits[idx / FASTLOAD_BITS], __ATOMIC_ACQUIRE) >>
+           (idx % FASTLOAD_BITS) & 1;
+}
+
+/* Returns what the bit was. Pairs with fastload_bit_test()'s acquire. */
+static inline bool fastload_bit_test_and_set(uint64_t *bits, uint64_t idx)
+{
+    uint64_t mask = 1ull << (idx % FASTLOAD_BITS);
+
+    return __atomic_fetch_or(&bits[idx / FASTLOAD_BITS], mask,
+                             __ATOMIC_ACQ_REL) & mask;
+}
+
+static inline void fastload_bit_clear(uint64_t *bits, uint64_t idx)
+{
+    __atomic_fetch_and(&bits[idx / FASTLOAD_BITS],
+                       ~(1ull << (idx % FASTLOAD_BITS)), __ATOMIC_ACQ_REL);
+}
+
+/* ---- plan: regions and bitmaps to chunks, extents, spans (pure) ---- */
+
+typedef enum FastloadChunkState {
+    FASTLOAD_CHUNK_UNTRAPPED, /* zero in the snapshot, never registered */
+    FASTLOAD_CHUNK_PENDING,
+    FASTLOAD_CHUNK_TAKEN,     /* a worker has it */
+    FASTLOAD_CHUNK_FAILED,    /* a read failed; taken again after back-off */
+    FASTLOAD_CHUNK_DONE,      /* every page of it is placed */
+} FastloadChunkState;
+
+/* A stretch of a region. */
+typedef struct FastloadSpan {
+    uint64_t ram_off;
+    uint64_t len_bytes;
+} FastloadSpan;
+
+typedef struct FastloadArea {
+    /* constant after start */
+    uint8_t *hva;
+    uint64_t len_bytes;
+    uint64_t file_off;
+    uint32_t page_bytes;
+    uint32_t page_shift;
+    uint32_t granule_bytes;
+    uint32_t granule_shift;
+    uint64_t page_count;
+    uint64_t chunk_count;
+    uint64_t head_bytes;   /* from the chunk grid (of hva) to the region */
+    uint64_t *data_bits;
+    uint64_t zero_bytes;
+    GArray *spans;         /* of FastloadSpan: what is registered */
+    bool is_trapped;
+    bool has_zeropage;     /* the kernel can place zeros here */
+    /* atomic */
+    uint8_t *chunk_states; /* FastloadChunkState; taken by the scheduler */
+    uint64_t *claimed;     /* an urgent read is in flight for the page */
+    uint64_t *placed;
+} FastloadArea;
+
+FastloadArea *fastload_plan_area_new(const FastloadRegion *region);
+void fastload_plan_area_free(FastloadArea *area);
+/* Is any byte of the page in the file? */
+bool fastload_plan_page_has_data(const FastloadArea *area, uint64_t page_idx);
+uint64_t fastload_plan_chunk_of(const FastloadArea *area, uint64_t ram_off);
+/* The part of chunk_idx that lies in the region. */
+FastloadSpan fastload_plan_chunk_span(const FastloadArea *area,
+                                      uint64_t chunk_idx);
+/*
+ * What to read for @span: stretches with data, those pages left out that are
+ * placed already, small holes read over.  Writes at most
+ * FASTLOAD_EXTENT_COUNT_MAX; @span is at most a chunk.
+ */
+uint32_t fastload_plan_extents(const FastloadArea *area, FastloadSpan span,
+                               FastloadSpan *ret_extents);
+typedef enum FastloadRunKind {
+    FASTLOAD_RUN_PLACED,
+    FASTLOAD_RUN_ZERO,
+    FASTLOAD_RUN_DATA,
+} FastloadRunKind;
+
+/* The run of pages of one kind at @ram_off, no further than @end_off. */
+FastloadRunKind fastload_plan_run(const FastloadArea *area, uint64_t ram_off,
+                                  uint64_t end_off, uint64_t *ret_len_bytes);
+/*
+ * Decides which zero chunks stay unregistered, longest runs first, so that
+ * all areas together have at most @span_count_max spans more than areas.
+ */
+void fastload_plan_spans(GPtrArray *areas, uint32_t span_count_max);
+
+/* ---- reads ---- */
+
+typedef struct FastloadRead FastloadRead;
+
+/* One contiguous request of a read; what the backends see. */
+typedef struct FastloadIoReq {
+    uint8_t *buf;
+    uint64_t file_off;
+    uint32_t len_bytes;
+    uint32_t done_bytes;
+    int32_t error;        /* 0 or -errno, set on completion */
+    uint32_t tries;       /* the worker's */
+    uint32_t again_count; /* EINTR and EAGAIN so far; the backend's */
+    bool is_urgent;
+    FastloadRead *read;
+    struct FastloadIoReq *next; /* in whatever list the holder keeps */
+} FastloadIoReq;
+
+struct FastloadRead {
+    FastloadArea *area;
+    FastloadClass class;
+    FastloadSpan span;
+    uint64_t placed_bytes;  /* of the span, in order */
+    uint8_t *buf;           /* buf[0] is the span's first byte */
+    uint32_t extent_count;
+    uint32_t inflight_count; /* of its requests */
+    int32_t error;          /* the first one's, once its tries are used up */
+    uint64_t error_file_off;
+    uint64_t begin_ns;      /* urgent: when the fault message was read */
+    bool is_retried;        /* counted in failing_count */
+    FastloadIoReq *reqs;
+    FastloadRead *next;
+};
+
+/* ---- I/O backends ---- */
+
+typedef struct FastloadIo FastloadIo;
+
+typedef struct FastloadIoSetup {
+    int fd;                  /* the snapshot */
+    int watch_fds[2];        /* userfaultfd, the worker's eventfd */
+    uint8_t *staging;        /* the first fixed_bytes are worth registering */
+    size_t fixed_bytes;
+    uint32_t req_count_max;  /* queued or in flight at any time */
+} FastloadIoSetup;
+
+/*
+ * A backend serves one worker, on that worker's thread only.
+ *
+ * open:  returns NULL and sets @error when it cannot work here.
+ * queue: takes @req until reap() returns it; never fails, an error becomes
+ *        the request's.
+ * poll:  starts what was queued and lets completions come in.  Returns at
+ *        once when @timeout_ns is 0, else when a request has completed, a
+ *        watched descriptor became readable or the time is over (-1: never).
+ *        May return early.
+ * reap:  a completed request, or NULL: done_bytes == len_bytes and error 0,
+ *        or error -errno (-ENODATA: end of file).  Short reads and EINTR
+ *        are resumed by the backend.
+ * close: no request may be outstanding.
+ */
+typedef struct FastloadIoOps {
+    const char *name;
+    FastloadIo *(*open)(const FastloadIoSetup *setup, GError **error);
+    void (*queue)(FastloadIo *io, FastloadIoReq *req);
+    void (*poll)(FastloadIo *io, int64_t timeout_ns);
+    FastloadIoReq *(*reap)(FastloadIo *io);
+    void (*close)(FastloadIo *io);
+} FastloadIoOps;
+
+extern const FastloadIoOps fastload_io_uring_ops;
+extern const FastloadIoOps fastload_io_sync_ops;
+
+/* ---- statistics ---- */
+
+/* Log2 buckets of nanoseconds, each in 4 equal parts: within 12 %. */
+#define FASTLOAD_HIST_SUB_BITS 2
+#define FASTLOAD_HIST_COUNT (64 << FASTLOAD_HIST_SUB_BITS)
+
+typedef struct FastloadCounters {
+    /* worker thread only writes; anybody reads, relaxed */
+    uint64_t loaded_bytes[FASTLOAD_CLASS_MAX];
+    uint64_t read_bytes;
+    uint64_t fault_count;
+    uint64_t retry_count;
+    uint64_t io_error_count;
+    uint64_t fault_max_ns;
+    uint64_t hist[FASTLOAD_HIST_COUNT];
+} FastloadCounters;
+
+uint64_t fastload_stats_now_ns(void);
+void fastload_stats_add(uint64_t *counter, uint64_t n);
+void fastload_stats_fault_done(FastloadCounters *c, uint64_t latency_ns);
+uint32_t fastload_stats_bucket(uint64_t ns);
+uint64_t fastload_stats_bucket_floor_ns(uint32_t bucket);
+uint64_t fastload_stats_percentile_ns(const uint64_t *hist, uint32_t permille,
+                                      uint64_t max_ns);
+void fastload_stats_sum(const FastloadCounters *c, FastloadCounters *sum);
+
+/* ---- session and workers ---- */
+
+typedef enum FastloadState {
+    FASTLOAD_STATE_NEW,
+    FASTLOAD_STATE_RUNNING,
+    FASTLOAD_STATE_STALLED,
+    FASTLOAD_STATE_DRAINED,   /* all placed, or cancelled: workers end */
+    FASTLOAD_STATE_COMPLETED,
+    FASTLOAD_STATE_CANCELLED,
+    FASTLOAD_STATE_MAX,
+} FastloadState;
+
+typedef struct FastloadFault {
+    FastloadArea *area;
+    uint64_t page_idx;
+    uint64_t begin_ns;
+    uint64_t not_before_ns; /* 0, or when to try again after a failure */
+} FastloadFault;
+
+typedef struct FastloadWorker {
+    /* constant after start */
+    Fastload *fl;
+    uint32_t idx;
+    GThread *thread;
+    int kick_fd;
+    uint8_t *staging;
+    size_t staging_bytes;
+    /* worker thread only */
+    const FastloadIoOps *io_ops;
+    FastloadIo *io;
+    FastloadRead *reads;         /* all of them, one allocation */
+    FastloadIoReq *reqs;
+    FastloadRead *free_urgent;
+    FastloadRead *free_chunks;
+    FastloadRead *ready_head;    /* background reads waiting to be placed */
+    FastloadRead *ready_tail;
+    uint32_t inflight_count;     /* reads, of either class */
+    uint32_t chunk_count;        /* background reads taken, not finished */
+    FastloadCounters counters;
+} FastloadWorker;
+
+struct Fastload {
+    /* constant after start */
+    int fd;
+    int uffd;
+    FastloadConfig config;
+    const FastloadIoOps *io_ops;
+    GPtrArray *areas;            /* of FastloadArea, in file order */
+    GPtrArray *areas_by_hva;     /* the trapped ones, borrowed */
+    FastloadWorker *workers;
+    uint8_t *zeros;              /* one page of the largest trapped size */
+    size_t zeros_bytes;
+    uint32_t urgent_read_count;  /* for each worker */
+    uint32_t chunk_read_count;
+    uint32_t urgent_bytes;       /* staging for one urgent read */
+    uint64_t total_bytes;
+    uint64_t zero_bytes;
+    uint64_t eager_bytes;        /* loaded by start */
+    uint64_t start_ns;
+
+    /* lock state_lock */
+    GMutex state_lock;
+    GCond state_cond;
+    FastloadState state;
+    const char *io_name;
+    bool is_cancelled;
+    uint32_t ready_count;        /* workers that opened their backend */
+    uint32_t live_count;         /* worker threads not yet ended */
+    bool has_open_failed;        /* of a worker's backend */
+    uint64_t complete_ns;
+
+    /* lock event_lock: one event callback at a time, in order */
+    GMutex event_lock;
+
+    /* lock sched_lock */
+    GMutex sched_lock;
+    FastloadFault faults[FASTLOAD_FAULT_COUNT_MAX];
+    uint32_t fault_head;
+    uint32_t fault_count;
+    uint32_t next_area;          /* background cursor */
+    uint64_t next_chunk;
+    uint64_t failing_count;      /* pages and chunks waiting for a retry */
+    uint32_t failed_round_count; /* since something failing was read */
+    uint64_t failed_chunk_count;
+    uint64_t retry_at_ns;        /* for failed chunks */
+    uint64_t backoff_ns;
+
+    /* atomic */
+    uint64_t last_fault_ns;      /* relaxed: a hint for the depth */
+    uint64_t missing_bytes;      /* trapped and not placed */
+    uint32_t is_ending;          /* workers leave their loops */
+};
+
+/* session: util/fastload.c */
+void fastload_set_io_ops(Fastload *fl, const FastloadIoOps *ops);
+void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except);
+void fastload_session_worker_ready(FastloadWorker *w);
+void fastload_session_worker_ended(FastloadWorker *w);
+void fastload_session_drained(Fastload *fl);
+void fastload_session_stalled(Fastload *fl, const FastloadFailure *failure);
+void fastload_session_resumed(Fastload *fl);
+
+static inline bool fastload_session_is_ending(Fastload *fl)
+{
+    /* pairs with the release in session_end_locked() */
+    return __atomic_load_n(&fl->is_ending, __ATOMIC_ACQUIRE);
+}
+
+/* scheduler: what to do next; takes sched_lock itself, does no I/O */
+bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault);
+bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
+                              FastloadFault *ret_fault);
+uint32_t fastload_sched_fault_room(Fastload *fl);
+/* Is there a fault to pop now? */
+bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns);
+/* A popped fault needs no read: somebody else placed or claimed the page. */
+void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault);
+/* How many chunks a worker may have in flight: few while faults come in. */
+uint32_t fastload_sched_chunk_depth(Fastload *fl, uint64_t now_ns);
+bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
+                               FastloadArea **ret_area,
+                               uint64_t *ret_chunk_idx,
+                               bool *ret_is_retried);
+/* When there is something to take, as far as it is known: UINT64_MAX: never. */
+uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
+                                    bool takes_chunks);
+void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
+                              uint64_t now_ns);
+
+/* faults: util/fastload-fault.c */
+void fastload_fault_drain(FastloadWorker *w);
+
+/* workers: util/fastload-worker.c */
+bool fastload_worker_prepare(FastloadWorker *w, GError **error);
+void *fastload_worker_main(void *opaque);
+void fastload_worker_release(FastloadWorker *w);
+
+/* placement: util/fastload-place.c */
+/* Returns 0 or -errno; whatever was placed is accounted either way. */
+int fastload_place_data(FastloadWorker *w, FastloadArea *area,
+                        uint64_t ram_off, const uint8_t *buf,
+                        uint64_t len_bytes, FastloadClass class);
+int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
+                        uint64_t ram_off, uint64_t len_bytes);
+/* Zeroes what the file does not have, where pages are larger than granules. */
+void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
+                               uint8_t *buf);
+/* For regions that cannot be trapped; called by start, no threads yet. */
+int fastload_place_eager(Fastload *fl, FastloadArea *area,
+                         FastloadFailure *ret_failure);
+
+/* userfaultfd: util/fastload-uffd.c; all return 0 or -errno */
+int fastload_uffd_open(int *ret_uffd);
+int fastload_uffd_register(int uffd, void *hva, uint64_t len_bytes,
+                           bool *ret_has_zeropage);
+int fastload_uffd_unregister(int uffd, void *hva, uint64_t len_bytes);
+int fastload_uffd_wake(int uffd, void *hva, uint64_t len_bytes);
+/* *ret_done_bytes is valid on every return. */
+int fastload_uffd_copy(int uffd, void *hva, const void *src,
+                       uint64_t len_bytes, uint64_t *ret_done_bytes);
+int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
+                       uint64_t *ret_done_bytes);
+/* Fault addresses waiting now: count, 0 for none, or -errno. */
+int fastload_uffd_read(int uffd, uint64_t *ret_hvas, uint32_t count_max);
+
+#endif /* QEMU_FASTLOAD_INT_H */

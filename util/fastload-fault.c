@@ -1,0 +1,94 @@
+/*
+ * fastload fault: userfaultfd messages to urgent reads.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Any worker may drain the messages.  What can be answered at once is: a
+ * page that the snapshot says is zero is placed, a page that is there
+ * already has its waiters woken.  Everything else goes to the scheduler's
+ * fault queue.  Messages for which the queue has no room stay in the kernel.
+ */
+#include "qemu/osdep.h"
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+static FastloadArea *fault_find_area(Fastload *fl, uint64_t hva)
+{
+    GPtrArray *areas = fl->areas_by_hva;
+    guint low = 0, high = areas->len;
+
+    while (low < high) {
+        guint mid = low + (high - low) / 2;
+        FastloadArea *area = g_ptr_array_index(areas, mid);
+        uint64_t begin = (uintptr_t)area->hva;
+
+        if (hva < begin) {
+            high = mid;
+        } else if (hva - begin >= area->len_bytes) {
+            low = mid + 1;
+        } else {
+            return area;
+        }
+    }
+    return NULL;
+}
+
+static void fault_answer(FastloadWorker *w, uint64_t hva, uint64_t now_ns)
+{
+    Fastload *fl = w->fl;
+    FastloadArea *area = fault_find_area(fl, hva);
+    FastloadFault fault = { .area = area, .begin_ns = now_ns };
+    uint64_t ram_off;
+    bool is_queued;
+
+    /* The kernel reports only what we registered. */
+    assert(area);
+    fault.page_idx = (hva - (uintptr_t)area->hva) >> area->page_shift;
+    ram_off = fault.page_idx << area->page_shift;
+    trace_fastload_fault_received(fl, w->idx, hva);
+
+    if (fastload_bit_test(area->placed, fault.page_idx) ||
+        !fastload_plan_page_has_data(area, fault.page_idx)) {
+        /*
+         * A placed page that is missing was discarded since: it is zero now,
+         * as on a machine that never migrated.  Usually it is simply there
+         * and this wakes whoever came too late to see it.
+         */
+        fastload_place_zero(w, area, ram_off, area->page_bytes);
+        fastload_uffd_wake(fl->uffd, area->hva + ram_off, area->page_bytes);
+        fastload_stats_fault_done(&w->counters,
+                                  fastload_stats_now_ns() - now_ns);
+        return;
+    }
+    is_queued = fastload_sched_push_fault(fl, &fault);
+    if (!is_queued) {
+        /* Others filled the room we saw: the toucher faults again. */
+        fastload_uffd_wake(fl->uffd, area->hva + ram_off, area->page_bytes);
+    }
+}
+
+void fastload_fault_drain(FastloadWorker *w)
+{
+    Fastload *fl = w->fl;
+    uint64_t hvas[FASTLOAD_FAULT_BATCH_MAX];
+    int count, i;
+
+    do {
+        uint32_t room = fastload_sched_fault_room(fl);
+        uint64_t now_ns;
+
+        if (!room) {
+            break;
+        }
+        count = fastload_uffd_read(fl->uffd, hvas,
+                                   MIN(room, FASTLOAD_FAULT_BATCH_MAX));
+        if (count <= 0) {
+            break;
+        }
+        now_ns = fastload_stats_now_ns();
+        __atomic_store_n(&fl->last_fault_ns, now_ns, __ATOMIC_RELAXED);
+        for (i = 0; i < count; i++) {
+            fault_answer(w, hvas[i], now_ns);
+        }
+    } while (count == FASTLOAD_FAULT_BATCH_MAX);
+}

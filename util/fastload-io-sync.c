@@ -1,0 +1,137 @@
+/*
+ * fastload io-sync: the read backend without io_uring.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * preadv() on the worker's own thread, urgent requests first, background
+ * requests in pieces of FASTLOAD_PIECE_BYTES so that the worker can look for
+ * faults between them.  The fallback where io_uring is refused, and the
+ * reference for what a backend does.  Errors become the request's.
+ */
+#include "qemu/osdep.h"
+#include <poll.h>
+#include <time.h>
+#include "qemu/fastload_int.h"
+
+typedef struct SyncList {
+    FastloadIoReq *head;
+    FastloadIoReq *tail;
+} SyncList;
+
+struct FastloadIo {
+    int fd;
+    struct pollfd watch[2];
+    SyncList urgent;
+    SyncList background;
+    SyncList done;
+};
+
+static void sync_append(SyncList *list, FastloadIoReq *req)
+{
+    req->next = NULL;
+    if (list->tail) {
+        list->tail->next = req;
+    } else {
+        list->head = req;
+    }
+    list->tail = req;
+}
+
+static FastloadIoReq *sync_take(SyncList *list)
+{
+    FastloadIoReq *req = list->head;
+
+    if (req) {
+        list->head = req->next;
+        if (!list->head) {
+            list->tail = NULL;
+        }
+    }
+    return req;
+}
+
+static FastloadIo *sync_open(const FastloadIoSetup *setup, GError **error)
+{
+    FastloadIo *io = g_new0(FastloadIo, 1);
+    int i;
+
+    io->fd = setup->fd;
+    for (i = 0; i < 2; i++) {
+        io->watch[i].fd = setup->watch_fds[i];
+        io->watch[i].events = POLLIN;
+    }
+    return io;
+}
+
+static void sync_queue(FastloadIo *io, FastloadIoReq *req)
+{
+    req->done_bytes = 0;
+    req->error = 0;
+    req->again_count = 0;
+    sync_append(req->is_urgent ? &io->urgent : &io->background, req);
+}
+
+/* One preadv(); returns whether the request is complete. */
+static bool sync_step(FastloadIo *io, FastloadIoReq *req)
+{
+    struct iovec iov = {
+        .iov_base = req->buf + req->done_bytes,
+        .iov_len = MIN(req->len_bytes - req->done_bytes,
+                       FASTLOAD_PIECE_BYTES),
+    };
+    ssize_t got = preadv(io->fd, &iov, 1, req->file_off + req->done_bytes);
+
+    if (got < 0 && (errno == EINTR || errno == EAGAIN) &&
+        ++req->again_count < FASTLOAD_IO_AGAIN_MAX) {
+        return false; /* the worker comes back: it is still queued */
+    }
+    if (got <= 0) {
+        req->error = got < 0 ? -errno : -ENODATA;
+        return true;
+    }
+    req->done_bytes += got;
+    return req->done_bytes == req->len_bytes;
+}
+
+static void sync_poll(FastloadIo *io, int64_t timeout_ns)
+{
+    SyncList *list = io->urgent.head ? &io->urgent : &io->background;
+
+    if (list->head) {
+        if (sync_step(io, list->head)) {
+            sync_append(&io->done, sync_take(list));
+        }
+        return;
+    }
+    if (timeout_ns && !io->done.head) {
+        struct timespec ts = {
+            .tv_sec = timeout_ns / 1000000000,
+            .tv_nsec = timeout_ns % 1000000000,
+        };
+
+        ppoll(io->watch, 2, timeout_ns < 0 ? NULL : &ts, NULL);
+    }
+}
+
+static FastloadIoReq *sync_reap(FastloadIo *io)
+{
+    return sync_take(&io->done);
+}
+
+static void sync_close(FastloadIo *io)
+{
+    if (!io) {
+        return;
+    }
+    assert(!io->urgent.head && !io->background.head && !io->done.head);
+    g_free(io);
+}
+
+const FastloadIoOps fastload_io_sync_ops = {
+    .name = "preadv",
+    .open = sync_open,
+    .queue = sync_queue,
+    .poll = sync_poll,
+    .reap = sync_reap,
+    .close = sync_close,
+};

@@ -1,0 +1,200 @@
+/*
+ * fastload place: make bytes appear in guest memory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The kernel is the referee: what is there stays, whoever comes second gets
+ * EEXIST and steps over it.  The bit in "placed" follows the page, never the
+ * other way round, and the thread that flips the bit accounts for the page.
+ * Fails only with what the kernel refuses for good; progress is kept.
+ */
+#include "qemu/osdep.h"
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+/* Data and zero pages of [first, last) whose placed bit we were first to set */
+static void place_account(FastloadWorker *w, FastloadArea *area,
+                          uint64_t ram_off, uint64_t len_bytes,
+                          FastloadClass class, bool is_data)
+{
+    uint64_t page = ram_off >> area->page_shift;
+    uint64_t last = (ram_off + len_bytes) >> area->page_shift;
+    uint64_t won_bytes, won_count = 0;
+
+    while (page < last) {
+        uint32_t shift = page % FASTLOAD_BITS;
+        uint64_t in_word = MIN(FASTLOAD_BITS - shift, last - page);
+        uint64_t mask = in_word < FASTLOAD_BITS
+            ? ((1ull << in_word) - 1) << shift : ~0ull;
+        uint64_t old = __atomic_fetch_or(&area->placed[page / FASTLOAD_BITS],
+                                         mask, __ATOMIC_ACQ_REL);
+
+        won_count += __builtin_popcountll(mask & ~old);
+        page += in_word;
+    }
+    won_bytes = won_count << area->page_shift;
+    if (!won_bytes) {
+        return;
+    }
+    if (is_data) {
+        fastload_stats_add(&w->counters.loaded_bytes[class], won_bytes);
+    }
+    /* Release: who sees 0 sees every placed bit; pairs in session_check(). */
+    if (__atomic_sub_fetch(&w->fl->missing_bytes, won_bytes,
+                           __ATOMIC_ACQ_REL) == 0) {
+        fastload_session_drained(w->fl);
+    }
+}
+
+static int place_zero_run(Fastload *fl, FastloadArea *area, uint64_t ram_off,
+                          uint64_t len_bytes, uint64_t *ret_done_bytes)
+{
+    if (area->has_zeropage) {
+        return fastload_uffd_zero(fl->uffd, area->hva + ram_off, len_bytes,
+                                  ret_done_bytes);
+    }
+    /* hugetlb has no UFFDIO_ZEROPAGE: copy zeros, a page at a time. */
+    return fastload_uffd_copy(fl->uffd, area->hva + ram_off, fl->zeros,
+                              MIN(len_bytes, area->page_bytes),
+                              ret_done_bytes);
+}
+
+/* @buf NULL: zeros. */
+static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
+                     const uint8_t *buf, uint64_t len_bytes,
+                     FastloadClass class)
+{
+    Fastload *fl = w->fl;
+    uint64_t at = 0;
+
+    while (at < len_bytes) {
+        uint64_t done_bytes;
+        int ret;
+
+        if (buf) {
+            ret = fastload_uffd_copy(fl->uffd, area->hva + ram_off + at,
+                                     buf + at, len_bytes - at, &done_bytes);
+        } else {
+            ret = place_zero_run(fl, area, ram_off + at, len_bytes - at,
+                                 &done_bytes);
+        }
+        if (ret == -EEXIST) {
+            /* Placed by another worker an instant ago; it woke the waiters. */
+            done_bytes += area->page_bytes;
+        } else if (ret == -ENOENT || ret == -ESRCH) {
+            /* The memory or the process is going: nobody will miss it. */
+            done_bytes = len_bytes - at;
+        } else if (ret) {
+            place_account(w, area, ram_off + at, done_bytes, class, buf);
+            trace_fastload_place_failed(fl, area->hva + ram_off + at, -ret);
+            return ret;
+        }
+        place_account(w, area, ram_off + at, done_bytes, class, buf);
+        at += done_bytes;
+    }
+    return 0;
+}
+
+int fastload_place_data(FastloadWorker *w, FastloadArea *area,
+                        uint64_t ram_off, const uint8_t *buf,
+                        uint64_t len_bytes, FastloadClass class)
+{
+    return place_run(w, area, ram_off, buf, len_bytes, class);
+}
+
+int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
+                        uint64_t ram_off, uint64_t len_bytes)
+{
+    return place_run(w, area, ram_off, NULL, len_bytes,
+                     FASTLOAD_CLASS_BACKGROUND);
+}
+
+void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
+                               uint8_t *buf)
+{
+    uint64_t first = span.ram_off >> area->granule_shift;
+    uint64_t count = span.len_bytes >> area->granule_shift;
+    uint64_t i;
+
+    if (area->granule_shift == area->page_shift) {
+        return; /* a page is one granule: it has data or is never copied */
+    }
+    for (i = 0; i < count; i++) {
+        if (!fastload_bit_test(area->data_bits, first + i)) {
+            memset(buf + (i << area->granule_shift), 0, area->granule_bytes);
+        }
+    }
+}
+
+static int place_eager_read(int fd, uint8_t *dst, uint64_t file_off,
+                            uint64_t len_bytes, FastloadFailure *ret_failure)
+{
+    uint64_t at = 0;
+    uint32_t tries = 0;
+
+    while (at < len_bytes) {
+        ssize_t got = pread(fd, dst + at, MIN(len_bytes - at, 1u << 30),
+                            file_off + at);
+
+        if (got > 0) {
+            at += got;
+            continue;
+        }
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got == 0 || ++tries == FASTLOAD_READ_TRIES_MAX) {
+            ret_failure->error_number = got < 0 ? errno : ENODATA;
+            ret_failure->file_off = file_off + at;
+            return -ret_failure->error_number;
+        }
+    }
+    return 0;
+}
+
+static void place_eager_zero(uint8_t *dst, uint64_t len_bytes)
+{
+    uint64_t at;
+
+    /* Look before writing: memory that is zero should not be populated. */
+    for (at = 0; at < len_bytes; at += FASTLOAD_PAGE_BYTES_MIN) {
+        uint8_t *page = dst + at;
+
+        if (page[0] || memcmp(page, page + 1, FASTLOAD_PAGE_BYTES_MIN - 1)) {
+            memset(page, 0, FASTLOAD_PAGE_BYTES_MIN);
+        }
+    }
+}
+
+int fastload_place_eager(Fastload *fl, FastloadArea *area,
+                         FastloadFailure *ret_failure)
+{
+    uint64_t count = area->len_bytes >> area->granule_shift;
+    uint64_t i, run;
+
+    for (i = 0; i < count; i += run) {
+        bool has_data = fastload_bit_test(area->data_bits, i);
+        uint64_t ram_off = i << area->granule_shift;
+        uint64_t len_bytes;
+
+        for (run = 1; i + run < count; run++) {
+            if (fastload_bit_test(area->data_bits, i + run) != has_data) {
+                break;
+            }
+        }
+        len_bytes = run << area->granule_shift;
+        if (has_data) {
+            int ret = place_eager_read(fl->fd, area->hva + ram_off,
+                                       area->file_off + ram_off, len_bytes,
+                                       ret_failure);
+
+            if (ret) {
+                return ret;
+            }
+            fl->eager_bytes += len_bytes;
+        } else {
+            place_eager_zero(area->hva + ram_off, len_bytes);
+        }
+    }
+    return 0;
+}

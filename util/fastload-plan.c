@@ -1,0 +1,242 @@
+/*
+ * fastload plan: regions and bitmaps to chunks, extents and spans.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Pure functions of an area: no I/O, no locks, no system calls, nothing that
+ * fails but allocation.  Decides what is one read, what is one placement and
+ * what is never registered with userfaultfd; knows nothing of priorities.
+ */
+#include "qemu/osdep.h"
+#include "qemu/fastload_int.h"
+
+FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
+{
+    FastloadArea *area = g_new0(FastloadArea, 1);
+    uint64_t granule_count, word_count, i;
+
+    area->hva = region->hva;
+    area->len_bytes = region->len_bytes;
+    area->file_off = region->file_off;
+    area->page_bytes = region->page_bytes;
+    area->page_shift = __builtin_ctz(region->page_bytes);
+    area->granule_bytes = region->granule_bytes;
+    area->granule_shift = __builtin_ctz(region->granule_bytes);
+    area->page_count = area->len_bytes >> area->page_shift;
+    area->head_bytes = (uintptr_t)area->hva % FASTLOAD_CHUNK_BYTES;
+    area->chunk_count = (area->head_bytes + area->len_bytes +
+                         FASTLOAD_CHUNK_BYTES - 1) / FASTLOAD_CHUNK_BYTES;
+    area->spans = g_array_new(false, false, sizeof(FastloadSpan));
+
+    granule_count = area->len_bytes >> area->granule_shift;
+    word_count = FASTLOAD_BIT_WORDS(granule_count);
+    area->data_bits = g_new(uint64_t, word_count);
+    memcpy(area->data_bits, region->data_bits, word_count * sizeof(uint64_t));
+    if (granule_count % FASTLOAD_BITS) {
+        /* Bits past the end are the caller's; ours are clear. */
+        area->data_bits[word_count - 1] &=
+            (1ull << (granule_count % FASTLOAD_BITS)) - 1;
+    }
+
+    area->zero_bytes = area->len_bytes;
+    for (i = 0; i < word_count; i++) {
+        area->zero_bytes -=
+            (uint64_t)__builtin_popcountll(area->data_bits[i]) *
+            area->granule_bytes;
+    }
+    return area;
+}
+
+void fastload_plan_area_free(FastloadArea *area)
+{
+    if (!area) {
+        return;
+    }
+    g_free(area->data_bits);
+    g_array_free(area->spans, true);
+    g_free(area->chunk_states);
+    g_free(area->claimed);
+    g_free(area->placed);
+    g_free(area);
+}
+
+static bool plan_granule_has_data(const FastloadArea *area, uint64_t idx)
+{
+    return area->data_bits[idx / FASTLOAD_BITS] >> (idx % FASTLOAD_BITS) & 1;
+}
+
+/* Any bit set in [first, last)? */
+static bool plan_bits_any(const uint64_t *bits, uint64_t first, uint64_t last)
+{
+    while (first < last) {
+        uint64_t in_word = MIN(FASTLOAD_BITS - first % FASTLOAD_BITS,
+                               last - first);
+        uint64_t word = bits[first / FASTLOAD_BITS] >> (first % FASTLOAD_BITS);
+
+        if (in_word < FASTLOAD_BITS) {
+            word &= (1ull << in_word) - 1;
+        }
+        if (word) {
+            return true;
+        }
+        first += in_word;
+    }
+    return false;
+}
+
+static bool plan_span_has_data(const FastloadArea *area, FastloadSpan span)
+{
+    return plan_bits_any(area->data_bits,
+                         span.ram_off >> area->granule_shift,
+                         (span.ram_off + span.len_bytes) >>
+                         area->granule_shift);
+}
+
+bool fastload_plan_page_has_data(const FastloadArea *area, uint64_t page_idx)
+{
+    FastloadSpan page = { page_idx << area->page_shift, area->page_bytes };
+
+    return plan_span_has_data(area, page);
+}
+
+uint64_t fastload_plan_chunk_of(const FastloadArea *area, uint64_t ram_off)
+{
+    return (area->head_bytes + ram_off) / FASTLOAD_CHUNK_BYTES;
+}
+
+FastloadSpan fastload_plan_chunk_span(const FastloadArea *area,
+                                      uint64_t chunk_idx)
+{
+    uint64_t begin = chunk_idx * FASTLOAD_CHUNK_BYTES;
+    uint64_t end = begin + FASTLOAD_CHUNK_BYTES;
+    FastloadSpan span;
+
+    begin = MAX(begin, area->head_bytes) - area->head_bytes;
+    end = MIN(end - area->head_bytes, area->len_bytes);
+    span.ram_off = begin;
+    span.len_bytes = end - begin;
+    return span;
+}
+
+uint32_t fastload_plan_extents(const FastloadArea *area, FastloadSpan span,
+                               FastloadSpan *ret_extents)
+{
+    uint64_t first = span.ram_off >> area->granule_shift;
+    uint64_t last = (span.ram_off + span.len_bytes) >> area->granule_shift;
+    uint32_t to_page = area->page_shift - area->granule_shift;
+    uint32_t count = 0;
+    uint64_t i;
+
+    assert(span.len_bytes <= FASTLOAD_CHUNK_BYTES);
+    for (i = first; i < last; i++) {
+        uint64_t ram_off = i << area->granule_shift;
+        FastloadSpan *prev = count ? &ret_extents[count - 1] : NULL;
+
+        if (!plan_granule_has_data(area, i) ||
+            (area->placed && fastload_bit_test(area->placed, i >> to_page))) {
+            continue;
+        }
+        if (prev && ram_off - (prev->ram_off + prev->len_bytes) <=
+            FASTLOAD_GAP_BYTES_MAX) {
+            prev->len_bytes = ram_off + area->granule_bytes - prev->ram_off;
+        } else {
+            assert(count < FASTLOAD_EXTENT_COUNT_MAX);
+            ret_extents[count].ram_off = ram_off;
+            ret_extents[count].len_bytes = area->granule_bytes;
+            count++;
+        }
+    }
+    return count;
+}
+
+static FastloadRunKind plan_page_kind(const FastloadArea *area,
+                                      uint64_t page_idx)
+{
+    if (fastload_bit_test(area->placed, page_idx)) {
+        return FASTLOAD_RUN_PLACED;
+    }
+    return fastload_plan_page_has_data(area, page_idx) ? FASTLOAD_RUN_DATA
+                                                       : FASTLOAD_RUN_ZERO;
+}
+
+FastloadRunKind fastload_plan_run(const FastloadArea *area, uint64_t ram_off,
+                                  uint64_t end_off, uint64_t *ret_len_bytes)
+{
+    uint64_t first = ram_off >> area->page_shift;
+    uint64_t last = end_off >> area->page_shift;
+    FastloadRunKind kind = plan_page_kind(area, first);
+    uint64_t i = first + 1;
+
+    while (i < last && plan_page_kind(area, i) == kind) {
+        i++;
+    }
+    *ret_len_bytes = (i - first) << area->page_shift;
+    return kind;
+}
+
+/*
+ * Marks runs of at least @run_chunk_min zero chunks untrapped and collects
+ * what is left as spans.  Returns the number of spans.
+ */
+static uint64_t plan_area_spans(FastloadArea *area, uint64_t run_chunk_min)
+{
+    uint64_t i, run;
+
+    g_array_set_size(area->spans, 0);
+    for (i = 0; i < area->chunk_count; i += run) {
+        FastloadSpan first = fastload_plan_chunk_span(area, i);
+        bool has_data = plan_span_has_data(area, first);
+        FastloadChunkState state = FASTLOAD_CHUNK_PENDING;
+        FastloadSpan span = first;
+
+        for (run = 1; i + run < area->chunk_count; run++) {
+            FastloadSpan next = fastload_plan_chunk_span(area, i + run);
+
+            if (plan_span_has_data(area, next) != has_data) {
+                break;
+            }
+            span.len_bytes += next.len_bytes;
+        }
+        /* Less than a chunk is never worth a hole: a region's odd ends. */
+        if (!has_data && run >= run_chunk_min &&
+            span.len_bytes >= FASTLOAD_CHUNK_BYTES) {
+            state = FASTLOAD_CHUNK_UNTRAPPED;
+        }
+        memset(area->chunk_states + i, state, run);
+        if (state == FASTLOAD_CHUNK_PENDING) {
+            FastloadSpan *prev = area->spans->len
+                ? &g_array_index(area->spans, FastloadSpan,
+                                 area->spans->len - 1)
+                : NULL;
+
+            if (prev && prev->ram_off + prev->len_bytes == span.ram_off) {
+                prev->len_bytes += span.len_bytes;
+            } else {
+                g_array_append_val(area->spans, span);
+            }
+        }
+    }
+    return area->spans->len;
+}
+
+void fastload_plan_spans(GPtrArray *areas, uint32_t span_count_max)
+{
+    uint64_t run_chunk_min = 1;
+    uint64_t span_count;
+    guint i;
+
+    for (i = 0; i < areas->len; i++) {
+        FastloadArea *area = g_ptr_array_index(areas, i);
+
+        area->chunk_states = g_new0(uint8_t, area->chunk_count);
+    }
+    do {
+        span_count = 0;
+        for (i = 0; i < areas->len; i++) {
+            span_count += plan_area_spans(g_ptr_array_index(areas, i),
+                                          run_chunk_min);
+        }
+        run_chunk_min *= 2;
+        /* Ends: with no holes left there is at most one span an area. */
+    } while (span_count > (uint64_t)span_count_max + areas->len);
+}

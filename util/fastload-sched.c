@@ -1,0 +1,291 @@
+/*
+ * fastload sched: what to read next.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Two queues that all workers drain: faults (high priority, a bounded ring)
+ * and chunks in file order (low priority, a cursor and a state per chunk).
+ * Failed pages and chunks come back through the same two, after a back-off
+ * that doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
+ * fail.  Does no I/O and never blocks but on sched_lock.
+ *
+ * A chunk:
+ *
+ *   PENDING --take--> TAKEN --all pages placed--> DONE
+ *                     |   ^
+ *                 read|   |take, when the back-off is over
+ *               failed v  |
+ *                     FAILED
+ *
+ * UNTRAPPED chunks stay what they are.
+ */
+#include "qemu/osdep.h"
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+static void sched_push_locked(Fastload *fl, const FastloadFault *fault)
+{
+    uint32_t at = (fl->fault_head + fl->fault_count) %
+                  FASTLOAD_FAULT_COUNT_MAX;
+
+    assert(fl->fault_count < FASTLOAD_FAULT_COUNT_MAX);
+    fl->faults[at] = *fault;
+    fl->fault_count++;
+}
+
+bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault)
+{
+    bool fits;
+
+    g_mutex_lock(&fl->sched_lock);
+    fits = fl->fault_count < FASTLOAD_FAULT_COUNT_MAX;
+    if (fits) {
+        sched_push_locked(fl, fault);
+    }
+    g_mutex_unlock(&fl->sched_lock);
+    return fits;
+}
+
+bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
+                              FastloadFault *ret_fault)
+{
+    bool found = false;
+    uint32_t i;
+
+    g_mutex_lock(&fl->sched_lock);
+    for (i = 0; i < fl->fault_count && !found; i++) {
+        FastloadFault fault = fl->faults[fl->fault_head];
+
+        fl->fault_head = (fl->fault_head + 1) % FASTLOAD_FAULT_COUNT_MAX;
+        fl->fault_count--;
+        if (fault.not_before_ns > now_ns) {
+            sched_push_locked(fl, &fault);
+        } else {
+            *ret_fault = fault;
+            found = true;
+        }
+    }
+    g_mutex_unlock(&fl->sched_lock);
+    return found;
+}
+
+uint32_t fastload_sched_fault_room(Fastload *fl)
+{
+    uint32_t room;
+
+    g_mutex_lock(&fl->sched_lock);
+    room = FASTLOAD_FAULT_COUNT_MAX - fl->fault_count;
+    g_mutex_unlock(&fl->sched_lock);
+    return room;
+}
+
+bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns)
+{
+    bool is_due = false;
+    uint32_t i;
+
+    g_mutex_lock(&fl->sched_lock);
+    for (i = 0; i < fl->fault_count && !is_due; i++) {
+        uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+
+        is_due = fl->faults[at].not_before_ns <= now_ns;
+    }
+    g_mutex_unlock(&fl->sched_lock);
+    return is_due;
+}
+
+uint32_t fastload_sched_chunk_depth(Fastload *fl, uint64_t now_ns)
+{
+    uint64_t last_ns = __atomic_load_n(&fl->last_fault_ns, __ATOMIC_RELAXED);
+
+    return now_ns < last_ns + FASTLOAD_FAULT_QUIET_NS ? 1
+                                                      : fl->chunk_read_count;
+}
+
+static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
+                                     uint64_t *ret_chunk_idx)
+{
+    guint a;
+    uint64_t c;
+
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        if (!area->is_trapped) {
+            continue;
+        }
+        for (c = 0; c < area->chunk_count; c++) {
+            if (area->chunk_states[c] == FASTLOAD_CHUNK_FAILED) {
+                area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
+                fl->failed_chunk_count--;
+                *ret_area = area;
+                *ret_chunk_idx = c;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
+                                      uint64_t *ret_chunk_idx)
+{
+    for (; fl->next_area < fl->areas->len; fl->next_area++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, fl->next_area);
+
+        while (area->is_trapped && fl->next_chunk < area->chunk_count) {
+            uint64_t c = fl->next_chunk++;
+
+            if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING) {
+                area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
+                *ret_area = area;
+                *ret_chunk_idx = c;
+                return true;
+            }
+        }
+        fl->next_chunk = 0;
+    }
+    return false;
+}
+
+bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
+                               FastloadArea **ret_area,
+                               uint64_t *ret_chunk_idx,
+                               bool *ret_is_retried)
+{
+    bool found = false;
+
+    g_mutex_lock(&fl->sched_lock);
+    if (fl->failed_chunk_count && now_ns >= fl->retry_at_ns) {
+        found = sched_take_failed_locked(fl, ret_area, ret_chunk_idx);
+    }
+    *ret_is_retried = found;
+    if (!found) {
+        found = sched_take_pending_locked(fl, ret_area, ret_chunk_idx);
+    }
+    g_mutex_unlock(&fl->sched_lock);
+    return found;
+}
+
+uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
+                                    bool takes_chunks)
+{
+    uint64_t due_ns = UINT64_MAX;
+    uint32_t i;
+
+    g_mutex_lock(&fl->sched_lock);
+    if (takes_chunks && fl->failed_chunk_count) {
+        due_ns = fl->retry_at_ns;
+    }
+    for (i = 0; takes_faults && i < fl->fault_count; i++) {
+        uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+
+        due_ns = MIN(due_ns, fl->faults[at].not_before_ns);
+    }
+    g_mutex_unlock(&fl->sched_lock);
+    return due_ns;
+}
+
+/* A new round of failures doubles the back-off; returns "it is stalled". */
+static bool sched_note_failure_locked(Fastload *fl, uint64_t now_ns)
+{
+    if (now_ns >= fl->retry_at_ns) {
+        fl->failed_round_count++;
+        fl->backoff_ns = CLAMP(fl->backoff_ns * 2, FASTLOAD_BACKOFF_NS_MIN,
+                               FASTLOAD_BACKOFF_NS_MAX);
+        fl->retry_at_ns = now_ns + fl->backoff_ns;
+    }
+    return fl->failed_round_count >= FASTLOAD_STALL_ROUND_COUNT;
+}
+
+/* Returns whether nothing fails any more. */
+static bool sched_note_recovery_locked(Fastload *fl)
+{
+    assert(fl->failing_count);
+    fl->failing_count--;
+    fl->failed_round_count = 0;
+    if (fl->failing_count) {
+        return false;
+    }
+    fl->backoff_ns = 0;
+    fl->retry_at_ns = 0;
+    return true;
+}
+
+void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault)
+{
+    bool is_resumed = false;
+
+    if (fault->not_before_ns) {
+        g_mutex_lock(&fl->sched_lock);
+        is_resumed = sched_note_recovery_locked(fl);
+        g_mutex_unlock(&fl->sched_lock);
+    }
+    if (is_resumed) {
+        fastload_session_resumed(fl);
+    }
+}
+
+/* The page goes back to the fault queue; nobody else would ask for it. */
+static void sched_requeue_page_locked(Fastload *fl, FastloadRead *read)
+{
+    FastloadFault fault = {
+        .area = read->area,
+        .page_idx = read->span.ram_off >> read->area->page_shift,
+        .begin_ns = read->begin_ns,
+        .not_before_ns = fl->retry_at_ns,
+    };
+
+    if (fl->fault_count < FASTLOAD_FAULT_COUNT_MAX) {
+        sched_push_locked(fl, &fault);
+        return;
+    }
+    /* No room: let the toucher fault again and queue in the kernel. */
+    assert(fl->failing_count);
+    fl->failing_count--;
+    fastload_uffd_wake(fl->uffd, read->area->hva + read->span.ram_off,
+                       read->span.len_bytes);
+}
+
+void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
+                              uint64_t now_ns)
+{
+    FastloadArea *area = read->area;
+    uint64_t chunk_idx = fastload_plan_chunk_of(area, read->span.ram_off);
+    bool is_urgent = read->class == FASTLOAD_CLASS_URGENT;
+    bool is_stalled = false, is_resumed = false;
+
+    trace_fastload_read_done(fl, area->hva, read->span.ram_off, read->class,
+                             -read->error);
+    g_mutex_lock(&fl->sched_lock);
+    if (!is_urgent) {
+        assert(area->chunk_states[chunk_idx] == FASTLOAD_CHUNK_TAKEN);
+        area->chunk_states[chunk_idx] = read->error ? FASTLOAD_CHUNK_FAILED
+                                                    : FASTLOAD_CHUNK_DONE;
+        fl->failed_chunk_count += read->error ? 1 : 0;
+    }
+    if (read->error) {
+        is_stalled = sched_note_failure_locked(fl, now_ns);
+        fl->failing_count += read->is_retried ? 0 : 1;
+        if (is_urgent) {
+            /* The claim first: the page must be claimable when it is queued */
+            fastload_bit_clear(area->claimed,
+                               read->span.ram_off >> area->page_shift);
+            sched_requeue_page_locked(fl, read);
+        }
+    } else if (read->is_retried) {
+        is_resumed = sched_note_recovery_locked(fl);
+    }
+    g_mutex_unlock(&fl->sched_lock);
+
+    if (is_stalled) {
+        FastloadFailure failure = {
+            .error_number = -read->error,
+            .file_off = read->error_file_off,
+        };
+
+        fastload_session_stalled(fl, &failure);
+    } else if (is_resumed) {
+        fastload_session_resumed(fl);
+    }
+}

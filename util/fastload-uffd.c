@@ -1,0 +1,158 @@
+/*
+ * fastload uffd: userfaultfd calls with errno and progress.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Thin: each function is one system call and the retries that its interface
+ * demands.  Knows no regions, keeps no state, logs nothing.  The kernel's
+ * rules are in ioctl_userfaultfd(2); what matters here: UFFDIO_COPY and
+ * UFFDIO_ZEROPAGE report in a signed field either the bytes done, which may
+ * be fewer than asked with EAGAIN, or a negative errno when nothing was done.
+ */
+#include "qemu/osdep.h"
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <linux/userfaultfd.h>
+#include "qemu/fastload_int.h"
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+int fastload_uffd_open(int *ret_uffd)
+{
+    struct uffdio_api api = { .api = UFFD_API };
+    int flags = O_CLOEXEC | O_NONBLOCK;
+    int uffd = syscall(SYS_userfaultfd, flags);
+    int ret;
+
+    if (uffd < 0 && errno == EPERM) {
+        /* Since Linux 6.1 a device node grants what the sysctl denies. */
+        int dev_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+        if (dev_fd < 0) {
+            return -EPERM;
+        }
+        uffd = ioctl(dev_fd, USERFAULTFD_IOC_NEW, flags);
+        ret = -errno;
+        close(dev_fd);
+        if (uffd < 0) {
+            return ret;
+        }
+    }
+    if (uffd < 0) {
+        return -errno;
+    }
+    if (ioctl(uffd, UFFDIO_API, &api) < 0) {
+        ret = -errno;
+        close(uffd);
+        return ret;
+    }
+    *ret_uffd = uffd;
+    return 0;
+}
+
+int fastload_uffd_register(int uffd, void *hva, uint64_t len_bytes,
+                           bool *ret_has_zeropage)
+{
+    struct uffdio_register reg = {
+        .range = { .start = (uintptr_t)hva, .len = len_bytes },
+        .mode = UFFDIO_REGISTER_MODE_MISSING,
+    };
+
+    if (ioctl(uffd, UFFDIO_REGISTER, &reg) < 0) {
+        return -errno;
+    }
+    if (!(reg.ioctls & (1ull << _UFFDIO_COPY))) {
+        fastload_uffd_unregister(uffd, hva, len_bytes);
+        return -EINVAL;
+    }
+    *ret_has_zeropage = reg.ioctls & (1ull << _UFFDIO_ZEROPAGE);
+    return 0;
+}
+
+int fastload_uffd_unregister(int uffd, void *hva, uint64_t len_bytes)
+{
+    struct uffdio_range range = {
+        .start = (uintptr_t)hva, .len = len_bytes,
+    };
+
+    return ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
+}
+
+int fastload_uffd_wake(int uffd, void *hva, uint64_t len_bytes)
+{
+    struct uffdio_range range = {
+        .start = (uintptr_t)hva, .len = len_bytes,
+    };
+
+    return ioctl(uffd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
+}
+
+int fastload_uffd_copy(int uffd, void *hva, const void *src,
+                       uint64_t len_bytes, uint64_t *ret_done_bytes)
+{
+    uint32_t tries = 0;
+
+    *ret_done_bytes = 0;
+    while (*ret_done_bytes < len_bytes) {
+        struct uffdio_copy copy = {
+            .dst = (uintptr_t)hva + *ret_done_bytes,
+            .src = (uintptr_t)src + *ret_done_bytes,
+            .len = len_bytes - *ret_done_bytes,
+        };
+
+        if (ioctl(uffd, UFFDIO_COPY, &copy) == 0) {
+            *ret_done_bytes = len_bytes;
+        } else if (copy.copy > 0) {
+            *ret_done_bytes += copy.copy;
+        } else if (errno != EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
+                       uint64_t *ret_done_bytes)
+{
+    uint32_t tries = 0;
+
+    *ret_done_bytes = 0;
+    while (*ret_done_bytes < len_bytes) {
+        struct uffdio_zeropage zero = {
+            .range = {
+                .start = (uintptr_t)hva + *ret_done_bytes,
+                .len = len_bytes - *ret_done_bytes,
+            },
+        };
+
+        if (ioctl(uffd, UFFDIO_ZEROPAGE, &zero) == 0) {
+            *ret_done_bytes = len_bytes;
+        } else if (zero.zeropage > 0) {
+            *ret_done_bytes += zero.zeropage;
+        } else if (errno != EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+int fastload_uffd_read(int uffd, uint64_t *ret_hvas, uint32_t count_max)
+{
+    struct uffd_msg msgs[FASTLOAD_FAULT_BATCH_MAX];
+    uint32_t count = 0;
+    ssize_t got, i;
+
+    assert(count_max <= FASTLOAD_FAULT_BATCH_MAX);
+    got = read(uffd, msgs, count_max * sizeof(msgs[0]));
+    if (got < 0) {
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    }
+    for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
+        if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
+            ret_hvas[count++] = msgs[i].arg.pagefault.address;
+        }
+    }
+    return count;
+}

@@ -1,0 +1,391 @@
+/*
+ * fastload worker: take, read, place, repeat.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * One thread with its own ring, staging memory and counters, all allocated
+ * before the load starts.  Each turn of the loop looks for faults first and
+ * places at most one piece of background data, so that an urgent page waits
+ * for FASTLOAD_PIECE_BYTES of copying at the most.  A read that fails is
+ * tried again here FASTLOAD_READ_TRIES_MAX times; then its claim is given up
+ * and the scheduler brings it back later.
+ */
+#include "qemu/osdep.h"
+#include <sys/eventfd.h>
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+/* How often an ending worker looks whether its last reads are back. */
+#define WORKER_DRAIN_POLL_NS (100 * 1000 * 1000ll)
+
+static void worker_free_list_push(FastloadRead **list, FastloadRead *read)
+{
+    read->next = *list;
+    *list = read;
+}
+
+static void worker_lay_out_reads(FastloadWorker *w)
+{
+    Fastload *fl = w->fl;
+    uint32_t urgent_count = fl->urgent_read_count;
+    uint32_t count = urgent_count + fl->chunk_read_count;
+    uint8_t *buf = w->staging;
+    FastloadIoReq *req = w->reqs;
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        FastloadRead *read = &w->reads[i];
+        bool is_urgent = i < urgent_count;
+
+        read->class = is_urgent ? FASTLOAD_CLASS_URGENT
+                                : FASTLOAD_CLASS_BACKGROUND;
+        read->buf = buf;
+        read->reqs = req;
+        buf += is_urgent ? fl->urgent_bytes : FASTLOAD_CHUNK_BYTES;
+        req += is_urgent ? 1 : FASTLOAD_EXTENT_COUNT_MAX;
+        worker_free_list_push(is_urgent ? &w->free_urgent : &w->free_chunks,
+                              read);
+    }
+    assert(buf == w->staging + w->staging_bytes);
+}
+
+bool fastload_worker_prepare(FastloadWorker *w, GError **error)
+{
+    Fastload *fl = w->fl;
+    uint32_t req_count = fl->urgent_read_count +
+                         fl->chunk_read_count * FASTLOAD_EXTENT_COUNT_MAX;
+    void *staging;
+
+    w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (w->kick_fd < 0) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot create an eventfd for a loader thread: %s",
+                    g_strerror(errno));
+        return false;
+    }
+    w->staging_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes +
+                       (size_t)fl->chunk_read_count * FASTLOAD_CHUNK_BYTES;
+    staging = mmap(NULL, w->staging_bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (staging == MAP_FAILED) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot map %zu bytes of staging memory: %s",
+                    w->staging_bytes, g_strerror(errno));
+        return false;
+    }
+    w->staging = staging;
+    w->reads = g_new0(FastloadRead,
+                      fl->urgent_read_count + fl->chunk_read_count);
+    w->reqs = g_new0(FastloadIoReq, req_count);
+    worker_lay_out_reads(w);
+    return true;
+}
+
+void fastload_worker_release(FastloadWorker *w)
+{
+    if (w->staging) {
+        munmap(w->staging, w->staging_bytes);
+    }
+    if (w->kick_fd >= 0) {
+        close(w->kick_fd);
+    }
+    g_free(w->reads);
+    g_free(w->reqs);
+}
+
+static void worker_open_io(FastloadWorker *w)
+{
+    Fastload *fl = w->fl;
+    FastloadIoSetup setup = {
+        .fd = fl->fd,
+        .watch_fds = { fl->uffd, w->kick_fd },
+        .staging = w->staging,
+        /* Pinning the chunks too would cost more at start than it saves. */
+        .fixed_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes,
+        .req_count_max = fl->urgent_read_count +
+                         fl->chunk_read_count * FASTLOAD_EXTENT_COUNT_MAX,
+    };
+
+    w->io_ops = fl->io_ops;
+    w->io = w->io_ops->open(&setup, NULL);
+    if (!w->io && fl->config.io_kind == FASTLOAD_IO_AUTO) {
+        w->io_ops = &fastload_io_sync_ops;
+        w->io = w->io_ops->open(&setup, NULL);
+    }
+}
+
+/* Adds the requests for @read's span; with none, it is ready at once. */
+static void worker_start_read(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadSpan extents[FASTLOAD_EXTENT_COUNT_MAX];
+    FastloadArea *area = read->area;
+    uint32_t count, i;
+
+    read->placed_bytes = 0;
+    read->error = 0;
+    read->next = NULL;
+    count = fastload_plan_extents(area, read->span, extents);
+    if (read->class == FASTLOAD_CLASS_URGENT && count > 1) {
+        /* One page, several stretches: read what lies between as well. */
+        extents[0].len_bytes = extents[count - 1].ram_off +
+                               extents[count - 1].len_bytes -
+                               extents[0].ram_off;
+        count = 1;
+    }
+    read->inflight_count = count;
+    for (i = 0; i < count; i++) {
+        FastloadIoReq *req = &read->reqs[i];
+
+        req->buf = read->buf + (extents[i].ram_off - read->span.ram_off);
+        req->file_off = area->file_off + extents[i].ram_off;
+        req->len_bytes = extents[i].len_bytes;
+        req->tries = 0;
+        req->is_urgent = read->class == FASTLOAD_CLASS_URGENT;
+        req->read = read;
+        w->io_ops->queue(w->io, req);
+    }
+    w->inflight_count += count ? 1 : 0;
+}
+
+static void worker_ready_append(FastloadWorker *w, FastloadRead *read)
+{
+    read->next = NULL;
+    if (w->ready_tail) {
+        w->ready_tail->next = read;
+    } else {
+        w->ready_head = read;
+    }
+    w->ready_tail = read;
+}
+
+static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
+{
+    Fastload *fl = w->fl;
+    FastloadFault fault;
+
+    while (w->free_urgent &&
+           fastload_sched_pop_fault(fl, now_ns, &fault)) {
+        FastloadArea *area = fault.area;
+        FastloadRead *read = w->free_urgent;
+
+        if (fastload_bit_test(area->placed, fault.page_idx) ||
+            fastload_bit_test_and_set(area->claimed, fault.page_idx)) {
+            fastload_sched_fault_settled(fl, &fault);
+            continue;
+        }
+        w->free_urgent = read->next;
+        read->area = area;
+        read->span.ram_off = fault.page_idx << area->page_shift;
+        read->span.len_bytes = area->page_bytes;
+        read->begin_ns = fault.begin_ns;
+        read->is_retried = fault.not_before_ns != 0;
+        worker_start_read(w, read);
+        if (!read->inflight_count) {
+            /* Placed since we looked: there was nothing left to read. */
+            fastload_sched_read_done(fl, read, now_ns);
+            worker_free_list_push(&w->free_urgent, read);
+        }
+    }
+    if (!w->free_urgent && fastload_sched_fault_is_due(fl, now_ns)) {
+        fastload_session_kick_all(fl, w);
+    }
+}
+
+static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
+{
+    Fastload *fl = w->fl;
+    uint32_t depth = fastload_sched_chunk_depth(fl, now_ns);
+
+    while (w->free_chunks && w->chunk_count < depth) {
+        FastloadRead *read = w->free_chunks;
+        uint64_t chunk_idx;
+
+        if (!fastload_sched_next_chunk(fl, now_ns, &read->area, &chunk_idx,
+                                       &read->is_retried)) {
+            return;
+        }
+        w->free_chunks = read->next;
+        w->chunk_count++;
+        read->span = fastload_plan_chunk_span(read->area, chunk_idx);
+        trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
+        worker_start_read(w, read);
+        if (!read->inflight_count) {
+            worker_ready_append(w, read);
+        }
+    }
+}
+
+static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
+{
+    uint64_t now_ns;
+
+    if (!read->error) {
+        fastload_place_fill_holes(read->area, read->span, read->buf);
+        read->error = fastload_place_data(w, read->area, read->span.ram_off,
+                                          read->buf, read->span.len_bytes,
+                                          FASTLOAD_CLASS_URGENT);
+        read->error_file_off = read->area->file_off + read->span.ram_off;
+    }
+    now_ns = fastload_stats_now_ns();
+    if (!read->error) {
+        fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
+    }
+    fastload_sched_read_done(w->fl, read, now_ns);
+    worker_free_list_push(&w->free_urgent, read);
+}
+
+static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
+{
+    fastload_sched_read_done(w->fl, read, fastload_stats_now_ns());
+    w->chunk_count--;
+    worker_free_list_push(&w->free_chunks, read);
+}
+
+/* Places one piece of the oldest background read that is complete. */
+static void worker_place_step(FastloadWorker *w)
+{
+    FastloadRead *read = w->ready_head;
+    FastloadArea *area = read->area;
+    uint64_t at = read->span.ram_off + read->placed_bytes;
+    uint64_t end = read->span.ram_off + read->span.len_bytes;
+    uint64_t piece_end = MIN(end, at + MAX(FASTLOAD_PIECE_BYTES,
+                                           area->page_bytes));
+    uint64_t run_bytes;
+    FastloadRunKind kind;
+    int ret = 0;
+
+    if (!read->error) {
+        if (read->placed_bytes == 0) {
+            fastload_place_fill_holes(area, read->span, read->buf);
+        }
+        kind = fastload_plan_run(area, at, piece_end, &run_bytes);
+        if (kind == FASTLOAD_RUN_DATA) {
+            ret = fastload_place_data(w, area, at,
+                                      read->buf + read->placed_bytes,
+                                      run_bytes, FASTLOAD_CLASS_BACKGROUND);
+        } else if (kind == FASTLOAD_RUN_ZERO) {
+            ret = fastload_place_zero(w, area, at, run_bytes);
+        }
+        read->placed_bytes += run_bytes;
+        if (ret) {
+            read->error = ret;
+            read->error_file_off = area->file_off + at;
+        }
+    }
+    if (read->error || read->placed_bytes == read->span.len_bytes) {
+        w->ready_head = read->next;
+        if (!w->ready_head) {
+            w->ready_tail = NULL;
+        }
+        worker_background_finish(w, read);
+    }
+}
+
+static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
+{
+    FastloadRead *read = req->read;
+
+    fastload_stats_add(&w->counters.read_bytes, req->done_bytes);
+    if (req->error) {
+        fastload_stats_add(&w->counters.io_error_count, 1);
+        trace_fastload_read_failed(w->fl, w->idx, req->file_off,
+                                   req->len_bytes, -req->error);
+        if (++req->tries < FASTLOAD_READ_TRIES_MAX &&
+            !fastload_session_is_ending(w->fl)) {
+            fastload_stats_add(&w->counters.retry_count, 1);
+            w->io_ops->queue(w->io, req);
+            return;
+        }
+        if (!read->error) {
+            read->error = req->error;
+            read->error_file_off = req->file_off + req->done_bytes;
+        }
+    }
+    if (--read->inflight_count) {
+        return;
+    }
+    w->inflight_count--;
+    if (read->class == FASTLOAD_CLASS_URGENT) {
+        worker_urgent_finish(w, read);
+    } else {
+        worker_ready_append(w, read);
+    }
+}
+
+static void worker_reap(FastloadWorker *w)
+{
+    FastloadIoReq *req;
+
+    while ((req = w->io_ops->reap(w->io))) {
+        worker_req_done(w, req);
+    }
+}
+
+/*
+ * How long to sleep.  All that can be begun has been begun: a completed read,
+ * a fault or a kick wakes the worker, or a retry that falls due.
+ */
+static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
+{
+    bool takes_chunks = w->chunk_count <
+                        fastload_sched_chunk_depth(w->fl, now_ns);
+    uint64_t due_ns;
+
+    if (w->ready_head) {
+        return 0;
+    }
+    due_ns = fastload_sched_next_due_ns(w->fl, w->free_urgent, takes_chunks);
+    if (due_ns == UINT64_MAX) {
+        return -1;
+    }
+    return due_ns > now_ns ? (int64_t)(due_ns - now_ns) : 0;
+}
+
+static void worker_turn(FastloadWorker *w)
+{
+    uint64_t now_ns = fastload_stats_now_ns();
+
+    fastload_fault_drain(w);
+    worker_issue_urgent(w, now_ns);
+    if (w->ready_head) {
+        worker_place_step(w);
+    }
+    worker_issue_background(w, now_ns);
+    if (!fastload_session_is_ending(w->fl)) {
+        w->io_ops->poll(w->io, worker_idle_ns(w, now_ns));
+    }
+    worker_reap(w);
+}
+
+/* The kernel may still write to staging: wait for what is in flight. */
+static void worker_drain(FastloadWorker *w)
+{
+    while (w->inflight_count) {
+        w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS);
+        worker_reap(w);
+    }
+}
+
+void *fastload_worker_main(void *opaque)
+{
+    FastloadWorker *w = opaque;
+
+    worker_open_io(w);
+    fastload_session_worker_ready(w);
+    while (w->io && !fastload_session_is_ending(w->fl)) {
+        uint64_t kicks;
+
+        /* Level-triggered: a kick that is not read wakes again and again. */
+        if (read(w->kick_fd, &kicks, sizeof(kicks)) > 0) {
+            trace_fastload_worker_kicked(w->fl, w->idx);
+        }
+        worker_turn(w);
+    }
+    if (w->io) {
+        worker_drain(w);
+        w->io_ops->close(w->io);
+        w->io = NULL;
+    }
+    fastload_session_worker_ended(w);
+    return NULL;
+}

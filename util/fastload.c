@@ -1,0 +1,721 @@
+/*
+ * fastload: the session.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Checks what the caller hands over, traps memory, starts and ends the
+ * threads, keeps the state, tells the caller about it.  Reads and places
+ * nothing itself.  Fails with a GError and leaves nothing trapped.
+ *
+ * The map of the engine:
+ *
+ *   fastload.c           session: this file
+ *   fastload-plan.c      regions and bitmaps to chunks, extents, spans; pure
+ *   fastload-sched.c     what to read next: faults, then chunks; no I/O
+ *   fastload-worker.c    worker thread: take, read, place, repeat
+ *   fastload-fault.c     userfaultfd messages to urgent reads
+ *   fastload-place.c     make bytes appear: copy, zero, eager
+ *   fastload-io-uring.c  read backend: io_uring
+ *   fastload-io-sync.c   read backend: preadv
+ *   fastload-uffd.c      userfaultfd calls with errno and progress
+ *   fastload-stats.c     counters, log2 histograms, summing
+ *
+ * State (state_lock; who moves it in parentheses):
+ *
+ *   NEW --start (owner)--> RUNNING <--reads fail/succeed (worker)--> STALLED
+ *                             |                                        |
+ *                             +------all placed (worker) or------------+
+ *                             |      cancelled (anybody)
+ *                             v
+ *                          DRAINED --last worker out--> COMPLETED
+ *                                                    or CANCELLED
+ *
+ *   NEW        no thread, nothing registered
+ *   RUNNING    threads live, spans registered, pages missing
+ *   STALLED    as RUNNING; something failed FASTLOAD_STALL_ROUND_COUNT times
+ *   DRAINED    threads leave; nothing is missing, or it was cancelled
+ *   COMPLETED  threads gone, nothing registered, every page placed
+ *   CANCELLED  threads gone, nothing registered, pages may be zero
+ *
+ * Lock order: event_lock, then state_lock; sched_lock alone.  No lock is held
+ * over I/O or placement, none but event_lock over the event callback.
+ */
+#include "qemu/osdep.h"
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+G_DEFINE_QUARK(fastload-error-quark, fastload_error)
+
+static const char *const session_state_names[FASTLOAD_STATE_MAX] = {
+    [FASTLOAD_STATE_NEW] = "new",
+    [FASTLOAD_STATE_RUNNING] = "running",
+    [FASTLOAD_STATE_STALLED] = "stalled",
+    [FASTLOAD_STATE_DRAINED] = "drained",
+    [FASTLOAD_STATE_COMPLETED] = "completed",
+    [FASTLOAD_STATE_CANCELLED] = "cancelled",
+};
+
+#define TO(state) (1u << FASTLOAD_STATE_##state)
+static const uint32_t session_moves[FASTLOAD_STATE_MAX] = {
+    [FASTLOAD_STATE_NEW] = TO(RUNNING) | TO(CANCELLED),
+    [FASTLOAD_STATE_RUNNING] = TO(STALLED) | TO(DRAINED),
+    [FASTLOAD_STATE_STALLED] = TO(RUNNING) | TO(DRAINED),
+    [FASTLOAD_STATE_DRAINED] = TO(COMPLETED) | TO(CANCELLED),
+};
+
+static void session_move_locked(Fastload *fl, FastloadState to)
+{
+    assert(session_moves[fl->state] & (1u << to));
+    trace_fastload_session_moved(fl, session_state_names[fl->state],
+                                 session_state_names[to]);
+    fl->state = to;
+    g_cond_broadcast(&fl->state_cond);
+}
+
+static bool session_is_live_locked(const Fastload *fl)
+{
+    return fl->state == FASTLOAD_STATE_RUNNING ||
+           fl->state == FASTLOAD_STATE_STALLED;
+}
+
+/* What COMPLETED promises: counted page by page, not inferred. */
+static void session_check_complete(Fastload *fl)
+{
+    guint a, s;
+
+    assert(__atomic_load_n(&fl->missing_bytes, __ATOMIC_ACQUIRE) == 0);
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        for (s = 0; area->is_trapped && s < area->spans->len; s++) {
+            FastloadSpan span = g_array_index(area->spans, FastloadSpan, s);
+            uint64_t page = span.ram_off >> area->page_shift;
+            uint64_t last = (span.ram_off + span.len_bytes) >>
+                            area->page_shift;
+
+            while (page < last) {
+                if (page % FASTLOAD_BITS == 0 &&
+                    last - page >= FASTLOAD_BITS) {
+                    assert(area->placed[page / FASTLOAD_BITS] == ~0ull);
+                    page += FASTLOAD_BITS;
+                } else {
+                    assert(fastload_bit_test(area->placed, page));
+                    page++;
+                }
+            }
+        }
+    }
+}
+
+/* Once nothing is missing, or when what is missing does not matter. */
+static void session_untrap(Fastload *fl)
+{
+    guint a, s;
+
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        for (s = 0; area->is_trapped && s < area->spans->len; s++) {
+            FastloadSpan span = g_array_index(area->spans, FastloadSpan, s);
+
+            fastload_uffd_unregister(fl->uffd, area->hva + span.ram_off,
+                                     span.len_bytes);
+        }
+    }
+    if (fl->uffd >= 0) {
+        /* Closing also lets go what unregistering could not. */
+        close(fl->uffd);
+        fl->uffd = -1;
+    }
+}
+
+static void session_tell(Fastload *fl, FastloadEvent event,
+                         const FastloadFailure *failure)
+{
+    if (fl->config.event_func) {
+        fl->config.event_func(event, failure, fl->config.event_opaque);
+    }
+}
+
+void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except)
+{
+    uint64_t one = 1;
+    uint32_t i;
+
+    for (i = 0; i < fl->config.worker_count; i++) {
+        if (&fl->workers[i] != except &&
+            write(fl->workers[i].kick_fd, &one, sizeof(one)) < 0) {
+            /* Only EAGAIN is possible: it has been kicked 2^64 - 2 times. */
+            continue;
+        }
+    }
+}
+
+static void session_end_locked(Fastload *fl)
+{
+    session_move_locked(fl, FASTLOAD_STATE_DRAINED);
+    /* pairs with the acquire in fastload_session_is_ending() */
+    __atomic_store_n(&fl->is_ending, 1, __ATOMIC_RELEASE);
+    fastload_session_kick_all(fl, NULL);
+}
+
+void fastload_session_drained(Fastload *fl)
+{
+    g_mutex_lock(&fl->state_lock);
+    if (session_is_live_locked(fl)) {
+        fl->complete_ns = fastload_stats_now_ns();
+        session_end_locked(fl);
+    }
+    g_mutex_unlock(&fl->state_lock);
+}
+
+static void session_move_and_tell(Fastload *fl, FastloadState from,
+                                  FastloadState to, FastloadEvent event,
+                                  const FastloadFailure *failure)
+{
+    bool is_moved;
+
+    g_mutex_lock(&fl->event_lock);
+    g_mutex_lock(&fl->state_lock);
+    is_moved = fl->state == from;
+    if (is_moved) {
+        session_move_locked(fl, to);
+    }
+    g_mutex_unlock(&fl->state_lock);
+    if (is_moved) {
+        session_tell(fl, event, failure);
+    }
+    g_mutex_unlock(&fl->event_lock);
+}
+
+void fastload_session_stalled(Fastload *fl, const FastloadFailure *failure)
+{
+    session_move_and_tell(fl, FASTLOAD_STATE_RUNNING, FASTLOAD_STATE_STALLED,
+                          FASTLOAD_EVENT_STALLED, failure);
+}
+
+void fastload_session_resumed(Fastload *fl)
+{
+    session_move_and_tell(fl, FASTLOAD_STATE_STALLED, FASTLOAD_STATE_RUNNING,
+                          FASTLOAD_EVENT_RESUMED, NULL);
+}
+
+/* Called by each worker when its backend is open, or could not be opened. */
+void fastload_session_worker_ready(FastloadWorker *w)
+{
+    Fastload *fl = w->fl;
+
+    g_mutex_lock(&fl->state_lock);
+    fl->ready_count++;
+    if (!w->io) {
+        fl->has_open_failed = true;
+    } else if (!fl->io_name || w->io_ops == &fastload_io_sync_ops) {
+        fl->io_name = w->io_ops->name;
+    }
+    g_cond_broadcast(&fl->state_cond);
+    while (fl->state == FASTLOAD_STATE_NEW) {
+        g_cond_wait(&fl->state_cond, &fl->state_lock);
+    }
+    g_mutex_unlock(&fl->state_lock);
+}
+
+void fastload_session_worker_ended(FastloadWorker *w)
+{
+    Fastload *fl = w->fl;
+    bool is_cancelled;
+
+    g_mutex_lock(&fl->event_lock);
+    g_mutex_lock(&fl->state_lock);
+    if (--fl->live_count || fl->state != FASTLOAD_STATE_DRAINED) {
+        g_mutex_unlock(&fl->state_lock);
+        g_mutex_unlock(&fl->event_lock);
+        return;
+    }
+    is_cancelled = fl->is_cancelled;
+    g_mutex_unlock(&fl->state_lock);
+
+    /* The last one out: nobody else uses the userfaultfd any more. */
+    if (!is_cancelled) {
+        session_check_complete(fl);
+    }
+    session_untrap(fl);
+    g_mutex_lock(&fl->state_lock);
+    session_move_locked(fl, is_cancelled ? FASTLOAD_STATE_CANCELLED
+                                         : FASTLOAD_STATE_COMPLETED);
+    g_mutex_unlock(&fl->state_lock);
+    session_tell(fl, is_cancelled ? FASTLOAD_EVENT_CANCELLED
+                                  : FASTLOAD_EVENT_COMPLETED, NULL);
+    g_mutex_unlock(&fl->event_lock);
+}
+
+bool fastload_probe(GError **error)
+{
+    int uffd;
+    int ret = fastload_uffd_open(&uffd);
+
+    if (ret == 0) {
+        close(uffd);
+        return true;
+    }
+    if (ret == -EPERM) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED,
+                    "userfaultfd is not permitted: give this user access to "
+                    "/dev/userfaultfd, or set the sysctl "
+                    "vm.unprivileged_userfaultfd to 1");
+    } else {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED,
+                    "userfaultfd cannot be opened (%s): it needs a kernel "
+                    "with CONFIG_USERFAULTFD; access is granted by "
+                    "/dev/userfaultfd or the sysctl "
+                    "vm.unprivileged_userfaultfd", g_strerror(-ret));
+    }
+    return false;
+}
+
+Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
+{
+    static const FastloadConfig defaults;
+    Fastload *fl;
+
+    if (!config) {
+        config = &defaults;
+    }
+    if (fd < 0) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
+                    "the snapshot's file descriptor is not open");
+        return NULL;
+    }
+    if (config->worker_count > FASTLOAD_WORKER_COUNT_MAX) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
+                    "%u loader threads are more than the limit of %d",
+                    config->worker_count, FASTLOAD_WORKER_COUNT_MAX);
+        return NULL;
+    }
+    fl = g_new0(Fastload, 1);
+    fl->fd = fd;
+    fl->uffd = -1;
+    fl->config = *config;
+    if (!fl->config.worker_count) {
+        fl->config.worker_count = 2;
+    }
+    if (config->io_kind != FASTLOAD_IO_AUTO) {
+        fl->io_ops = config->io_kind == FASTLOAD_IO_PREADV
+            ? &fastload_io_sync_ops : &fastload_io_uring_ops;
+    }
+    fl->areas =
+        g_ptr_array_new_with_free_func((GDestroyNotify)fastload_plan_area_free);
+    fl->areas_by_hva = g_ptr_array_new();
+    g_mutex_init(&fl->state_lock);
+    g_mutex_init(&fl->event_lock);
+    g_mutex_init(&fl->sched_lock);
+    g_cond_init(&fl->state_cond);
+    return fl;
+}
+
+void fastload_set_io_ops(Fastload *fl, const FastloadIoOps *ops)
+{
+    assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
+    fl->io_ops = ops;
+}
+
+/* NULL, or what is wrong with the region. */
+static const char *session_region_fault(const FastloadRegion *region)
+{
+    uint64_t page = region->page_bytes;
+    uint64_t granule = region->granule_bytes;
+
+    if (page < FASTLOAD_PAGE_BYTES_MIN || (page & (page - 1))) {
+        return "its page size is not a power of two of at least 4096";
+    }
+    if (granule < FASTLOAD_PAGE_BYTES_MIN || (granule & (granule - 1)) ||
+        granule > page) {
+        return "its granule is not a power of two from 4096 to its page size";
+    }
+    if (!region->len_bytes || region->len_bytes % page ||
+        (uintptr_t)region->hva % page) {
+        return "it is empty or not made of whole pages";
+    }
+    if ((uintptr_t)region->hva + region->len_bytes < (uintptr_t)region->hva) {
+        return "it reaches past the end of the address space";
+    }
+    if (region->file_off % FASTLOAD_PAGE_BYTES_MIN ||
+        region->file_off > INT64_MAX ||
+        region->len_bytes > INT64_MAX - region->file_off) {
+        return "its place in the file is not a multiple of 4096, or too far";
+    }
+    if (!region->data_bits) {
+        return "it has no bitmap";
+    }
+    return NULL;
+}
+
+bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
+                         GError **error)
+{
+    const char *fault = session_region_fault(region);
+    FastloadArea *area;
+    guint i;
+
+    assert(fl->state == FASTLOAD_STATE_NEW);
+    if (!fault && fl->areas->len == FASTLOAD_REGION_COUNT_MAX) {
+        fault = "there are too many regions";
+    }
+    for (i = 0; !fault && i < fl->areas->len; i++) {
+        area = g_ptr_array_index(fl->areas, i);
+        if ((uint8_t *)region->hva < area->hva + area->len_bytes &&
+            area->hva < (uint8_t *)region->hva + region->len_bytes) {
+            fault = "it overlaps another region";
+        }
+    }
+    if (fault) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
+                    "the region of %" PRIu64 " bytes at file offset %" PRIu64
+                    " cannot be loaded: %s", region->len_bytes,
+                    region->file_off, fault);
+        return false;
+    }
+    area = fastload_plan_area_new(region);
+    fl->total_bytes += area->len_bytes;
+    fl->zero_bytes += area->zero_bytes;
+    g_ptr_array_add(fl->areas, area);
+    return true;
+}
+
+static int session_by_file_off(gconstpointer a, gconstpointer b)
+{
+    const FastloadArea *x = *(FastloadArea *const *)a;
+    const FastloadArea *y = *(FastloadArea *const *)b;
+
+    return x->file_off < y->file_off ? -1 : x->file_off > y->file_off;
+}
+
+static int session_by_hva(gconstpointer a, gconstpointer b)
+{
+    const FastloadArea *x = *(FastloadArea *const *)a;
+    const FastloadArea *y = *(FastloadArea *const *)b;
+
+    return x->hva < y->hva ? -1 : x->hva > y->hva;
+}
+
+static uint32_t session_span_count_max(void)
+{
+    g_autofree char *text = NULL;
+
+    if (!g_file_get_contents("/proc/sys/vm/max_map_count", &text, NULL,
+                             NULL)) {
+        return FASTLOAD_SPAN_COUNT_DEFAULT;
+    }
+    return MIN(g_ascii_strtoull(text, NULL, 10) / FASTLOAD_SPAN_SHARE,
+               UINT32_MAX);
+}
+
+/* Returns 0, -EINVAL: this memory cannot be trapped, or another -errno. */
+static int session_trap_area(Fastload *fl, FastloadArea *area)
+{
+    bool has_zeropage = true;
+    guint s, undo;
+    int ret = 0;
+
+    if (area->page_bytes > FASTLOAD_TRAP_PAGE_BYTES_MAX) {
+        return -EINVAL;
+    }
+    for (s = 0; s < area->spans->len && ret == 0; s++) {
+        FastloadSpan span = g_array_index(area->spans, FastloadSpan, s);
+        bool has;
+
+        ret = fastload_uffd_register(fl->uffd, area->hva + span.ram_off,
+                                     span.len_bytes, &has);
+        has_zeropage = has_zeropage && ret == 0 && has;
+    }
+    if (ret) {
+        for (undo = 0; undo + 1 < s; undo++) {
+            FastloadSpan span = g_array_index(area->spans, FastloadSpan, undo);
+
+            fastload_uffd_unregister(fl->uffd, area->hva + span.ram_off,
+                                     span.len_bytes);
+        }
+        return ret;
+    }
+    area->is_trapped = true;
+    area->has_zeropage = has_zeropage;
+    area->claimed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
+    area->placed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
+    for (s = 0; s < area->spans->len; s++) {
+        fl->missing_bytes +=
+            g_array_index(area->spans, FastloadSpan, s).len_bytes;
+    }
+    fl->urgent_bytes = MAX(fl->urgent_bytes, area->page_bytes);
+    if (!has_zeropage) {
+        fl->zeros_bytes = MAX(fl->zeros_bytes, area->page_bytes);
+    }
+    g_ptr_array_add(fl->areas_by_hva, area);
+    return 0;
+}
+
+static bool session_trap(Fastload *fl, GError **error)
+{
+    guint a;
+
+    g_ptr_array_sort(fl->areas, session_by_file_off);
+    fastload_plan_spans(fl->areas, session_span_count_max());
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+        FastloadFailure failure;
+        int ret = session_trap_area(fl, area);
+
+        trace_fastload_plan_made(fl, area->hva, area->len_bytes,
+                                 area->zero_bytes, area->spans->len,
+                                 area->is_trapped);
+        if (ret == 0) {
+            continue;
+        }
+        if (ret != -EINVAL) {
+            g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                        "cannot register guest memory with userfaultfd: %s",
+                        g_strerror(-ret));
+            return false;
+        }
+        if (fastload_place_eager(fl, area, &failure) < 0) {
+            g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ,
+                        "cannot read the snapshot at file offset %" PRIu64
+                        ": %s", failure.file_off,
+                        failure.error_number == ENODATA
+                        ? "the file ends there"
+                        : g_strerror(failure.error_number));
+            return false;
+        }
+    }
+    g_ptr_array_sort(fl->areas_by_hva, session_by_hva);
+    return true;
+}
+
+/* The backend that every worker tries; a worker may still fall back. */
+static const FastloadIoOps *session_choose_io(Fastload *fl)
+{
+    FastloadIoSetup setup = {
+        .fd = fl->fd,
+        .watch_fds = { -1, -1 },
+        .req_count_max = 1,
+    };
+    FastloadIo *io = fastload_io_uring_ops.open(&setup, NULL);
+
+    if (!io) {
+        return &fastload_io_sync_ops;
+    }
+    fastload_io_uring_ops.close(io);
+    return &fastload_io_uring_ops;
+}
+
+static void session_size_staging(Fastload *fl)
+{
+    uint32_t share_bytes = FASTLOAD_STAGING_BYTES_MAX /
+                           fl->config.worker_count;
+
+    fl->urgent_bytes = MAX(fl->urgent_bytes, FASTLOAD_PAGE_BYTES_MIN);
+    fl->urgent_read_count = CLAMP(FASTLOAD_URGENT_STAGING_BYTES_MAX /
+                                  fl->urgent_bytes, 1,
+                                  FASTLOAD_URGENT_READ_COUNT_MAX);
+    fl->chunk_read_count = CLAMP(share_bytes / FASTLOAD_CHUNK_BYTES, 1,
+                                 FASTLOAD_CHUNK_READ_COUNT_MAX);
+    if (fl->io_ops == &fastload_io_sync_ops) {
+        /* One read at a time anyway: leave the rest to other workers. */
+        fl->urgent_read_count = 1;
+        fl->chunk_read_count = 1;
+    }
+    if (fl->zeros_bytes) {
+        fl->zeros = g_malloc0(fl->zeros_bytes);
+    }
+}
+
+static bool session_spawn(Fastload *fl, GError **error)
+{
+    sigset_t all, old;
+    GError *cause = NULL;
+    uint32_t i;
+
+    fl->workers = g_new0(FastloadWorker, fl->config.worker_count);
+    for (i = 0; i < fl->config.worker_count; i++) {
+        fl->workers[i].fl = fl;
+        fl->workers[i].idx = i;
+        fl->workers[i].kick_fd = -1;
+    }
+    for (i = 0; i < fl->config.worker_count; i++) {
+        if (!fastload_worker_prepare(&fl->workers[i], error)) {
+            return false;
+        }
+    }
+    /* Signals are the business of the program, not of its loader. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (i = 0; i < fl->config.worker_count && !cause; i++) {
+        g_autofree char *name = g_strdup_printf("fastload-%u", i);
+
+        fl->workers[i].thread = g_thread_try_new(name, fastload_worker_main,
+                                                 &fl->workers[i], &cause);
+        fl->live_count += fl->workers[i].thread ? 1 : 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+
+    g_mutex_lock(&fl->state_lock);
+    while (fl->ready_count < fl->live_count) {
+        g_cond_wait(&fl->state_cond, &fl->state_lock);
+    }
+    g_mutex_unlock(&fl->state_lock);
+    if (cause) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot create a loader thread: %s", cause->message);
+        g_error_free(cause);
+        return false;
+    }
+    if (fl->has_open_failed) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "the read backend \"%s\" cannot be used here",
+                    fl->io_ops->name);
+        return false;
+    }
+    return true;
+}
+
+bool fastload_start(Fastload *fl, GError **error)
+{
+    int ret;
+
+    assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
+    fl->start_ns = fastload_stats_now_ns();
+    if (!fl->areas->len) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
+                    "there is no memory to load");
+        return false;
+    }
+    if (!fastload_probe(error)) {
+        return false;
+    }
+    ret = fastload_uffd_open(&fl->uffd);
+    if (ret) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "userfaultfd cannot be opened: %s", g_strerror(-ret));
+        return false;
+    }
+    if (!session_trap(fl, error)) {
+        session_untrap(fl);
+        return false;
+    }
+    if (!fl->io_ops) {
+        fl->io_ops = session_choose_io(fl);
+    }
+    session_size_staging(fl);
+    if (!session_spawn(fl, error)) {
+        session_untrap(fl);
+        return false;
+    }
+    g_mutex_lock(&fl->state_lock);
+    if (fl->state == FASTLOAD_STATE_NEW) {
+        session_move_locked(fl, FASTLOAD_STATE_RUNNING);
+        if (fl->is_cancelled || !fl->missing_bytes) {
+            fl->complete_ns = fl->is_cancelled ? 0 : fastload_stats_now_ns();
+            session_end_locked(fl);
+        }
+    }
+    g_mutex_unlock(&fl->state_lock);
+    return true;
+}
+
+bool fastload_wait(Fastload *fl, GError **error)
+{
+    bool is_completed;
+
+    g_mutex_lock(&fl->state_lock);
+    while (fl->state != FASTLOAD_STATE_COMPLETED &&
+           fl->state != FASTLOAD_STATE_CANCELLED) {
+        g_cond_wait(&fl->state_cond, &fl->state_lock);
+    }
+    is_completed = fl->state == FASTLOAD_STATE_COMPLETED;
+    g_mutex_unlock(&fl->state_lock);
+    if (!is_completed) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_CANCELLED,
+                    "the load was cancelled");
+    }
+    return is_completed;
+}
+
+void fastload_cancel(Fastload *fl)
+{
+    g_mutex_lock(&fl->state_lock);
+    if (session_is_live_locked(fl)) {
+        fl->is_cancelled = true;
+        session_end_locked(fl);
+    } else if (fl->state == FASTLOAD_STATE_NEW) {
+        fl->is_cancelled = true;
+    }
+    g_mutex_unlock(&fl->state_lock);
+}
+
+void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
+{
+    g_autofree FastloadCounters *sum = g_new0(FastloadCounters, 1);
+    FastloadStats stats = {
+        .worker_count = fl->config.worker_count,
+        .total_bytes = fl->total_bytes,
+        .zero_bytes = fl->zero_bytes,
+        .remaining_bytes = __atomic_load_n(&fl->missing_bytes,
+                                           __ATOMIC_ACQUIRE),
+    };
+    uint32_t i;
+
+    g_mutex_lock(&fl->state_lock);
+    stats.io_name = fl->io_name ? fl->io_name : "none";
+    stats.complete_ns = fl->complete_ns ? fl->complete_ns - fl->start_ns : 0;
+    g_mutex_unlock(&fl->state_lock);
+    for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
+        fastload_stats_sum(&fl->workers[i].counters, sum);
+    }
+    memcpy(stats.loaded_bytes, sum->loaded_bytes, sizeof(sum->loaded_bytes));
+    stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] += fl->eager_bytes;
+    stats.read_bytes = sum->read_bytes + fl->eager_bytes;
+    stats.fault_count = sum->fault_count;
+    stats.retry_count = sum->retry_count;
+    stats.io_error_count = sum->io_error_count;
+    stats.fault_max_ns = sum->fault_max_ns;
+    stats.fault_p50_ns = fastload_stats_percentile_ns(sum->hist, 500,
+                                                      sum->fault_max_ns);
+    stats.fault_p95_ns = fastload_stats_percentile_ns(sum->hist, 950,
+                                                      sum->fault_max_ns);
+    stats.fault_p99_ns = fastload_stats_percentile_ns(sum->hist, 990,
+                                                      sum->fault_max_ns);
+    *ret_stats = stats;
+}
+
+void fastload_free(Fastload *fl)
+{
+    uint32_t i;
+
+    if (!fl) {
+        return;
+    }
+    fastload_cancel(fl);
+    g_mutex_lock(&fl->state_lock);
+    if (fl->state == FASTLOAD_STATE_NEW) {
+        /* Threads of a failed start wait for the state to change. */
+        __atomic_store_n(&fl->is_ending, 1, __ATOMIC_RELEASE);
+        session_move_locked(fl, FASTLOAD_STATE_CANCELLED);
+    }
+    g_mutex_unlock(&fl->state_lock);
+    for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
+        if (fl->workers[i].thread) {
+            g_thread_join(fl->workers[i].thread);
+        }
+        fastload_worker_release(&fl->workers[i]);
+    }
+    g_free(fl->workers);
+    g_free(fl->zeros);
+    g_ptr_array_free(fl->areas_by_hva, true);
+    g_ptr_array_free(fl->areas, true);
+    if (fl->uffd >= 0) {
+        close(fl->uffd);
+    }
+    g_cond_clear(&fl->state_cond);
+    g_mutex_clear(&fl->state_lock);
+    g_mutex_clear(&fl->event_lock);
+    g_mutex_clear(&fl->sched_lock);
+    g_free(fl);
+}
