@@ -18,6 +18,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
     area->hva = region->hva;
     area->len_bytes = region->len_bytes;
     area->file_off = region->file_off;
+    area->is_eager = region->is_eager;
     area->page_bytes = region->page_bytes;
     area->page_shift = __builtin_ctz(region->page_bytes);
     area->granule_bytes = region->granule_bytes;

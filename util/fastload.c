@@ -161,12 +161,21 @@ static void session_end_locked(Fastload *fl)
 
 void fastload_session_drained(Fastload *fl)
 {
+    bool is_resumed;
+
+    g_mutex_lock(&fl->event_lock);
     g_mutex_lock(&fl->state_lock);
+    /* The last page was one that failed: the scheduler comes too late. */
+    is_resumed = fl->state == FASTLOAD_STATE_STALLED;
     if (session_is_live_locked(fl)) {
         fl->complete_ns = fastload_stats_now_ns();
         session_end_locked(fl);
     }
     g_mutex_unlock(&fl->state_lock);
+    if (is_resumed) {
+        session_tell(fl, FASTLOAD_EVENT_RESUMED, NULL);
+    }
+    g_mutex_unlock(&fl->event_lock);
 }
 
 static void session_move_and_tell(Fastload *fl, FastloadState from,
@@ -416,8 +425,19 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
     guint s, undo;
     int ret = 0;
 
-    if (area->page_bytes > FASTLOAD_TRAP_PAGE_BYTES_MAX) {
+    if (area->is_eager || area->page_bytes > FASTLOAD_TRAP_PAGE_BYTES_MAX) {
         return -EINVAL;
+    }
+    if (!area->spans->len) {
+        /* All zero: nothing to trap, but memory that cannot be is cleared. */
+        bool has;
+
+        ret = fastload_uffd_register(fl->uffd, area->hva, area->len_bytes,
+                                     &has);
+        if (ret) {
+            return ret;
+        }
+        fastload_uffd_unregister(fl->uffd, area->hva, area->len_bytes);
     }
     for (s = 0; s < area->spans->len && ret == 0; s++) {
         FastloadSpan span = g_array_index(area->spans, FastloadSpan, s);

@@ -107,6 +107,7 @@ typedef struct FastloadRegion {
      */
     const uint64_t *data_bits;
     uint32_t granule_bytes;
+    bool is_eager;       /* load it in fastload_start(), do not trap it */
 } FastloadRegion;
 
 typedef enum FastloadClass {

@@ -104,6 +104,7 @@ typedef struct FastloadArea {
     uint64_t head_bytes;   /* from the chunk grid (of hva) to the region */
     uint64_t *data_bits;
     uint64_t zero_bytes;
+    bool is_eager;
     GArray *spans;         /* of FastloadSpan: what is registered */
     bool is_trapped;
     bool has_zeropage;     /* the kernel can place zeros here */

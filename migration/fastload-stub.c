@@ -1,0 +1,63 @@
+/*
+ * Fast load of a mapped-ram snapshot, where liburing is not built in.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "fastload.h"
+#include "migration.h"
+
+bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
+{
+    if (migrate_get_current()->parameters.x_fast_load_threads) {
+        error_setg(errp, "x-fast-load-threads needs a QEMU built with "
+                   "liburing; set it to 0");
+        return false;
+    }
+    return true;
+}
+
+bool migration_fastload_is_armed(void)
+{
+    return false;
+}
+
+int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
+                                  uint64_t length)
+{
+    g_assert_not_reached();
+}
+
+int migration_fastload_start(void)
+{
+    return 0;
+}
+
+int migration_fastload_loaded(int ret, Error **errp)
+{
+    return ret;
+}
+
+bool migration_fastload_defer_completion(void)
+{
+    return false;
+}
+
+bool migration_fastload_is_active(void)
+{
+    return false;
+}
+
+void migration_fastload_cleanup(void)
+{
+}
+
+FastLoadStats *migration_fastload_query(void)
+{
+    return NULL;
+}
+
+void migration_fastload_print(Monitor *mon, const FastLoadStats *stats)
+{
+}

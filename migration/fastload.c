@@ -1,0 +1,586 @@
+/*
+ * Fast load of a mapped-ram snapshot: the adapter between QEMU and the engine.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The only file that knows both worlds.  RAM blocks and their bitmaps go in;
+ * migration states, statistics and errors come out.  The life of a load:
+ *
+ *   prepare        migrate-incoming: can it be done at all?
+ *   load_block     each RAM block of the stream: check, empty, hand over
+ *   start          all blocks known: trapped from here on, so that devices
+ *                  that read guest RAM while they load find it
+ *   loaded         stream at its end: postcopy-active, the guest may run
+ *   finish         the engine is through: completed, all resources returned
+ *
+ * A read error before "loaded" fails the migration; the guest has not run, so
+ * the engine may let go of whoever waits.  After it the load goes to
+ * postcopy-paused and back by itself when reads succeed.
+ */
+#include "qemu/osdep.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-fastload.h"
+#include "qemu/error-report.h"
+#include "qemu/fastload.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "exec/target_page.h"
+#include "io/channel-file.h"
+#include "migration/misc.h"
+#include "monitor/monitor.h"
+#include "system/memory.h"
+#include "system/ramblock.h"
+#include "system/ram_addr.h"
+#include "system/system.h"
+#include "fastload.h"
+#include "migration.h"
+#include "options.h"
+#include "qemu-file.h"
+#include "ram.h"
+
+/* The version of a block's header in the file that is understood here. */
+#define FAST_LOAD_HEADER_VERSION 1
+
+/* What the file says of a RAM block, from the big-endian header. */
+typedef struct FastLoadBlock {
+    uint32_t version;
+    uint64_t length;
+    uint64_t page_size;     /* bytes for each bit of the bitmap */
+    uint64_t bitmap_offset; /* in the file, as is pages_offset */
+    uint64_t pages_offset;
+} FastLoadBlock;
+
+typedef struct FastLoad {
+    /* BQL */
+    char *filename;
+    Fastload *engine;
+    QIOChannelFile *ioc;     /* what the engine reads from */
+    uint64_t file_bytes;
+    int64_t begin_ns;
+    uint64_t run_us;
+    Error *block_error;      /* why load_block or start failed */
+    FastLoadStats *last;     /* of a load that is over */
+
+    /* lock: what engine threads and the main loop share */
+    QemuMutex lock;
+    bool guest_may_run;
+    bool is_failed;          /* cancelled because of failure below */
+    FastloadFailure failure;
+    bool is_ended;           /* the engine is through */
+    uint64_t complete_us;
+    bool may_finish;         /* defer_completion was called */
+
+    /* atomic */
+    bool is_active;
+} FastLoad;
+
+static FastLoad fast_load;
+
+static void __attribute__((constructor)) fast_load_init(void)
+{
+    qemu_mutex_init(&fast_load.lock);
+}
+
+static uint8_t fast_load_threads(void)
+{
+    return migrate_get_current()->parameters.x_fast_load_threads;
+}
+
+static uint64_t fast_load_elapsed_us(const FastLoad *s)
+{
+    return (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - s->begin_ns) / SCALE_US;
+}
+
+bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
+{
+    FastLoad *s = &fast_load;
+    g_autoptr(GError) gerr = NULL;
+
+    if (s->engine) {
+        error_setg(errp, "a fast load is under way: it goes on by itself "
+                   "when '%s' can be read again", s->filename);
+        return false;
+    }
+    migration_fastload_cleanup();
+    if (!fast_load_threads()) {
+        return true;
+    }
+    if (!migrate_mapped_ram()) {
+        error_setg(errp, "x-fast-load-threads needs the capability "
+                   "'mapped-ram': enable it, or set x-fast-load-threads to 0");
+        return false;
+    }
+    if (addr->transport != MIGRATION_ADDRESS_TYPE_FILE) {
+        error_setg(errp, "x-fast-load-threads needs a 'file:' URI: use one, "
+                   "or set x-fast-load-threads to 0");
+        return false;
+    }
+    if (migrate_colo()) {
+        error_setg(errp, "x-fast-load-threads cannot be used with COLO: "
+                   "switch one of them off");
+        return false;
+    }
+    if (ram_block_discard_is_disabled()) {
+        error_setg(errp, "x-fast-load-threads cannot be used: a device has "
+                   "pinned guest memory; remove it or set "
+                   "x-fast-load-threads to 0");
+        return false;
+    }
+    if (!fastload_probe(&gerr)) {
+        error_setg(errp, "x-fast-load-threads cannot be used: %s",
+                   gerr->message);
+        return false;
+    }
+    s->filename = g_strdup(addr->u.file.filename);
+    s->begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    return true;
+}
+
+bool migration_fastload_is_armed(void)
+{
+    return fast_load.filename;
+}
+
+bool migration_fastload_is_active(void)
+{
+    return qatomic_read(&fast_load.is_active);
+}
+
+static void fast_load_finish_bh(void *opaque)
+{
+    FastLoad *s = opaque;
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    if (!s->engine) {
+        return; /* cleaned up in the meantime */
+    }
+    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
+                      MIGRATION_STATUS_POSTCOPY_ACTIVE);
+    migration_fastload_cleanup();
+    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
+                      MIGRATION_STATUS_COMPLETED);
+    migration_incoming_state_destroy();
+}
+
+static Error *fast_load_read_error(const FastloadFailure *failure)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "cannot read '%s' at offset %" PRIu64 ": %s",
+               fast_load.filename, failure->file_off,
+               failure->error_number == ENODATA ? "the file ends there"
+               : strerror(failure->error_number));
+    return err;
+}
+
+static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    g_autoptr(Error) err = fast_load_read_error(failure);
+
+    if (!s->guest_may_run) {
+        s->is_failed = true;
+        s->failure = *failure;
+        fastload_cancel(s->engine);
+        return;
+    }
+    migrate_set_error(migrate_get_current(), err);
+    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
+                      MIGRATION_STATUS_POSTCOPY_PAUSED);
+}
+
+static void fast_load_resumed(void)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    MigrationState *ms = migrate_get_current();
+
+    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
+                      MIGRATION_STATUS_POSTCOPY_ACTIVE);
+    QEMU_LOCK_GUARD(&ms->error_mutex);
+    error_free(ms->error);
+    ms->error = NULL;
+}
+
+/* On an engine thread, without the BQL. */
+static void fast_load_event(FastloadEvent event,
+                            const FastloadFailure *failure, void *opaque)
+{
+    FastLoad *s = opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    switch (event) {
+    case FASTLOAD_EVENT_STALLED:
+        fast_load_stalled(s, failure);
+        break;
+    case FASTLOAD_EVENT_RESUMED:
+        fast_load_resumed();
+        break;
+    case FASTLOAD_EVENT_COMPLETED:
+        s->is_ended = true;
+        s->complete_us = fast_load_elapsed_us(s);
+        if (s->may_finish) {
+            migration_bh_schedule(fast_load_finish_bh, s);
+        }
+        break;
+    case FASTLOAD_EVENT_CANCELLED:
+        break;
+    }
+}
+
+/* Our own descriptor: with O_DIRECT if asked, and closed when we are done. */
+static bool fast_load_open(FastLoad *s, Error **errp)
+{
+    FastloadConfig config = {
+        .worker_count = fast_load_threads(),
+        .event_func = fast_load_event,
+        .event_opaque = s,
+    };
+    g_autoptr(GError) gerr = NULL;
+    int flags = O_RDONLY;
+    off_t end;
+
+#ifdef O_DIRECT
+    if (migrate_get_current()->parameters.direct_io) {
+        flags |= O_DIRECT;
+    }
+#endif
+    s->ioc = qio_channel_file_new_path(s->filename, flags, 0, errp);
+    if (!s->ioc) {
+        return false;
+    }
+    end = lseek(s->ioc->fd, 0, SEEK_END);
+    if (end < 0) {
+        error_setg_errno(errp, errno, "cannot find the size of '%s'",
+                         s->filename);
+        return false;
+    }
+    s->file_bytes = end;
+    s->engine = fastload_new(s->ioc->fd, &config, &gerr);
+    if (!s->engine) {
+        error_setg(errp, "cannot start fast load: %s", gerr->message);
+        return false;
+    }
+    if (should_mlock(mlock_state) && munlockall()) {
+        /* Locked memory cannot be emptied; it is locked again at the end. */
+        error_setg_errno(errp, errno, "cannot unlock guest memory");
+        return false;
+    }
+    return true;
+}
+
+/* Every number in the file is a stranger's. */
+static bool fast_load_check_block(FastLoad *s, const RAMBlock *block,
+                                  const FastLoadBlock *desc,
+                                  uint64_t bitmap_bytes, Error **errp)
+{
+    if (desc->length != block->used_length) {
+        error_setg(errp, "'%s' has %" PRIu64 " bytes for the RAM block '%s', "
+                   "this machine has %" PRIu64 ": start QEMU with the machine "
+                   "and memory size that were saved", s->filename,
+                   desc->length, block->idstr, (uint64_t)block->used_length);
+        return false;
+    }
+    if (desc->bitmap_offset > s->file_bytes ||
+        bitmap_bytes > s->file_bytes - desc->bitmap_offset) {
+        error_setg(errp, "'%s' is truncated or damaged: the bitmap of the RAM "
+                   "block '%s' lies past its end", s->filename, block->idstr);
+        return false;
+    }
+    if (desc->pages_offset % qemu_target_page_size() ||
+        desc->pages_offset > INT64_MAX - desc->length) {
+        error_setg(errp, "'%s' is damaged: the pages of the RAM block '%s' "
+                   "have no valid place in it", s->filename, block->idstr);
+        return false;
+    }
+    return true;
+}
+
+static bool fast_load_check_pages(FastLoad *s, const RAMBlock *block,
+                                  const FastLoadBlock *desc,
+                                  const unsigned long *bitmap,
+                                  uint64_t page_count, Error **errp)
+{
+    uint64_t last = find_last_bit(bitmap, page_count);
+    uint64_t end = desc->pages_offset + (last + 1) * qemu_target_page_size();
+
+    if (last < page_count && end > s->file_bytes) {
+        error_setg(errp, "'%s' is truncated: the RAM block '%s' needs %"
+                   PRIu64 " bytes, the file has %" PRIu64, s->filename,
+                   block->idstr, end, s->file_bytes);
+        return false;
+    }
+    return true;
+}
+
+/* Returns whether the block is empty now, and so can be trapped. */
+static bool fast_load_empty_block(RAMBlock *block)
+{
+    /*
+     * A private mapping of a file must not be punched: that would change the
+     * user's file.  And what is not made of whole pages cannot be.
+     */
+    if ((block->fd >= 0 && !qemu_ram_is_shared(block)) ||
+        block->used_length % block->page_size) {
+        return false;
+    }
+    return ram_block_discard_range(block, 0, block->used_length) == 0;
+}
+
+static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
+                                const FastLoadBlock *desc, Error **errp)
+{
+    uint64_t target_page = qemu_target_page_size();
+    uint64_t page_count = desc->length / target_page;
+    size_t bitmap_bytes = BITS_TO_LONGS(page_count) * sizeof(unsigned long);
+    g_autofree unsigned long *bitmap = NULL;
+    g_autoptr(GError) gerr = NULL;
+    FastloadRegion region;
+    bool is_trappable;
+
+    if (desc->version != FAST_LOAD_HEADER_VERSION) {
+        error_setg(errp, "'%s' has version %u of the mapped-ram header in the "
+                   "RAM block '%s', this QEMU knows version %d", s->filename,
+                   desc->version, block->idstr, FAST_LOAD_HEADER_VERSION);
+        return false;
+    }
+    if (desc->page_size != target_page ||
+        target_page < FASTLOAD_PAGE_BYTES_MIN) {
+        error_setg(errp, "'%s' has pages of %" PRIu64 " bytes in the RAM "
+                   "block '%s', this machine has %" PRIu64, s->filename,
+                   desc->page_size, block->idstr, target_page);
+        return false;
+    }
+    if (desc->length != block->used_length &&
+        desc->length <= block->max_length &&
+        (block->flags & RAM_RESIZEABLE) &&
+        qemu_ram_resize(block, desc->length, errp) < 0) {
+        return false;
+    }
+    if (!fast_load_check_block(s, block, desc, bitmap_bytes, errp)) {
+        return false;
+    }
+    /* One word more: the engine reads whole words of 64 bits. */
+    bitmap = g_malloc0(bitmap_bytes + sizeof(uint64_t));
+    if (qemu_get_buffer_at(f, (uint8_t *)bitmap, bitmap_bytes,
+                           desc->bitmap_offset) != bitmap_bytes) {
+        error_setg(errp, "cannot read the bitmap of the RAM block '%s' in "
+                   "'%s'", block->idstr, s->filename);
+        return false;
+    }
+    if (!fast_load_check_pages(s, block, desc, bitmap, page_count, errp)) {
+        return false;
+    }
+    is_trappable = fast_load_empty_block(block);
+    region = (FastloadRegion) {
+        .hva = block->host,
+        .len_bytes = block->used_length,
+        .file_off = desc->pages_offset,
+        .page_bytes = is_trappable ? block->page_size : target_page,
+        .is_eager = !is_trappable,
+        .data_bits = (uint64_t *)bitmap,
+        .granule_bytes = target_page,
+    };
+    if (!fastload_add_region(s->engine, &region, &gerr)) {
+        error_setg(errp, "cannot load the RAM block '%s' from '%s': %s",
+                   block->idstr, s->filename, gerr->message);
+        return false;
+    }
+    return true;
+}
+
+int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
+                                  uint64_t length)
+{
+    FastLoad *s = &fast_load;
+    FastLoadBlock desc = {
+        .length = length,
+        .version = qemu_get_be32(f),
+        .page_size = qemu_get_be64(f),
+        .bitmap_offset = qemu_get_be64(f),
+        .pages_offset = qemu_get_be64(f),
+    };
+    int ret = qemu_file_get_error(f);
+
+    if (ret) {
+        error_setg(&s->block_error, "'%s' ends in the header of the RAM block "
+                   "'%s'", s->filename, block->idstr);
+        return ret;
+    }
+    /* Ignored blocks (x-ignore-shared) keep what they have. */
+    if (!migrate_ram_is_ignored(block) &&
+        ((!s->engine && !fast_load_open(s, &s->block_error)) ||
+         !fast_load_add_block(s, f, block, &desc, &s->block_error))) {
+        return -EINVAL;
+    }
+    qemu_set_offset(f, desc.pages_offset + desc.length, SEEK_SET);
+    return 0;
+}
+
+int migration_fastload_start(void)
+{
+    FastLoad *s = &fast_load;
+    g_autoptr(GError) gerr = NULL;
+    FastloadStats stats;
+
+    if (!s->engine) {
+        return 0;
+    }
+    qatomic_set(&s->is_active, true);
+    if (!fastload_start(s->engine, &gerr)) {
+        error_setg(&s->block_error, "cannot start fast load of '%s': %s",
+                   s->filename, gerr->message);
+        return -EINVAL;
+    }
+    fastload_get_stats(s->engine, &stats);
+    if (!strcmp(stats.io_name, "preadv")) {
+        warn_report("fast load: io_uring is not permitted here, reading with "
+                    "preadv");
+    }
+    return 0;
+}
+
+int migration_fastload_loaded(int ret, Error **errp)
+{
+    FastLoad *s = &fast_load;
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    Error *err = NULL;
+
+    if (s->block_error) {
+        err = g_steal_pointer(&s->block_error);
+        ret = ret < 0 ? ret : -EINVAL;
+    } else if (s->engine) {
+        QEMU_LOCK_GUARD(&s->lock);
+        if (s->is_failed) {
+            err = fast_load_read_error(&s->failure);
+            ret = -s->failure.error_number;
+        } else if (ret >= 0) {
+            s->guest_may_run = true;
+            s->run_us = fast_load_elapsed_us(s);
+            migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE,
+                              MIGRATION_STATUS_POSTCOPY_ACTIVE);
+        }
+    }
+    if (err) {
+        if (errp) {
+            error_free(*errp);
+            *errp = NULL;
+        }
+        error_propagate(errp, err);
+    }
+    return ret;
+}
+
+bool migration_fastload_defer_completion(void)
+{
+    FastLoad *s = &fast_load;
+
+    if (!s->engine) {
+        return false;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    s->may_finish = true;
+    if (s->is_ended) {
+        migration_bh_schedule(fast_load_finish_bh, s);
+    }
+    return true;
+}
+
+static FastLoadStats *fast_load_stats(FastLoad *s)
+{
+    FastLoadStats *info = g_new0(FastLoadStats, 1);
+    FastloadStats stats;
+
+    fastload_get_stats(s->engine, &stats);
+    info->threads = stats.worker_count;
+    info->read_backend = g_strdup(stats.io_name);
+    info->total_bytes = stats.total_bytes;
+    info->zero_bytes = stats.zero_bytes;
+    info->urgent_bytes = stats.loaded_bytes[FASTLOAD_CLASS_URGENT];
+    info->hint_bytes = stats.loaded_bytes[FASTLOAD_CLASS_HINT];
+    info->background_bytes = stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND];
+    info->remaining_bytes = stats.remaining_bytes;
+    info->fault_count = stats.fault_count;
+    info->fault_latency_p50_us = stats.fault_p50_ns / SCALE_US;
+    info->fault_latency_p95_us = stats.fault_p95_ns / SCALE_US;
+    info->fault_latency_p99_us = stats.fault_p99_ns / SCALE_US;
+    info->fault_latency_max_us = stats.fault_max_ns / SCALE_US;
+    info->retry_count = stats.retry_count;
+    info->error_count = stats.io_error_count;
+    info->has_time_to_run_us = s->run_us != 0;
+    info->time_to_run_us = s->run_us;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        info->has_time_to_complete_us = s->is_ended;
+        info->time_to_complete_us = s->complete_us;
+    }
+    return info;
+}
+
+FastLoadStats *migration_fastload_query(void)
+{
+    FastLoad *s = &fast_load;
+
+    if (s->engine) {
+        return fast_load_stats(s);
+    }
+    return s->last ? QAPI_CLONE(FastLoadStats, s->last) : NULL;
+}
+
+void migration_fastload_cleanup(void)
+{
+    FastLoad *s = &fast_load;
+
+    if (s->engine) {
+        qapi_free_FastLoadStats(s->last);
+        s->last = fast_load_stats(s);
+        fastload_free(s->engine);
+        s->engine = NULL;
+        if (should_mlock(mlock_state) &&
+            os_mlock(is_mlock_on_fault(mlock_state)) < 0) {
+            warn_report("fast load: cannot lock guest memory again: %s",
+                        strerror(errno));
+        }
+    }
+    object_unref(OBJECT(s->ioc));
+    s->ioc = NULL;
+    g_free(s->filename);
+    s->filename = NULL;
+    error_free(s->block_error);
+    s->block_error = NULL;
+    s->run_us = 0;
+    s->guest_may_run = s->is_failed = s->is_ended = s->may_finish = false;
+    qatomic_set(&s->is_active, false);
+}
+
+void migration_fastload_print(Monitor *mon, const FastLoadStats *stats)
+{
+    if (!stats) {
+        return;
+    }
+    monitor_printf(mon, "Fast load:\n");
+    monitor_printf(mon, "  Reader: \t\tthreads=%u, backend=%s\n",
+                   stats->threads, stats->read_backend);
+    monitor_printf(mon, "  Memory (MiB): \ttotal=%" PRIu64 ", zero=%" PRIu64
+                   ", remaining=%" PRIu64 "\n", stats->total_bytes / MiB,
+                   stats->zero_bytes / MiB, stats->remaining_bytes / MiB);
+    monitor_printf(mon, "  Loaded (MiB): \turgent=%" PRIu64 ", hint=%" PRIu64
+                   ", background=%" PRIu64 "\n", stats->urgent_bytes / MiB,
+                   stats->hint_bytes / MiB, stats->background_bytes / MiB);
+    monitor_printf(mon, "  Faults (us): \t\tcount=%" PRIu64 ", p50=%" PRIu64
+                   ", p95=%" PRIu64 ", p99=%" PRIu64 ", max=%" PRIu64 "\n",
+                   stats->fault_count, stats->fault_latency_p50_us,
+                   stats->fault_latency_p95_us, stats->fault_latency_p99_us,
+                   stats->fault_latency_max_us);
+    monitor_printf(mon, "  Errors: \t\tretries=%" PRIu64 ", failed reads=%"
+                   PRIu64 "\n", stats->retry_count, stats->error_count);
+    if (stats->has_time_to_run_us) {
+        monitor_printf(mon, "  Time (ms): \t\trun=%" PRIu64,
+                       stats->time_to_run_us / 1000);
+        if (stats->has_time_to_complete_us) {
+            monitor_printf(mon, ", complete=%" PRIu64,
+                           stats->time_to_complete_us / 1000);
+        }
+        monitor_printf(mon, "\n");
+    }
+}

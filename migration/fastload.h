@@ -1,0 +1,80 @@
+/*
+ * Fast load of a mapped-ram snapshot: the calls QEMU makes.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Purpose: turns RAM blocks of an incoming mapped-ram file into regions of
+ *   the engine (qemu/fastload.h), lets the guest run while they fill, and
+ *   reports.  Does not know how pages are read or placed.
+ * Threads: everything runs with the BQL held, on the thread that loads the
+ *   stream, except migration_fastload_is_active(), safe from any thread.
+ * Off: with x-fast-load-threads=0 no call has an effect.
+ * Order: prepare -> load_block* -> start -> loaded -> defer_completion;
+ *   cleanup at any time ends the load and is what a failure calls.
+ * Errors: Error ** is set on failure, nothing is logged except warnings.
+ */
+#ifndef QEMU_MIGRATION_FASTLOAD_H
+#define QEMU_MIGRATION_FASTLOAD_H
+
+#include "qapi/qapi-types-fastload.h"
+#include "qapi/qapi-types-migration.h"
+#include "qemu/typedefs.h"
+
+/**
+ * migration_fastload_prepare: may fast load be used with @addr, if it is on?
+ *
+ * Returns true when it is off, too.
+ */
+bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp);
+
+/* Is the stream that is being read loaded by fast load? */
+bool migration_fastload_is_armed(void);
+
+/**
+ * migration_fastload_load_block: hand a RAM block to the engine
+ * @f: positioned behind the block's name and @length; left behind its pages
+ * @length: bytes of RAM, as the file says
+ *
+ * Checks header and bitmap, empties the block.
+ * Returns 0 or -errno; migration_fastload_loaded() tells the cause.
+ */
+int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
+                                  uint64_t length);
+
+/**
+ * migration_fastload_start: all blocks are known; trap them, start threads
+ *
+ * Returns 0 or -errno; migration_fastload_loaded() tells the cause.
+ */
+int migration_fastload_start(void);
+
+/**
+ * migration_fastload_loaded: the whole stream was read, with result @ret
+ *
+ * Returns @ret, or -errno when fast load failed underneath; @errp then says
+ * the cause, in place of what it said.  On success the status becomes
+ * postcopy-active.
+ */
+int migration_fastload_loaded(int ret, Error **errp);
+
+/**
+ * migration_fastload_defer_completion: the guest has its run state
+ *
+ * Returns false when fast load is off.  Otherwise the status becomes
+ * completed, and the incoming state is destroyed, when all RAM is in place.
+ */
+bool migration_fastload_defer_completion(void);
+
+/* Pages are missing, or may be: guest memory must not be discarded. */
+bool migration_fastload_is_active(void);
+
+/* End the load.  Pages that are missing become zero: the guest never ran. */
+void migration_fastload_cleanup(void);
+
+/* NULL when there is nothing to tell; figures stay after completion. */
+FastLoadStats *migration_fastload_query(void);
+
+/* The "fast-load" part of HMP's "info migrate". */
+void migration_fastload_print(Monitor *mon, const FastLoadStats *stats);
+
+#endif
