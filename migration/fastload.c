@@ -306,9 +306,9 @@ static bool fast_load_check_pages(FastLoad *s, const RAMBlock *block,
     uint64_t end = desc->pages_offset + (last + 1) * qemu_target_page_size();
 
     if (last < page_count && end > s->file_bytes) {
-        error_setg(errp, "'%s' is truncated: the RAM block '%s' needs %"
-                   PRIu64 " bytes, the file has %" PRIu64, s->filename,
-                   block->idstr, end, s->file_bytes);
+        error_setg(errp, "'%s' is truncated or damaged: the pages of the RAM "
+                   "block '%s' end at %" PRIu64 ", the file at %" PRIu64,
+                   s->filename, block->idstr, end, s->file_bytes);
         return false;
     }
     return true;
@@ -347,8 +347,8 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
     }
     if (desc->page_size != target_page ||
         target_page < FASTLOAD_PAGE_BYTES_MIN) {
-        error_setg(errp, "'%s' has pages of %" PRIu64 " bytes in the RAM "
-                   "block '%s', this machine has %" PRIu64, s->filename,
+        error_setg(errp, "'%s' has page size %" PRIu64 " in the RAM block "
+                   "'%s', this machine has %" PRIu64, s->filename,
                    desc->page_size, block->idstr, target_page);
         return false;
     }

@@ -39,11 +39,10 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
             (1ull << (granule_count % FASTLOAD_BITS)) - 1;
     }
 
-    area->zero_bytes = area->len_bytes;
-    for (i = 0; i < word_count; i++) {
-        area->zero_bytes -=
-            (uint64_t)__builtin_popcountll(area->data_bits[i]) *
-            area->granule_bytes;
+    for (i = 0; i < area->page_count; i++) {
+        if (!fastload_plan_page_has_data(area, i)) {
+            area->zero_bytes += area->page_bytes;
+        }
     }
     return area;
 }

@@ -94,12 +94,12 @@ bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns)
     return is_due;
 }
 
-uint32_t fastload_sched_chunk_depth(Fastload *fl, uint64_t now_ns)
+uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
 {
     uint64_t last_ns = __atomic_load_n(&fl->last_fault_ns, __ATOMIC_RELAXED);
 
-    return now_ns < last_ns + FASTLOAD_FAULT_QUIET_NS ? 1
-                                                      : fl->chunk_read_count;
+    return now_ns < last_ns + FASTLOAD_FAULT_QUIET_NS
+        ? FASTLOAD_FLIGHT_BYTES_MIN : FASTLOAD_FLIGHT_BYTES_MAX;
 }
 
 static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,

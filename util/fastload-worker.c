@@ -24,13 +24,23 @@ static void worker_free_list_push(FastloadRead **list, FastloadRead *read)
     *list = read;
 }
 
+static void worker_req_free(FastloadWorker *w, FastloadIoReq *req)
+{
+    req->next = w->free_reqs;
+    w->free_reqs = req;
+}
+
+static uint32_t worker_req_count(const Fastload *fl)
+{
+    return fl->urgent_read_count + FASTLOAD_FLIGHT_COUNT_MAX;
+}
+
 static void worker_lay_out_reads(FastloadWorker *w)
 {
     Fastload *fl = w->fl;
     uint32_t urgent_count = fl->urgent_read_count;
     uint32_t count = urgent_count + fl->chunk_read_count;
     uint8_t *buf = w->staging;
-    FastloadIoReq *req = w->reqs;
     uint32_t i;
 
     for (i = 0; i < count; i++) {
@@ -40,20 +50,21 @@ static void worker_lay_out_reads(FastloadWorker *w)
         read->class = is_urgent ? FASTLOAD_CLASS_URGENT
                                 : FASTLOAD_CLASS_BACKGROUND;
         read->buf = buf;
-        read->reqs = req;
+        read->extents = w->extents + i * FASTLOAD_EXTENT_COUNT_MAX;
         buf += is_urgent ? fl->urgent_bytes : FASTLOAD_CHUNK_BYTES;
-        req += is_urgent ? 1 : FASTLOAD_EXTENT_COUNT_MAX;
         worker_free_list_push(is_urgent ? &w->free_urgent : &w->free_chunks,
                               read);
     }
     assert(buf == w->staging + w->staging_bytes);
+    for (i = 0; i < worker_req_count(fl); i++) {
+        worker_req_free(w, &w->reqs[i]);
+    }
 }
 
 bool fastload_worker_prepare(FastloadWorker *w, GError **error)
 {
     Fastload *fl = w->fl;
-    uint32_t req_count = fl->urgent_read_count +
-                         fl->chunk_read_count * FASTLOAD_EXTENT_COUNT_MAX;
+    uint32_t read_count = fl->urgent_read_count + fl->chunk_read_count;
     void *staging;
 
     w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -74,9 +85,9 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error)
         return false;
     }
     w->staging = staging;
-    w->reads = g_new0(FastloadRead,
-                      fl->urgent_read_count + fl->chunk_read_count);
-    w->reqs = g_new0(FastloadIoReq, req_count);
+    w->reads = g_new0(FastloadRead, read_count);
+    w->extents = g_new0(FastloadSpan, read_count * FASTLOAD_EXTENT_COUNT_MAX);
+    w->reqs = g_new0(FastloadIoReq, worker_req_count(fl));
     worker_lay_out_reads(w);
     return true;
 }
@@ -90,6 +101,7 @@ void fastload_worker_release(FastloadWorker *w)
         close(w->kick_fd);
     }
     g_free(w->reads);
+    g_free(w->extents);
     g_free(w->reqs);
 }
 
@@ -102,8 +114,7 @@ static void worker_open_io(FastloadWorker *w)
         .staging = w->staging,
         /* Pinning the chunks too would cost more at start than it saves. */
         .fixed_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes,
-        .req_count_max = fl->urgent_read_count +
-                         fl->chunk_read_count * FASTLOAD_EXTENT_COUNT_MAX,
+        .req_count_max = worker_req_count(fl),
     };
 
     w->io_ops = fl->io_ops;
@@ -114,17 +125,17 @@ static void worker_open_io(FastloadWorker *w)
     }
 }
 
-/* Adds the requests for @read's span; with none, it is ready at once. */
-static void worker_start_read(FastloadWorker *w, FastloadRead *read)
+/* Says what there is to read for @read's span; issues nothing. */
+static void worker_plan_read(FastloadRead *read)
 {
-    FastloadSpan extents[FASTLOAD_EXTENT_COUNT_MAX];
-    FastloadArea *area = read->area;
-    uint32_t count, i;
+    FastloadSpan *extents = read->extents;
+    uint32_t count = fastload_plan_extents(read->area, read->span, extents);
 
     read->placed_bytes = 0;
     read->error = 0;
     read->next = NULL;
-    count = fastload_plan_extents(area, read->span, extents);
+    read->inflight_count = 0;
+    read->extent_idx = 0;
     if (read->class == FASTLOAD_CLASS_URGENT && count > 1) {
         /* One page, several stretches: read what lies between as well. */
         extents[0].len_bytes = extents[count - 1].ram_off +
@@ -132,19 +143,40 @@ static void worker_start_read(FastloadWorker *w, FastloadRead *read)
                                extents[0].ram_off;
         count = 1;
     }
-    read->inflight_count = count;
-    for (i = 0; i < count; i++) {
-        FastloadIoReq *req = &read->reqs[i];
+    read->extent_count = count;
+}
 
-        req->buf = read->buf + (extents[i].ram_off - read->span.ram_off);
-        req->file_off = area->file_off + extents[i].ram_off;
-        req->len_bytes = extents[i].len_bytes;
-        req->tries = 0;
-        req->is_urgent = read->class == FASTLOAD_CLASS_URGENT;
-        req->read = read;
-        w->io_ops->queue(w->io, req);
+static bool worker_read_has_rest(const FastloadRead *read)
+{
+    return !read->error && read->extent_idx < read->extent_count;
+}
+
+/* Queues the next request of @read, at most @bytes_max long. */
+static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
+                             uint32_t bytes_max)
+{
+    FastloadSpan *extent = &read->extents[read->extent_idx];
+    FastloadIoReq *req = w->free_reqs;
+
+    assert(req && worker_read_has_rest(read));
+    w->free_reqs = req->next;
+    req->buf = read->buf + (extent->ram_off - read->span.ram_off);
+    req->file_off = read->area->file_off + extent->ram_off;
+    req->len_bytes = MIN(extent->len_bytes, bytes_max);
+    req->tries = 0;
+    req->is_urgent = read->class == FASTLOAD_CLASS_URGENT;
+    req->read = read;
+
+    extent->ram_off += req->len_bytes;
+    extent->len_bytes -= req->len_bytes;
+    read->extent_idx += extent->len_bytes ? 0 : 1;
+    read->inflight_count++;
+    w->inflight_count++;
+    if (!req->is_urgent) {
+        w->flight_bytes += req->len_bytes;
+        w->flight_count++;
     }
-    w->inflight_count += count ? 1 : 0;
+    w->io_ops->queue(w->io, req);
 }
 
 static void worker_ready_append(FastloadWorker *w, FastloadRead *read)
@@ -179,8 +211,10 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
         read->span.len_bytes = area->page_bytes;
         read->begin_ns = fault.begin_ns;
         read->is_retried = fault.not_before_ns != 0;
-        worker_start_read(w, read);
-        if (!read->inflight_count) {
+        worker_plan_read(read);
+        if (worker_read_has_rest(read)) {
+            worker_issue_req(w, read, UINT32_MAX);
+        } else {
             /* Placed since we looked: there was nothing left to read. */
             fastload_sched_read_done(fl, read, now_ns);
             worker_free_list_push(&w->free_urgent, read);
@@ -191,26 +225,46 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
     }
 }
 
-static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
+/* Takes the next chunk for issuing; false when there is none, or no room. */
+static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
 {
     Fastload *fl = w->fl;
-    uint32_t depth = fastload_sched_chunk_depth(fl, now_ns);
+    FastloadRead *read = w->free_chunks;
+    uint64_t chunk_idx;
 
-    while (w->free_chunks && w->chunk_count < depth) {
-        FastloadRead *read = w->free_chunks;
-        uint64_t chunk_idx;
+    if (!read || !fastload_sched_next_chunk(fl, now_ns, &read->area,
+                                            &chunk_idx, &read->is_retried)) {
+        return false;
+    }
+    trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
+    w->free_chunks = read->next;
+    read->span = fastload_plan_chunk_span(read->area, chunk_idx);
+    worker_plan_read(read);
+    w->issuing = read;
+    return true;
+}
 
-        if (!fastload_sched_next_chunk(fl, now_ns, &read->area, &chunk_idx,
-                                       &read->is_retried)) {
+static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
+{
+    uint32_t bytes_max = fastload_sched_flight_bytes(w->fl, now_ns);
+    uint32_t req_bytes_max = MAX(bytes_max / 2, FASTLOAD_FLIGHT_BYTES_MIN);
+
+    while (w->flight_bytes < bytes_max &&
+           w->flight_count < FASTLOAD_FLIGHT_COUNT_MAX) {
+        FastloadRead *read = w->issuing;
+
+        if (!read && !worker_take_chunk(w, now_ns)) {
             return;
         }
-        w->free_chunks = read->next;
-        w->chunk_count++;
-        read->span = fastload_plan_chunk_span(read->area, chunk_idx);
-        trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
-        worker_start_read(w, read);
-        if (!read->inflight_count) {
-            worker_ready_append(w, read);
+        read = w->issuing;
+        if (worker_read_has_rest(read)) {
+            worker_issue_req(w, read, req_bytes_max);
+        }
+        if (!worker_read_has_rest(read)) {
+            w->issuing = NULL;
+            if (!read->inflight_count) {
+                worker_ready_append(w, read);
+            }
         }
     }
 }
@@ -237,7 +291,6 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 {
     fastload_sched_read_done(w->fl, read, fastload_stats_now_ns());
-    w->chunk_count--;
     worker_free_list_push(&w->free_chunks, read);
 }
 
@@ -301,13 +354,17 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
             read->error_file_off = req->file_off + req->done_bytes;
         }
     }
-    if (--read->inflight_count) {
-        return;
-    }
     w->inflight_count--;
+    read->inflight_count--;
+    if (!req->is_urgent) {
+        w->flight_bytes -= req->len_bytes;
+        w->flight_count--;
+    }
+    worker_req_free(w, req);
     if (read->class == FASTLOAD_CLASS_URGENT) {
         worker_urgent_finish(w, read);
-    } else {
+    } else if (!read->inflight_count && !worker_read_has_rest(read)) {
+        w->issuing = w->issuing == read ? NULL : w->issuing;
         worker_ready_append(w, read);
     }
 }
@@ -327,8 +384,8 @@ static void worker_reap(FastloadWorker *w)
  */
 static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
 {
-    bool takes_chunks = w->chunk_count <
-                        fastload_sched_chunk_depth(w->fl, now_ns);
+    bool takes_chunks = w->free_chunks && !w->issuing &&
+        w->flight_bytes < fastload_sched_flight_bytes(w->fl, now_ns);
     uint64_t due_ns;
 
     if (w->ready_head) {

@@ -602,6 +602,8 @@ bool fastload_start(Fastload *fl, GError **error)
 
     assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
     fl->start_ns = fastload_stats_now_ns();
+    /* Devices will load and touch memory: begin as if there were faults. */
+    fl->last_fault_ns = fl->start_ns;
     if (!fl->areas->len) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
                     "there is no memory to load");

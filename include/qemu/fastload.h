@@ -122,7 +122,7 @@ typedef struct FastloadStats {
     const char *io_name;       /* "io_uring" or "preadv"; static storage */
     uint32_t worker_count;
     uint64_t total_bytes;      /* of all regions */
-    uint64_t zero_bytes;       /* of those, zero in the snapshot: never read */
+    uint64_t zero_bytes;       /* of those, in pages without data in the file */
     uint64_t remaining_bytes;  /* trapped and not placed yet */
     uint64_t loaded_bytes[FASTLOAD_CLASS_MAX]; /* data placed, by class */
     uint64_t read_bytes;       /* from the file, re-reads included */

@@ -47,8 +47,15 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_STALL_ROUND_COUNT 5
 /* UFFDIO_COPY and friends answer EAGAIN while the address space changes. */
 #define FASTLOAD_PLACE_TRIES_MAX 1000000
-/* After a fault, so long the background keeps the device's queue short. */
+/*
+ * What a worker has in flight for the background.  The device's queue must
+ * not be the place where urgent reads wait: from a fault on, for as long as
+ * FASTLOAD_FAULT_QUIET_NS, the queue is kept short.
+ */
 #define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
+#define FASTLOAD_FLIGHT_BYTES_MAX (4u << 20)
+#define FASTLOAD_FLIGHT_BYTES_MIN (128u << 10)
+#define FASTLOAD_FLIGHT_COUNT_MAX 64
 
 #define FASTLOAD_BITS 64
 #define FASTLOAD_BIT_WORDS(n) (((n) + FASTLOAD_BITS - 1) / FASTLOAD_BITS)
@@ -168,13 +175,14 @@ struct FastloadRead {
     FastloadSpan span;
     uint64_t placed_bytes;  /* of the span, in order */
     uint8_t *buf;           /* buf[0] is the span's first byte */
+    FastloadSpan *extents;  /* what to read, the rest of it not issued yet */
+    uint32_t extent_idx;    /* the first with a rest */
     uint32_t extent_count;
     uint32_t inflight_count; /* of its requests */
     int32_t error;          /* the first one's, once its tries are used up */
     uint64_t error_file_off;
     uint64_t begin_ns;      /* urgent: when the fault message was read */
     bool is_retried;        /* counted in failing_count */
-    FastloadIoReq *reqs;
     FastloadRead *next;
 };
 
@@ -273,14 +281,18 @@ typedef struct FastloadWorker {
     /* worker thread only */
     const FastloadIoOps *io_ops;
     FastloadIo *io;
-    FastloadRead *reads;         /* all of them, one allocation */
+    FastloadRead *reads;         /* these three: one allocation each */
     FastloadIoReq *reqs;
+    FastloadSpan *extents;
+    FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
     FastloadRead *free_chunks;
+    FastloadRead *issuing;       /* background read with extents to issue */
+    uint64_t flight_bytes;       /* of background requests */
+    uint32_t flight_count;
     FastloadRead *ready_head;    /* background reads waiting to be placed */
     FastloadRead *ready_tail;
-    uint32_t inflight_count;     /* reads, of either class */
-    uint32_t chunk_count;        /* background reads taken, not finished */
+    uint32_t inflight_count;     /* requests, of either class */
     FastloadCounters counters;
 } FastloadWorker;
 
@@ -360,8 +372,8 @@ uint32_t fastload_sched_fault_room(Fastload *fl);
 bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns);
 /* A popped fault needs no read: somebody else placed or claimed the page. */
 void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault);
-/* How many chunks a worker may have in flight: few while faults come in. */
-uint32_t fastload_sched_chunk_depth(Fastload *fl, uint64_t now_ns);
+/* What a worker may have in flight for the background now. */
+uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns);
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadArea **ret_area,
                                uint64_t *ret_chunk_idx,

@@ -4,127 +4,340 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <sys/syscall.h>
+#include <linux/io_uring.h>
 #include "fastload-fixture.h"
 
-#define PAGE 4096u
+#define PAGE FIXTURE_PAGE_BYTES
 #define WORDS (PAGE / sizeof(uint64_t))
+#define HUGE_BYTES (2u << 20)
+#define NR_HUGEPAGES "/proc/sys/vm/nr_hugepages"
 
-static uint64_t fixture_word(uint64_t page_idx, uint64_t word)
+static struct {
+    char note[256];
+    char hugepages[32]; /* what to put back; empty: nothing was changed */
+} fixture;
+
+/* ---- deadline, notes ---- */
+
+static void fixture_say(const char *text)
 {
-    return (page_idx * WORDS + word + 1) * 0x9e3779b97f4a7c15ull;
+    if (write(STDERR_FILENO, text, strlen(text)) < 0) {
+        return;
+    }
 }
 
-static bool fixture_bit(const Fixture *f, uint64_t page_idx)
+static void fixture_put_back_hugepages(void)
+{
+    if (fixture.hugepages[0]) {
+        int fd = open(NR_HUGEPAGES, O_WRONLY | O_CLOEXEC);
+
+        if (fd < 0 || write(fd, fixture.hugepages,
+                            strlen(fixture.hugepages)) < 0) {
+            fixture_say("# " NR_HUGEPAGES " could not be put back\n");
+        }
+        if (fd >= 0) {
+            close(fd);
+        }
+        fixture.hugepages[0] = '\0';
+    }
+}
+
+/* On SIGABRT and SIGALRM; calls only what signal-safety(7) allows. */
+static void fixture_on_signal(int signal_number)
+{
+    if (fixture.note[0]) {
+        fixture_say("# ");
+        fixture_say(fixture.note);
+        fixture_say("\n");
+    }
+    fixture_put_back_hugepages();
+    if (signal_number == SIGALRM) {
+        fixture_say("# the deadline of a test has passed\n");
+        _exit(1);
+    }
+}
+
+void fixture_note(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_vsnprintf(fixture.note, sizeof(fixture.note), format, args);
+    va_end(args);
+}
+
+void fixture_note_clear(void)
+{
+    fixture.note[0] = '\0';
+}
+
+void fixture_restart_deadline(void)
+{
+    alarm(FIXTURE_DEADLINE_S);
+}
+
+void fixture_init(int *argc, char ***argv)
+{
+    struct sigaction action = {
+        .sa_handler = fixture_on_signal,
+        .sa_flags = SA_RESETHAND,
+    };
+
+    sigaction(SIGABRT, &action, NULL);
+    sigaction(SIGALRM, &action, NULL);
+    fixture_restart_deadline();
+    g_test_init(argc, argv, NULL);
+}
+
+/* ---- what is needed ---- */
+
+typedef struct FixtureTest {
+    uint32_t needs;
+    GTestDataFunc func;
+    const void *data;
+} FixtureTest;
+
+/* Returns 0 or an errno. */
+static int fixture_try_uring(void)
+{
+    struct io_uring_params params = { 0 };
+    int fd = syscall(SYS_io_uring_setup, 1, &params);
+
+    if (fd < 0) {
+        return errno;
+    }
+    close(fd);
+    return 0;
+}
+
+static void fixture_run_test(const void *opaque)
+{
+    const FixtureTest *test = opaque;
+    g_autoptr(GError) error = NULL;
+    int ret = test->needs & FIXTURE_NEEDS_URING ? fixture_try_uring() : 0;
+
+    if (ret) {
+        g_autofree char *reason = g_strdup_printf("no io_uring here: %s",
+                                                  g_strerror(ret));
+
+        g_test_skip(reason);
+    } else if ((test->needs & FIXTURE_NEEDS_UFFD) && !fastload_probe(&error)) {
+        g_test_skip(error->message);
+    } else {
+        fixture_restart_deadline();
+        test->func(test->data);
+        fixture_note_clear();
+    }
+}
+
+void fixture_add_test(const char *path, uint32_t needs, GTestDataFunc func,
+                      const void *data)
+{
+    FixtureTest *test = g_new(FixtureTest, 1);
+
+    *test = (FixtureTest) { .needs = needs, .func = func, .data = data };
+    g_test_add_data_func_full(path, test, fixture_run_test, g_free);
+}
+
+/* ---- file ---- */
+
+static uint64_t fixture_pattern(uint64_t page_idx, uint64_t word_idx)
+{
+    return (page_idx * WORDS + word_idx + 1) * 0x9e3779b97f4a7c15ull;
+}
+
+bool fixture_page_has_data(const Fixture *f, uint64_t page_idx)
 {
     return f->data_bits[page_idx / 64] >> (page_idx % 64) & 1;
 }
 
-static void fixture_write_file(Fixture *f, FixtureHasData *has_data)
+uint64_t fixture_page_count(const Fixture *f)
 {
-    uint64_t count = f->len_bytes / PAGE;
+    return f->len_bytes / PAGE;
+}
+
+uint64_t fixture_word(const Fixture *f, uint64_t page_idx, uint64_t word_idx)
+{
+    return fixture_page_has_data(f, page_idx)
+        ? fixture_pattern(page_idx, word_idx) : 0;
+}
+
+void fixture_write_file(Fixture *f)
+{
     g_autofree uint64_t *page = g_malloc(PAGE);
     uint64_t i, w;
 
-    for (i = 0; i < count; i++) {
-        if (has_data(i)) {
-            f->data_bits[i / 64] |= 1ull << (i % 64);
-        }
+    for (i = 0; i < fixture_page_count(f); i++) {
+        bool has_data = fixture_page_has_data(f, i);
+
         for (w = 0; w < WORDS; w++) {
-            page[w] = has_data(i) ? fixture_word(i, w) : 0xdeadull;
+            page[w] = has_data ? fixture_pattern(i, w) : 0xdeadull;
         }
-        if (has_data(i) || i % 7 == 0) {
+        if (has_data || i % 7 == 0) {
             g_assert_cmpint(pwrite(f->fd, page, PAGE, f->file_off + i * PAGE),
                             ==, PAGE);
         }
-    }
-    for (i = 0; i < count; i += f->page_bytes / PAGE) {
-        bool any = false;
-
-        for (w = 0; w < f->page_bytes / PAGE; w++) {
-            any = any || fixture_bit(f, i + w);
-        }
-        f->data_bytes += any ? f->page_bytes : 0;
     }
     g_assert_cmpint(ftruncate(f->fd, f->file_off + f->len_bytes + PAGE),
                     ==, 0);
 }
 
-static bool fixture_map(Fixture *f, FixtureMemory memory)
+static void fixture_set_bits(Fixture *f, FixtureHasData *has_data)
 {
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    void *hva;
+    uint64_t count = fixture_page_count(f);
+    uint64_t i, k;
+
+    f->data_bits = g_new0(uint64_t, count / 64 + 1);
+    for (i = 0; i < count; i++) {
+        if (has_data(i)) {
+            f->data_bits[i / 64] |= 1ull << (i % 64);
+        }
+    }
+    for (i = 0; i < count; i += f->page_bytes / PAGE) {
+        bool any = false;
+
+        for (k = 0; k < f->page_bytes / PAGE; k++) {
+            any = any || fixture_page_has_data(f, i + k);
+        }
+        f->data_bytes += any ? f->page_bytes : 0;
+    }
+}
+
+static int fixture_temp_file(void)
+{
+    g_autofree char *name = NULL;
+    int fd = g_file_open_tmp("fastload-test-XXXXXX", &name, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    unlink(name);
+    return fd;
+}
+
+/* ---- memory ---- */
+
+/* Root may have huge pages for the time of a test. */
+static void fixture_get_hugepages(uint64_t map_bytes)
+{
+    g_autofree char *old = NULL;
+    g_autofree char *want = NULL;
+    int fd;
+
+    if (!g_file_get_contents(NR_HUGEPAGES, &old, NULL, NULL)) {
+        return;
+    }
+    fd = open(NR_HUGEPAGES, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return;
+    }
+    g_strlcpy(fixture.hugepages, old, sizeof(fixture.hugepages));
+    want = g_strdup_printf("%" PRIu64 "\n", g_ascii_strtoull(old, NULL, 10) +
+                           map_bytes / HUGE_BYTES);
+    if (write(fd, want, strlen(want)) < 0) {
+        fixture.hugepages[0] = '\0';
+    }
+    close(fd);
+}
+
+static int fixture_memory_fd(FixtureMemory memory, uint64_t map_bytes)
+{
+    g_autofree uint8_t *rubbish = NULL;
+    uint64_t at;
+    int fd;
 
     switch (memory) {
-    case FIXTURE_ANON:
-        break;
-    case FIXTURE_HUGETLB:
-        flags |= MAP_HUGETLB;
-        f->page_bytes = 2 << 20;
-        break;
     case FIXTURE_SHARED:
-        flags = MAP_SHARED;
-        f->memory_fd = memfd_create("fixture", MFD_CLOEXEC);
-        g_assert_cmpint(f->memory_fd, >=, 0);
-        g_assert_cmpint(ftruncate(f->memory_fd, f->len_bytes), ==, 0);
+        fd = memfd_create("fixture", MFD_CLOEXEC);
+        g_assert_cmpint(fd, >=, 0);
+        g_assert_cmpint(ftruncate(fd, map_bytes), ==, 0);
+        return fd;
+    case FIXTURE_PRIVATE_FILE:
+        fd = fixture_temp_file();
+        rubbish = g_malloc(PAGE);
+        memset(rubbish, 0xa5, PAGE);
+        for (at = 0; at < map_bytes; at += PAGE) {
+            g_assert_cmpint(pwrite(fd, rubbish, PAGE, at), ==, PAGE);
+        }
+        return fd;
+    case FIXTURE_ANON:
+    case FIXTURE_HUGETLB:
         break;
-    case FIXTURE_PRIVATE_FILE: {
-        g_autofree char *name = NULL;
+    }
+    return -1;
+}
 
-        flags = MAP_PRIVATE;
-        f->memory_fd = g_file_open_tmp("fastload-memory-XXXXXX", &name, NULL);
-        g_assert_cmpint(f->memory_fd, >=, 0);
-        unlink(name);
-        g_assert_cmpint(ftruncate(f->memory_fd, f->len_bytes), ==, 0);
-        break;
+static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
+{
+    int flags = memory == FIXTURE_SHARED ? MAP_SHARED : MAP_PRIVATE;
+    void *map;
+
+    /* Room to begin wherever we like relative to 2 MiB. */
+    f->map_bytes = f->len_bytes + skew_bytes + HUGE_BYTES;
+    if (memory == FIXTURE_HUGETLB) {
+        f->map_bytes = f->len_bytes;
+        f->page_bytes = HUGE_BYTES;
+        flags |= MAP_HUGETLB;
+        fixture_get_hugepages(f->map_bytes);
     }
+    f->memory_fd = fixture_memory_fd(memory, f->map_bytes);
+    if (f->memory_fd < 0) {
+        flags |= MAP_ANONYMOUS | MAP_NORESERVE;
     }
-    hva = mmap(NULL, f->len_bytes, PROT_READ | PROT_WRITE, flags,
+    map = mmap(NULL, f->map_bytes, PROT_READ | PROT_WRITE, flags,
                f->memory_fd, 0);
-    if (hva == MAP_FAILED) {
-        f->hva = NULL;
+    if (map == MAP_FAILED) {
         return false;
     }
-    f->hva = hva;
+    f->map = map;
     if (memory == FIXTURE_HUGETLB) {
+        f->hva = f->map;
         /* No reservation was made: are there as many pages? */
-        return madvise(hva, f->len_bytes, MADV_POPULATE_WRITE) == 0 &&
-               madvise(hva, f->len_bytes, MADV_DONTNEED) == 0;
+        return madvise(map, f->map_bytes, MADV_POPULATE_WRITE) == 0 &&
+               madvise(map, f->map_bytes, MADV_DONTNEED) == 0;
     }
+    f->hva = (uint8_t *)(((uintptr_t)map + HUGE_BYTES - 1) /
+                         HUGE_BYTES * HUGE_BYTES) + skew_bytes;
+    g_assert_true(f->hva + f->len_bytes <= f->map + f->map_bytes);
     return true;
+}
+
+Fixture *fixture_new_skewed(FixtureMemory memory, uint64_t page_count,
+                            uint64_t skew_count, FixtureHasData *has_data)
+{
+    Fixture *f = g_new0(Fixture, 1);
+
+    fixture_restart_deadline();
+    f->memory_fd = -1;
+    f->page_bytes = PAGE;
+    f->len_bytes = page_count * PAGE;
+    f->file_off = 3 * PAGE;
+    f->fd = fixture_temp_file();
+    if (!fixture_map(f, memory, skew_count * PAGE)) {
+        g_test_skip("not enough free huge pages (vm.nr_hugepages)");
+        fixture_free(f);
+        return NULL;
+    }
+    fixture_set_bits(f, has_data);
+    fixture_write_file(f);
+    return f;
 }
 
 Fixture *fixture_new(FixtureMemory memory, uint64_t page_count,
                      FixtureHasData *has_data)
 {
-    Fixture *f = g_new0(Fixture, 1);
-    g_autofree char *name = NULL;
-
-    f->memory_fd = -1;
-    f->page_bytes = PAGE;
-    f->len_bytes = page_count * PAGE;
-    f->file_off = 3 * PAGE;
-    f->data_bits = g_new0(uint64_t, page_count / 64 + 1);
-    f->fd = g_file_open_tmp("fastload-test-XXXXXX", &name, NULL);
-    g_assert_cmpint(f->fd, >=, 0);
-    unlink(name);
-    if (!fixture_map(f, memory)) {
-        g_test_skip("not enough free huge pages (vm.nr_hugepages)");
-        fixture_free(f);
-        return NULL;
-    }
-    fixture_write_file(f, has_data);
-    return f;
+    return fixture_new_skewed(memory, page_count, 0, has_data);
 }
 
 void fixture_free(Fixture *f)
 {
-    if (f->hva) {
-        munmap(f->hva, f->len_bytes);
+    if (f->map) {
+        munmap(f->map, f->map_bytes);
     }
     if (f->memory_fd >= 0) {
         close(f->memory_fd);
     }
     close(f->fd);
+    fixture_put_back_hugepages();
     g_free(f->data_bits);
     g_free(f);
 }
@@ -141,14 +354,18 @@ void fixture_region(const Fixture *f, FastloadRegion *ret_region)
     };
 }
 
+uint64_t *fixture_page(const Fixture *f, uint64_t page_idx)
+{
+    return (uint64_t *)(f->hva + page_idx * PAGE);
+}
+
 bool fixture_page_is_right(const Fixture *f, uint64_t page_idx)
 {
-    const uint64_t *page = (uint64_t *)(f->hva + page_idx * PAGE);
-    bool has_data = fixture_bit(f, page_idx);
+    const uint64_t *page = fixture_page(f, page_idx);
     uint64_t w;
 
     for (w = 0; w < WORDS; w++) {
-        if (page[w] != (has_data ? fixture_word(page_idx, w) : 0)) {
+        if (page[w] != fixture_word(f, page_idx, w)) {
             return false;
         }
     }
@@ -159,10 +376,18 @@ uint64_t fixture_wrong_count(const Fixture *f)
 {
     uint64_t i, wrong = 0;
 
-    for (i = 0; i < f->len_bytes / PAGE; i++) {
+    for (i = 0; i < fixture_page_count(f); i++) {
         wrong += !fixture_page_is_right(f, i);
     }
     return wrong;
+}
+
+bool fixture_page_is_resident(const Fixture *f, uint64_t page_idx)
+{
+    unsigned char vec;
+
+    g_assert_cmpint(mincore(fixture_page(f, page_idx), PAGE, &vec), ==, 0);
+    return vec & 1;
 }
 
 bool fixture_all_data(uint64_t page_idx)
@@ -177,7 +402,7 @@ bool fixture_all_zero(uint64_t page_idx)
 
 bool fixture_mixed(uint64_t page_idx)
 {
-    switch (page_idx / 512 % 6) {
+    switch (page_idx / FIXTURE_CHUNK_PAGE_COUNT % 6) {
     case 0:
         return true;
     case 1:
@@ -185,10 +410,171 @@ bool fixture_mixed(uint64_t page_idx)
     case 2:
         return page_idx / 5 % 3 == 0;
     case 3:
-        return page_idx % 512 == 300;
+        return page_idx % FIXTURE_CHUNK_PAGE_COUNT == 300;
     case 4:
         return false;
     default:
         return page_idx / 1536 % 2;
     }
+}
+
+/* ---- events ---- */
+
+void fixture_events_init(FixtureEvents *events)
+{
+    memset(events, 0, sizeof(*events));
+    g_mutex_init(&events->lock);
+    g_cond_init(&events->cond);
+}
+
+void fixture_events_clear(FixtureEvents *events)
+{
+    g_mutex_clear(&events->lock);
+    g_cond_clear(&events->cond);
+}
+
+void fixture_events_func(FastloadEvent event, const FastloadFailure *failure,
+                         void *opaque)
+{
+    FixtureEvents *events = opaque;
+
+    g_mutex_lock(&events->lock);
+    g_assert_true((event == FASTLOAD_EVENT_STALLED) == (failure != NULL));
+    if (events->count < G_N_ELEMENTS(events->events)) {
+        events->events[events->count++] = event;
+    }
+    if (failure) {
+        events->failure = *failure;
+    }
+    g_cond_broadcast(&events->cond);
+    g_mutex_unlock(&events->lock);
+}
+
+static uint32_t events_count_locked(const FixtureEvents *events,
+                                    FastloadEvent event)
+{
+    uint32_t i, count = 0;
+
+    for (i = 0; i < events->count; i++) {
+        count += events->events[i] == event;
+    }
+    return count;
+}
+
+uint32_t fixture_events_count(FixtureEvents *events, FastloadEvent event)
+{
+    uint32_t count;
+
+    g_mutex_lock(&events->lock);
+    count = events_count_locked(events, event);
+    g_mutex_unlock(&events->lock);
+    return count;
+}
+
+void fixture_events_wait(FixtureEvents *events, FastloadEvent event)
+{
+    g_mutex_lock(&events->lock);
+    while (!events_count_locked(events, event)) {
+        g_cond_wait(&events->cond, &events->lock);
+    }
+    g_mutex_unlock(&events->lock);
+}
+
+/* ---- touchers ---- */
+
+static void *toucher_main(void *opaque)
+{
+    FixtureToucher *t = opaque;
+    g_autoptr(GRand) rand = g_rand_new_with_seed(t->seed);
+    uint32_t i;
+
+    for (i = 0; i < t->touch_count; i++) {
+        uint64_t page = g_rand_int_range(rand, 0, fixture_page_count(t->f));
+
+        t->wrong_count += !fixture_page_is_right(t->f, page);
+    }
+    __atomic_store_n(&t->is_done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void *toucher_page_main(void *opaque)
+{
+    FixtureToucher *t = opaque;
+
+    t->wrong_count = !fixture_page_is_right(t->f, t->seed);
+    __atomic_store_n(&t->is_done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+void fixture_toucher_start(FixtureToucher *t, const Fixture *f, uint32_t seed,
+                           uint32_t touch_count)
+{
+    *t = (FixtureToucher) {
+        .f = f, .seed = seed, .touch_count = touch_count,
+    };
+    t->thread = g_thread_new("toucher", toucher_main, t);
+}
+
+void fixture_toucher_start_page(FixtureToucher *t, const Fixture *f,
+                                uint64_t page_idx)
+{
+    *t = (FixtureToucher) { .f = f, .seed = page_idx };
+    t->thread = g_thread_new("toucher", toucher_page_main, t);
+}
+
+bool fixture_toucher_is_done(FixtureToucher *t)
+{
+    return __atomic_load_n(&t->is_done, __ATOMIC_ACQUIRE);
+}
+
+uint32_t fixture_toucher_join(FixtureToucher *t)
+{
+    g_thread_join(t->thread);
+    return t->wrong_count;
+}
+
+/* ---- use ---- */
+
+static uint32_t use_count_tasks(void)
+{
+    GDir *dir = g_dir_open("/proc/self/task", 0, NULL);
+    uint32_t count = 0;
+
+    g_assert_nonnull(dir);
+    while (g_dir_read_name(dir)) {
+        count++;
+    }
+    g_dir_close(dir);
+    return count;
+}
+
+void fixture_use_get(FixtureUse *ret_use)
+{
+    FixtureUse use = { .thread_count = use_count_tasks() };
+    GDir *dir = g_dir_open("/proc/self/fd", 0, NULL);
+    const char *name;
+
+    g_assert_nonnull(dir);
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_strdup_printf("/proc/self/fd/%s", name);
+        g_autofree char *to = g_file_read_link(path, NULL);
+
+        use.fd_count++;
+        use.uffd_count += to && strstr(to, "userfaultfd");
+        use.uring_count += to && strstr(to, "io_uring");
+    }
+    g_dir_close(dir);
+    *ret_use = use;
+}
+
+void fixture_use_check(const FixtureUse *before)
+{
+    FixtureUse now;
+
+    /* A joined thread stays in /proc for an instant: it is still exiting. */
+    fixture_wait_until(use_count_tasks() <= before->thread_count);
+    fixture_use_get(&now);
+    g_assert_cmpuint(now.uffd_count, ==, before->uffd_count);
+    g_assert_cmpuint(now.uring_count, ==, before->uring_count);
+    g_assert_cmpuint(now.fd_count, ==, before->fd_count);
 }

@@ -5,23 +5,37 @@
  *
  * The file's pages hold a pattern that names their index; pages that the
  * bitmap calls zero hold rubbish in the file, as stale pages of a live save
- * do, so that a loader that reads holes as data is caught.
+ * do, so that a loader that reads holes as data is caught.  A test that hangs
+ * is ended by a deadline; one that fails says its note first.
  */
 #ifndef FASTLOAD_FIXTURE_H
 #define FASTLOAD_FIXTURE_H
 
 #include "qemu/fastload.h"
 
+#define FIXTURE_PAGE_BYTES 4096u
+#define FIXTURE_CHUNK_PAGE_COUNT 512u
+/* No test, and no wait in one, takes longer. */
+#define FIXTURE_DEADLINE_S 60
+
+#if defined(__SANITIZE_THREAD__)
+#define FIXTURE_IS_TSAN 1
+#else
+#define FIXTURE_IS_TSAN 0
+#endif
+
 typedef enum FixtureMemory {
     FIXTURE_ANON,
     FIXTURE_SHARED,  /* memfd */
     FIXTURE_HUGETLB, /* 2 MiB pages */
-    FIXTURE_PRIVATE_FILE, /* cannot be trapped */
+    FIXTURE_PRIVATE_FILE, /* cannot be trapped, and full of rubbish */
 } FixtureMemory;
 
 typedef struct Fixture {
     int fd;
     int memory_fd;
+    uint8_t *map;            /* what was mapped; the region lies in it */
+    uint64_t map_bytes;
     uint8_t *hva;
     uint64_t len_bytes;
     uint64_t file_off;
@@ -33,22 +47,109 @@ typedef struct Fixture {
 /* Says whether page @page_idx (of 4096 bytes) has data. */
 typedef bool FixtureHasData(uint64_t page_idx);
 
+/* Sets up deadline and notes, then g_test_init(). */
+void fixture_init(int *argc, char ***argv);
+/* What a failure prints first: a seed, a round. */
+void fixture_note(const char *format, ...) G_GNUC_PRINTF(1, 2);
+void fixture_note_clear(void);
+/*
+ * As g_test_add_data_func(); the test is skipped, visibly, where this process
+ * may not have what it @needs.
+ */
+typedef enum FixtureNeeds {
+    FIXTURE_NEEDS_URING = 1,
+    FIXTURE_NEEDS_UFFD = 2,
+} FixtureNeeds;
+
+void fixture_add_test(const char *path, uint32_t needs, GTestDataFunc func,
+                      const void *data);
+/* Starts the deadline anew; fixture_new() does it too. */
+void fixture_restart_deadline(void);
+
 /*
  * NULL when this kind of memory cannot be had; the test was then skipped.
  * @page_count: pages of 4096 bytes; a multiple of 512 for FIXTURE_HUGETLB
  */
 Fixture *fixture_new(FixtureMemory memory, uint64_t page_count,
                      FixtureHasData *has_data);
+/* As above; the region begins @skew_count pages past a multiple of 2 MiB. */
+Fixture *fixture_new_skewed(FixtureMemory memory, uint64_t page_count,
+                            uint64_t skew_count, FixtureHasData *has_data);
 void fixture_free(Fixture *f);
+/* Puts back what was cut off the end of the file. */
+void fixture_write_file(Fixture *f);
 void fixture_region(const Fixture *f, FastloadRegion *ret_region);
+bool fixture_page_has_data(const Fixture *f, uint64_t page_idx);
+uint64_t fixture_page_count(const Fixture *f);
+/* Word @word_idx of page @page_idx as the snapshot has it. */
+uint64_t fixture_word(const Fixture *f, uint64_t page_idx, uint64_t word_idx);
+uint64_t *fixture_page(const Fixture *f, uint64_t page_idx);
 /* Does the page hold what the snapshot says?  Touches the page. */
 bool fixture_page_is_right(const Fixture *f, uint64_t page_idx);
 /* Pages that are wrong, of all. */
 uint64_t fixture_wrong_count(const Fixture *f);
+/* Is the page there?  Does not touch it. */
+bool fixture_page_is_resident(const Fixture *f, uint64_t page_idx);
 
 bool fixture_all_data(uint64_t page_idx);
 bool fixture_all_zero(uint64_t page_idx);
 /* Runs and single pages of both kinds, dense and sparse chunks, wide holes. */
 bool fixture_mixed(uint64_t page_idx);
+
+/* ---- loads ---- */
+
+/* The events of one load, in order. */
+typedef struct FixtureEvents {
+    GMutex lock;
+    GCond cond;
+    uint32_t count;
+    FastloadEvent events[64];
+    FastloadFailure failure; /* of the last STALLED */
+} FixtureEvents;
+
+void fixture_events_init(FixtureEvents *events);
+void fixture_events_clear(FixtureEvents *events);
+FastloadEventFunc fixture_events_func; /* @opaque: a FixtureEvents */
+uint32_t fixture_events_count(FixtureEvents *events, FastloadEvent event);
+void fixture_events_wait(FixtureEvents *events, FastloadEvent event);
+
+/* Waits, a turn of the scheduler at a time, until @condition holds. */
+#define fixture_wait_until(condition) \
+    do { \
+        while (!(condition)) { \
+            g_usleep(100); \
+        } \
+    } while (0)
+
+/* Reads random pages and counts what is wrong. */
+typedef struct FixtureToucher {
+    const Fixture *f;
+    uint32_t seed;
+    uint32_t touch_count;
+    uint32_t wrong_count; /* valid after the join */
+    uint32_t is_done;     /* atomic */
+    GThread *thread;
+} FixtureToucher;
+
+void fixture_toucher_start(FixtureToucher *t, const Fixture *f, uint32_t seed,
+                           uint32_t touch_count);
+/* Touches just @page_idx. */
+void fixture_toucher_start_page(FixtureToucher *t, const Fixture *f,
+                                uint64_t page_idx);
+bool fixture_toucher_is_done(FixtureToucher *t);
+/* Returns the number of wrong pages it has seen. */
+uint32_t fixture_toucher_join(FixtureToucher *t);
+
+/* What a process holds: a load leaves as much as it found. */
+typedef struct FixtureUse {
+    uint32_t thread_count;
+    uint32_t fd_count;
+    uint32_t uffd_count;
+    uint32_t uring_count;
+} FixtureUse;
+
+void fixture_use_get(FixtureUse *ret_use);
+/* Asserts that it is as much as @before. */
+void fixture_use_check(const FixtureUse *before);
 
 #endif /* FASTLOAD_FIXTURE_H */

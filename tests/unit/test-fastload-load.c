@@ -6,57 +6,102 @@
 #include "qemu/osdep.h"
 #include "fastload-fixture.h"
 
-#define PAGE_COUNT 12345u
-#define HUGE_PAGE_COUNT (512u * 12)
+#define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
+/* All patterns of fixture_mixed(), and an odd end. */
+#define PAGE_COUNT (13 * CHUNK_PAGES + 39)
+#define HUGE_PAGE_COUNT (13 * CHUNK_PAGES)
+#define TOUCHER_COUNT 3
 
-typedef struct Toucher {
-    const Fixture *f;
-    uint32_t seed;
-    uint32_t touch_count;
-    uint32_t wrong_count;
-} Toucher;
+typedef struct LoadCase {
+    FastloadIoKind io_kind;
+    FixtureMemory memory;
+    uint32_t worker_count;
+    FixtureHasData *has_data;
+} LoadCase;
 
-static void *toucher_main(void *opaque)
+static const char *load_io_name(FastloadIoKind io_kind)
 {
-    Toucher *t = opaque;
-    g_autoptr(GRand) rand = g_rand_new_with_seed(t->seed);
-    uint32_t i;
+    return io_kind == FASTLOAD_IO_PREADV ? "preadv" : "io_uring";
+}
 
-    for (i = 0; i < t->touch_count; i++) {
-        uint64_t page = g_rand_int_range(rand, 0, t->f->len_bytes / 4096);
+static Fastload *load_new(int fd, FastloadIoKind io_kind,
+                          uint32_t worker_count, FixtureEvents *events)
+{
+    FastloadConfig config = {
+        .worker_count = worker_count,
+        .io_kind = io_kind,
+        .event_func = events ? fixture_events_func : NULL,
+        .event_opaque = events,
+    };
+    GError *error = NULL;
+    Fastload *fl = fastload_new(fd, &config, &error);
 
-        t->wrong_count += !fixture_page_is_right(t->f, page);
-    }
-    return NULL;
+    g_assert_no_error(error);
+    g_assert_nonnull(fl);
+    return fl;
+}
+
+static void load_add(Fastload *fl, const FastloadRegion *region)
+{
+    GError *error = NULL;
+    bool is_added = fastload_add_region(fl, region, &error);
+
+    g_assert_no_error(error);
+    g_assert_true(is_added);
+}
+
+static void load_go(Fastload *fl)
+{
+    GError *error = NULL;
+    bool is_started = fastload_start(fl, &error);
+
+    g_assert_no_error(error);
+    g_assert_true(is_started);
 }
 
 static Fastload *load_start(const Fixture *f, FastloadIoKind io_kind,
                             uint32_t worker_count)
 {
-    FastloadConfig config = {
-        .worker_count = worker_count, .io_kind = io_kind,
-    };
+    Fastload *fl = load_new(f->fd, io_kind, worker_count, NULL);
     FastloadRegion region;
-    GError *error = NULL;
-    Fastload *fl = fastload_new(f->fd, &config, &error);
 
-    g_assert_no_error(error);
     fixture_region(f, &region);
-    fastload_add_region(fl, &region, &error);
-    g_assert_no_error(error);
-    fastload_start(fl, &error);
-    g_assert_no_error(error);
+    load_add(fl, &region);
+    load_go(fl);
     return fl;
 }
 
-static void load_check(FixtureMemory memory, FastloadIoKind io_kind,
-                       uint32_t worker_count, FixtureHasData *has_data)
+static void load_wait(Fastload *fl)
 {
-    uint64_t pages = memory == FIXTURE_HUGETLB ? HUGE_PAGE_COUNT : PAGE_COUNT;
-    Fixture *f = fixture_new(memory, pages, has_data);
-    Toucher touchers[3];
-    GThread *threads[3];
     GError *error = NULL;
+    bool is_completed = fastload_wait(fl, &error);
+
+    g_assert_no_error(error);
+    g_assert_true(is_completed);
+}
+
+static uint64_t load_data_bytes(const FastloadStats *stats)
+{
+    uint64_t bytes = 0;
+    uint32_t i;
+
+    for (i = 0; i < FASTLOAD_CLASS_MAX; i++) {
+        bytes += stats->loaded_bytes[i];
+    }
+    return bytes;
+}
+
+/* ---- the matrix: backend, memory, content, workers ---- */
+
+static void test_load(const void *opaque)
+{
+    /* Touched while it loads and looked at after it, every page is right. */
+    const LoadCase *lc = opaque;
+    bool is_huge = lc->memory == FIXTURE_HUGETLB;
+    Fixture *f = fixture_new(lc->memory,
+                             is_huge ? HUGE_PAGE_COUNT : PAGE_COUNT,
+                             lc->has_data);
+    FixtureToucher touchers[TOUCHER_COUNT];
     FastloadStats stats;
     Fastload *fl;
     int i;
@@ -64,41 +109,577 @@ static void load_check(FixtureMemory memory, FastloadIoKind io_kind,
     if (!f) {
         return;
     }
-    fl = load_start(f, io_kind, worker_count);
-    for (i = 0; i < 3; i++) {
-        touchers[i] = (Toucher) { .f = f, .seed = i, .touch_count = 2000 };
-        threads[i] = g_thread_new("toucher", toucher_main, &touchers[i]);
+    fl = load_start(f, lc->io_kind, lc->worker_count);
+    for (i = 0; i < TOUCHER_COUNT; i++) {
+        fixture_toucher_start(&touchers[i], f, i, 1000);
     }
-    for (i = 0; i < 3; i++) {
-        g_thread_join(threads[i]);
-        g_assert_cmpuint(touchers[i].wrong_count, ==, 0);
+    for (i = 0; i < TOUCHER_COUNT; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }
-    g_assert_true(fastload_wait(fl, &error));
-    g_assert_no_error(error);
-    fastload_get_stats(fl, &stats);
-    g_assert_cmpuint(stats.remaining_bytes, ==, 0);
-    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_URGENT] +
-                     stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND],
-                     ==, f->data_bytes);
-    g_assert_cmpstr(stats.io_name, ==,
-                    io_kind == FASTLOAD_IO_PREADV ? "preadv" : "io_uring");
+    load_wait(fl);
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpstr(stats.io_name, ==, load_io_name(lc->io_kind));
+    g_assert_cmpuint(stats.worker_count, ==, lc->worker_count);
+    g_assert_cmpuint(stats.remaining_bytes, ==, 0);
+    g_assert_cmpuint(load_data_bytes(&stats), ==, f->data_bytes);
     fastload_free(fl);
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
     fixture_free(f);
 }
 
-static void test_mixed(const void *io_kind)
+/* ---- memory that is not trapped ---- */
+
+static void load_check_eager(const LoadCase *lc, FixtureMemory memory,
+                             bool is_eager)
 {
-    load_check(FIXTURE_ANON, GPOINTER_TO_INT(io_kind), 2, fixture_mixed);
+    Fixture *f = fixture_new(memory, PAGE_COUNT, fixture_mixed);
+    Fastload *fl = load_new(f->fd, lc->io_kind, 2, NULL);
+    FastloadRegion region;
+    FastloadStats stats;
+
+    fixture_region(f, &region);
+    region.is_eager = is_eager;
+    load_add(fl, &region);
+    load_go(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.remaining_bytes, ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.fault_count, ==, 0);
+    g_assert_cmpuint(load_data_bytes(&stats), ==, f->data_bytes);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
+static void test_private_file_is_loaded_by_start(const void *opaque)
+{
+    /* Memory that cannot be trapped is complete, zeros too, after start. */
+    load_check_eager(opaque, FIXTURE_PRIVATE_FILE, false);
+}
+
+static void test_eager_region_is_loaded_by_start(const void *opaque)
+{
+    /* A region that asks for it is loaded by start though it could wait. */
+    load_check_eager(opaque, FIXTURE_ANON, true);
+}
+
+static void test_all_zero_registers_nothing(const void *opaque)
+{
+    /* A snapshot of zeros is complete at once; touching it faults nobody. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_all_zero);
+    Fastload *fl = load_start(f, lc->io_kind, 2);
+    FastloadStats stats;
+
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.remaining_bytes, ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.fault_count, ==, 0);
+    g_assert_cmpuint(stats.read_bytes, ==, 0);
+    g_assert_cmpuint(stats.zero_bytes, ==, stats.total_bytes);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
+static bool load_far_apart(uint64_t page_idx)
+{
+    return page_idx / CHUNK_PAGES % 4 == 1;
+}
+
+static void test_zero_runs_cost_nothing(const void *opaque)
+{
+    /* Zeros of 2 MiB and more are neither read nor populated. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 12 * CHUNK_PAGES, load_far_apart);
+    Fastload *fl = load_start(f, lc->io_kind, 2);
+    FastloadStats stats;
+    uint64_t i;
+
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.read_bytes, ==, f->data_bytes);
+    for (i = 0; i < fixture_page_count(f); i++) {
+        g_assert_true(fixture_page_is_resident(f, i) ==
+                      fixture_page_has_data(f, i));
+    }
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+/* ---- shapes ---- */
+
+static void test_unaligned_memory(const void *opaque)
+{
+    /* A region may begin and end anywhere in the grid of 2 MiB. */
+    static const uint64_t skews[] = { 1, 123, 511 };
+    const LoadCase *lc = opaque;
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(skews); i++) {
+        Fixture *f = fixture_new_skewed(FIXTURE_ANON, 7 * CHUNK_PAGES + 300,
+                                        skews[i], fixture_mixed);
+        Fastload *fl = load_start(f, lc->io_kind, 2);
+        FixtureToucher toucher;
+
+        fixture_toucher_start(&toucher, f, i, 500);
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+        load_wait(fl);
+        fastload_free(fl);
+        g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+        fixture_free(f);
+    }
+}
+
+static void test_one_page(const void *opaque)
+{
+    /* The smallest region there is. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new_skewed(FIXTURE_ANON, 1, 17, fixture_all_data);
+    Fastload *fl = load_start(f, lc->io_kind, 8);
+
+    load_wait(fl);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_many_regions(const void *opaque)
+{
+    /* A snapshot of many regions, handed over in any order. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new_skewed(FIXTURE_SHARED, 5 * CHUNK_PAGES, 64,
+                                    fixture_mixed);
+    Fastload *fl = load_new(f->fd, lc->io_kind, 2, NULL);
+    FixtureToucher toucher;
+    FastloadStats stats;
+    FastloadRegion whole;
+    int i;
+
+    fixture_region(f, &whole);
+    for (i = 39; i >= 0; i--) {
+        FastloadRegion part = whole;
+
+        /* Words of the bitmap: 64 pages each. */
+        part.hva = f->hva + i * 64 * FIXTURE_PAGE_BYTES;
+        part.file_off += i * 64 * FIXTURE_PAGE_BYTES;
+        part.len_bytes = 64 * FIXTURE_PAGE_BYTES;
+        part.data_bits += i;
+        load_add(fl, &part);
+    }
+    load_go(fl);
+    fixture_toucher_start(&toucher, f, 1, 1000);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.total_bytes, ==, f->len_bytes);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_kinds_of_memory_together(const void *opaque)
+{
+    /* One load of a trapped and of an eager region of the same file. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 3 * CHUNK_PAGES, fixture_mixed);
+    Fixture *other = fixture_new(FIXTURE_PRIVATE_FILE, 3 * CHUNK_PAGES,
+                                 fixture_mixed);
+    Fastload *fl = load_new(f->fd, lc->io_kind, 2, NULL);
+    FastloadRegion region;
+
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    region.hva = other->hva; /* of the first one's file: they are alike */
+    load_add(fl, &region);
+    load_go(fl);
+    g_assert_cmpuint(fixture_wrong_count(other), ==, 0);
+    load_wait(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fastload_free(fl);
+    fixture_free(f);
+    fixture_free(other);
+}
+
+static void test_two_at_once(const void *opaque)
+{
+    /* Two loads in one process do not know of each other. */
+    const LoadCase *lc = opaque;
+    Fixture *f[2];
+    Fastload *fl[2];
+    FixtureToucher touchers[2];
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        f[i] = fixture_new(i ? FIXTURE_SHARED : FIXTURE_ANON, PAGE_COUNT,
+                           fixture_mixed);
+    }
+    for (i = 0; i < 2; i++) {
+        fl[i] = load_start(f[i], lc->io_kind, 2);
+        fixture_toucher_start(&touchers[i], f[i], i, 1000);
+    }
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+        load_wait(fl[i]);
+        g_assert_cmpuint(fixture_wrong_count(f[i]), ==, 0);
+        fastload_free(fl[i]);
+        fixture_free(f[i]);
+    }
+}
+
+static void test_direct_io(const void *opaque)
+{
+    /* A descriptor with O_DIRECT loads as any other. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
+    FixtureToucher toucher;
+    Fastload *fl;
+
+    if (fcntl(f->fd, F_SETFL, O_DIRECT) < 0) {
+        g_test_skip("the file system of TMPDIR has no O_DIRECT");
+        fixture_free(f);
+        return;
+    }
+    fl = load_start(f, lc->io_kind, 2);
+    fixture_toucher_start(&toucher, f, 1, 500);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    load_wait(fl);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+/* ---- a guest that writes ---- */
+
+#define WRITER_COUNT 4
+#define WRITTEN_WORD 11
+
+typedef struct Writer {
+    Fixture *f;
+    uint32_t idx;
+    uint32_t wrong_count;
+    GThread *thread;
+} Writer;
+
+static uint64_t writer_mark(uint64_t page_idx)
+{
+    return ~page_idx;
+}
+
+static void *writer_main(void *opaque)
+{
+    Writer *w = opaque;
+    g_autoptr(GRand) rand = g_rand_new_with_seed(w->idx);
+    uint32_t i;
+
+    for (i = 0; i < 1500; i++) {
+        uint64_t page = g_rand_int_range(rand, 0, fixture_page_count(w->f) /
+                                         WRITER_COUNT) * WRITER_COUNT + w->idx;
+        uint64_t *word = &fixture_page(w->f, page)[WRITTEN_WORD];
+
+        /* Nobody else writes to the page: it has data or our mark. */
+        if (*word != writer_mark(page)) {
+            w->wrong_count += *word != fixture_word(w->f, page, WRITTEN_WORD);
+            *word = writer_mark(page);
+        }
+    }
+    return NULL;
+}
+
+static void test_writes_are_kept(const void *opaque)
+{
+    /* What the guest wrote during the load is there after it. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(lc->memory, 8 * CHUNK_PAGES, lc->has_data);
+    Writer writers[WRITER_COUNT];
+    g_autofree bool *is_written = NULL;
+    Fastload *fl;
+    uint64_t i;
+    uint32_t n;
+
+    if (!f) {
+        return;
+    }
+    fl = load_start(f, lc->io_kind, lc->worker_count);
+    for (i = 0; i < WRITER_COUNT; i++) {
+        writers[i] = (Writer) { .f = f, .idx = i };
+        writers[i].thread = g_thread_new("writer", writer_main, &writers[i]);
+    }
+    for (i = 0; i < WRITER_COUNT; i++) {
+        g_thread_join(writers[i].thread);
+        g_assert_cmpuint(writers[i].wrong_count, ==, 0);
+    }
+    load_wait(fl);
+    fastload_free(fl);
+
+    is_written = g_new0(bool, fixture_page_count(f));
+    for (n = 0; n < WRITER_COUNT; n++) {
+        g_autoptr(GRand) rand = g_rand_new_with_seed(n);
+
+        for (i = 0; i < 1500; i++) {
+            is_written[g_rand_int_range(rand, 0, fixture_page_count(f) /
+                                        WRITER_COUNT) * WRITER_COUNT + n] =
+                true;
+        }
+    }
+    for (i = 0; i < fixture_page_count(f); i++) {
+        uint64_t *word = &fixture_page(f, i)[WRITTEN_WORD];
+
+        if (is_written[i]) {
+            g_assert_cmpuint(*word, ==, writer_mark(i));
+            *word = fixture_word(f, i, WRITTEN_WORD);
+        }
+    }
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+/* ---- what is left, what is told ---- */
+
+static void test_nothing_is_left(const void *opaque)
+{
+    /* After wait no userfaultfd is open, after free no thread is left. */
+    const LoadCase *lc = opaque;
+    FixtureUse before, after;
+    Fixture *f;
+    Fastload *fl;
+
+    f = fixture_new(FIXTURE_ANON, 2 * CHUNK_PAGES, fixture_all_data);
+    fixture_use_get(&before);
+    fl = load_start(f, lc->io_kind, 8);
+    load_wait(fl);
+    fixture_use_get(&after);
+    g_assert_cmpuint(after.uffd_count, ==, before.uffd_count);
+    g_assert_cmpuint(after.uring_count, ==, before.uring_count);
+    fastload_free(fl);
+    fixture_use_check(&before);
+    fixture_free(f);
+}
+
+static void test_many_in_a_row(const void *opaque)
+{
+    /* The fiftieth load finds what the first one found. */
+    const LoadCase *lc = opaque;
+    FixtureUse before;
+    int i;
+
+    fixture_use_get(&before);
+    for (i = 0; i < 50; i++) {
+        Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES + 1,
+                                 fixture_mixed);
+        Fastload *fl = load_start(f, lc->io_kind, 1 + i % 4);
+
+        fixture_note("load %d", i);
+        if (i % 3) {
+            load_wait(fl);
+            g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+        }
+        fastload_free(fl);
+        fixture_free(f);
+    }
+    fixture_use_check(&before);
+}
+
+static void test_completion_is_told_once(const void *opaque)
+{
+    /* A load that goes well has one event. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
+    FastloadRegion region;
+    FixtureEvents events;
+    Fastload *fl;
+
+    fixture_events_init(&events);
+    fl = load_new(f->fd, lc->io_kind, 2, &events);
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    load_go(fl);
+    load_wait(fl);
+    fastload_free(fl);
+    g_assert_cmpuint(events.count, ==, 1);
+    g_assert_cmpint(events.events[0], ==, FASTLOAD_EVENT_COMPLETED);
+    fixture_events_clear(&events);
+    fixture_free(f);
+}
+
+static void test_statistics_add_up(const void *opaque)
+{
+    /* Every byte is data or zero, and all data was read at least once. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
+    Fastload *fl = load_start(f, lc->io_kind, 2);
+    FixtureToucher toucher;
+    FastloadStats stats;
+
+    fixture_toucher_start(&toucher, f, 1, 500);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.total_bytes, ==, f->len_bytes);
+    g_assert_cmpuint(stats.zero_bytes + load_data_bytes(&stats), ==,
+                     f->len_bytes);
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_HINT], ==, 0);
+    g_assert_cmpuint(stats.remaining_bytes, ==, 0);
+    g_assert_cmpuint(stats.read_bytes, >=, f->data_bytes);
+    g_assert_cmpuint(stats.retry_count, ==, 0);
+    g_assert_cmpuint(stats.io_error_count, ==, 0);
+    g_assert_cmpuint(stats.fault_p50_ns, <=, stats.fault_p95_ns);
+    g_assert_cmpuint(stats.fault_p95_ns, <=, stats.fault_p99_ns);
+    g_assert_cmpuint(stats.fault_p99_ns, <=, stats.fault_max_ns);
+    g_assert_cmpuint(stats.complete_ns, >, 0);
+    /* Each fault is of one page, and the toucher had no more than that. */
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_URGENT], <=,
+                     stats.fault_count * FIXTURE_PAGE_BYTES);
+    g_assert_cmpuint(stats.fault_count, <=, 500);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
+typedef struct Watcher {
+    Fastload *fl;
+    uint64_t data_bytes;
+    uint32_t is_stopped; /* atomic */
+} Watcher;
+
+static void *watcher_main(void *opaque)
+{
+    Watcher *w = opaque;
+    uint64_t loaded_bytes = 0, remaining_bytes = UINT64_MAX;
+
+    while (!__atomic_load_n(&w->is_stopped, __ATOMIC_ACQUIRE)) {
+        FastloadStats stats;
+
+        fastload_get_stats(w->fl, &stats);
+        g_assert_cmpuint(load_data_bytes(&stats), >=, loaded_bytes);
+        g_assert_cmpuint(load_data_bytes(&stats), <=, w->data_bytes);
+        g_assert_cmpuint(stats.remaining_bytes, <=, remaining_bytes);
+        loaded_bytes = load_data_bytes(&stats);
+        remaining_bytes = stats.remaining_bytes;
+    }
+    return NULL;
+}
+
+static void test_statistics_are_monotone(const void *opaque)
+{
+    /* Whoever watches a load sees it go forward. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
+    Fastload *fl = load_start(f, lc->io_kind, 2);
+    Watcher watcher = { .fl = fl, .data_bytes = f->data_bytes };
+    GThread *thread = g_thread_new("watcher", watcher_main, &watcher);
+
+    load_wait(fl);
+    __atomic_store_n(&watcher.is_stopped, 1, __ATOMIC_RELEASE);
+    g_thread_join(thread);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
+/* ---- the list ---- */
+
+static void add_case(const char *behaviour, GTestDataFunc func, LoadCase lc)
+{
+    g_autofree char *path = g_strdup_printf("/fastload/load/%s/%s",
+                                            load_io_name(lc.io_kind),
+                                            behaviour);
+    static LoadCase cases[256];
+    static uint32_t count;
+    uint32_t needs = FIXTURE_NEEDS_UFFD;
+
+    if (lc.io_kind == FASTLOAD_IO_IO_URING) {
+        needs |= FIXTURE_NEEDS_URING;
+    }
+    g_assert_cmpuint(count, <, G_N_ELEMENTS(cases));
+    cases[count] = lc;
+    fixture_add_test(path, needs, func, &cases[count++]);
+}
+
+static void add_matrix(FastloadIoKind io_kind)
+{
+    static const char *const memories[] = {
+        [FIXTURE_ANON] = "anonymous",
+        [FIXTURE_SHARED] = "shared",
+        [FIXTURE_HUGETLB] = "hugetlb",
+        [FIXTURE_PRIVATE_FILE] = "private-file",
+    };
+    static const struct {
+        const char *name;
+        FixtureHasData *has_data;
+    } contents[] = {
+        { "all-data", fixture_all_data },
+        { "all-zero", fixture_all_zero },
+        { "mixed", fixture_mixed },
+    };
+    static const uint32_t worker_counts[] = { 1, 2, 8 };
+    uint32_t m, c, w;
+
+    for (m = 0; m < G_N_ELEMENTS(memories); m++) {
+        for (c = 0; c < G_N_ELEMENTS(contents); c++) {
+            for (w = 0; w < G_N_ELEMENTS(worker_counts); w++) {
+                g_autofree char *behaviour =
+                    g_strdup_printf("%s-%s-with-%u", memories[m],
+                                    contents[c].name, worker_counts[w]);
+                LoadCase lc = {
+                    .io_kind = io_kind,
+                    .memory = m,
+                    .worker_count = worker_counts[w],
+                    .has_data = contents[c].has_data,
+                };
+
+                add_case(behaviour, test_load, lc);
+            }
+        }
+    }
+}
+
+static void add_all(FastloadIoKind io_kind)
+{
+    LoadCase lc = {
+        .io_kind = io_kind,
+        .memory = FIXTURE_ANON,
+        .worker_count = 2,
+        .has_data = fixture_all_data,
+    };
+
+    add_matrix(io_kind);
+    add_case("private-file-is-loaded-by-start",
+             test_private_file_is_loaded_by_start, lc);
+    add_case("eager-region-is-loaded-by-start",
+             test_eager_region_is_loaded_by_start, lc);
+    add_case("all-zero-registers-nothing", test_all_zero_registers_nothing,
+             lc);
+    add_case("zero-runs-cost-nothing", test_zero_runs_cost_nothing, lc);
+    add_case("unaligned-memory", test_unaligned_memory, lc);
+    add_case("one-page", test_one_page, lc);
+    add_case("many-regions", test_many_regions, lc);
+    add_case("kinds-of-memory-together", test_kinds_of_memory_together, lc);
+    add_case("two-at-once", test_two_at_once, lc);
+    add_case("direct-io", test_direct_io, lc);
+    add_case("nothing-is-left", test_nothing_is_left, lc);
+    add_case("many-in-a-row", test_many_in_a_row, lc);
+    add_case("completion-is-told-once", test_completion_is_told_once, lc);
+    add_case("statistics-add-up", test_statistics_add_up, lc);
+    add_case("statistics-are-monotone", test_statistics_are_monotone, lc);
+    add_case("writes-to-data-are-kept", test_writes_are_kept, lc);
+    lc.has_data = fixture_mixed;
+    lc.memory = FIXTURE_SHARED;
+    add_case("writes-to-shared-memory-are-kept", test_writes_are_kept, lc);
+    lc.memory = FIXTURE_HUGETLB;
+    add_case("writes-to-huge-pages-are-kept", test_writes_are_kept, lc);
+    lc.memory = FIXTURE_ANON;
+    lc.worker_count = 8;
+    add_case("writes-with-many-workers-are-kept", test_writes_are_kept, lc);
 }
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
-    g_test_add_data_func("/fastload/load/io_uring/mixed",
-                         GINT_TO_POINTER(FASTLOAD_IO_IO_URING), test_mixed);
-    g_test_add_data_func("/fastload/load/preadv/mixed",
-                         GINT_TO_POINTER(FASTLOAD_IO_PREADV), test_mixed);
+    fixture_init(&argc, &argv);
+    add_all(FASTLOAD_IO_IO_URING);
+    add_all(FASTLOAD_IO_PREADV);
     return g_test_run();
 }

@@ -1,0 +1,454 @@
+/*
+ * The read backends, without a load: the same list on each of them.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <sys/eventfd.h>
+#include "qemu/fastload_int.h"
+#include "fastload-fixture.h"
+
+#define PAGE FASTLOAD_PAGE_BYTES_MIN
+#define FILE_PAGE_COUNT 2048u
+/* A multiple of what the submission ring of io_uring holds. */
+#define REQ_COUNT 600u
+#define REQ_PAGE_COUNT 3u
+
+typedef struct IoTest {
+    const FastloadIoOps *ops;
+    Fixture *f;
+    FastloadIoSetup setup;
+    FastloadIo *io;
+    uint8_t *staging;
+    size_t staging_bytes;
+    FastloadIoReq reqs[REQ_COUNT];
+    uint32_t queued_count;
+} IoTest;
+
+/* @fd -1: the snapshot.  @fixed_bytes: how much staging is registered. */
+static IoTest *io_test_new(const FastloadIoOps *ops, int fd,
+                           size_t fixed_bytes)
+{
+    IoTest *t = g_new0(IoTest, 1);
+    GError *error = NULL;
+    int i;
+
+    t->ops = ops;
+    t->f = fixture_new(FIXTURE_ANON, FILE_PAGE_COUNT, fixture_all_data);
+    t->staging_bytes = (size_t)FILE_PAGE_COUNT * PAGE;
+    t->staging = mmap(NULL, t->staging_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert_true(t->staging != MAP_FAILED);
+    t->setup = (FastloadIoSetup) {
+        .fd = fd < 0 ? t->f->fd : fd,
+        .staging = t->staging,
+        .fixed_bytes = fixed_bytes,
+        .req_count_max = REQ_COUNT,
+    };
+    for (i = 0; i < 2; i++) {
+        t->setup.watch_fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        g_assert_cmpint(t->setup.watch_fds[i], >=, 0);
+    }
+    t->io = ops->open(&t->setup, &error);
+    g_assert_no_error(error);
+    g_assert_nonnull(t->io);
+    return t;
+}
+
+static void io_test_free(IoTest *t)
+{
+    t->ops->close(t->io);
+    close(t->setup.watch_fds[0]);
+    close(t->setup.watch_fds[1]);
+    munmap(t->staging, t->staging_bytes);
+    fixture_free(t->f);
+    g_free(t);
+}
+
+/* Queues a read of the snapshot's pages to the same place in staging. */
+static FastloadIoReq *io_test_queue(IoTest *t, uint64_t page_idx,
+                                    uint64_t page_count, bool is_urgent)
+{
+    FastloadIoReq *req = &t->reqs[t->queued_count++];
+
+    g_assert_cmpuint(t->queued_count, <=, REQ_COUNT);
+    req->buf = t->staging + page_idx * PAGE;
+    req->file_off = t->f->file_off + page_idx * PAGE;
+    req->len_bytes = page_count * PAGE;
+    req->is_urgent = is_urgent;
+    t->ops->queue(t->io, req);
+    return req;
+}
+
+static FastloadIoReq *io_test_reap(IoTest *t)
+{
+    FastloadIoReq *req;
+
+    while (!(req = t->ops->reap(t->io))) {
+        t->ops->poll(t->io, -1);
+    }
+    return req;
+}
+
+static void io_test_assert_right(const IoTest *t, const FastloadIoReq *req)
+{
+    uint64_t first = (req->file_off - t->f->file_off) / PAGE;
+    uint64_t i, w;
+
+    g_assert_cmpint(req->error, ==, 0);
+    g_assert_cmpuint(req->done_bytes, ==, req->len_bytes);
+    for (i = 0; i < req->len_bytes / PAGE; i++) {
+        const uint64_t *page = (uint64_t *)(req->buf + i * PAGE);
+
+        for (w = 0; w < PAGE / sizeof(*page); w++) {
+            g_assert_cmpuint(page[w], ==, fixture_word(t->f, first + i, w));
+        }
+    }
+}
+
+static void test_reads_the_right_bytes(const void *ops)
+{
+    /* One request of 1 MiB comes back whole and right. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    FastloadIoReq *req = io_test_queue(t, 17, 256, false);
+
+    g_assert_true(io_test_reap(t) == req);
+    io_test_assert_right(t, req);
+    g_assert_null(t->ops->reap(t->io));
+    io_test_free(t);
+}
+
+static void test_registered_memory_is_read_to(const void *ops)
+{
+    /* Staging registered, in part: requests in it, across and outside. */
+    IoTest *t = io_test_new(ops, -1, 64 * PAGE);
+    uint32_t i;
+
+    io_test_queue(t, 0, 64, true);
+    io_test_queue(t, 100, 2, false);
+    for (i = 0; i < 2; i++) {
+        io_test_assert_right(t, io_test_reap(t));
+    }
+    io_test_queue(t, 60, 8, true);
+    io_test_assert_right(t, io_test_reap(t));
+    io_test_free(t);
+}
+
+static void test_many_are_in_flight(const void *ops)
+{
+    /* Requests of all sizes, queued at once, each come back once. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint32_t count = 60, i;
+    uint64_t page = 0;
+
+    for (i = 0; i < count; i++) {
+        io_test_queue(t, page, i + 1, i % 3 == 0);
+        page += i + 1;
+    }
+    for (i = 0; i < count; i++) {
+        FastloadIoReq *req = io_test_reap(t);
+
+        io_test_assert_right(t, req);
+        g_assert_cmpuint(req->len_bytes, >, 0);
+        req->len_bytes = 0; /* once */
+    }
+    g_assert_null(t->ops->reap(t->io));
+    io_test_free(t);
+}
+
+static void test_more_than_the_ring_holds(const void *ops)
+{
+    /* As many requests as were announced, more than a ring has entries. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint32_t i;
+
+    for (i = 0; i < REQ_COUNT; i++) {
+        io_test_queue(t, i * REQ_PAGE_COUNT, REQ_PAGE_COUNT, i % 2);
+    }
+    for (i = 0; i < REQ_COUNT; i++) {
+        io_test_assert_right(t, io_test_reap(t));
+    }
+    g_assert_null(t->ops->reap(t->io));
+    io_test_free(t);
+}
+
+static void test_end_of_file_is_an_error(const void *ops)
+{
+    /* What the file does not have is -ENODATA, at the first byte missing. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    FastloadIoReq *req;
+
+    g_assert_cmpint(ftruncate(t->f->fd, t->f->file_off + 100 * PAGE), ==, 0);
+    req = io_test_queue(t, 90, 20, false);
+    g_assert_true(io_test_reap(t) == req);
+    g_assert_cmpint(req->error, ==, -ENODATA);
+    g_assert_cmpuint(req->done_bytes, ==, 10 * PAGE);
+
+    req = io_test_queue(t, 500, 1, true);
+    g_assert_true(io_test_reap(t) == req);
+    g_assert_cmpint(req->error, ==, -ENODATA);
+    g_assert_cmpuint(req->done_bytes, ==, 0);
+
+    req = io_test_queue(t, 99, 1, true);
+    io_test_assert_right(t, io_test_reap(t));
+    io_test_free(t);
+}
+
+static void test_half_a_page_is_an_error(const void *ops)
+{
+    /* A file that ends inside a page has not got that page. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    FastloadIoReq *req;
+
+    g_assert_cmpint(ftruncate(t->f->fd, t->f->file_off + 10 * PAGE + 100),
+                    ==, 0);
+    req = io_test_queue(t, 8, 3, false);
+    g_assert_true(io_test_reap(t) == req);
+    g_assert_cmpint(req->error, ==, -ENODATA);
+    g_assert_cmpuint(req->done_bytes, >=, 2 * PAGE);
+    g_assert_cmpuint(req->done_bytes, <=, 2 * PAGE + 100);
+
+    req = io_test_queue(t, 10, 1, true);
+    g_assert_true(io_test_reap(t) == req);
+    g_assert_cmpint(req->error, ==, -ENODATA);
+    g_assert_cmpuint(req->done_bytes, <=, 100);
+    io_test_free(t);
+}
+
+static void test_failed_request_can_be_queued_again(const void *ops)
+{
+    /* A request that failed succeeds when the file is whole again. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    FastloadIoReq *req;
+
+    g_assert_cmpint(ftruncate(t->f->fd, t->f->file_off + 100 * PAGE), ==, 0);
+    req = io_test_queue(t, 90, 20, false);
+    g_assert_true(io_test_reap(t) == req);
+    g_assert_cmpint(req->error, ==, -ENODATA);
+
+    fixture_write_file(t->f);
+    t->ops->queue(t->io, req);
+    g_assert_true(io_test_reap(t) == req);
+    io_test_assert_right(t, req);
+    io_test_free(t);
+}
+
+static void test_errors_have_their_errno(const void *ops)
+{
+    /* A descriptor that cannot be read fails each request with EBADF. */
+    int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    IoTest *t = io_test_new(ops, fd, 0);
+    FastloadIoReq *req = io_test_queue(t, 0, 4, false);
+
+    g_assert_true(io_test_reap(t) == req);
+    g_assert_cmpint(req->error, ==, -EBADF);
+    g_assert_cmpuint(req->done_bytes, ==, 0);
+    io_test_free(t);
+    close(fd);
+}
+
+static void test_direct_io(const void *ops)
+{
+    /* A descriptor with O_DIRECT reads the same bytes. */
+    IoTest *t = io_test_new(ops, -1, 8 * PAGE);
+    FastloadIoReq *req;
+
+    if (fcntl(t->f->fd, F_SETFL, O_DIRECT) < 0) {
+        g_test_skip("the file system of TMPDIR has no O_DIRECT");
+        io_test_free(t);
+        return;
+    }
+    io_test_queue(t, 3, 1, true);
+    io_test_queue(t, 64, 512, false);
+    io_test_assert_right(t, io_test_reap(t));
+    io_test_assert_right(t, io_test_reap(t));
+
+    g_assert_cmpint(ftruncate(t->f->fd, t->f->file_off + 100 * PAGE), ==, 0);
+    req = io_test_queue(t, 90, 20, false);
+    g_assert_true(io_test_reap(t) == req);
+    g_assert_cmpint(req->error, ==, -ENODATA);
+    io_test_free(t);
+}
+
+static uint64_t io_test_poll_ns(IoTest *t, int64_t timeout_ns)
+{
+    uint64_t begin_ns = fastload_stats_now_ns();
+
+    t->ops->poll(t->io, timeout_ns);
+    return fastload_stats_now_ns() - begin_ns;
+}
+
+static void io_test_signal(int fd)
+{
+    uint64_t one = 1;
+
+    g_assert_cmpint(write(fd, &one, sizeof(one)), ==, sizeof(one));
+}
+
+static void test_readable_watch_ends_the_wait(const void *ops)
+{
+    /* Each watched descriptor, readable already, wakes again and again. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint64_t value;
+    int i, round;
+
+    for (i = 0; i < 2; i++) {
+        io_test_signal(t->setup.watch_fds[i]);
+        for (round = 0; round < 5; round++) {
+            t->ops->poll(t->io, -1); /* returns: else the deadline ends it */
+            g_assert_null(t->ops->reap(t->io));
+        }
+        g_assert_cmpint(read(t->setup.watch_fds[i], &value, sizeof(value)),
+                        ==, sizeof(value));
+    }
+    io_test_free(t);
+}
+
+static void *io_waker_main(void *opaque)
+{
+    IoTest *t = opaque;
+    int round;
+
+    for (round = 0; round < 200; round++) {
+        uint64_t value;
+
+        io_test_signal(t->setup.watch_fds[1]);
+        /* The poller answers each signal before the next one. */
+        while (read(t->setup.watch_fds[0], &value, sizeof(value)) < 0) {
+            g_thread_yield();
+        }
+    }
+    return NULL;
+}
+
+static void test_watch_wakes_a_sleeper(const void *ops)
+{
+    /* A descriptor that becomes readable during the wait ends it. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    GThread *waker = g_thread_new("waker", io_waker_main, t);
+    uint32_t seen = 0;
+
+    while (seen < 200) {
+        uint64_t value;
+
+        t->ops->poll(t->io, -1);
+        if (read(t->setup.watch_fds[1], &value, sizeof(value)) > 0) {
+            seen++;
+            io_test_signal(t->setup.watch_fds[0]);
+        }
+    }
+    g_thread_join(waker);
+    io_test_free(t);
+}
+
+static void test_watch_wakes_between_reads(const void *ops)
+{
+    /* Reads and a descriptor that stays readable do not starve each other. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint32_t i;
+
+    io_test_signal(t->setup.watch_fds[1]);
+    for (i = 0; i < 50; i++) {
+        io_test_queue(t, i, 1, false);
+        io_test_assert_right(t, io_test_reap(t));
+    }
+    io_test_free(t);
+}
+
+static void test_timeout_is_honoured(const void *ops)
+{
+    /* With nothing to do a wait takes its time, and no more. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint64_t wait_ns = 20 * 1000 * 1000;
+    uint64_t total_ns = 0;
+    uint32_t count;
+
+    g_assert_cmpuint(io_test_poll_ns(t, 0), <, 5000000000ull);
+    /* It may return early, now and then, but must not spin. */
+    for (count = 0; total_ns < wait_ns && count < 10; count++) {
+        total_ns += io_test_poll_ns(t, wait_ns);
+    }
+    g_assert_cmpuint(total_ns, >=, wait_ns);
+    g_assert_cmpuint(total_ns, <, 5000000000ull);
+    io_test_free(t);
+}
+
+static void test_poll_without_wait_makes_progress(const void *ops)
+{
+    /* Polls that never wait bring a request home all the same. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    FastloadIoReq *req = io_test_queue(t, 0, 512, false);
+    FastloadIoReq *done;
+
+    while (!(done = t->ops->reap(t->io))) {
+        t->ops->poll(t->io, 0);
+    }
+    g_assert_true(done == req);
+    io_test_assert_right(t, req);
+    io_test_free(t);
+}
+
+static void test_urgent_comes_first(const void *ops)
+{
+    /* An urgent request overtakes background ones that were queued before. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    FastloadIoReq *urgent;
+    uint32_t i;
+
+    io_test_queue(t, 0, 512, false);
+    io_test_queue(t, 512, 512, false);
+    t->ops->poll(t->io, 0); /* the first one has begun */
+    urgent = io_test_queue(t, 1500, 1, true);
+    g_assert_true(io_test_reap(t) == urgent);
+    io_test_assert_right(t, urgent);
+    for (i = 0; i < 2; i++) {
+        io_test_assert_right(t, io_test_reap(t));
+    }
+    io_test_free(t);
+}
+
+static void io_add(const FastloadIoOps *ops, const char *behaviour,
+                   GTestDataFunc func)
+{
+    g_autofree char *path = g_strdup_printf("/fastload/io/%s/%s", ops->name,
+                                            behaviour);
+
+    fixture_add_test(path, ops == &fastload_io_uring_ops ? FIXTURE_NEEDS_URING
+                                                         : 0, func, ops);
+}
+
+int main(int argc, char **argv)
+{
+    static const FastloadIoOps *const backends[] = {
+        &fastload_io_uring_ops, &fastload_io_sync_ops,
+    };
+    uint32_t i;
+
+    fixture_init(&argc, &argv);
+    for (i = 0; i < G_N_ELEMENTS(backends); i++) {
+        const FastloadIoOps *ops = backends[i];
+
+        io_add(ops, "reads-the-right-bytes", test_reads_the_right_bytes);
+        io_add(ops, "registered-memory-is-read-to",
+               test_registered_memory_is_read_to);
+        io_add(ops, "many-are-in-flight", test_many_are_in_flight);
+        io_add(ops, "more-than-the-ring-holds", test_more_than_the_ring_holds);
+        io_add(ops, "end-of-file-is-an-error", test_end_of_file_is_an_error);
+        io_add(ops, "half-a-page-is-an-error", test_half_a_page_is_an_error);
+        io_add(ops, "failed-request-can-be-queued-again",
+               test_failed_request_can_be_queued_again);
+        io_add(ops, "errors-have-their-errno", test_errors_have_their_errno);
+        io_add(ops, "direct-io", test_direct_io);
+        io_add(ops, "readable-watch-ends-the-wait",
+               test_readable_watch_ends_the_wait);
+        io_add(ops, "watch-wakes-a-sleeper", test_watch_wakes_a_sleeper);
+        io_add(ops, "watch-wakes-between-reads",
+               test_watch_wakes_between_reads);
+        io_add(ops, "timeout-is-honoured", test_timeout_is_honoured);
+        io_add(ops, "poll-without-wait-makes-progress",
+               test_poll_without_wait_makes_progress);
+    }
+    io_add(&fastload_io_sync_ops, "urgent-comes-first",
+           test_urgent_comes_first);
+    return g_test_run();
+}
