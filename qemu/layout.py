@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where things lie, and what the files in this folder say.
+
+Shared by import and refresh: bases, series, MANIFEST, patches, the folders
+of one base.  Reads; changes nothing.  Every error is a Fail whose text is one
+sentence for the user.
+"""
+
+import os
+import re
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+HERE = TOP / "qemu"
+
+HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+CONTEXT_LINES_MAX = 2       # of a hunk, before and after together
+
+
+class Fail(Exception):
+    """The text is one sentence that says what is wrong and what to do."""
+
+
+def shown(path):
+    """A path as the user would type it at the top of the checkout."""
+    try:
+        return str(Path(path).relative_to(TOP))
+    except ValueError:
+        return str(path)
+
+
+def table(path):
+    """The rows of a plain text file: lists of words, comments left out."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise Fail(f"Cannot read {shown(path)}: {error.strerror}; "
+                   "get it back from version control.") from error
+    rows = (line.split("#", 1)[0].split() for line in text.splitlines())
+    return [row for row in rows if row]
+
+
+class Base:
+    """One row of `bases`, and the folders that belong to it."""
+
+    def __init__(self, name, suite, version, patches):
+        self.name = name
+        self.suite = suite
+        self.version = version
+        self.patches = HERE / patches
+        self.root = TOP / "build-qemu" / name
+        self.orig = self.root / "orig"      # QEMU's own copy of what we change
+        self.src = self.root / "src"        # QEMU with our files and patches
+        self.build = self.root / "build"
+        self.stage = self.root / "stage"    # where a series is tried first
+        self.log = self.root / "build.log"
+        self.stamp = self.root / "source"   # which source src was made from
+        self.state = self.root / "state.json"
+        self.binary = self.build / "qemu-system-x86_64"
+
+    @property
+    def dsc(self):
+        """The name of the source package's .dsc; the epoch is not in it."""
+        return f"qemu_{self.version.split(':', 1)[-1]}.dsc"
+
+
+def bases():
+    rows = table(HERE / "bases")
+    if not rows or any(len(row) != 4 for row in rows):
+        raise Fail("qemu/bases needs rows of four words: "
+                   "name, suite, version, patches.")
+    return [Base(*row) for row in rows]
+
+
+def wanted_bases(name):
+    """The bases to try, in order; just one when the user named it."""
+    found = [base for base in bases() if not name or base.name == name]
+    if not found:
+        names = ", ".join(base.name for base in bases())
+        raise Fail(f"There is no base '{name}' in qemu/bases; "
+                   f"choose one of: {names}.")
+    return found
+
+
+def manifest():
+    """Two lists of paths: our whole files, and our sections to append."""
+    whole, appended = [], []
+    for row in table(HERE / "MANIFEST"):
+        if len(row) == 1:
+            whole.append(row[0])
+        elif len(row) == 2 and row[0] == "append":
+            appended.append(row[1])
+        else:
+            raise Fail(f"qemu/MANIFEST has a line '{' '.join(row)}'; "
+                       "write 'PATH' or 'append PATH'.")
+    for path in whole + appended:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise Fail(f"qemu/MANIFEST names {path}; "
+                       "name a path below the top of the checkout.")
+        if not (TOP / path).is_file():
+            raise Fail(f"qemu/MANIFEST names {path}, which is not here; "
+                       "write that file or take the line out.")
+    return whole, appended
+
+
+class Patch:
+    """One patch of a series, read apart."""
+
+    def __init__(self, path, budget):
+        self.path = path
+        self.name = path.name
+        self.budget = budget
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise Fail(f"Cannot read {shown(path)}: {error.strerror}; write "
+                       "it or take its line out of the series.") from error
+        start = re.search(r"^(diff |--- )", text, re.M)
+        self.header = text[:start.start()] if start else text
+        self.files = []         # in the order of the patch
+        self.added = 0
+        self.wide_hunks = []    # "file:line" of hunks with too much context
+        self._read(text[start.start():] if start else "")
+
+    def _read(self, body):
+        lines = iter(body.splitlines())
+        path = None
+        for line in lines:
+            if line.startswith("+++ "):
+                path = line[4:].split("\t")[0].strip().partition("/")[2]
+                self.files.append(path)
+            hunk = HUNK.match(line)
+            if hunk and path:
+                self._read_hunk(lines, hunk, path)
+
+    def _read_hunk(self, lines, hunk, path):
+        old_left = int(hunk.group(2) or 1)
+        new_left = int(hunk.group(4) or 1)
+        context = 0
+        while old_left > 0 or new_left > 0:
+            line = next(lines, None)
+            if line is None:
+                raise Fail(f"{shown(self.path)} ends inside a hunk of {path}; "
+                           f"make it again with qemu/refresh.")
+            kind = line[:1]
+            if kind == "+":
+                self.added += 1
+                new_left -= 1
+            elif kind == "-":
+                old_left -= 1
+            elif kind != "\\":
+                context += 1
+                old_left -= 1
+                new_left -= 1
+        if context > CONTEXT_LINES_MAX:
+            self.wide_hunks.append(f"{path}:{hunk.group(1)}")
+
+    def complaints(self):
+        """What is wrong with the patch, as sentences."""
+        if self.added > self.budget:
+            yield (f"{shown(self.path)} adds {self.added} lines, its budget "
+                   f"is {self.budget}: move code into files of our own, or "
+                   "raise the budget in the series.")
+        for place in self.wide_hunks:
+            yield (f"{shown(self.path)} has more than {CONTEXT_LINES_MAX} "
+                   f"context lines in the hunk at {place}: keep additions "
+                   "together, or more than two lines apart.")
+
+
+def series(base):
+    """The patches of a base, in order."""
+    found = []
+    for row in table(base.patches / "series"):
+        if len(row) != 2 or not row[1].isdigit():
+            raise Fail(f"{shown(base.patches / 'series')} has a line "
+                       f"'{' '.join(row)}'; write 'NAME.patch BUDGET'.")
+        found.append(Patch(base.patches / row[0], int(row[1])))
+    return found
+
+
+def cache_dir():
+    path = os.environ.get("FASTLOAD_CACHE")
+    if path:
+        return Path(path).resolve()
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "fastload"

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Gets QEMU's source: from Debian with apt, or from a tree of the user.
+
+Apt runs with a configuration, lists and cache of its own below the cache
+folder, so the user's sources are neither used nor changed.  What is there
+already is used without network.  Knows nothing of our files and patches.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+from layout import Fail, cache_dir, shown, wanted_bases
+
+MIRROR = os.environ.get("FASTLOAD_MIRROR", "http://deb.debian.org/debian")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+APT_TIMEOUT_S = 1800
+
+
+@contextmanager
+def locked(path):
+    """Only one process at a time works below the folder of this file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def last_words(text):
+    """Apt's first error, else the last line; for use in a sentence."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line[3:] for line in lines if line.startswith("E: ")]
+    return (errors[:1] or lines[-1:] or ["nothing was said"])[0].rstrip(".")
+
+
+def run_tool(command, **kwargs):
+    try:
+        return subprocess.run(command, check=False, text=True,
+                              errors="replace", stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, **kwargs)
+    except FileNotFoundError as error:
+        raise Fail(f"The program {command[0]} is not installed; run "
+                   "qemu/import --install-packages.") from error
+    except subprocess.TimeoutExpired as error:
+        raise Fail(f"'{' '.join(map(str, command))}' did not end within "
+                   f"{error.timeout:.0f} s; check the network.") from error
+
+
+class Apt:
+    """Apt with one suite of Debian as its only source."""
+
+    def __init__(self, kind, suite):
+        self.kind = kind                # "deb" or "deb-src"
+        self.suite = suite
+        self.root = cache_dir() / "apt" / f"{suite}-{kind}"
+        self.config = self.root / "apt.conf"
+
+    def update(self):
+        if not KEYRING.exists():
+            raise Fail(f"{KEYRING} is not there; install the package "
+                       "debian-archive-keyring.")
+        for folder in ("lists/partial", "cache/archives/partial", "state"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        sources = self.root / "sources.list"
+        sources.write_text(f"{self.kind} [signed-by={KEYRING}] {MIRROR} "
+                           f"{self.suite} main\n")
+        # Which version we get is fixed, so an old Release file will do, and
+        # so will a mirror that keeps the past.
+        self.config.write_text(f"""\
+Dir::Etc::sourcelist "{sources}";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State "{self.root}/state";
+Dir::State::lists "{self.root}/lists";
+Dir::State::status "/dev/null";
+Dir::Cache "{self.root}/cache";
+APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
+Acquire::Check-Valid-Until "false";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+""")
+        done = self._run("update")
+        if done.returncode:
+            raise Fail(f"Cannot get the package lists of Debian {self.suite} "
+                       f"from {MIRROR} ({last_words(done.stdout)}): check the "
+                       "network, set FASTLOAD_MIRROR to another mirror, or "
+                       "QEMU_SRC to a source tree.")
+
+    def get(self, folder, *words):
+        """Run apt-get in a folder; its exit code and what it said."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._run(*words, cwd=folder)
+
+    def _run(self, *words, cwd=None):
+        env = dict(os.environ, APT_CONFIG=str(self.config), LC_ALL="C")
+        return run_tool(["apt-get", "-q", *words], cwd=cwd, env=env,
+                        timeout=APT_TIMEOUT_S)
+
+
+def checked_files(dsc):
+    """Name, size and SHA-256 of the files that a .dsc speaks of."""
+    listed = re.search(r"^Checksums-Sha256:\n((?: .*\n)+)",
+                       dsc.read_text(errors="replace"), re.M)
+    for line in listed.group(1).splitlines() if listed else ():
+        digest, size, name = line.split()
+        yield name, int(size), digest
+
+
+def is_whole(dsc):
+    """Whether a .dsc and all its files are there and as they must be."""
+    files = list(checked_files(dsc)) if dsc.exists() else []
+    for name, size_bytes, digest in files:
+        path = dsc.parent / name
+        if not path.exists() or path.stat().st_size != size_bytes:
+            return False
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            return False
+    return bool(files)
+
+
+class DebianSource:
+    """The source package that a base names."""
+
+    def __init__(self, base, say):
+        self.base = base
+        self.say = say
+        self.dsc = cache_dir() / "downloads" / base.dsc
+        self.stamp = f"Debian qemu {base.version}"
+
+    def fetch(self):
+        with locked(cache_dir() / "downloads" / ".lock"):
+            if is_whole(self.dsc):
+                self.say(f"{self.stamp}, downloaded before")
+                return
+            self.say(f"{self.stamp}, downloading from {MIRROR}")
+            apt = Apt("deb-src", self.base.suite)
+            apt.update()
+            done = apt.get(self.dsc.parent, "source", "--download-only",
+                           f"qemu={self.base.version}")
+            if done.returncode or not is_whole(self.dsc):
+                raise Fail(f"Debian {self.base.suite} at {MIRROR} did not "
+                           f"give qemu {self.base.version} "
+                           f"({last_words(done.stdout)}): set QEMU_SRC to a "
+                           f"tree of QEMU {self.base.name}, or "
+                           "FASTLOAD_MIRROR to a mirror that has it.")
+
+    def unpack(self, target):
+        done = run_tool(["dpkg-source", "--no-check", "--no-copy", "-x",
+                         str(self.dsc), str(target)])
+        if done.returncode:
+            raise Fail(f"dpkg-source cannot unpack {self.dsc} "
+                       f"({last_words(done.stdout)}): free some space or "
+                       "remove that file.")
+
+
+class UserSource:
+    """A tree of the user; it is copied and never changed."""
+
+    def __init__(self, base, path, say):
+        self.path = Path(path).resolve()
+        self.base = base
+        self.say = say
+        self.stamp = ""
+
+    def fetch(self):
+        try:
+            version = (self.path / "VERSION").read_text().strip()
+        except OSError as error:
+            raise Fail(f"QEMU_SRC={self.path} has no file VERSION: name the "
+                       "top folder of a QEMU source tree.") from error
+        if version.split(".")[:2] != self.base.name.split("-")[0].split("."):
+            raise Fail(f"QEMU_SRC={self.path} is QEMU {version}, the patches "
+                       f"are for {self.base.name}: name a tree of QEMU "
+                       f"{self.base.name}, or choose another --base.")
+        self.stamp = f"QEMU {version} in {self.path} {self._fingerprint()}"
+        self.say(f"QEMU {version} in {self.path}")
+
+    def unpack(self, target):
+        shutil.copytree(self.path, target, symlinks=True, ignore=self._leave)
+
+    @staticmethod
+    def _leave(folder, names):
+        """What is not source: version control and build folders."""
+        return [name for name in names if name == ".git" or
+                Path(folder, name, "meson-private").is_dir()]
+
+    def _fingerprint(self):
+        """Changes when any file of the tree does, going by size and time."""
+        digest = hashlib.sha256()
+        for folder, folders, files in os.walk(self.path):
+            left_out = self._leave(folder, folders)
+            folders[:] = sorted(set(folders) - set(left_out))
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                stat = os.lstat(path)
+                digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+                              .encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
+
+
+def fetched(name, say):
+    """The base to build and its source, ready to unpack.
+
+    @name: a base the user asked for, or None for the first that can be had.
+    """
+    user_tree = os.environ.get("QEMU_SRC")
+    candidates = wanted_bases(name)
+    for base in candidates:
+        source = (UserSource(base, user_tree, say) if user_tree
+                  else DebianSource(base, say))
+        try:
+            source.fetch()
+            return base, source
+        except Fail as fail:
+            if base is candidates[-1]:
+                raise
+            say(str(fail))
+    raise Fail("qemu/bases is empty.")
+
+
+def pristine_file(base, path, target, say):
+    """QEMU's own copy of one file; slow, it unpacks the whole source."""
+    user_tree = os.environ.get("QEMU_SRC")
+    source = (UserSource(base, user_tree, say) if user_tree
+              else DebianSource(base, say))
+    source.fetch()
+    if not base.stamp.exists() or base.stamp.read_text() != source.stamp:
+        raise Fail(f"{shown(base.src)} was not made from this source; run "
+                   "qemu/import first.")
+    scratch = base.root / "pristine"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        source.unpack(scratch)
+        if not (scratch / path).is_file():
+            raise Fail(f"QEMU {base.name} has no {path}: list it in "
+                       "qemu/MANIFEST if it is ours.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(scratch / path, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
