@@ -30,6 +30,8 @@
 #include "io/channel-file.h"
 #include "migration/misc.h"
 #include "monitor/monitor.h"
+#include "net/net.h"
+#include "qom/object.h"
 #include "system/memory.h"
 #include "system/ramblock.h"
 #include "system/ram_addr.h"
@@ -88,6 +90,43 @@ static uint8_t fast_load_threads(void)
     return migrate_get_current()->parameters.x_fast_load_threads;
 }
 
+static int fast_load_find_vhost_user(Object *obj, void *opaque)
+{
+    return strstr(object_get_typename(obj), "vhost-user") != NULL;
+}
+
+static void fast_load_find_vhost_user_nic(NICState *nic, void *opaque)
+{
+    NetClientState *peer = nic->ncs->peer;
+
+    if (peer && peer->info->type == NET_CLIENT_DRIVER_VHOST_USER) {
+        *(bool *)opaque = true;
+    }
+}
+
+/* Memory that others reach without our page tables cannot be trapped here. */
+static bool fast_load_check_devices(Error **errp)
+{
+    bool has_vhost_user =
+        object_child_foreach_recursive(object_get_root(),
+                                       fast_load_find_vhost_user, NULL);
+
+    qemu_foreach_nic(fast_load_find_vhost_user_nic, &has_vhost_user);
+    if (has_vhost_user) {
+        error_setg(errp, "x-fast-load-threads cannot be used with vhost-user: "
+                   "its process reads guest memory by itself; remove the "
+                   "device or set x-fast-load-threads to 0");
+        return false;
+    }
+    if (ram_block_discard_is_disabled()) {
+        error_setg(errp, "x-fast-load-threads cannot be used: a device has "
+                   "pinned guest memory; remove it or set "
+                   "x-fast-load-threads to 0");
+        return false;
+    }
+    return true;
+}
+
 static uint64_t fast_load_elapsed_us(const FastLoad *s)
 {
     return (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - s->begin_ns) / SCALE_US;
@@ -122,10 +161,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
                    "switch one of them off");
         return false;
     }
-    if (ram_block_discard_is_disabled()) {
-        error_setg(errp, "x-fast-load-threads cannot be used: a device has "
-                   "pinned guest memory; remove it or set "
-                   "x-fast-load-threads to 0");
+    if (!fast_load_check_devices(errp)) {
         return false;
     }
     if (!fastload_probe(&gerr)) {

@@ -1,0 +1,36 @@
+# Each target is one script or one meson call; `make help` lists them.
+
+all: build/build.ninja
+	meson compile -C build
+
+build/build.ninja:
+	meson setup build
+
+qemu:
+	qemu/import
+
+demo:
+	tests/guest/demo
+
+check:
+	tests/check
+
+check-unit: all
+	meson test -C build --print-errorlogs
+
+clean:
+	rm -rf build build-asan build-tsan
+
+distclean: clean
+	rm -rf build-qemu
+
+help:
+	@echo 'make             the engine on its own, in build/'
+	@echo 'make qemu        QEMU with the engine in it, in build-qemu/'
+	@echo 'make demo        a real guest, restored both ways'
+	@echo 'make check       all tests; tests/check SUITE... runs some'
+	@echo 'make check-unit  the unit tests of the engine'
+	@echo 'make clean       remove build/, build-asan/, build-tsan/'
+	@echo 'make distclean   remove build-qemu/ too'
+
+.PHONY: all qemu demo check check-unit clean distclean help

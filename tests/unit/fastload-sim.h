@@ -1,0 +1,57 @@
+/*
+ * A read backend that behaves as bad storage does, from a seed.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Reads the snapshot with pread() and keeps the contract of FastloadIoOps,
+ * but completes requests late and out of order, reads them in pieces of any
+ * length, and fails them: at a rate, or wherever a range is bad.  One
+ * simulation at a time; every call but sim_reset() may be made while a load
+ * runs.
+ */
+#ifndef FASTLOAD_SIM_H
+#define FASTLOAD_SIM_H
+
+#include "qemu/fastload_int.h"
+
+#define SIM_BAD_COUNT_MAX 8
+
+typedef struct SimConfig {
+    uint32_t seed;
+    uint32_t eio_permille;    /* of the pieces */
+    uint32_t eagain_permille;
+    uint32_t delay_turns_max; /* polls that a piece may take */
+} SimConfig;
+
+typedef enum SimHold {
+    SIM_HOLD_NONE = 0,
+    SIM_HOLD_URGENT = 1,
+    SIM_HOLD_BACKGROUND = 2,
+    SIM_HOLD_ALL = 3,
+} SimHold;
+
+extern const FastloadIoOps sim_ops;
+
+/* Forgets everything and begins anew. */
+void sim_reset(const SimConfig *config);
+void sim_set_rates(uint32_t eio_permille, uint32_t eagain_permille);
+/*
+ * Reads of any byte of the range fail with @error_number, up to the range
+ * they succeed; after @fail_count failures it heals (0: never).
+ */
+void sim_add_bad(uint64_t file_off, uint64_t len_bytes, int error_number,
+                 uint32_t fail_count);
+/* Heals the range that begins at @file_off. */
+void sim_heal(uint64_t file_off);
+/* These requests do not complete; none may be held when a load ends. */
+void sim_hold(SimHold hold);
+/* Whether open() fails. */
+void sim_refuse(bool is_refused);
+/* So many requests failed so far. */
+uint64_t sim_failed_count(void);
+/* Of those, urgent ones. */
+uint64_t sim_failed_urgent_count(void);
+/* Requests queued and not completed. */
+uint64_t sim_pending_count(void);
+
+#endif /* FASTLOAD_SIM_H */

@@ -1,0 +1,1108 @@
+/*
+ * Loads from storage that is late, out of order, or fails.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "fastload-fixture.h"
+#include "fastload-sim.h"
+
+#define PAGE FIXTURE_PAGE_BYTES
+#define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
+#define CHUNK_BYTES (CHUNK_PAGES * PAGE)
+/* How long random loads go on, all together. */
+#define SEEDS_NS (4 * 1000 * 1000 * 1000ull)
+
+typedef struct FaultTest {
+    Fixture *f;
+    Fastload *fl;
+    FixtureEvents events;
+} FaultTest;
+
+/* @ops NULL: whatever @config says. */
+static FaultTest *fault_new(const FastloadIoOps *ops, FastloadIoKind io_kind,
+                            FixtureMemory memory, uint64_t page_count,
+                            uint32_t worker_count, FixtureHasData *has_data)
+{
+    FaultTest *t = g_new0(FaultTest, 1);
+    FastloadConfig config = {
+        .worker_count = worker_count,
+        .io_kind = io_kind,
+        .event_func = fixture_events_func,
+        .event_opaque = &t->events,
+    };
+    FastloadRegion region;
+    GError *error = NULL;
+
+    fixture_events_init(&t->events);
+    t->f = fixture_new(memory, page_count, has_data);
+    t->fl = fastload_new(t->f->fd, &config, &error);
+    g_assert_no_error(error);
+    if (ops) {
+        fastload_set_io_ops(t->fl, ops);
+    }
+    fixture_region(t->f, &region);
+    g_assert_true(fastload_add_region(t->fl, &region, &error));
+    return t;
+}
+
+/* Four chunks of data on the simulator. */
+static FaultTest *fault_new_sim(FixtureHasData *has_data)
+{
+    return fault_new(&sim_ops, FASTLOAD_IO_AUTO, FIXTURE_ANON,
+                     4 * CHUNK_PAGES, 2, has_data);
+}
+
+static void fault_start(FaultTest *t)
+{
+    GError *error = NULL;
+
+    fastload_start(t->fl, &error);
+    g_assert_no_error(error);
+}
+
+static void fault_wait(FaultTest *t)
+{
+    GError *error = NULL;
+
+    fastload_wait(t->fl, &error);
+    g_assert_no_error(error);
+}
+
+static void fault_wait_cancelled(FaultTest *t)
+{
+    GError *error = NULL;
+
+    g_assert_false(fastload_wait(t->fl, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_CANCELLED);
+    g_error_free(error);
+}
+
+static void fault_free(FaultTest *t)
+{
+    fastload_free(t->fl);
+    fixture_free(t->f);
+    fixture_events_clear(&t->events);
+    g_free(t);
+}
+
+static FastloadStats fault_stats(FaultTest *t)
+{
+    FastloadStats stats;
+
+    fastload_get_stats(t->fl, &stats);
+    return stats;
+}
+
+static uint64_t fault_remaining(FaultTest *t)
+{
+    return fault_stats(t).remaining_bytes;
+}
+
+static uint64_t fault_file_off(const FaultTest *t, uint64_t page_idx)
+{
+    return t->f->file_off + page_idx * PAGE;
+}
+
+/* Exactly these events, in this order; @count of them. */
+static void fault_assert_events(FaultTest *t, const FastloadEvent *want,
+                                uint32_t count)
+{
+    uint32_t i;
+
+    g_mutex_lock(&t->events.lock);
+    g_assert_cmpuint(t->events.count, ==, count);
+    for (i = 0; i < count; i++) {
+        g_assert_cmpint(t->events.events[i], ==, want[i]);
+    }
+    g_mutex_unlock(&t->events.lock);
+}
+
+static const FastloadEvent fault_healed_events[] = {
+    FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED, FASTLOAD_EVENT_COMPLETED,
+};
+
+/* Several more failures, so that the load has had its chance to go wrong. */
+static void fault_let_it_fail(void)
+{
+    uint64_t count = sim_failed_count();
+
+    fixture_wait_until(sim_failed_count() >= count + 4);
+}
+
+/* ---- errors that pass ---- */
+
+static void test_late_and_out_of_order(const void *opaque)
+{
+    /* Reads that come late, in pieces and in any order end up right. */
+    SimConfig config = { .seed = 1, .delay_turns_max = 20 };
+    FixtureToucher touchers[2];
+    FaultTest *t;
+    int i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_mixed);
+    fault_start(t);
+    for (i = 0; i < 2; i++) {
+        fixture_toucher_start(&touchers[i], t->f, i, 300);
+    }
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fault_wait(t);
+    g_assert_cmpuint(fault_stats(t).io_error_count, ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_transient_errors_are_retried(const void *opaque)
+{
+    /* Reads that fail now and then are repeated, and nobody else notices. */
+    SimConfig config = {
+        .seed = 2, .delay_turns_max = 3,
+        .eio_permille = 100, .eagain_permille = 50,
+    };
+    FixtureToucher touchers[2];
+    FastloadStats stats;
+    FaultTest *t;
+    int i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_mixed);
+    fault_start(t);
+    for (i = 0; i < 2; i++) {
+        fixture_toucher_start(&touchers[i], t->f, i, 300);
+    }
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fault_wait(t);
+    stats = fault_stats(t);
+    g_assert_cmpuint(stats.io_error_count, ==, sim_failed_count());
+    g_assert_cmpuint(stats.io_error_count, >, 0);
+    g_assert_cmpuint(stats.retry_count, >, 0);
+    g_assert_cmpuint(stats.retry_count, <=, stats.io_error_count);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_COMPLETED), ==, 1);
+    fault_free(t);
+}
+
+static void test_one_bad_read_is_silent(const void *opaque)
+{
+    /* A read that fails once is not worth an event. */
+    static const FastloadEvent want[] = { FASTLOAD_EVENT_COMPLETED };
+    SimConfig config = { .seed = 3 };
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, 700), PAGE, EIO, 1);
+    fault_start(t);
+    fault_wait(t);
+    g_assert_cmpuint(fault_stats(t).io_error_count, ==, 1);
+    g_assert_cmpuint(fault_stats(t).retry_count, ==, 1);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, want, 1);
+    fault_free(t);
+}
+
+static void test_claim_is_given_up(const void *opaque)
+{
+    /* An urgent page whose read fails for good is read again, urgently. */
+    SimConfig config = { .seed = 4 };
+    FixtureToucher touchers[3];
+    FaultTest *t;
+    int i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_BACKGROUND); /* nobody else brings the page */
+    sim_add_bad(fault_file_off(t, 100), PAGE, EIO,
+                FASTLOAD_READ_TRIES_MAX + 1);
+    fault_start(t);
+    for (i = 0; i < 3; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 100);
+    }
+    for (i = 0; i < 3; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    g_assert_cmpuint(sim_failed_urgent_count(), ==,
+                     FASTLOAD_READ_TRIES_MAX + 1);
+    g_assert_cmpuint(fault_stats(t).loaded_bytes[FASTLOAD_CLASS_URGENT], ==,
+                     PAGE);
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+/* ---- errors that last ---- */
+
+static void test_bad_range_stalls_and_heals(const void *opaque)
+{
+    /* A range that fails stalls the load, costs nobody else and heals. */
+    SimConfig config = { .seed = 5 };
+    uint64_t bad_off, i;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    bad_off = fault_file_off(t, 700);
+    sim_add_bad(bad_off, 3 * PAGE, EIO, 0);
+    fault_start(t);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    g_assert_cmpint(t->events.failure.error_number, ==, EIO);
+    g_assert_cmpuint(t->events.failure.file_off, ==, bad_off);
+
+    /* The rest goes on: other chunks, and pages near by on demand. */
+    fixture_wait_until(fault_remaining(t) == CHUNK_BYTES);
+    for (i = 0; i < 4 * CHUNK_PAGES; i++) {
+        if (i < 700 || i > 702) {
+            g_assert_true(fixture_page_is_right(t->f, i));
+        }
+    }
+    g_assert_cmpuint(fault_remaining(t), ==, 3 * PAGE);
+    fault_let_it_fail();
+    g_assert_cmpuint(fault_remaining(t), ==, 3 * PAGE);
+    fault_assert_events(t, fault_healed_events, 1);
+
+    sim_heal(bad_off);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, fault_healed_events, 3);
+    fault_free(t);
+}
+
+static void test_blocked_toucher_goes_on_when_healed(const void *opaque)
+{
+    /* Who waits for a page that fails waits, and gets it in the end. */
+    SimConfig config = { .seed = 6 };
+    FixtureToucher touchers[2];
+    uint64_t bad_off;
+    FaultTest *t;
+    int i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    bad_off = fault_file_off(t, 1000);
+    sim_add_bad(bad_off, PAGE, ENXIO, 0);
+    fault_start(t);
+    for (i = 0; i < 2; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 1000);
+    }
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    g_assert_cmpint(t->events.failure.error_number, ==, ENXIO);
+    g_assert_cmpuint(t->events.failure.file_off, ==, bad_off);
+    fixture_wait_until(sim_failed_urgent_count() >=
+                       2 * FASTLOAD_READ_TRIES_MAX);
+    g_assert_false(fixture_toucher_is_done(&touchers[0]));
+    g_assert_false(fixture_toucher_is_done(&touchers[1]));
+
+    sim_heal(bad_off);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, fault_healed_events, 3);
+    fault_free(t);
+}
+
+static void test_resumed_means_all_of_it(const void *opaque)
+{
+    /* With two bad ranges, one healed is not yet RESUMED. */
+    SimConfig config = { .seed = 7 };
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, 10), PAGE, EIO, 0);
+    sim_add_bad(fault_file_off(t, 1600), PAGE, EIO, 0);
+    fault_start(t);
+    fixture_wait_until(fault_remaining(t) == 2 * CHUNK_BYTES);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    sim_heal(fault_file_off(t, 10));
+    fixture_wait_until(fault_remaining(t) == CHUNK_BYTES);
+    fault_let_it_fail();
+    fault_assert_events(t, fault_healed_events, 1);
+
+    sim_heal(fault_file_off(t, 1600));
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, fault_healed_events, 3);
+    fault_free(t);
+}
+
+static void test_stalls_again(const void *opaque)
+{
+    /* A load that stalls twice says so twice. */
+    SimConfig config = { .seed = 8 };
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, 10), PAGE, EIO, 0);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    fault_start(t);
+    /* The bad chunk and a good one are in flight; let only faults through. */
+    {
+        FixtureToucher toucher;
+
+        fixture_toucher_start_page(&toucher, t->f, 10);
+        fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+        sim_heal(fault_file_off(t, 10));
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+        fixture_events_wait(&t->events, FASTLOAD_EVENT_RESUMED);
+
+        sim_add_bad(fault_file_off(t, 20), PAGE, EIO, 0);
+        fixture_toucher_start_page(&toucher, t->f, 20);
+        fixture_wait_until(fixture_events_count(&t->events,
+                                                FASTLOAD_EVENT_STALLED) == 2);
+        g_assert_cmpuint(t->events.failure.file_off, ==,
+                         fault_file_off(t, 20));
+        sim_heal(fault_file_off(t, 20));
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+        fixture_wait_until(fixture_events_count(&t->events,
+                                                FASTLOAD_EVENT_RESUMED) == 2);
+    }
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+typedef struct Backend {
+    const char *name;
+    const FastloadIoOps *ops;
+    FastloadIoKind io_kind;
+} Backend;
+
+static const Backend fault_backends[] = {
+    { "io_uring", NULL, FASTLOAD_IO_IO_URING },
+    { "preadv", NULL, FASTLOAD_IO_PREADV },
+    { "simulator", &sim_ops, FASTLOAD_IO_AUTO },
+};
+
+static void fault_check_truncated(const Backend *b, uint64_t odd_bytes)
+{
+    SimConfig config = { .seed = 9 };
+    uint64_t cut_page = 2 * CHUNK_PAGES + 200;
+    FixtureToucher inside, past;
+    FastloadFailure failure;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new(b->ops, b->io_kind, FIXTURE_ANON, 4 * CHUNK_PAGES, 2,
+                  fixture_all_data);
+    g_assert_cmpint(ftruncate(t->f->fd, fault_file_off(t, cut_page) +
+                              odd_bytes), ==, 0);
+    fault_start(t);
+    fixture_toucher_start_page(&inside, t->f, cut_page - 1);
+    fixture_toucher_start_page(&past, t->f, cut_page);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    g_mutex_lock(&t->events.lock);
+    failure = t->events.failure;
+    g_mutex_unlock(&t->events.lock);
+    g_assert_cmpint(failure.error_number, ==, ENODATA);
+    g_assert_cmpuint(failure.file_off, >=, fault_file_off(t, cut_page));
+    g_assert_cmpuint(failure.file_off, <, fault_file_off(t, 4 * CHUNK_PAGES));
+
+    /* What the file still has comes, what it has not does not. */
+    g_assert_cmpuint(fixture_toucher_join(&inside), ==, 0);
+    fixture_wait_until(fault_remaining(t) <= 2 * CHUNK_BYTES - PAGE);
+    g_assert_false(fixture_toucher_is_done(&past));
+    g_assert_false(fixture_page_is_resident(t->f, cut_page));
+    g_assert_false(fixture_page_is_resident(t->f, 4 * CHUNK_PAGES - 1));
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_COMPLETED), ==, 0);
+
+    fixture_write_file(t->f);
+    g_assert_cmpuint(fixture_toucher_join(&past), ==, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, fault_healed_events, 3);
+    fault_free(t);
+}
+
+static void test_truncated_file_stalls(const void *opaque)
+{
+    /* What was cut off the file is never taken for zeros. */
+    fault_check_truncated(opaque, 0);
+}
+
+static void test_file_truncated_in_a_page_stalls(const void *opaque)
+{
+    /* Half a page is no page. */
+    fault_check_truncated(opaque, 1234);
+}
+
+/* ---- faults ---- */
+
+static bool fault_even_pages(uint64_t page_idx)
+{
+    return page_idx % 2 == 0;
+}
+
+static void test_faults_are_counted(const void *opaque)
+{
+    /* Each page touched for the first time is one fault. */
+    SimConfig config = { .seed = 10 };
+    FastloadStats stats;
+    FaultTest *t;
+    uint64_t i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fault_even_pages);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    fault_start(t);
+    for (i = 0; i < 20; i++) {
+        g_assert_true(fixture_page_is_right(t->f, i * 37));
+        g_assert_true(fixture_page_is_right(t->f, i * 37));
+    }
+    /* The counter comes after the page: the last one may be on its way. */
+    fixture_wait_until(fault_stats(t).fault_count >= 20);
+    stats = fault_stats(t);
+    g_assert_cmpuint(stats.fault_count, ==, 20);
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_URGENT], ==,
+                     10 * PAGE);
+    g_assert_cmpuint(stats.read_bytes, ==, 10 * PAGE);
+    g_assert_cmpuint(stats.fault_max_ns, >, 0);
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_discarded_page_is_zero(const void *opaque)
+{
+    /* A page that the guest gave back after it was placed stays zero. */
+    SimConfig config = { .seed = 11 };
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    fault_start(t);
+    g_assert_true(fixture_page_is_right(t->f, 5));
+    fixture_wait_until(fault_remaining(t) == 4 * CHUNK_BYTES - PAGE);
+    g_assert_cmpint(madvise(fixture_page(t->f, 5), PAGE, MADV_DONTNEED),
+                    ==, 0);
+    g_assert_cmpuint(fixture_page(t->f, 5)[7], ==, 0);
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_page(t->f, 5)[7], ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    fault_free(t);
+}
+
+static void test_more_faults_than_room(const void *opaque)
+{
+    /* More threads wait for pages, all of them failing, than are queued. */
+    SimConfig config = { .seed = 12 };
+    uint32_t count = FASTLOAD_FAULT_COUNT_MAX + 200, i;
+    g_autofree FixtureToucher *touchers = g_new0(FixtureToucher, count);
+    uint64_t file_off;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    file_off = fault_file_off(t, 0);
+    sim_hold(SIM_HOLD_ALL);
+    fault_start(t);
+    for (i = 0; i < count; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, i);
+    }
+    sim_add_bad(file_off, t->f->len_bytes, EIO, 0);
+    sim_hold(SIM_HOLD_NONE);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    for (i = 0; i < count; i++) {
+        g_assert_false(fixture_toucher_is_done(&touchers[i]));
+    }
+    sim_heal(file_off);
+    for (i = 0; i < count; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+/* ---- cancel ---- */
+
+static bool fault_page_is_zero(const Fixture *f, uint64_t page_idx)
+{
+    const uint64_t *page = fixture_page(f, page_idx);
+    uint32_t w;
+
+    for (w = 0; w < PAGE / sizeof(*page); w++) {
+        if (page[w]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void test_cancel_releases_waiters(const void *opaque)
+{
+    /* Who waits for a page when the load is cancelled finds zeros in it. */
+    SimConfig config = { .seed = 13 };
+    FixtureToucher touchers[2];
+    FixtureUse before;
+    FaultTest *t;
+    int i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    fixture_use_get(&before);
+    sim_add_bad(fault_file_off(t, 5), 2 * PAGE, EIO, 0);
+    fault_start(t);
+    for (i = 0; i < 2; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 5 + i);
+    }
+    fixture_wait_until(sim_failed_urgent_count() >= 2);
+    g_assert_false(fixture_toucher_is_done(&touchers[0]));
+    fastload_cancel(t->fl);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 1);
+        g_assert_true(fault_page_is_zero(t->f, 5 + i));
+    }
+    fault_wait_cancelled(t);
+    g_assert_cmpuint(fault_stats(t).complete_ns, ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fixture_use_check(&before);
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_CANCELLED), ==, 1);
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_COMPLETED), ==, 0);
+    fault_free(t);
+}
+
+static void test_cancel_waits_for_reads(const void *opaque)
+{
+    /* Reads in flight come home before their memory goes. */
+    SimConfig config = { .seed = 14 };
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_ALL);
+    fault_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 2000);
+    fixture_wait_until(sim_pending_count() >= 2);
+    fastload_cancel(t->fl);
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_CANCELLED), ==, 0);
+    sim_hold(SIM_HOLD_NONE);
+    fixture_toucher_join(&toucher);
+    fault_wait_cancelled(t);
+    g_assert_cmpuint(sim_pending_count(), ==, 0);
+    fault_free(t);
+}
+
+static void test_cancel_anywhere(const void *opaque)
+{
+    /* Cancelled at any point, a load ends; pages are right or zero. */
+    uint32_t seed = g_test_rand_int(), round;
+    FixtureUse before;
+
+    fixture_use_get(&before);
+    for (round = 0; round < 40; round++) {
+        SimConfig config = {
+            .seed = seed + round, .delay_turns_max = round % 10,
+            .eio_permille = round % 3 * 50,
+        };
+        g_autoptr(GRand) rand = g_rand_new_with_seed(seed + round);
+        uint64_t until_bytes = g_rand_int_range(rand, 0, 4 * CHUNK_BYTES);
+        FixtureToucher touchers[2];
+        bool is_completed;
+        FaultTest *t;
+        uint64_t i;
+
+        fixture_note("seed %u", seed + round);
+        sim_reset(&config);
+        t = fault_new_sim(fixture_all_data);
+        fault_start(t);
+        for (i = 0; i < 2; i++) {
+            fixture_toucher_start(&touchers[i], t->f, i, 100);
+        }
+        while (fault_remaining(t) > until_bytes) {
+            g_thread_yield();
+        }
+        fastload_cancel(t->fl);
+        fastload_cancel(t->fl);
+        for (i = 0; i < 2; i++) {
+            fixture_toucher_join(&touchers[i]);
+        }
+        is_completed = fastload_wait(t->fl, NULL);
+        for (i = 0; i < fixture_page_count(t->f); i++) {
+            g_assert_true(fixture_page_is_right(t->f, i) ||
+                          (!is_completed && fault_page_is_zero(t->f, i)));
+        }
+        fastload_free(t->fl);
+        t->fl = NULL;
+        g_assert_cmpuint(fixture_events_count(&t->events,
+                                              FASTLOAD_EVENT_COMPLETED),
+                         ==, is_completed);
+        g_assert_cmpuint(fixture_events_count(&t->events,
+                                              FASTLOAD_EVENT_CANCELLED),
+                         ==, !is_completed);
+        fault_free(t);
+    }
+    fixture_use_check(&before);
+}
+
+static void test_cancel_after_completion(const void *opaque)
+{
+    /* What is complete stays complete. */
+    static const FastloadEvent want[] = { FASTLOAD_EVENT_COMPLETED };
+    SimConfig config = { .seed = 15 };
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_mixed);
+    fault_start(t);
+    fault_wait(t);
+    fastload_cancel(t->fl);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, want, 1);
+    fault_free(t);
+}
+
+static void test_cancel_before_start(const void *opaque)
+{
+    /* A load that was cancelled before it began ends as it begins. */
+    static const FastloadEvent want[] = { FASTLOAD_EVENT_CANCELLED };
+    SimConfig config = { .seed = 16 };
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    fastload_cancel(t->fl);
+    fault_start(t);
+    fault_wait_cancelled(t);
+    g_assert_true(fault_page_is_zero(t->f, 3));
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, want, 1);
+    fault_free(t);
+}
+
+static void cancelling_func(FastloadEvent event,
+                            const FastloadFailure *failure, void *opaque)
+{
+    FaultTest *t = opaque;
+    FastloadStats stats;
+
+    fixture_events_func(event, failure, &t->events);
+    fastload_get_stats(t->fl, &stats);
+    if (event == FASTLOAD_EVENT_STALLED) {
+        fastload_cancel(t->fl);
+    }
+}
+
+static void test_cancel_from_the_callback(const void *opaque)
+{
+    /* The callback may look at the load, and end it. */
+    static const FastloadEvent want[] = {
+        FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_CANCELLED,
+    };
+    SimConfig config = { .seed = 17 };
+    FastloadConfig fl_config = { .event_func = cancelling_func };
+    FastloadRegion region;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    fastload_free(t->fl);
+    fl_config.event_opaque = t;
+    t->fl = fastload_new(t->f->fd, &fl_config, NULL);
+    fastload_set_io_ops(t->fl, &sim_ops);
+    fixture_region(t->f, &region);
+    g_assert_true(fastload_add_region(t->fl, &region, NULL));
+    sim_add_bad(fault_file_off(t, 1), PAGE, EIO, 0);
+    fault_start(t);
+    fault_wait_cancelled(t);
+    fault_assert_events(t, want, 2);
+    fault_free(t);
+}
+
+static void test_free_at_any_time(const void *opaque)
+{
+    /* Free ends a load in every state and leaves nothing behind. */
+    SimConfig config = { .seed = 18 };
+    FixtureUse before;
+    FaultTest *t;
+    int state;
+
+    fastload_free(NULL);
+    fixture_use_get(&before);
+    for (state = 0; state < 5; state++) {
+        fixture_note("state %d", state);
+        sim_reset(&config);
+        t = fault_new_sim(fixture_all_data);
+        if (state == 2) {
+            sim_add_bad(fault_file_off(t, 1), PAGE, EIO, 0);
+        }
+        if (state > 0) {
+            fault_start(t);
+        }
+        if (state == 2) {
+            fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+        } else if (state == 3) {
+            fixture_events_wait(&t->events, FASTLOAD_EVENT_COMPLETED);
+        } else if (state == 4) {
+            fastload_cancel(t->fl);
+        }
+        fault_free(t);
+    }
+    fixture_use_check(&before);
+}
+
+/* ---- loads that do not begin ---- */
+
+static void fault_assert_region_refused(FaultTest *t,
+                                        const FastloadRegion *region,
+                                        const char *what)
+{
+    GError *error = NULL;
+
+    fixture_note("%s", what);
+    g_assert_false(fastload_add_region(t->fl, region, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
+    g_error_free(error);
+}
+
+static void test_bad_regions_are_refused(const void *opaque)
+{
+    /* Each rule about regions is checked, and a refused one is not added. */
+    FaultTest *t = fault_new(NULL, FASTLOAD_IO_PREADV, FIXTURE_ANON,
+                             2 * CHUNK_PAGES, 2, fixture_all_data);
+    g_autofree uint64_t *bits = g_new0(uint64_t, CHUNK_PAGES);
+    FastloadRegion good = {
+        .hva = t->f->hva + 64 * CHUNK_BYTES,
+        .len_bytes = 16 * PAGE,
+        .file_off = 5 * PAGE,
+        .page_bytes = PAGE,
+        .granule_bytes = PAGE,
+        .data_bits = bits,
+    };
+    FastloadRegion bad;
+
+#define REFUSED(change) \
+    do { \
+        bad = good; \
+        bad.change; \
+        fault_assert_region_refused(t, &bad, #change); \
+    } while (0)
+
+    REFUSED(hva = (uint8_t *)good.hva + 512);
+    REFUSED(len_bytes = 0);
+    REFUSED(len_bytes = 16 * PAGE + 512);
+    REFUSED(len_bytes = 0 - (uint64_t)PAGE);
+    REFUSED(file_off = 512);
+    REFUSED(file_off = 0 - (uint64_t)PAGE);
+    REFUSED(file_off = INT64_MAX / PAGE * PAGE);
+    REFUSED(page_bytes = 0);
+    REFUSED(page_bytes = 2048);
+    REFUSED(page_bytes = 3 * PAGE);
+    REFUSED(page_bytes = 32 * PAGE);
+    REFUSED(granule_bytes = 0);
+    REFUSED(granule_bytes = 512);
+    REFUSED(granule_bytes = 2 * PAGE);
+    REFUSED(data_bits = NULL);
+    REFUSED(hva = t->f->hva);
+    REFUSED(hva = t->f->hva + 2 * CHUNK_BYTES - PAGE);
+    REFUSED(hva = t->f->hva - 15 * PAGE);
+#undef REFUSED
+
+    g_assert_cmpuint(fault_stats(t).total_bytes, ==, t->f->len_bytes);
+    fault_start(t);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_touching_regions_do_not_overlap(const void *opaque)
+{
+    /* Regions may follow each other without a gap. */
+    FaultTest *t = fault_new(NULL, FASTLOAD_IO_PREADV, FIXTURE_ANON, 64, 1,
+                             fixture_all_data);
+    uint64_t bits = 0;
+    FastloadRegion next = {
+        .hva = t->f->hva + 64 * PAGE,
+        .len_bytes = PAGE,
+        .page_bytes = PAGE,
+        .granule_bytes = PAGE,
+        .data_bits = &bits,
+    };
+    GError *error = NULL;
+
+    g_assert_true(fastload_add_region(t->fl, &next, &error));
+    next.hva = t->f->hva - PAGE;
+    g_assert_true(fastload_add_region(t->fl, &next, &error));
+    g_assert_no_error(error);
+    fault_free(t);
+}
+
+static void test_bad_configurations_are_refused(const void *opaque)
+{
+    /* No descriptor, too many workers, no memory: each is said at once. */
+    FastloadConfig config = { .worker_count = FASTLOAD_WORKER_COUNT_MAX + 1 };
+    GError *error = NULL;
+    Fastload *fl;
+
+    g_assert_null(fastload_new(-1, NULL, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
+    g_clear_error(&error);
+    g_assert_null(fastload_new(0, &config, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
+    g_clear_error(&error);
+
+    fl = fastload_new(0, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_false(fastload_start(fl, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
+    g_clear_error(&error);
+    fastload_free(fl);
+}
+
+/* Starts in vain and checks that the memory is plain and nothing is left. */
+static char *fault_start_in_vain(FaultTest *t, const FixtureUse *before,
+                                 FastloadError code)
+{
+    GError *error = NULL;
+    FixtureUse after;
+    char *text;
+
+    g_assert_false(fastload_start(t->fl, &error));
+    g_assert_error(error, FASTLOAD_ERROR, code);
+    text = g_strdup(error->message);
+    g_error_free(error);
+    fixture_use_get(&after);
+    g_assert_cmpuint(after.uffd_count, ==, before->uffd_count);
+    g_assert_true(fault_page_is_zero(t->f, 0)); /* touching it does not block */
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fixture_use_check(before);
+    g_assert_cmpuint(t->events.count, ==, 0);
+    return text;
+}
+
+static void test_backend_that_does_not_open(const void *opaque)
+{
+    /* When no worker can read, start says which backend it was. */
+    SimConfig config = { .seed = 19 };
+    g_autofree char *text = NULL;
+    FixtureUse before;
+    FaultTest *t;
+
+    sim_reset(&config);
+    fixture_use_get(&before);
+    before.fd_count++; /* the snapshot */
+    t = fault_new(&sim_ops, FASTLOAD_IO_PREADV, FIXTURE_ANON, CHUNK_PAGES, 8,
+                  fixture_all_data);
+    sim_refuse(true);
+    text = fault_start_in_vain(t, &before, FASTLOAD_ERROR_SYSTEM);
+    g_assert_nonnull(strstr(text, "simulator"));
+    fault_free(t);
+}
+
+static void test_unreadable_eager_region(const void *opaque)
+{
+    /* Start fails when it cannot read what it has to, and says where. */
+    g_autofree char *text = NULL;
+    g_autofree char *where = NULL;
+    FixtureUse before;
+    FastloadRegion eager;
+    Fixture *f;
+    FaultTest *t;
+
+    f = fixture_new(FIXTURE_PRIVATE_FILE, CHUNK_PAGES, fixture_all_data);
+    fixture_use_get(&before);
+    before.fd_count++;
+    t = fault_new(NULL, FASTLOAD_IO_PREADV, FIXTURE_ANON, CHUNK_PAGES, 2,
+                  fixture_all_data);
+    fixture_region(f, &eager);
+    eager.file_off = fault_file_off(t, CHUNK_PAGES - 1);
+    g_assert_true(fastload_add_region(t->fl, &eager, NULL));
+    text = fault_start_in_vain(t, &before, FASTLOAD_ERROR_READ);
+    /* The fixture's file ends a page after its region. */
+    where = g_strdup_printf("%" PRIu64, fault_file_off(t, CHUNK_PAGES + 1));
+    g_assert_nonnull(strstr(text, where));
+    fault_free(t);
+    fixture_free(f);
+}
+
+static void test_memory_that_is_not_there(const void *opaque)
+{
+    /* A region that is not mapped makes start fail, the others are let go. */
+    g_autofree char *text = NULL;
+    FixtureUse before;
+    FastloadRegion gone;
+    FaultTest *t;
+
+    fixture_use_get(&before);
+    before.fd_count++;
+    t = fault_new(NULL, FASTLOAD_IO_PREADV, FIXTURE_ANON, CHUNK_PAGES, 2,
+                  fixture_all_data);
+    fixture_region(t->f, &gone);
+    gone.hva = mmap(NULL, gone.len_bytes, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert_true(gone.hva != MAP_FAILED);
+    g_assert_cmpint(munmap(gone.hva, gone.len_bytes), ==, 0);
+    gone.file_off += PAGE; /* comes second */
+    gone.len_bytes -= PAGE;
+    g_assert_true(fastload_add_region(t->fl, &gone, NULL));
+    text = fault_start_in_vain(t, &before, FASTLOAD_ERROR_READ);
+    fault_free(t);
+}
+
+/* ---- many seeds ---- */
+
+static bool fault_sparse(uint64_t page_idx)
+{
+    return page_idx * 2654435761u % 7 < 2;
+}
+
+static void fault_random_load(uint32_t seed)
+{
+    static FixtureHasData *const contents[] = {
+        fixture_mixed, fixture_all_data, fault_sparse, fault_even_pages,
+    };
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    SimConfig config = {
+        .seed = seed,
+        .eio_permille = g_rand_int_range(rand, 0, 4) * 25,
+        .eagain_permille = g_rand_int_range(rand, 0, 3) * 25,
+        .delay_turns_max = g_rand_int_range(rand, 0, 30),
+    };
+    uint32_t toucher_count = g_rand_int_range(rand, 0, 4);
+    uint64_t page_count = g_rand_int_range(rand, 1, 4 * CHUNK_PAGES);
+    FixtureToucher touchers[3];
+    FaultTest *t;
+    uint32_t i;
+
+    sim_reset(&config);
+    t = fault_new(&sim_ops, FASTLOAD_IO_AUTO,
+                  g_rand_boolean(rand) ? FIXTURE_ANON : FIXTURE_SHARED,
+                  page_count, g_rand_int_range(rand, 1, 9),
+                  contents[g_rand_int_range(rand, 0, 4)]);
+    if (g_rand_int_range(rand, 0, 3) == 0) {
+        sim_add_bad(fault_file_off(t, g_rand_int_range(rand, 0, page_count)),
+                    PAGE, EIO, g_rand_int_range(rand, 1, 12));
+    }
+    fault_start(t);
+    for (i = 0; i < toucher_count; i++) {
+        fixture_toucher_start(&touchers[i], t->f, seed + i, 50);
+    }
+    for (i = 0; i < toucher_count; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_STALLED), ==,
+                     fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_RESUMED));
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_COMPLETED), ==, 1);
+    fault_free(t);
+}
+
+static void test_many_seeds(const void *opaque)
+{
+    /* Random loads from random storage; FASTLOAD_TEST_SEED repeats one. */
+    const char *text = g_getenv("FASTLOAD_TEST_SEED");
+    uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
+    uint64_t begin_ns = fastload_stats_now_ns();
+    uint32_t count = 0;
+
+    do {
+        fixture_note("FASTLOAD_TEST_SEED=%u", seed + count);
+        fault_random_load(seed + count);
+        count++;
+    } while (!text && fastload_stats_now_ns() - begin_ns < SEEDS_NS);
+    g_test_message("%u loads, from seed %u", count, seed);
+}
+
+static void add_test(const char *behaviour, GTestDataFunc func)
+{
+    g_autofree char *path = g_strdup_printf("/fastload/fault/%s", behaviour);
+
+    fixture_add_test(path, FIXTURE_NEEDS_UFFD, func, NULL);
+}
+
+static void add_backend_test(const Backend *b, const char *behaviour,
+                             GTestDataFunc func)
+{
+    g_autofree char *path = g_strdup_printf("/fastload/fault/%s/%s", b->name,
+                                            behaviour);
+    uint32_t needs = FIXTURE_NEEDS_UFFD;
+
+    if (b->io_kind == FASTLOAD_IO_IO_URING) {
+        needs |= FIXTURE_NEEDS_URING;
+    }
+    fixture_add_test(path, needs, func, b);
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t i;
+
+    fixture_init(&argc, &argv);
+    add_test("late-and-out-of-order", test_late_and_out_of_order);
+    add_test("transient-errors-are-retried",
+             test_transient_errors_are_retried);
+    add_test("one-bad-read-is-silent", test_one_bad_read_is_silent);
+    add_test("claim-is-given-up", test_claim_is_given_up);
+    add_test("bad-range-stalls-and-heals", test_bad_range_stalls_and_heals);
+    add_test("blocked-toucher-goes-on-when-healed",
+             test_blocked_toucher_goes_on_when_healed);
+    add_test("resumed-means-all-of-it", test_resumed_means_all_of_it);
+    add_test("stalls-again", test_stalls_again);
+    for (i = 0; i < G_N_ELEMENTS(fault_backends); i++) {
+        add_backend_test(&fault_backends[i], "truncated-file-stalls",
+                         test_truncated_file_stalls);
+        add_backend_test(&fault_backends[i],
+                         "file-truncated-in-a-page-stalls",
+                         test_file_truncated_in_a_page_stalls);
+    }
+    add_test("faults-are-counted", test_faults_are_counted);
+    add_test("discarded-page-is-zero", test_discarded_page_is_zero);
+    add_test("more-faults-than-room", test_more_faults_than_room);
+    add_test("cancel-releases-waiters", test_cancel_releases_waiters);
+    add_test("cancel-waits-for-reads", test_cancel_waits_for_reads);
+    add_test("cancel-anywhere", test_cancel_anywhere);
+    add_test("cancel-after-completion", test_cancel_after_completion);
+    add_test("cancel-before-start", test_cancel_before_start);
+    add_test("cancel-from-the-callback", test_cancel_from_the_callback);
+    add_test("free-at-any-time", test_free_at_any_time);
+    add_test("bad-regions-are-refused", test_bad_regions_are_refused);
+    add_test("touching-regions-do-not-overlap",
+             test_touching_regions_do_not_overlap);
+    add_test("bad-configurations-are-refused",
+             test_bad_configurations_are_refused);
+    add_test("backend-that-does-not-open", test_backend_that_does_not_open);
+    add_test("unreadable-eager-region", test_unreadable_eager_region);
+    add_test("memory-that-is-not-there", test_memory_that_is_not_there);
+    add_test("many-seeds", test_many_seeds);
+    return g_test_run();
+}

@@ -1,0 +1,227 @@
+/*
+ * What a process may not do: io_uring refused, userfaultfd refused.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Each refusal is for good, so it happens in a child.
+ */
+#include "qemu/osdep.h"
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include "fastload-fixture.h"
+
+#define CHILD_TIMEOUT_US (FIXTURE_DEADLINE_S / 2 * G_USEC_PER_SEC)
+#define NOBODY 65534
+
+/* From here on io_uring_setup(2) fails with EPERM, in every thread. */
+static bool probe_refuse_uring(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {
+        .len = G_N_ELEMENTS(code), .filter = code,
+    };
+
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* Runs the test's other half in a child; true in the parent. */
+static bool probe_run_child(void)
+{
+    if (g_test_subprocess()) {
+        return false;
+    }
+    g_test_trap_subprocess(NULL, CHILD_TIMEOUT_US,
+                           G_TEST_SUBPROCESS_INHERIT_STDERR);
+    if (!g_test_trap_has_passed() || g_test_trap_reached_timeout()) {
+        g_error("the child that may not has failed");
+    }
+    return true;
+}
+
+static void probe_child_refuse_uring(void)
+{
+    if (!probe_refuse_uring()) {
+        g_error("seccomp: %s", g_strerror(errno));
+    }
+}
+
+/* Fails with EINVAL where the kernel was built without. */
+static bool probe_has_seccomp(void)
+{
+    return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0;
+}
+
+static Fastload *probe_new(const Fixture *f, FastloadIoKind io_kind)
+{
+    FastloadConfig config = { .worker_count = 2, .io_kind = io_kind };
+    FastloadRegion region;
+    GError *error = NULL;
+    Fastload *fl = fastload_new(f->fd, &config, &error);
+
+    g_assert_no_error(error);
+    fixture_region(f, &region);
+    g_assert_true(fastload_add_region(fl, &region, &error));
+    return fl;
+}
+
+static void test_io_uring_refused_falls_back(const void *opaque)
+{
+    /* Where io_uring is refused, "choose for me" is preadv, and works. */
+    FixtureToucher toucher;
+    FastloadStats stats;
+    GError *error = NULL;
+    Fastload *fl;
+    Fixture *f;
+
+    if (!probe_has_seccomp()) {
+        g_test_skip("this kernel has no seccomp");
+        return;
+    }
+    if (probe_run_child()) {
+        return;
+    }
+    probe_child_refuse_uring();
+    f = fixture_new(FIXTURE_ANON, 3 * FIXTURE_CHUNK_PAGE_COUNT, fixture_mixed);
+    fl = probe_new(f, FASTLOAD_IO_AUTO);
+    fastload_start(fl, &error);
+    g_assert_no_error(error);
+    fixture_toucher_start(&toucher, f, 1, 100);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fastload_wait(fl, &error);
+    g_assert_no_error(error);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpstr(stats.io_name, ==, "preadv");
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
+static void test_io_uring_refused_is_an_error(const void *opaque)
+{
+    /* Who insists on io_uring is told that it cannot be had. */
+    FixtureUse before;
+    GError *error = NULL;
+    Fastload *fl;
+    Fixture *f;
+
+    if (!probe_has_seccomp()) {
+        g_test_skip("this kernel has no seccomp");
+        return;
+    }
+    if (probe_run_child()) {
+        return;
+    }
+    probe_child_refuse_uring();
+    f = fixture_new(FIXTURE_ANON, 600, fixture_all_data);
+    fixture_use_get(&before);
+    fl = probe_new(f, FASTLOAD_IO_IO_URING);
+    g_assert_false(fastload_start(fl, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM);
+    g_assert_nonnull(strstr(error->message, "io_uring"));
+    g_error_free(error);
+    fastload_free(fl);
+    fixture_use_check(&before);
+    fixture_free(f);
+}
+
+/* NULL, or why userfaultfd cannot be refused here. */
+static const char *probe_why_uffd_stays(void)
+{
+    g_autofree char *sysctl = NULL;
+    struct stat st;
+
+    if (getuid() != 0) {
+        return "only root can become somebody who may do less";
+    }
+    if (!g_file_get_contents("/proc/sys/vm/unprivileged_userfaultfd", &sysctl,
+                             NULL, NULL)) {
+        return "this kernel has no vm.unprivileged_userfaultfd";
+    }
+    if (atoi(sysctl)) {
+        return "vm.unprivileged_userfaultfd lets everybody";
+    }
+    if (stat("/dev/userfaultfd", &st) == 0 && (st.st_mode & 06)) {
+        return "/dev/userfaultfd is open to everybody";
+    }
+    return NULL;
+}
+
+static void probe_child_become_nobody(void)
+{
+    g_assert_cmpint(syscall(SYS_setgroups, 0, NULL), ==, 0);
+    g_assert_cmpint(setresgid(NOBODY, NOBODY, NOBODY), ==, 0);
+    g_assert_cmpint(setresuid(NOBODY, NOBODY, NOBODY), ==, 0);
+    /* The leak checker looks at its own process. */
+    g_assert_cmpint(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), ==, 0);
+}
+
+static void test_userfaultfd_refused_says_what_to_do(const void *opaque)
+{
+    /* Without the right to userfaultfd, probe and start name both remedies. */
+    const char *why = probe_why_uffd_stays();
+    FixtureUse before;
+    GError *error = NULL;
+    Fastload *fl;
+    Fixture *f;
+
+    if (why && !g_test_subprocess()) {
+        g_test_skip(why);
+        return;
+    }
+    if (probe_run_child()) {
+        return;
+    }
+    f = fixture_new(FIXTURE_ANON, 600, fixture_all_data);
+    probe_child_become_nobody();
+    fixture_use_get(&before);
+    g_assert_false(fastload_probe(&error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED);
+    g_assert_nonnull(strstr(error->message, "/dev/userfaultfd"));
+    g_assert_nonnull(strstr(error->message, "vm.unprivileged_userfaultfd"));
+    g_clear_error(&error);
+
+    fl = probe_new(f, FASTLOAD_IO_PREADV);
+    g_assert_false(fastload_start(fl, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED);
+    g_error_free(error);
+    fastload_free(fl);
+    fixture_use_check(&before);
+    fixture_free(f);
+}
+
+static void test_probe_leaves_nothing_open(const void *opaque)
+{
+    /* A probe that succeeds closes what it opened. */
+    GError *error = NULL;
+    FixtureUse before;
+
+    fixture_use_get(&before);
+    g_assert_true(fastload_probe(&error));
+    g_assert_no_error(error);
+    fixture_use_check(&before);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_init(&argc, &argv);
+    fixture_add_test("/fastload/probe/leaves-nothing-open",
+                     FIXTURE_NEEDS_UFFD, test_probe_leaves_nothing_open, NULL);
+    fixture_add_test("/fastload/probe/io-uring-refused-falls-back",
+                     FIXTURE_NEEDS_UFFD, test_io_uring_refused_falls_back,
+                     NULL);
+    fixture_add_test("/fastload/probe/io-uring-refused-is-an-error",
+                     FIXTURE_NEEDS_UFFD, test_io_uring_refused_is_an_error,
+                     NULL);
+    fixture_add_test("/fastload/probe/userfaultfd-refused-says-what-to-do", 0,
+                     test_userfaultfd_refused_says_what_to_do, NULL);
+    return g_test_run();
+}
