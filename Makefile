@@ -6,13 +6,16 @@ all: build/build.ninja
 build/build.ninja:
 	meson setup build
 
-qemu:
+python:
+	@qemu/bootstrap
+
+qemu: python
 	qemu/import
 
-demo:
+demo: python
 	tests/guest/demo
 
-check:
+check: python
 	tests/check
 
 check-unit: all
@@ -33,4 +36,4 @@ help:
 	@echo 'make clean       remove build/, build-asan/, build-tsan/'
 	@echo 'make distclean   remove build-qemu/ too'
 
-.PHONY: all qemu demo check check-unit clean distclean help
+.PHONY: all python qemu demo check check-unit clean distclean help
