@@ -105,6 +105,23 @@ static void test_fastload_range(void)
     qtest_quit(qts);
 }
 
+/* HMP sets and shows it, and refuses what is out of range. */
+static void test_fastload_hmp(void)
+{
+    QTestState *qts = qtest_init("-machine none");
+    char *set = qtest_hmp(qts, "migrate_set_parameter x-fast-load-threads 3");
+    char *bad = qtest_hmp(qts, "migrate_set_parameter x-fast-load-threads 99");
+    char *info = qtest_hmp(qts, "info migrate_parameters");
+
+    g_assert_cmpstr(set, ==, "");
+    g_assert_nonnull(strstr(bad, "0 and 64"));
+    g_assert_nonnull(strstr(info, "x-fast-load-threads: 3"));
+    g_free(set);
+    g_free(bad);
+    g_free(info);
+    qtest_quit(qts);
+}
+
 static void fastload_check_refused(bool mapped_ram, const char *uri,
                                    const char *expected)
 {
@@ -154,6 +171,7 @@ void migration_test_add_fastload(MigrationTestEnv *env)
     migration_test_add("/migration/fastload/one-thread",
                        test_fastload_one_thread);
     migration_test_add("/migration/fastload/range", test_fastload_range);
+    migration_test_add("/migration/fastload/hmp", test_fastload_hmp);
     migration_test_add("/migration/fastload/no-mapped-ram",
                        test_fastload_no_mapped_ram);
     migration_test_add("/migration/fastload/no-file", test_fastload_no_file);
