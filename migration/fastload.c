@@ -298,6 +298,8 @@ static bool fast_load_open(FastLoad *s, Error **errp)
         error_setg(errp, "cannot start fast load: %s", gerr->message);
         return false;
     }
+    /* The engine's events may outlast migration_shutdown(). */
+    object_ref(OBJECT(migrate_get_current()));
     if (should_mlock(mlock_state) && munlockall()) {
         /* Locked memory cannot be emptied; it is locked again at the end. */
         error_setg_errno(errp, errno, "cannot unlock guest memory");
@@ -572,6 +574,7 @@ void migration_fastload_cleanup(void)
         s->last = fast_load_stats(s);
         fastload_free(s->engine);
         s->engine = NULL;
+        object_unref(OBJECT(migrate_get_current()));
         if (should_mlock(mlock_state) &&
             os_mlock(is_mlock_on_fault(mlock_state)) < 0) {
             warn_report("fast load: cannot lock guest memory again: %s",
