@@ -191,7 +191,7 @@ int fastload_place_eager(Fastload *fl, FastloadArea *area,
             if (ret) {
                 return ret;
             }
-            fl->eager_bytes += len_bytes;
+            fastload_stats_add(&fl->eager_bytes, len_bytes);
         } else {
             place_eager_zero(area->hva + ram_off, len_bytes);
         }

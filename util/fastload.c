@@ -384,8 +384,8 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
         return false;
     }
     area = fastload_plan_area_new(region);
-    fl->total_bytes += area->len_bytes;
-    fl->zero_bytes += area->zero_bytes;
+    fastload_stats_add(&fl->total_bytes, area->len_bytes);
+    fastload_stats_add(&fl->zero_bytes, area->zero_bytes);
     g_ptr_array_add(fl->areas, area);
     return true;
 }
@@ -461,8 +461,9 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
     area->claimed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
     area->placed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
     for (s = 0; s < area->spans->len; s++) {
-        fl->missing_bytes +=
-            g_array_index(area->spans, FastloadSpan, s).len_bytes;
+        fastload_stats_add(&fl->missing_bytes,
+                           g_array_index(area->spans, FastloadSpan,
+                                         s).len_bytes);
     }
     fl->urgent_bytes = MAX(fl->urgent_bytes, area->page_bytes);
     if (!has_zeropage) {
@@ -677,23 +678,28 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     g_autofree FastloadCounters *sum = g_new0(FastloadCounters, 1);
     FastloadStats stats = {
         .worker_count = fl->config.worker_count,
-        .total_bytes = fl->total_bytes,
-        .zero_bytes = fl->zero_bytes,
+        .total_bytes = __atomic_load_n(&fl->total_bytes, __ATOMIC_RELAXED),
+        .zero_bytes = __atomic_load_n(&fl->zero_bytes, __ATOMIC_RELAXED),
         .remaining_bytes = __atomic_load_n(&fl->missing_bytes,
                                            __ATOMIC_ACQUIRE),
     };
+    uint64_t eager_bytes = __atomic_load_n(&fl->eager_bytes,
+                                           __ATOMIC_RELAXED);
+    bool has_workers;
     uint32_t i;
 
     g_mutex_lock(&fl->state_lock);
+    /* While it is new, start may be about to make them. */
+    has_workers = fl->state != FASTLOAD_STATE_NEW && fl->workers;
     stats.io_name = fl->io_name ? fl->io_name : "none";
     stats.complete_ns = fl->complete_ns ? fl->complete_ns - fl->start_ns : 0;
     g_mutex_unlock(&fl->state_lock);
-    for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
+    for (i = 0; has_workers && i < fl->config.worker_count; i++) {
         fastload_stats_sum(&fl->workers[i].counters, sum);
     }
     memcpy(stats.loaded_bytes, sum->loaded_bytes, sizeof(sum->loaded_bytes));
-    stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] += fl->eager_bytes;
-    stats.read_bytes = sum->read_bytes + fl->eager_bytes;
+    stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] += eager_bytes;
+    stats.read_bytes = sum->read_bytes + eager_bytes;
     stats.fault_count = sum->fault_count;
     stats.retry_count = sum->retry_count;
     stats.io_error_count = sum->io_error_count;

@@ -11,6 +11,8 @@
 #define PAGE_COUNT (13 * CHUNK_PAGES + 39)
 #define HUGE_PAGE_COUNT (13 * CHUNK_PAGES)
 #define TOUCHER_COUNT 3
+#define WRITER_COUNT 4
+#define WRITTEN_WORD 11
 
 typedef struct LoadCase {
     FastloadIoKind io_kind;
@@ -89,6 +91,12 @@ static uint64_t load_data_bytes(const FastloadStats *stats)
         bytes += stats->loaded_bytes[i];
     }
     return bytes;
+}
+
+/* What a guest writes; no page of a snapshot has it. */
+static uint64_t writer_mark(uint64_t page_idx)
+{
+    return ~page_idx;
 }
 
 /* ---- the matrix: backend, memory, content, workers ---- */
@@ -209,6 +217,29 @@ static void test_zero_runs_cost_nothing(const void *opaque)
     }
     fastload_free(fl);
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_populated_pages_are_kept(const void *opaque)
+{
+    /* A page that was there before, of data or zero, keeps what it has. */
+    static const uint64_t pages[] = { 0, 7, 8, 511, 513, 514 };
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 2 * CHUNK_PAGES, fixture_mixed);
+    Fastload *fl;
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(pages); i++) {
+        fixture_page(f, pages[i])[WRITTEN_WORD] = writer_mark(i);
+    }
+    fl = load_start(f, lc->io_kind, 2);
+    load_wait(fl);
+    for (i = 0; i < G_N_ELEMENTS(pages); i++) {
+        g_assert_cmpuint(fixture_page(f, pages[i])[WRITTEN_WORD], ==,
+                         writer_mark(i));
+    }
+    g_assert_cmpuint(fixture_wrong_count(f), ==, G_N_ELEMENTS(pages));
+    fastload_free(fl);
     fixture_free(f);
 }
 
@@ -356,20 +387,12 @@ static void test_direct_io(const void *opaque)
 
 /* ---- a guest that writes ---- */
 
-#define WRITER_COUNT 4
-#define WRITTEN_WORD 11
-
 typedef struct Writer {
     Fixture *f;
     uint32_t idx;
     uint32_t wrong_count;
     GThread *thread;
 } Writer;
-
-static uint64_t writer_mark(uint64_t page_idx)
-{
-    return ~page_idx;
-}
 
 static void *writer_main(void *opaque)
 {
@@ -580,6 +603,45 @@ static void test_statistics_are_monotone(const void *opaque)
     fixture_free(f);
 }
 
+static void *starter_watcher_main(void *opaque)
+{
+    Watcher *w = opaque;
+
+    while (!__atomic_load_n(&w->is_stopped, __ATOMIC_ACQUIRE)) {
+        FastloadStats stats;
+
+        fastload_get_stats(w->fl, &stats);
+        g_assert_cmpuint(load_data_bytes(&stats), <=, w->data_bytes);
+    }
+    return NULL;
+}
+
+static void test_statistics_during_start(const void *opaque)
+{
+    /* Statistics may be asked for before, during and after start. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
+    Fixture *other = fixture_new(FIXTURE_PRIVATE_FILE, PAGE_COUNT,
+                                 fixture_mixed);
+    Fastload *fl = load_new(f->fd, lc->io_kind, 2, NULL);
+    Watcher watcher = { .fl = fl, .data_bytes = 2 * f->data_bytes };
+    FastloadRegion region;
+    GThread *thread;
+
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    region.hva = other->hva;
+    load_add(fl, &region);
+    thread = g_thread_new("watcher", starter_watcher_main, &watcher);
+    load_go(fl);
+    load_wait(fl);
+    __atomic_store_n(&watcher.is_stopped, 1, __ATOMIC_RELEASE);
+    g_thread_join(thread);
+    fastload_free(fl);
+    fixture_free(f);
+    fixture_free(other);
+}
+
 /* ---- the list ---- */
 
 static void add_case(const char *behaviour, GTestDataFunc func, LoadCase lc)
@@ -654,6 +716,7 @@ static void add_all(FastloadIoKind io_kind)
     add_case("all-zero-registers-nothing", test_all_zero_registers_nothing,
              lc);
     add_case("zero-runs-cost-nothing", test_zero_runs_cost_nothing, lc);
+    add_case("populated-pages-are-kept", test_populated_pages_are_kept, lc);
     add_case("unaligned-memory", test_unaligned_memory, lc);
     add_case("one-page", test_one_page, lc);
     add_case("many-regions", test_many_regions, lc);
@@ -665,6 +728,7 @@ static void add_all(FastloadIoKind io_kind)
     add_case("completion-is-told-once", test_completion_is_told_once, lc);
     add_case("statistics-add-up", test_statistics_add_up, lc);
     add_case("statistics-are-monotone", test_statistics_are_monotone, lc);
+    add_case("statistics-during-start", test_statistics_during_start, lc);
     add_case("writes-to-data-are-kept", test_writes_are_kept, lc);
     lc.has_data = fixture_mixed;
     lc.memory = FIXTURE_SHARED;

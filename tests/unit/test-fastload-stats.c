@@ -187,9 +187,9 @@ static void test_sum_adds_workers(void)
     fastload_stats_add(&b->read_bytes, 2);
     fastload_stats_add(&a->retry_count, 3);
     fastload_stats_add(&b->io_error_count, 4);
-    fastload_stats_fault_done(a, 5000);
+    fastload_stats_fault_done(a, 300);
+    fastload_stats_fault_done(b, 5000);
     fastload_stats_fault_done(b, 7000);
-    fastload_stats_fault_done(b, 300);
     fastload_stats_sum(a, sum);
     fastload_stats_sum(b, sum);
 
