@@ -40,6 +40,7 @@ static void fault_answer(FastloadWorker *w, uint64_t hva, uint64_t now_ns)
     FastloadFault fault = { .area = area, .begin_ns = now_ns };
     uint64_t ram_off;
     bool is_queued;
+    int ret;
 
     /* The kernel reports only what we registered. */
     assert(area);
@@ -54,7 +55,11 @@ static void fault_answer(FastloadWorker *w, uint64_t hva, uint64_t now_ns)
          * as on a machine that never migrated.  Usually it is simply there
          * and this wakes whoever came too late to see it.
          */
-        fastload_place_zero(w, area, ram_off, area->page_bytes);
+        ret = fastload_place_zero(w, area, ram_off, area->page_bytes);
+        if (ret) {
+            fastload_sched_zero_failed(fl, &fault, -ret, now_ns);
+            return;
+        }
         fastload_uffd_wake(fl->uffd, area->hva + ram_off, area->page_bytes);
         fastload_stats_fault_done(&w->counters,
                                   fastload_stats_now_ns() - now_ns);

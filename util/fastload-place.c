@@ -39,7 +39,7 @@ static void place_account(FastloadWorker *w, FastloadArea *area,
     if (is_data) {
         fastload_stats_add(&w->counters.loaded_bytes[class], won_bytes);
     }
-    /* Release: who sees 0 sees every placed bit; pairs in session_check(). */
+    /* Who sees 0 sees every placed bit: pairs in session_check_complete() */
     if (__atomic_sub_fetch(&w->fl->missing_bytes, won_bytes,
                            __ATOMIC_ACQ_REL) == 0) {
         fastload_session_drained(w->fl);
@@ -59,38 +59,76 @@ static int place_zero_run(Fastload *fl, FastloadArea *area, uint64_t ram_off,
                               ret_done_bytes);
 }
 
+/* Is the page not mapped at all any more, by nobody? */
+static bool place_is_unmapped(const FastloadArea *area, uint64_t ram_off)
+{
+    unsigned char resident[FASTLOAD_TRAP_PAGE_BYTES_MAX /
+                           FASTLOAD_PAGE_BYTES_MIN];
+
+    return mincore(area->hva + ram_off, area->page_bytes, resident) < 0 &&
+           errno == ENOMEM;
+}
+
+/*
+ * How many bytes to try next after -ENOENT for @step_bytes: 0 for "give up".
+ * The kernel says ENOENT when a range crosses from one mapping into another,
+ * which an madvise() or mprotect() of a part is enough for: try less.
+ */
+static uint64_t place_step_after_enoent(const FastloadArea *area,
+                                        uint64_t step_bytes)
+{
+    uint64_t page_count = step_bytes >> area->page_shift;
+
+    return page_count / 2 << area->page_shift;
+}
+
 /* @buf NULL: zeros. */
 static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
                      const uint8_t *buf, uint64_t len_bytes,
                      FastloadClass class)
 {
     Fastload *fl = w->fl;
+    uint64_t step_bytes = len_bytes;
     uint64_t at = 0;
 
     while (at < len_bytes) {
+        uint64_t try_bytes = MIN(step_bytes, len_bytes - at);
         uint64_t done_bytes;
         int ret;
 
         if (buf) {
             ret = fastload_uffd_copy(fl->uffd, area->hva + ram_off + at,
-                                     buf + at, len_bytes - at, &done_bytes);
+                                     buf + at, try_bytes, &done_bytes);
         } else {
-            ret = place_zero_run(fl, area, ram_off + at, len_bytes - at,
+            ret = place_zero_run(fl, area, ram_off + at, try_bytes,
                                  &done_bytes);
         }
         if (ret == -EEXIST) {
             /* Placed by another worker an instant ago; it woke the waiters. */
             done_bytes += area->page_bytes;
-        } else if (ret == -ENOENT || ret == -ESRCH) {
-            /* The memory or the process is going: nobody will miss it. */
-            done_bytes = len_bytes - at;
-        } else if (ret) {
+        } else if (ret == -ENOENT && !done_bytes) {
+            step_bytes = place_step_after_enoent(area, try_bytes);
+            if (!step_bytes && !place_is_unmapped(area, ram_off + at)) {
+                trace_fastload_place_failed(fl, area->hva + ram_off + at,
+                                            ENOENT);
+                return ret;
+            }
+            if (!step_bytes) {
+                /* The guest has no such memory any more: none is missing. */
+                step_bytes = done_bytes = area->page_bytes;
+            }
+        } else if (ret == -ESRCH) {
+            done_bytes = try_bytes; /* the process is going */
+        } else if (ret && ret != -ENOENT) {
             place_account(w, area, ram_off + at, done_bytes, class, buf);
             trace_fastload_place_failed(fl, area->hva + ram_off + at, -ret);
             return ret;
         }
-        place_account(w, area, ram_off + at, done_bytes, class, buf);
-        at += done_bytes;
+        if (done_bytes) {
+            place_account(w, area, ram_off + at, done_bytes, class, buf);
+            at += done_bytes;
+            step_bytes = MAX(step_bytes, area->page_bytes);
+        }
     }
     return 0;
 }

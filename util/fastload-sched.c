@@ -186,8 +186,9 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
     return due_ns;
 }
 
-/* A new round of failures doubles the back-off; returns "it is stalled". */
-static bool sched_note_failure_locked(Fastload *fl, uint64_t now_ns)
+/* A new round of failures doubles the back-off. */
+static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
+                                      const FastloadFailure *failure)
 {
     if (now_ns >= fl->retry_at_ns) {
         fl->failed_round_count++;
@@ -195,56 +196,132 @@ static bool sched_note_failure_locked(Fastload *fl, uint64_t now_ns)
                                FASTLOAD_BACKOFF_NS_MAX);
         fl->retry_at_ns = now_ns + fl->backoff_ns;
     }
-    return fl->failed_round_count >= FASTLOAD_STALL_ROUND_COUNT;
+    if (!fl->failing_count) {
+        fl->failure = *failure;
+    }
 }
 
-/* Returns whether nothing fails any more. */
-static bool sched_note_recovery_locked(Fastload *fl)
+static void sched_note_recovery_locked(Fastload *fl)
+{
+    fl->failed_round_count = 0;
+    fl->backoff_ns = 0;
+}
+
+static void sched_retry_ended_locked(Fastload *fl)
 {
     assert(fl->failing_count);
     fl->failing_count--;
-    fl->failed_round_count = 0;
-    if (fl->failing_count) {
-        return false;
+    sched_note_recovery_locked(fl);
+}
+
+static bool sched_is_stalled_locked(const Fastload *fl)
+{
+    return fl->failed_round_count >= FASTLOAD_STALL_ROUND_COUNT;
+}
+
+bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure)
+{
+    bool is_stalled;
+
+    g_mutex_lock(&fl->sched_lock);
+    is_stalled = sched_is_stalled_locked(fl);
+    if (is_stalled) {
+        *ret_failure = fl->failure;
     }
-    fl->backoff_ns = 0;
-    fl->retry_at_ns = 0;
-    return true;
+    g_mutex_unlock(&fl->sched_lock);
+    return is_stalled;
+}
+
+bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
+{
+    bool is_failing;
+
+    g_mutex_lock(&fl->sched_lock);
+    is_failing = fl->failing_count != 0;
+    if (is_failing) {
+        *ret_failure = fl->failure;
+    }
+    g_mutex_unlock(&fl->sched_lock);
+    return is_failing;
 }
 
 void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault)
 {
-    bool is_resumed = false;
-
-    if (fault->not_before_ns) {
-        g_mutex_lock(&fl->sched_lock);
-        is_resumed = sched_note_recovery_locked(fl);
-        g_mutex_unlock(&fl->sched_lock);
+    if (!fault->not_before_ns) {
+        return;
     }
-    if (is_resumed) {
-        fastload_session_resumed(fl);
+    g_mutex_lock(&fl->sched_lock);
+    sched_retry_ended_locked(fl);
+    g_mutex_unlock(&fl->sched_lock);
+    fastload_session_resumed(fl);
+}
+
+/*
+ * The page goes back to the fault queue; nobody else would ask for it.
+ * Without room, the toucher faults again and queues in the kernel: false.
+ */
+static bool sched_requeue_locked(Fastload *fl, const FastloadFault *fault)
+{
+    FastloadFault later = *fault;
+
+    if (fl->fault_count == FASTLOAD_FAULT_COUNT_MAX) {
+        fastload_uffd_wake(fl->uffd, fault->area->hva +
+                           (fault->page_idx << fault->area->page_shift),
+                           fault->area->page_bytes);
+        return false;
+    }
+    later.not_before_ns = fl->retry_at_ns;
+    sched_push_locked(fl, &later);
+    return true;
+}
+
+void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
+                                int error_number, uint64_t now_ns)
+{
+    FastloadFailure failure = {
+        .error_number = error_number,
+        .file_off = fault->area->file_off +
+                    (fault->page_idx << fault->area->page_shift),
+    };
+    bool is_stalled;
+
+    g_mutex_lock(&fl->sched_lock);
+    sched_note_failure_locked(fl, now_ns, &failure);
+    if (sched_requeue_locked(fl, fault)) {
+        fl->failing_count++;
+    }
+    is_stalled = sched_is_stalled_locked(fl);
+    g_mutex_unlock(&fl->sched_lock);
+    if (is_stalled) {
+        fastload_session_stalled(fl);
     }
 }
 
-/* The page goes back to the fault queue; nobody else would ask for it. */
-static void sched_requeue_page_locked(Fastload *fl, FastloadRead *read)
+static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
+                                     uint64_t now_ns)
 {
+    FastloadArea *area = read->area;
+    FastloadFailure failure = {
+        .error_number = -read->error,
+        .file_off = read->error_file_off,
+    };
     FastloadFault fault = {
-        .area = read->area,
-        .page_idx = read->span.ram_off >> read->area->page_shift,
+        .area = area,
+        .page_idx = read->span.ram_off >> area->page_shift,
         .begin_ns = read->begin_ns,
-        .not_before_ns = fl->retry_at_ns,
     };
 
-    if (fl->fault_count < FASTLOAD_FAULT_COUNT_MAX) {
-        sched_push_locked(fl, &fault);
+    sched_note_failure_locked(fl, now_ns, &failure);
+    fl->failing_count += read->is_retried ? 0 : 1;
+    if (read->class == FASTLOAD_CLASS_BACKGROUND) {
+        fl->failed_chunk_count++;
         return;
     }
-    /* No room: let the toucher fault again and queue in the kernel. */
-    assert(fl->failing_count);
-    fl->failing_count--;
-    fastload_uffd_wake(fl->uffd, read->area->hva + read->span.ram_off,
-                       read->span.len_bytes);
+    /* The claim first: the page must be claimable when it is queued. */
+    fastload_bit_clear(area->claimed, fault.page_idx);
+    if (!sched_requeue_locked(fl, &fault)) {
+        fl->failing_count--;
+    }
 }
 
 void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
@@ -252,40 +329,32 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
 {
     FastloadArea *area = read->area;
     uint64_t chunk_idx = fastload_plan_chunk_of(area, read->span.ram_off);
-    bool is_urgent = read->class == FASTLOAD_CLASS_URGENT;
-    bool is_stalled = false, is_resumed = false;
+    bool is_stalled, is_recovered = false;
 
     trace_fastload_read_done(fl, area->hva, read->span.ram_off, read->class,
                              -read->error);
     g_mutex_lock(&fl->sched_lock);
-    if (!is_urgent) {
+    if (read->class == FASTLOAD_CLASS_BACKGROUND) {
         assert(area->chunk_states[chunk_idx] == FASTLOAD_CHUNK_TAKEN);
         area->chunk_states[chunk_idx] = read->error ? FASTLOAD_CHUNK_FAILED
                                                     : FASTLOAD_CHUNK_DONE;
-        fl->failed_chunk_count += read->error ? 1 : 0;
     }
     if (read->error) {
-        is_stalled = sched_note_failure_locked(fl, now_ns);
-        fl->failing_count += read->is_retried ? 0 : 1;
-        if (is_urgent) {
-            /* The claim first: the page must be claimable when it is queued */
-            fastload_bit_clear(area->claimed,
-                               read->span.ram_off >> area->page_shift);
-            sched_requeue_page_locked(fl, read);
-        }
+        sched_read_failed_locked(fl, read, now_ns);
     } else if (read->is_retried) {
-        is_resumed = sched_note_recovery_locked(fl);
+        sched_retry_ended_locked(fl);
+        is_recovered = true;
+    } else if (fl->failed_round_count && !fl->failing_count) {
+        /* What failed found no room in the queue: this may be it. */
+        sched_note_recovery_locked(fl);
+        is_recovered = true;
     }
+    is_stalled = sched_is_stalled_locked(fl);
     g_mutex_unlock(&fl->sched_lock);
 
-    if (is_stalled) {
-        FastloadFailure failure = {
-            .error_number = -read->error,
-            .file_off = read->error_file_off,
-        };
-
-        fastload_session_stalled(fl, &failure);
-    } else if (is_resumed) {
+    if (read->error && is_stalled) {
+        fastload_session_stalled(fl);
+    } else if (is_recovered) {
         fastload_session_resumed(fl);
     }
 }

@@ -31,7 +31,7 @@ int fastload_uffd_open(int *ret_uffd)
         int dev_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 
         if (dev_fd < 0) {
-            return -EPERM;
+            return errno == EACCES || errno == ENOENT ? -EPERM : -errno;
         }
         uffd = ioctl(dev_fd, USERFAULTFD_IOC_NEW, flags);
         ret = -errno;

@@ -190,6 +190,32 @@ static void worker_ready_append(FastloadWorker *w, FastloadRead *read)
     w->ready_tail = read;
 }
 
+static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
+{
+    uint64_t now_ns;
+
+    if (!read->error) {
+        if (read->extent_count) {
+            fastload_place_fill_holes(read->area, read->span, read->buf);
+            read->error = fastload_place_data(w, read->area,
+                                              read->span.ram_off, read->buf,
+                                              read->span.len_bytes,
+                                              FASTLOAD_CLASS_URGENT);
+        } else {
+            read->error = fastload_place_zero(w, read->area,
+                                              read->span.ram_off,
+                                              read->span.len_bytes);
+        }
+        read->error_file_off = read->area->file_off + read->span.ram_off;
+    }
+    now_ns = fastload_stats_now_ns();
+    if (!read->error) {
+        fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
+    }
+    fastload_sched_read_done(w->fl, read, now_ns);
+    worker_free_list_push(&w->free_urgent, read);
+}
+
 static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
 {
     Fastload *fl = w->fl;
@@ -215,9 +241,8 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
         if (worker_read_has_rest(read)) {
             worker_issue_req(w, read, UINT32_MAX);
         } else {
-            /* Placed since we looked: there was nothing left to read. */
-            fastload_sched_read_done(fl, read, now_ns);
-            worker_free_list_push(&w->free_urgent, read);
+            /* A zero page that failed before, or placed since we looked. */
+            worker_urgent_finish(w, read);
         }
     }
     if (!w->free_urgent && fastload_sched_fault_is_due(fl, now_ns)) {
@@ -267,25 +292,6 @@ static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
             }
         }
     }
-}
-
-static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
-{
-    uint64_t now_ns;
-
-    if (!read->error) {
-        fastload_place_fill_holes(read->area, read->span, read->buf);
-        read->error = fastload_place_data(w, read->area, read->span.ram_off,
-                                          read->buf, read->span.len_bytes,
-                                          FASTLOAD_CLASS_URGENT);
-        read->error_file_off = read->area->file_off + read->span.ram_off;
-    }
-    now_ns = fastload_stats_now_ns();
-    if (!read->error) {
-        fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
-    }
-    fastload_sched_read_done(w->fl, read, now_ns);
-    worker_free_list_push(&w->free_urgent, read);
 }
 
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)

@@ -29,6 +29,7 @@
  *                             v
  *                          DRAINED --last worker out--> COMPLETED
  *                                                    or CANCELLED
+ *   NEW --free (owner), never started--> CANCELLED
  *
  *   NEW        no thread, nothing registered
  *   RUNNING    threads live, spans registered, pages missing
@@ -37,8 +38,8 @@
  *   COMPLETED  threads gone, nothing registered, every page placed
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
- * Lock order: event_lock, then state_lock; sched_lock alone.  No lock is held
- * over I/O or placement, none but event_lock over the event callback.
+ * Lock order: event_lock, then state_lock or sched_lock, never both.  No lock
+ * is held over I/O or placement, none but event_lock over the event callback.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -178,13 +179,13 @@ void fastload_session_drained(Fastload *fl)
     g_mutex_unlock(&fl->event_lock);
 }
 
-static void session_move_and_tell(Fastload *fl, FastloadState from,
-                                  FastloadState to, FastloadEvent event,
-                                  const FastloadFailure *failure)
+static void session_move_and_tell_locked(Fastload *fl, FastloadState from,
+                                         FastloadState to,
+                                         FastloadEvent event,
+                                         const FastloadFailure *failure)
 {
     bool is_moved;
 
-    g_mutex_lock(&fl->event_lock);
     g_mutex_lock(&fl->state_lock);
     is_moved = fl->state == from;
     if (is_moved) {
@@ -194,19 +195,29 @@ static void session_move_and_tell(Fastload *fl, FastloadState from,
     if (is_moved) {
         session_tell(fl, event, failure);
     }
-    g_mutex_unlock(&fl->event_lock);
 }
 
-void fastload_session_stalled(Fastload *fl, const FastloadFailure *failure)
+void fastload_session_stalled(Fastload *fl)
 {
-    session_move_and_tell(fl, FASTLOAD_STATE_RUNNING, FASTLOAD_STATE_STALLED,
-                          FASTLOAD_EVENT_STALLED, failure);
+    FastloadFailure failure;
+
+    g_mutex_lock(&fl->event_lock);
+    /* Another worker may have read on since the caller looked. */
+    if (fastload_sched_is_stalled(fl, &failure)) {
+        session_move_and_tell_locked(fl, FASTLOAD_STATE_RUNNING,
+                                     FASTLOAD_STATE_STALLED,
+                                     FASTLOAD_EVENT_STALLED, &failure);
+    }
+    g_mutex_unlock(&fl->event_lock);
 }
 
 void fastload_session_resumed(Fastload *fl)
 {
-    session_move_and_tell(fl, FASTLOAD_STATE_STALLED, FASTLOAD_STATE_RUNNING,
-                          FASTLOAD_EVENT_RESUMED, NULL);
+    g_mutex_lock(&fl->event_lock);
+    session_move_and_tell_locked(fl, FASTLOAD_STATE_STALLED,
+                                 FASTLOAD_STATE_RUNNING,
+                                 FASTLOAD_EVENT_RESUMED, NULL);
+    g_mutex_unlock(&fl->event_lock);
 }
 
 /* Called by each worker when its backend is open, or could not be opened. */
@@ -273,10 +284,9 @@ bool fastload_probe(GError **error)
                     "vm.unprivileged_userfaultfd to 1");
     } else {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED,
-                    "userfaultfd cannot be opened (%s): it needs a kernel "
-                    "with CONFIG_USERFAULTFD; access is granted by "
-                    "/dev/userfaultfd or the sysctl "
-                    "vm.unprivileged_userfaultfd", g_strerror(-ret));
+                    "userfaultfd cannot be opened: %s%s", g_strerror(-ret),
+                    ret == -ENOSYS ? "; it needs a kernel with "
+                    "CONFIG_USERFAULTFD" : "");
     }
     return false;
 }

@@ -74,7 +74,7 @@ typedef struct FastloadFailure {
 typedef enum FastloadEvent {
     FASTLOAD_EVENT_COMPLETED, /* everything is placed, nothing registered */
     FASTLOAD_EVENT_STALLED,   /* reads fail; they are retried with back-off */
-    FASTLOAD_EVENT_RESUMED,   /* everything that failed has been read since */
+    FASTLOAD_EVENT_RESUMED,   /* something that failed has been read since */
     FASTLOAD_EVENT_CANCELLED, /* workers are gone, waiters were released */
 } FastloadEvent;
 
@@ -202,6 +202,16 @@ bool fastload_wait(Fastload *fl, GError **error);
  * Cancelling twice, or after completion, does nothing.
  */
 void fastload_cancel(Fastload *fl);
+
+/**
+ * fastload_is_failing: is anything waiting to be read again?           [any]
+ * @fl: any load
+ * @ret_failure: the first failure, if so
+ *
+ * True from the first read that failed for good until all that failed has
+ * been read; FASTLOAD_EVENT_STALLED comes later, when it lasts.
+ */
+bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
 
 /**
  * fastload_get_stats: how far the load is                              [any]

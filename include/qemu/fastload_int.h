@@ -337,6 +337,7 @@ struct Fastload {
     uint32_t next_area;          /* background cursor */
     uint64_t next_chunk;
     uint64_t failing_count;      /* pages and chunks waiting for a retry */
+    FastloadFailure failure;     /* the first of those */
     uint32_t failed_round_count; /* since something failing was read */
     uint64_t failed_chunk_count;
     uint64_t retry_at_ns;        /* for failed chunks */
@@ -354,7 +355,7 @@ void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except);
 void fastload_session_worker_ready(FastloadWorker *w);
 void fastload_session_worker_ended(FastloadWorker *w);
 void fastload_session_drained(Fastload *fl);
-void fastload_session_stalled(Fastload *fl, const FastloadFailure *failure);
+void fastload_session_stalled(Fastload *fl);
 void fastload_session_resumed(Fastload *fl);
 
 static inline bool fastload_session_is_ending(Fastload *fl)
@@ -370,6 +371,11 @@ bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
 uint32_t fastload_sched_fault_room(Fastload *fl);
 /* Is there a fault to pop now? */
 bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns);
+/* Reads have failed for so long that it counts as stalled. */
+bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure);
+/* A page without data could not be placed: it comes back after back-off. */
+void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
+                                int error_number, uint64_t now_ns);
 /* A popped fault needs no read: somebody else placed or claimed the page. */
 void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault);
 /* What a worker may have in flight for the background now. */

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <sys/file.h>
 #include <sys/syscall.h>
 #include <linux/io_uring.h>
 #include "fastload-fixture.h"
@@ -15,8 +16,11 @@
 
 static struct {
     char note[256];
-    char hugepages[32]; /* what to put back; empty: nothing was changed */
-} fixture;
+    char hugepages[32]; /* what to put back */
+    int hugepages_fd;   /* -1: nothing to put back */
+} fixture = {
+    .hugepages_fd = -1,
+};
 
 /* ---- deadline, notes ---- */
 
@@ -29,17 +33,14 @@ static void fixture_say(const char *text)
 
 static void fixture_put_back_hugepages(void)
 {
-    if (fixture.hugepages[0]) {
-        int fd = open(NR_HUGEPAGES, O_WRONLY | O_CLOEXEC);
+    int fd = fixture.hugepages_fd;
 
-        if (fd < 0 || write(fd, fixture.hugepages,
-                            strlen(fixture.hugepages)) < 0) {
+    if (fd >= 0) {
+        if (pwrite(fd, fixture.hugepages, strlen(fixture.hugepages), 0) < 0) {
             fixture_say("# " NR_HUGEPAGES " could not be put back\n");
         }
-        if (fd >= 0) {
-            close(fd);
-        }
-        fixture.hugepages[0] = '\0';
+        fixture.hugepages_fd = -1;
+        close(fd); /* unlocks */
     }
 }
 
@@ -233,27 +234,32 @@ static int fixture_temp_file(void)
 
 /* ---- memory ---- */
 
-/* Root may have huge pages for the time of a test. */
+/* Root may have huge pages for the time of a test, one process at a time. */
 static void fixture_get_hugepages(uint64_t map_bytes)
 {
-    g_autofree char *old = NULL;
     g_autofree char *want = NULL;
-    int fd;
+    int fd = open(NR_HUGEPAGES, O_RDWR | O_CLOEXEC);
+    ssize_t got;
 
-    if (!g_file_get_contents(NR_HUGEPAGES, &old, NULL, NULL)) {
-        return;
-    }
-    fd = open(NR_HUGEPAGES, O_WRONLY | O_CLOEXEC);
     if (fd < 0) {
         return;
     }
-    g_strlcpy(fixture.hugepages, old, sizeof(fixture.hugepages));
-    want = g_strdup_printf("%" PRIu64 "\n", g_ascii_strtoull(old, NULL, 10) +
-                           map_bytes / HUGE_BYTES);
-    if (write(fd, want, strlen(want)) < 0) {
-        fixture.hugepages[0] = '\0';
+    while (flock(fd, LOCK_EX) < 0 && errno == EINTR) {
+        continue;
     }
-    close(fd);
+    got = pread(fd, fixture.hugepages, sizeof(fixture.hugepages) - 1, 0);
+    if (got <= 0) {
+        close(fd);
+        return;
+    }
+    fixture.hugepages[got] = '\0';
+    fixture.hugepages_fd = fd;
+    want = g_strdup_printf("%" PRIu64 "\n",
+                           g_ascii_strtoull(fixture.hugepages, NULL, 10) +
+                           map_bytes / HUGE_BYTES);
+    if (pwrite(fd, want, strlen(want), 0) < 0) {
+        fixture_put_back_hugepages();
+    }
 }
 
 static int fixture_memory_fd(FixtureMemory memory, uint64_t map_bytes)

@@ -267,6 +267,45 @@ static void test_unaligned_memory(const void *opaque)
     }
 }
 
+static void test_split_mapping(const void *opaque)
+{
+    /* A region may be several mappings, split anywhere, zero runs too. */
+    static const uint64_t splits[][2] = {
+        { 289, 100 }, { 512 + 77, 1 }, { 4 * 512 + 31, 700 },
+    };
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 13 * CHUNK_PAGES, fixture_mixed);
+    Fastload *fl;
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(splits); i++) {
+        g_assert_cmpint(madvise(f->hva + splits[i][0] * FIXTURE_PAGE_BYTES,
+                                splits[i][1] * FIXTURE_PAGE_BYTES,
+                                MADV_DONTDUMP), ==, 0);
+    }
+    fl = load_start(f, lc->io_kind, 2);
+    load_wait(fl);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_unmapped_while_it_loads(const void *opaque)
+{
+    /* Memory that the caller unmaps is not missed: the load completes. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 40 * CHUNK_PAGES, fixture_all_data);
+    Fastload *fl = load_start(f, lc->io_kind, 2);
+    uint64_t half_bytes = f->len_bytes / 2;
+
+    g_assert_cmpint(munmap(f->hva + half_bytes, half_bytes), ==, 0);
+    load_wait(fl);
+    fastload_free(fl);
+    f->len_bytes = half_bytes;
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
 static void test_one_page(const void *opaque)
 {
     /* The smallest region there is. */
@@ -718,6 +757,8 @@ static void add_all(FastloadIoKind io_kind)
     add_case("zero-runs-cost-nothing", test_zero_runs_cost_nothing, lc);
     add_case("populated-pages-are-kept", test_populated_pages_are_kept, lc);
     add_case("unaligned-memory", test_unaligned_memory, lc);
+    add_case("split-mapping", test_split_mapping, lc);
+    add_case("unmapped-while-it-loads", test_unmapped_while_it_loads, lc);
     add_case("one-page", test_one_page, lc);
     add_case("many-regions", test_many_regions, lc);
     add_case("kinds-of-memory-together", test_kinds_of_memory_together, lc);
