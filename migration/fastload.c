@@ -13,8 +13,8 @@
  *   loaded         stream at its end: postcopy-active, the guest may run
  *   finish         the engine is through: completed, all resources returned
  *
- * A read error before "loaded" fails the migration; the guest has not run, so
- * the engine may let go of whoever waits.  After it the load goes to
+ * A read error seen before "loaded" fails the migration; the guest has not
+ * run, so the engine may let go of whoever waits.  After it the load goes to
  * postcopy-paused and back by itself when reads succeed.
  */
 #include "qemu/osdep.h"
@@ -30,7 +30,9 @@
 #include "io/channel-file.h"
 #include "migration/misc.h"
 #include "monitor/monitor.h"
+#include "hw/qdev-core.h"
 #include "net/net.h"
+#include "qobject/qdict.h"
 #include "qom/object.h"
 #include "system/memory.h"
 #include "system/ramblock.h"
@@ -104,6 +106,27 @@ static void fast_load_find_vhost_user_nic(NICState *nic, void *opaque)
     }
 }
 
+/* What fast_load_check_devices() refuses, plugged while pages are missing. */
+static bool fast_load_hide_device(DeviceListener *listener,
+                                  const QDict *opts, bool from_json,
+                                  Error **errp)
+{
+    const char *driver = qdict_get_try_str(opts, "driver");
+    const char *netdev = qdict_get_try_str(opts, "netdev");
+    NetClientState *peer = netdev ? qemu_find_netdev(netdev) : NULL;
+
+    if ((driver && strstr(driver, "vhost-user")) ||
+        (peer && peer->info->type == NET_CLIENT_DRIVER_VHOST_USER)) {
+        error_setg(errp, "vhost-user cannot be plugged while fast load is "
+                   "under way: wait until the migration is completed");
+    }
+    return false;
+}
+
+static DeviceListener fast_load_listener = {
+    .hide_device = fast_load_hide_device,
+};
+
 /* Memory that others reach without our page tables cannot be trapped here. */
 static bool fast_load_check_devices(Error **errp)
 {
@@ -151,11 +174,8 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
                    "'mapped-ram': enable it, or set x-fast-load-threads to 0");
         return false;
     }
-    if (addr->transport != MIGRATION_ADDRESS_TYPE_FILE) {
-        error_setg(errp, "x-fast-load-threads needs a 'file:' URI: use one, "
-                   "or set x-fast-load-threads to 0");
-        return false;
-    }
+    /* What mapped-ram works with has been checked: files only. */
+    assert(addr->transport == MIGRATION_ADDRESS_TYPE_FILE);
     if (migrate_colo()) {
         error_setg(errp, "x-fast-load-threads cannot be used with COLO: "
                    "switch one of them off");
@@ -222,6 +242,9 @@ static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
         fastload_cancel(s->engine);
         return;
     }
+    /* The monitor may not answer now: the main loop can wait for a page too */
+    warn_report("fast load: %s; the guest waits, and goes on when the file "
+                "can be read again", error_get_pretty(err));
     migrate_set_error(migrate_get_current(), err);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_POSTCOPY_PAUSED);
@@ -265,8 +288,20 @@ static void fast_load_event(FastloadEvent event,
     }
 }
 
+/* The device state is read through @f: it must be the same snapshot. */
+static bool fast_load_is_same_file(FastLoad *s, QEMUFile *f)
+{
+    QIOChannel *ioc = qemu_file_get_ioc(f);
+    struct stat ours, theirs;
+
+    return fstat(s->ioc->fd, &ours) == 0 &&
+           fstat(QIO_CHANNEL_FILE(ioc)->fd, &theirs) == 0 &&
+           ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino &&
+           ours.st_rdev == theirs.st_rdev;
+}
+
 /* Our own descriptor: with O_DIRECT if asked, and closed when we are done. */
-static bool fast_load_open(FastLoad *s, Error **errp)
+static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
 {
     FastloadConfig config = {
         .worker_count = fast_load_threads(),
@@ -284,6 +319,11 @@ static bool fast_load_open(FastLoad *s, Error **errp)
 #endif
     s->ioc = qio_channel_file_new_path(s->filename, flags, 0, errp);
     if (!s->ioc) {
+        return false;
+    }
+    if (!fast_load_is_same_file(s, f)) {
+        error_setg(errp, "'%s' was replaced while it was opened: try again",
+                   s->filename);
         return false;
     }
     end = lseek(s->ioc->fd, 0, SEEK_END);
@@ -428,6 +468,13 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
     return true;
 }
 
+static int fast_load_listed_twice(FastLoad *s)
+{
+    error_setg(&s->block_error, "'%s' is damaged: it lists the RAM blocks a "
+               "second time", s->filename);
+    return -EINVAL;
+}
+
 int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
                                   uint64_t length)
 {
@@ -441,6 +488,9 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
     };
     int ret = qemu_file_get_error(f);
 
+    if (migration_fastload_is_active()) {
+        return fast_load_listed_twice(s);
+    }
     if (ret) {
         error_setg(&s->block_error, "'%s' ends in the header of the RAM block "
                    "'%s'", s->filename, block->idstr);
@@ -448,7 +498,7 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
     }
     /* Ignored blocks (x-ignore-shared) keep what they have. */
     if (!migrate_ram_is_ignored(block) &&
-        ((!s->engine && !fast_load_open(s, &s->block_error)) ||
+        ((!s->engine && !fast_load_open(s, f, &s->block_error)) ||
          !fast_load_add_block(s, f, block, &desc, &s->block_error))) {
         return -EINVAL;
     }
@@ -465,7 +515,11 @@ int migration_fastload_start(void)
     if (!s->engine) {
         return 0;
     }
+    if (migration_fastload_is_active()) {
+        return fast_load_listed_twice(s);
+    }
     qatomic_set(&s->is_active, true);
+    device_listener_register(&fast_load_listener);
     if (!fastload_start(s->engine, &gerr)) {
         error_setg(&s->block_error, "cannot start fast load of '%s': %s",
                    s->filename, gerr->message);
@@ -490,7 +544,10 @@ int migration_fastload_loaded(int ret, Error **errp)
         ret = ret < 0 ? ret : -EINVAL;
     } else if (s->engine) {
         QEMU_LOCK_GUARD(&s->lock);
+        s->is_failed = s->is_failed ||
+                       fastload_is_failing(s->engine, &s->failure);
         if (s->is_failed) {
+            fastload_cancel(s->engine);
             err = fast_load_read_error(&s->failure);
             ret = -s->failure.error_number;
         } else if (ret >= 0) {
@@ -587,6 +644,9 @@ void migration_fastload_cleanup(void)
     s->filename = NULL;
     error_free(s->block_error);
     s->block_error = NULL;
+    if (migration_fastload_is_active()) {
+        device_listener_unregister(&fast_load_listener);
+    }
     s->run_us = 0;
     s->guest_may_run = s->is_failed = s->is_ended = s->may_finish = false;
     qatomic_set(&s->is_active, false);
