@@ -629,6 +629,11 @@ bool fastload_start(Fastload *fl, GError **error)
                     "userfaultfd cannot be opened: %s", g_strerror(-ret));
         return false;
     }
+    /*
+     * The kernel's readahead (8 MiB is not unusual) would put megabytes in
+     * front of every urgent read; what to read ahead is decided here.
+     */
+    posix_fadvise(fl->fd, 0, 0, POSIX_FADV_RANDOM);
     if (!session_trap(fl, error)) {
         session_untrap(fl);
         return false;

@@ -179,7 +179,8 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
  * @error: set on failure; @fl can then only be freed, nothing stays trapped
  *
  * From here on, touching a page that is not there blocks the toucher until
- * the page has been read.
+ * the page has been read.  Switches the kernel's readahead off for the open
+ * file that the descriptor refers to.
  */
 bool fastload_start(Fastload *fl, GError **error);
 
