@@ -27,10 +27,10 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "exec/target_page.h"
+#include "hw/qdev-core.h"
 #include "io/channel-file.h"
 #include "migration/misc.h"
 #include "monitor/monitor.h"
-#include "hw/qdev-core.h"
 #include "net/net.h"
 #include "qobject/qdict.h"
 #include "qom/object.h"
@@ -479,14 +479,14 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
                                   uint64_t length)
 {
     FastLoad *s = &fast_load;
-    FastLoadBlock desc = {
-        .length = length,
-        .version = qemu_get_be32(f),
-        .page_size = qemu_get_be64(f),
-        .bitmap_offset = qemu_get_be64(f),
-        .pages_offset = qemu_get_be64(f),
-    };
-    int ret = qemu_file_get_error(f);
+    FastLoadBlock desc = { .length = length };
+    int ret;
+
+    desc.version = qemu_get_be32(f);
+    desc.page_size = qemu_get_be64(f);
+    desc.bitmap_offset = qemu_get_be64(f);
+    desc.pages_offset = qemu_get_be64(f);
+    ret = qemu_file_get_error(f);
 
     if (migration_fastload_is_active()) {
         return fast_load_listed_twice(s);
