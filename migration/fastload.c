@@ -170,8 +170,9 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
         return true;
     }
     if (!migrate_mapped_ram()) {
-        error_setg(errp, "x-fast-load-threads needs the capability "
-                   "'mapped-ram': enable it, or set x-fast-load-threads to 0");
+        error_setg(errp, "x-fast-load-threads needs a file that was saved "
+                   "with the capability 'mapped-ram', and the capability: "
+                   "enable it, or set x-fast-load-threads to 0");
         return false;
     }
     /* What mapped-ram works with has been checked: files only. */

@@ -57,7 +57,8 @@ def find_qemu():
             raise VmError("no QEMU: set QEMU=path, or build one with "
                           "qemu/import")
         done = subprocess.run([script, "--print-qemu"], text=True,
-                              stdout=subprocess.PIPE, check=False)
+                              stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, check=False)
         path = done.stdout.strip()
     if not path or not os.access(path, os.X_OK):
         raise VmError(f"no QEMU at '{path}': set QEMU=path, or build one "
