@@ -190,6 +190,7 @@ bool fastload_start(Fastload *fl, GError **error);
  * @error: FASTLOAD_ERROR_CANCELLED when it was cancelled
  *
  * A stalled load is waited for: it goes on when the file can be read again.
+ * The last event may come after this returns, but not after fastload_free().
  */
 bool fastload_wait(Fastload *fl, GError **error);
 
@@ -197,9 +198,10 @@ bool fastload_wait(Fastload *fl, GError **error);
  * fastload_cancel: ask a running load to stop                          [any]
  * @fl: any load
  *
- * Returns at once.  Threads that wait for a page are released and find
- * ZEROS in it, as does everybody who touches a missing page later: cancel
- * only when the content of guest memory does not matter any more.
+ * Returns at once.  When the reads in flight are back, threads that wait for
+ * a page are released and find ZEROS in it, as does everybody who touches a
+ * missing page later: cancel only when the content of guest memory does not
+ * matter any more.
  * Cancelling twice, or after completion, does nothing.
  */
 void fastload_cancel(Fastload *fl);
