@@ -55,7 +55,8 @@ static void fault_answer(FastloadWorker *w, uint64_t hva, uint64_t now_ns)
          * as on a machine that never migrated.  Usually it is simply there
          * and this wakes whoever came too late to see it.
          */
-        ret = fastload_place_zero(w, area, ram_off, area->page_bytes);
+        ret = fastload_place_zero(w, area, ram_off, area->page_bytes,
+                                  FASTLOAD_CLASS_URGENT);
         if (ret) {
             fastload_sched_zero_failed(fl, &fault, -ret, now_ns);
             return;

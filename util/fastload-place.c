@@ -12,11 +12,50 @@
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
+/* A run of pages to report; grows while they follow each other. */
+typedef struct PlaceRun {
+    uint64_t page_idx;
+    uint64_t page_count;
+} PlaceRun;
+
+static void place_report(const Fastload *fl, const FastloadArea *area,
+                         const PlaceRun *run, FastloadClass class,
+                         bool has_data)
+{
+    if (run->page_count) {
+        fl->config.placed_func(area->hva + (run->page_idx << area->page_shift),
+                               run->page_count << area->page_shift, class,
+                               has_data, fl->config.placed_opaque);
+    }
+}
+
+/* Adds to @run the pages whose bits are set in @won, reports what ends. */
+static void place_report_word(const Fastload *fl, const FastloadArea *area,
+                              uint64_t first_idx, uint64_t won, PlaceRun *run,
+                              FastloadClass class, bool has_data)
+{
+    while (won) {
+        uint32_t shift = __builtin_ctzll(won);
+        uint64_t rest = ~(won >> shift);
+        uint32_t count = rest ? __builtin_ctzll(rest) : FASTLOAD_BITS;
+
+        if (run->page_idx + run->page_count != first_idx + shift) {
+            place_report(fl, area, run, class, has_data);
+            run->page_idx = first_idx + shift;
+            run->page_count = 0;
+        }
+        run->page_count += count;
+        won &= count < FASTLOAD_BITS ? ~(((1ull << count) - 1) << shift) : 0;
+    }
+}
+
 /* Data and zero pages of [first, last) whose placed bit we were first to set */
 static void place_account(FastloadWorker *w, FastloadArea *area,
                           uint64_t ram_off, uint64_t len_bytes,
                           FastloadClass class, bool is_data)
 {
+    Fastload *fl = w->fl;
+    PlaceRun run = { 0 };
     uint64_t page = ram_off >> area->page_shift;
     uint64_t last = (ram_off + len_bytes) >> area->page_shift;
     uint64_t won_bytes, won_count = 0;
@@ -30,6 +69,10 @@ static void place_account(FastloadWorker *w, FastloadArea *area,
                                          mask, __ATOMIC_ACQ_REL);
 
         won_count += __builtin_popcountll(mask & ~old);
+        if (fl->config.placed_func) {
+            place_report_word(fl, area, page - shift, mask & ~old, &run,
+                              class, is_data);
+        }
         page += in_word;
     }
     won_bytes = won_count << area->page_shift;
@@ -39,10 +82,11 @@ static void place_account(FastloadWorker *w, FastloadArea *area,
     if (is_data) {
         fastload_stats_add(&w->counters.loaded_bytes[class], won_bytes);
     }
+    place_report(fl, area, &run, class, is_data);
     /* Who sees 0 sees every placed bit: pairs in session_check_complete() */
-    if (__atomic_sub_fetch(&w->fl->missing_bytes, won_bytes,
+    if (__atomic_sub_fetch(&fl->missing_bytes, won_bytes,
                            __ATOMIC_ACQ_REL) == 0) {
-        fastload_session_drained(w->fl);
+        fastload_session_drained(fl);
     }
 }
 
@@ -141,10 +185,10 @@ int fastload_place_data(FastloadWorker *w, FastloadArea *area,
 }
 
 int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
-                        uint64_t ram_off, uint64_t len_bytes)
+                        uint64_t ram_off, uint64_t len_bytes,
+                        FastloadClass class)
 {
-    return place_run(w, area, ram_off, NULL, len_bytes,
-                     FASTLOAD_CLASS_BACKGROUND);
+    return place_run(w, area, ram_off, NULL, len_bytes, class);
 }
 
 void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
@@ -204,6 +248,25 @@ static void place_eager_zero(uint8_t *dst, uint64_t len_bytes)
     }
 }
 
+static void place_report_eager(const Fastload *fl, const FastloadArea *area)
+{
+    PlaceRun run = { 0 };
+    uint64_t i;
+
+    for (i = 0; i < area->page_count; i += run.page_count) {
+        bool has_data = fastload_plan_page_has_data(area, i);
+
+        run.page_idx = i;
+        run.page_count = 1;
+        while (i + run.page_count < area->page_count &&
+               fastload_plan_page_has_data(area, i + run.page_count) ==
+               has_data) {
+            run.page_count++;
+        }
+        place_report(fl, area, &run, FASTLOAD_CLASS_BACKGROUND, has_data);
+    }
+}
+
 int fastload_place_eager(Fastload *fl, FastloadArea *area,
                          FastloadFailure *ret_failure)
 {
@@ -233,6 +296,9 @@ int fastload_place_eager(Fastload *fl, FastloadArea *area,
         } else {
             place_eager_zero(area->hva + ram_off, len_bytes);
         }
+    }
+    if (fl->config.placed_func) {
+        place_report_eager(fl, area);
     }
     return 0;
 }

@@ -7,7 +7,8 @@
  * and chunks in file order (low priority, a cursor and a state per chunk).
  * Failed pages and chunks come back through the same two, after a back-off
  * that doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
- * fail.  Does no I/O and never blocks but on sched_lock.
+ * fail.  A token bucket says how much may be read ahead.  Does no I/O and
+ * never blocks but on sched_lock.
  *
  * A chunk:
  *
@@ -102,6 +103,103 @@ uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
         ? FASTLOAD_FLIGHT_BYTES_MIN : FASTLOAD_FLIGHT_BYTES_MAX;
 }
 
+static bool sched_rate_is_limited_locked(const Fastload *fl)
+{
+    return fl->rate_bytes_per_s &&
+           fl->rate_bytes_per_s != FASTLOAD_BACKGROUND_OFF;
+}
+
+static double sched_rate_burst_locked(const Fastload *fl)
+{
+    return MAX(fl->rate_bytes_per_s * (FASTLOAD_RATE_BURST_NS / 1e9),
+               2.0 * FASTLOAD_RATE_REQ_BYTES_MIN);
+}
+
+static void sched_rate_count_locked(Fastload *fl, uint64_t now_ns)
+{
+    if (now_ns <= fl->rate_at_ns) {
+        return; /* another worker read the clock later than the caller */
+    }
+    if (sched_rate_is_limited_locked(fl)) {
+        double due_bytes = (now_ns - fl->rate_at_ns) / 1e9 *
+                           fl->rate_bytes_per_s;
+
+        fl->rate_tokens = MIN(fl->rate_tokens + due_bytes,
+                              sched_rate_burst_locked(fl));
+    }
+    fl->rate_at_ns = now_ns;
+}
+
+static uint64_t sched_rate_due_locked(const Fastload *fl)
+{
+    if (fl->rate_bytes_per_s == FASTLOAD_BACKGROUND_OFF) {
+        return UINT64_MAX;
+    }
+    if (!fl->rate_bytes_per_s || fl->rate_tokens > 0) {
+        return 0;
+    }
+    return fl->rate_at_ns + 1 +
+           (uint64_t)((1 - fl->rate_tokens) / fl->rate_bytes_per_s * 1e9);
+}
+
+uint64_t fastload_sched_rate_due_ns(Fastload *fl)
+{
+    uint64_t due_ns;
+
+    g_mutex_lock(&fl->sched_lock);
+    due_ns = sched_rate_due_locked(fl);
+    g_mutex_unlock(&fl->sched_lock);
+    return due_ns;
+}
+
+uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
+                                  uint32_t want_bytes)
+{
+    uint32_t take_bytes = want_bytes;
+
+    g_mutex_lock(&fl->sched_lock);
+    sched_rate_count_locked(fl, now_ns);
+    if (sched_rate_due_locked(fl)) {
+        take_bytes = 0;
+    } else if (sched_rate_is_limited_locked(fl)) {
+        double max_bytes = MIN(sched_rate_burst_locked(fl) / 2, want_bytes);
+
+        /* Reads begin and end on the granule: O_DIRECT wants it. */
+        if (max_bytes < want_bytes) {
+            take_bytes = (uint32_t)max_bytes / FASTLOAD_PAGE_BYTES_MIN *
+                         FASTLOAD_PAGE_BYTES_MIN;
+        }
+        fl->rate_tokens -= take_bytes;
+    }
+    g_mutex_unlock(&fl->sched_lock);
+    return take_bytes;
+}
+
+void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes)
+{
+    g_mutex_lock(&fl->sched_lock);
+    if (sched_rate_is_limited_locked(fl)) {
+        fl->rate_tokens -= read_bytes;
+    }
+    g_mutex_unlock(&fl->sched_lock);
+}
+
+void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
+                             uint64_t bytes_per_s)
+{
+    double burst_bytes;
+
+    g_mutex_lock(&fl->sched_lock);
+    sched_rate_count_locked(fl, now_ns);
+    fl->rate_bytes_per_s = bytes_per_s;
+    if (sched_rate_is_limited_locked(fl)) {
+        /* What a faster rate took in advance is forgiven, but for a burst. */
+        burst_bytes = sched_rate_burst_locked(fl);
+        fl->rate_tokens = CLAMP(fl->rate_tokens, -burst_bytes, burst_bytes);
+    }
+    g_mutex_unlock(&fl->sched_lock);
+}
+
 static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
                                      uint64_t *ret_chunk_idx)
 {
@@ -153,14 +251,16 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                uint64_t *ret_chunk_idx,
                                bool *ret_is_retried)
 {
-    bool found = false;
+    bool is_held, found = false;
 
     g_mutex_lock(&fl->sched_lock);
-    if (fl->failed_chunk_count && now_ns >= fl->retry_at_ns) {
+    sched_rate_count_locked(fl, now_ns);
+    is_held = sched_rate_due_locked(fl) != 0;
+    if (!is_held && fl->failed_chunk_count && now_ns >= fl->retry_at_ns) {
         found = sched_take_failed_locked(fl, ret_area, ret_chunk_idx);
     }
     *ret_is_retried = found;
-    if (!found) {
+    if (!is_held && !found) {
         found = sched_take_pending_locked(fl, ret_area, ret_chunk_idx);
     }
     g_mutex_unlock(&fl->sched_lock);
@@ -177,6 +277,10 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
     if (takes_chunks && fl->failed_chunk_count) {
         due_ns = fl->retry_at_ns;
     }
+    if (takes_chunks && fl->next_area < fl->areas->len) {
+        due_ns = 0;
+    }
+    due_ns = MAX(due_ns, sched_rate_due_locked(fl));
     for (i = 0; takes_faults && i < fl->fault_count; i++) {
         uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
 

@@ -204,7 +204,8 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
         } else {
             read->error = fastload_place_zero(w, read->area,
                                               read->span.ram_off,
-                                              read->span.len_bytes);
+                                              read->span.len_bytes,
+                                              FASTLOAD_CLASS_URGENT);
         }
         read->error_file_off = read->area->file_off + read->span.ram_off;
     }
@@ -269,13 +270,19 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
     return true;
 }
 
+static bool worker_has_flight_room(const FastloadWorker *w,
+                                   uint32_t bytes_max)
+{
+    return w->flight_bytes < bytes_max &&
+           w->flight_count < FASTLOAD_FLIGHT_COUNT_MAX;
+}
+
 static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
 {
     uint32_t bytes_max = fastload_sched_flight_bytes(w->fl, now_ns);
     uint32_t req_bytes_max = MAX(bytes_max / 2, FASTLOAD_FLIGHT_BYTES_MIN);
 
-    while (w->flight_bytes < bytes_max &&
-           w->flight_count < FASTLOAD_FLIGHT_COUNT_MAX) {
+    while (worker_has_flight_room(w, bytes_max)) {
         FastloadRead *read = w->issuing;
 
         if (!read && !worker_take_chunk(w, now_ns)) {
@@ -283,7 +290,16 @@ static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
         }
         read = w->issuing;
         if (worker_read_has_rest(read)) {
-            worker_issue_req(w, read, req_bytes_max);
+            FastloadSpan *extent = &read->extents[read->extent_idx];
+            uint32_t req_bytes =
+                fastload_sched_rate_take(w->fl, now_ns,
+                                         MIN(extent->len_bytes,
+                                             req_bytes_max));
+
+            if (!req_bytes) {
+                return;
+            }
+            worker_issue_req(w, read, req_bytes);
         }
         if (!worker_read_has_rest(read)) {
             w->issuing = NULL;
@@ -323,7 +339,8 @@ static void worker_place_step(FastloadWorker *w)
                                       read->buf + read->placed_bytes,
                                       run_bytes, FASTLOAD_CLASS_BACKGROUND);
         } else if (kind == FASTLOAD_RUN_ZERO) {
-            ret = fastload_place_zero(w, area, at, run_bytes);
+            ret = fastload_place_zero(w, area, at, run_bytes,
+                                      FASTLOAD_CLASS_BACKGROUND);
         }
         read->placed_bytes += run_bytes;
         if (ret) {
@@ -352,6 +369,9 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
         if (++req->tries < FASTLOAD_READ_TRIES_MAX &&
             !fastload_session_is_ending(w->fl)) {
             fastload_stats_add(&w->counters.retry_count, 1);
+            if (!req->is_urgent) {
+                fastload_sched_rate_charge(w->fl, req->len_bytes);
+            }
             w->io_ops->queue(w->io, req);
             return;
         }
@@ -386,18 +406,23 @@ static void worker_reap(FastloadWorker *w)
 
 /*
  * How long to sleep.  All that can be begun has been begun: a completed read,
- * a fault or a kick wakes the worker, or a retry that falls due.
+ * a fault or a kick wakes the worker, or a retry that falls due, or the next
+ * read that the background's rate allows.
  */
 static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
 {
-    bool takes_chunks = w->free_chunks && !w->issuing &&
-        w->flight_bytes < fastload_sched_flight_bytes(w->fl, now_ns);
+    bool has_room =
+        worker_has_flight_room(w, fastload_sched_flight_bytes(w->fl, now_ns));
+    bool takes_chunks = has_room && w->free_chunks && !w->issuing;
     uint64_t due_ns;
 
     if (w->ready_head) {
         return 0;
     }
     due_ns = fastload_sched_next_due_ns(w->fl, w->free_urgent, takes_chunks);
+    if (has_room && w->issuing) {
+        due_ns = MIN(due_ns, fastload_sched_rate_due_ns(w->fl));
+    }
     if (due_ns == UINT64_MAX) {
         return -1;
     }

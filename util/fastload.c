@@ -328,6 +328,8 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     g_mutex_init(&fl->event_lock);
     g_mutex_init(&fl->sched_lock);
     g_cond_init(&fl->state_cond);
+    fastload_sched_rate_set(fl, fastload_stats_now_ns(),
+                            config->background_bytes_per_s);
     return fl;
 }
 
@@ -684,6 +686,17 @@ void fastload_cancel(Fastload *fl)
         session_end_locked(fl);
     } else if (fl->state == FASTLOAD_STATE_NEW) {
         fl->is_cancelled = true;
+    }
+    g_mutex_unlock(&fl->state_lock);
+}
+
+void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)
+{
+    fastload_sched_rate_set(fl, fastload_stats_now_ns(), bytes_per_s);
+    g_mutex_lock(&fl->state_lock);
+    /* Who sleeps until the old rate allows a read must look again. */
+    if (session_is_live_locked(fl)) {
+        fastload_session_kick_all(fl, NULL);
     }
     g_mutex_unlock(&fl->state_lock);
 }

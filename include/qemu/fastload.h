@@ -18,8 +18,10 @@
  * Threads: one thread, the "owner", makes the calls marked [owner].  Calls
  *   marked [any] are safe from every thread until fastload_free() begins.
  *   The event callback runs on an engine thread, one call at a time; the
- *   only engine calls allowed in it are fastload_cancel() and
- *   fastload_get_stats().
+ *   placed callback on all of them at once, and on the owner's in
+ *   fastload_start().  The only engine calls allowed in either are
+ *   fastload_cancel(), fastload_get_stats() and
+ *   fastload_set_background_rate().
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped; fastload_wait() and fastload_free() block until threads end.
  *   No other call blocks on storage or on the guest.
@@ -30,7 +32,7 @@
  *   is a host virtual address; ram_off counts bytes from a region's start.
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> start -> wait -> free.  free is legal after
- *   any of them; cancel and get_stats after new.
+ *   any of them; cancel, get_stats and set_background_rate after new.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -48,6 +50,8 @@
 #define FASTLOAD_PAGE_BYTES_MIN 4096u
 /* Regions of larger pages are loaded by fastload_start(), not trapped. */
 #define FASTLOAD_TRAP_PAGE_BYTES_MAX (2u << 20)
+/* A background rate: nothing is loaded ahead until the rate is changed. */
+#define FASTLOAD_BACKGROUND_OFF UINT64_MAX
 
 #define FASTLOAD_ERROR fastload_error_quark()
 
@@ -87,12 +91,41 @@ typedef enum FastloadEvent {
 typedef void FastloadEventFunc(FastloadEvent event,
                                const FastloadFailure *failure, void *opaque);
 
-/* Zero in any field means "choose for me", or "none" for event_func. */
+typedef enum FastloadClass {
+    FASTLOAD_CLASS_URGENT,     /* somebody waited for the page */
+    FASTLOAD_CLASS_HINT,       /* reserved for recorded working sets */
+    FASTLOAD_CLASS_BACKGROUND, /* read ahead, in file order */
+    FASTLOAD_CLASS_MAX,
+} FastloadClass;
+
+/**
+ * FastloadPlacedFunc: told about pages that are there now
+ * @hva: the first page
+ * @len_bytes: a multiple of the region's page size
+ * @class: what they were placed for; BACKGROUND in fastload_start()
+ * @has_data: from the file; false: the snapshot says zero
+ * @opaque: from the configuration
+ *
+ * Called after the pages became visible, their waiters have been woken by
+ * then, and once for each page that was trapped or loaded by
+ * fastload_start(); zeros that need no trap are not reported.  All calls have
+ * returned before remaining_bytes is 0.  It runs between urgent reads: it
+ * must not block, and must not touch pages that may be missing.
+ */
+typedef void FastloadPlacedFunc(void *hva, uint64_t len_bytes,
+                                FastloadClass class, bool has_data,
+                                void *opaque);
+
+/* Zero in any field means "choose for me", or "none" for the callbacks. */
 typedef struct FastloadConfig {
     uint32_t worker_count; /* 1..FASTLOAD_WORKER_COUNT_MAX; default 2 */
     FastloadIoKind io_kind;
     FastloadEventFunc *event_func;
     void *event_opaque;
+    FastloadPlacedFunc *placed_func;
+    void *placed_opaque;
+    /* As for fastload_set_background_rate(); 0: no limit. */
+    uint64_t background_bytes_per_s;
 } FastloadConfig;
 
 typedef struct FastloadRegion {
@@ -109,13 +142,6 @@ typedef struct FastloadRegion {
     uint32_t granule_bytes;
     bool is_eager;       /* load it in fastload_start(), do not trap it */
 } FastloadRegion;
-
-typedef enum FastloadClass {
-    FASTLOAD_CLASS_URGENT,     /* somebody waited for the page */
-    FASTLOAD_CLASS_HINT,       /* reserved for recorded working sets */
-    FASTLOAD_CLASS_BACKGROUND, /* read ahead, in file order */
-    FASTLOAD_CLASS_MAX,
-} FastloadClass;
 
 /* A snapshot of the counters; cheap, and coherent only field by field. */
 typedef struct FastloadStats {
@@ -205,6 +231,19 @@ bool fastload_wait(Fastload *fl, GError **error);
  * Cancelling twice, or after completion, does nothing.
  */
 void fastload_cancel(Fastload *fl);
+
+/**
+ * fastload_set_background_rate: how fast to read ahead                 [any]
+ * @fl: any load
+ * @bytes_per_s: 0: no limit; or FASTLOAD_BACKGROUND_OFF
+ *
+ * Limits the bytes that all workers together read from the file in the
+ * background, holes that are read over and repeated reads included.  Urgent
+ * reads are never delayed and take nothing from it.  Zero pages cost nothing
+ * but keep their turn in file order.  May be changed at any time; what is in
+ * flight then is still placed.
+ */
+void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s);
 
 /**
  * fastload_is_failing: is anything waiting to be read again?           [any]

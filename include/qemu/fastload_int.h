@@ -56,6 +56,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_FLIGHT_BYTES_MAX (4u << 20)
 #define FASTLOAD_FLIGHT_BYTES_MIN (128u << 10)
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
+/*
+ * A background rate is kept by a token bucket that holds what is due in
+ * FASTLOAD_RATE_BURST_NS, more than a worker ever sleeps too long; one
+ * request takes at most half of it, and not less than a sensible read.
+ */
+#define FASTLOAD_RATE_BURST_NS (20 * 1000 * 1000ull)
+#define FASTLOAD_RATE_REQ_BYTES_MIN (64u << 10)
 
 #define FASTLOAD_BITS 64
 #define FASTLOAD_BIT_WORDS(n) (((n) + FASTLOAD_BITS - 1) / FASTLOAD_BITS)
@@ -342,6 +349,9 @@ struct Fastload {
     uint64_t failed_chunk_count;
     uint64_t retry_at_ns;        /* for failed chunks */
     uint64_t backoff_ns;
+    uint64_t rate_bytes_per_s;   /* 0: no limit; FASTLOAD_BACKGROUND_OFF */
+    double rate_tokens;          /* bytes; below 0: taken in advance */
+    uint64_t rate_at_ns;         /* when the tokens were counted last */
 
     /* atomic */
     uint64_t last_fault_ns;      /* relaxed: a hint for the depth */
@@ -384,6 +394,15 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadArea **ret_area,
                                uint64_t *ret_chunk_idx,
                                bool *ret_is_retried);
+/* How many of @want_bytes a background read may have now; they are taken. */
+uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
+                                  uint32_t want_bytes);
+/* A background read is repeated: it waits for nobody, others wait for it. */
+void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes);
+void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
+                             uint64_t bytes_per_s);
+/* When fastload_sched_rate_take() gives something; UINT64_MAX: not by itself */
+uint64_t fastload_sched_rate_due_ns(Fastload *fl);
 /* When there is something to take, as far as it is known: UINT64_MAX: never. */
 uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
                                     bool takes_chunks);
@@ -404,7 +423,8 @@ int fastload_place_data(FastloadWorker *w, FastloadArea *area,
                         uint64_t ram_off, const uint8_t *buf,
                         uint64_t len_bytes, FastloadClass class);
 int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
-                        uint64_t ram_off, uint64_t len_bytes);
+                        uint64_t ram_off, uint64_t len_bytes,
+                        FastloadClass class);
 /* Zeroes what the file does not have, where pages are larger than granules. */
 void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
                                uint8_t *buf);

@@ -503,6 +503,77 @@ void fixture_events_wait(FixtureEvents *events, FastloadEvent event)
     g_mutex_unlock(&events->lock);
 }
 
+/* ---- placed pages ---- */
+
+void fixture_placed_init(FixturePlaced *placed, const Fixture *f)
+{
+    *placed = (FixturePlaced) {
+        .f = f,
+        .told = g_new0(uint8_t, fixture_page_count(f)),
+    };
+}
+
+void fixture_placed_clear(FixturePlaced *placed)
+{
+    g_free(placed->told);
+}
+
+static bool placed_has_data(const Fixture *f, uint64_t page_idx)
+{
+    uint64_t per_page = f->page_bytes / PAGE;
+    uint64_t first = page_idx / per_page * per_page;
+    bool has_data = false;
+    uint64_t i;
+
+    for (i = first; i < first + per_page; i++) {
+        has_data = has_data || fixture_page_has_data(f, i);
+    }
+    return has_data;
+}
+
+void fixture_placed_func(void *hva, uint64_t len_bytes, FastloadClass class,
+                         bool has_data, void *opaque)
+{
+    FixturePlaced *placed = opaque;
+    const Fixture *f = placed->f;
+    uint64_t page = ((uint8_t *)hva - f->hva) / PAGE;
+    uint64_t end = page + len_bytes / PAGE;
+
+    g_assert_cmpuint(len_bytes, >, 0);
+    g_assert_cmpuint(len_bytes % f->page_bytes, ==, 0);
+    g_assert_cmpuint(end, <=, fixture_page_count(f));
+    __atomic_fetch_add(has_data ? &placed->data_bytes[class]
+                                : &placed->zero_bytes,
+                       len_bytes, __ATOMIC_RELAXED);
+    for (; page < end; page++) {
+        g_assert_true(has_data == placed_has_data(f, page));
+        /* Were it not there, this would wait for us. */
+        g_assert_true(fixture_page_is_right(f, page));
+        g_assert_cmpuint(__atomic_exchange_n(&placed->told[page], 1 + class,
+                                             __ATOMIC_RELEASE), ==, 0);
+    }
+}
+
+FastloadClass fixture_placed_class(FixturePlaced *placed, uint64_t page_idx)
+{
+    uint8_t told = __atomic_load_n(&placed->told[page_idx], __ATOMIC_ACQUIRE);
+
+    return told ? told - 1 : FASTLOAD_CLASS_MAX;
+}
+
+void fixture_placed_check(FixturePlaced *placed, const FastloadStats *stats)
+{
+    uint64_t i;
+
+    for (i = 0; i < FASTLOAD_CLASS_MAX; i++) {
+        g_assert_cmpuint(placed->data_bytes[i], ==, stats->loaded_bytes[i]);
+    }
+    g_assert_cmpuint(placed->zero_bytes, <=, stats->zero_bytes);
+    for (i = 0; i < fixture_page_count(placed->f); i++) {
+        g_assert_true(placed->told[i] || !placed_has_data(placed->f, i));
+    }
+}
+
 /* ---- touchers ---- */
 
 static void *toucher_main(void *opaque)

@@ -140,6 +140,22 @@ bool fixture_toucher_is_done(FixtureToucher *t);
 /* Returns the number of wrong pages it has seen. */
 uint32_t fixture_toucher_join(FixtureToucher *t);
 
+/* What the placed callback of one load has told, page by page. */
+typedef struct FixturePlaced {
+    const Fixture *f;
+    uint8_t *told;      /* 0 or 1 + FastloadClass, atomic */
+    uint64_t data_bytes[FASTLOAD_CLASS_MAX]; /* atomic */
+    uint64_t zero_bytes;                     /* atomic */
+} FixturePlaced;
+
+void fixture_placed_init(FixturePlaced *placed, const Fixture *f);
+void fixture_placed_clear(FixturePlaced *placed);
+FastloadPlacedFunc fixture_placed_func; /* @opaque: a FixturePlaced */
+/* FASTLOAD_CLASS_MAX: not told yet. */
+FastloadClass fixture_placed_class(FixturePlaced *placed, uint64_t page_idx);
+/* Asserts that a load that is complete has told all there is. */
+void fixture_placed_check(FixturePlaced *placed, const FastloadStats *stats);
+
 /* What a process holds: a load leaves as much as it found. */
 typedef struct FixtureUse {
     uint32_t thread_count;

@@ -17,25 +17,25 @@ typedef struct FaultTest {
     Fixture *f;
     Fastload *fl;
     FixtureEvents events;
+    FixturePlaced placed;
 } FaultTest;
 
-/* @ops NULL: whatever @config says. */
-static FaultTest *fault_new(const FastloadIoOps *ops, FastloadIoKind io_kind,
-                            FixtureMemory memory, uint64_t page_count,
-                            uint32_t worker_count, FixtureHasData *has_data)
+/* @ops NULL: whatever @config says, but for the callbacks, which are ours. */
+static FaultTest *fault_new_config(const FastloadIoOps *ops,
+                                   FastloadConfig config,
+                                   FixtureMemory memory, uint64_t page_count,
+                                   FixtureHasData *has_data)
 {
     FaultTest *t = g_new0(FaultTest, 1);
-    FastloadConfig config = {
-        .worker_count = worker_count,
-        .io_kind = io_kind,
-        .event_func = fixture_events_func,
-        .event_opaque = &t->events,
-    };
     FastloadRegion region;
     GError *error = NULL;
 
+    config.event_func = fixture_events_func;
+    config.event_opaque = &t->events;
+    config.placed_opaque = &t->placed;
     fixture_events_init(&t->events);
     t->f = fixture_new(memory, page_count, has_data);
+    fixture_placed_init(&t->placed, t->f);
     t->fl = fastload_new(t->f->fd, &config, &error);
     g_assert_no_error(error);
     if (ops) {
@@ -44,6 +44,18 @@ static FaultTest *fault_new(const FastloadIoOps *ops, FastloadIoKind io_kind,
     fixture_region(t->f, &region);
     g_assert_true(fastload_add_region(t->fl, &region, &error));
     return t;
+}
+
+static FaultTest *fault_new(const FastloadIoOps *ops, FastloadIoKind io_kind,
+                            FixtureMemory memory, uint64_t page_count,
+                            uint32_t worker_count, FixtureHasData *has_data)
+{
+    FastloadConfig config = {
+        .worker_count = worker_count,
+        .io_kind = io_kind,
+    };
+
+    return fault_new_config(ops, config, memory, page_count, has_data);
 }
 
 /* Four chunks of data on the simulator. */
@@ -83,6 +95,7 @@ static void fault_free(FaultTest *t)
     fastload_free(t->fl);
     fixture_free(t->f);
     fixture_events_clear(&t->events);
+    fixture_placed_clear(&t->placed);
     g_free(t);
 }
 
@@ -97,6 +110,13 @@ static FastloadStats fault_stats(FaultTest *t)
 static uint64_t fault_remaining(FaultTest *t)
 {
     return fault_stats(t).remaining_bytes;
+}
+
+static void fault_check_placed(FaultTest *t)
+{
+    FastloadStats stats = fault_stats(t);
+
+    fixture_placed_check(&t->placed, &stats);
 }
 
 static uint64_t fault_file_off(const FaultTest *t, uint64_t page_idx)
@@ -1021,6 +1041,37 @@ static void test_memory_that_is_not_there(const void *opaque)
     fault_free(t);
 }
 
+/* ---- the background's rate ---- */
+
+static void test_repeated_reads_are_rated(const void *opaque)
+{
+    /* Storage that fails is not read faster than the rate says. */
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = {
+        .worker_count = 2,
+        .background_bytes_per_s = 100 * 1000 * 1000,
+    };
+    FaultTest *t;
+    uint64_t i;
+
+    sim_reset(&sim_config);
+    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 4 * CHUNK_PAGES,
+                         fixture_all_data);
+    for (i = 0; i < SIM_BAD_COUNT_MAX; i++) {
+        /* The first and the second read of these fail, at their end. */
+        sim_add_bad(fault_file_off(t, i * CHUNK_PAGES / 2 + 15), PAGE, EIO,
+                    FASTLOAD_READ_TRIES_MAX - 1);
+    }
+    fault_start(t);
+    fault_wait(t);
+    g_assert_cmpuint(fault_stats(t).retry_count, ==,
+                     SIM_BAD_COUNT_MAX * (FASTLOAD_READ_TRIES_MAX - 1));
+    g_assert_cmpfloat(fault_stats(t).complete_ns, >,
+                      (4 * CHUNK_BYTES + 0.9 * 16 * 512 * 1024) * 10);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 /* ---- many seeds ---- */
 
 static bool fault_sparse(uint64_t page_idx)
@@ -1042,15 +1093,21 @@ static void fault_random_load(uint32_t seed)
     };
     uint32_t toucher_count = g_rand_int_range(rand, 0, 4);
     uint64_t page_count = g_rand_int_range(rand, 1, 4 * CHUNK_PAGES);
+    FastloadConfig load_config = {
+        .worker_count = g_rand_int_range(rand, 1, 9),
+        .placed_func = fixture_placed_func,
+        .background_bytes_per_s = g_rand_int_range(rand, 0, 3) == 0
+            ? g_rand_int_range(rand, 50 * 1000 * 1000, 1000 * 1000 * 1000)
+            : 0,
+    };
     FixtureToucher touchers[3];
     FaultTest *t;
     uint32_t i;
 
     sim_reset(&config);
-    t = fault_new(&sim_ops, FASTLOAD_IO_AUTO,
-                  g_rand_boolean(rand) ? FIXTURE_ANON : FIXTURE_SHARED,
-                  page_count, g_rand_int_range(rand, 1, 9),
-                  contents[g_rand_int_range(rand, 0, 4)]);
+    t = fault_new_config(&sim_ops, load_config,
+                         g_rand_boolean(rand) ? FIXTURE_ANON : FIXTURE_SHARED,
+                         page_count, contents[g_rand_int_range(rand, 0, 4)]);
     if (g_rand_int_range(rand, 0, 3) == 0) {
         sim_add_bad(fault_file_off(t, g_rand_int_range(rand, 0, page_count)),
                     PAGE, EIO, g_rand_int_range(rand, 1, 12));
@@ -1063,6 +1120,7 @@ static void fault_random_load(uint32_t seed)
         g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }
     fault_wait(t);
+    fault_check_placed(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fastload_free(t->fl);
     t->fl = NULL;
@@ -1153,6 +1211,7 @@ int main(int argc, char **argv)
     add_test("backend-that-does-not-open", test_backend_that_does_not_open);
     add_test("unreadable-eager-region", test_unreadable_eager_region);
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
+    add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
     add_test("many-seeds", test_many_seeds);
     return g_test_run();
 }

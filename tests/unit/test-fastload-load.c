@@ -681,6 +681,224 @@ static void test_statistics_during_start(const void *opaque)
     fixture_free(other);
 }
 
+/* ---- the background's rate ---- */
+
+#define RATE_BYTES_PER_S 20000000ull
+#define RATE_CHUNK_COUNT 4
+
+static Fastload *load_start_at_rate(const Fixture *f, const LoadCase *lc,
+                                    uint64_t bytes_per_s)
+{
+    Fastload *fl = load_new(f->fd, lc->io_kind, lc->worker_count, NULL);
+    FastloadRegion region;
+
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    fastload_set_background_rate(fl, bytes_per_s);
+    load_go(fl);
+    return fl;
+}
+
+static void test_rate_is_kept(const void *opaque)
+{
+    /* A background rate is what all workers together read, within 5 %. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, RATE_CHUNK_COUNT * CHUNK_PAGES,
+                             lc->has_data);
+    double want_ns = f->data_bytes * 1e9 / RATE_BYTES_PER_S;
+    Fastload *fl = load_start_at_rate(f, lc, RATE_BYTES_PER_S);
+    FastloadStats stats;
+
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.read_bytes, ==, f->data_bytes);
+    g_assert_cmpfloat(stats.complete_ns, >, want_ns * 0.95);
+    /* Late is what a busy machine may be. */
+    g_assert_cmpfloat(stats.complete_ns, <, want_ns * 1.05 + 300e6);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_zeros_are_not_rated(const void *opaque)
+{
+    /* A rate is of bytes read: zero pages, trapped ones too, cost nothing. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 6 * CHUNK_PAGES, fixture_mixed);
+    Fastload *fl = load_start_at_rate(f, lc, RATE_BYTES_PER_S);
+    FastloadStats stats;
+
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpfloat(stats.complete_ns, <,
+                      stats.read_bytes * 1.05e9 / RATE_BYTES_PER_S + 300e6);
+    g_assert_cmpuint(stats.read_bytes, <, f->len_bytes * 3 / 4);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void load_check_off(Fastload *fl, const Fixture *f,
+                           uint64_t first_page)
+{
+    FixtureToucher toucher;
+    FastloadStats stats;
+    uint64_t i;
+
+    for (i = first_page; i < first_page + 8; i++) {
+        fixture_toucher_start_page(&toucher, f, i * 97);
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    }
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.read_bytes, ==, (first_page + 8) *
+                     FIXTURE_PAGE_BYTES);
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND], ==, 0);
+}
+
+static void test_background_off(const void *opaque)
+{
+    /* Switched off, only what is touched is read; switched on, all is. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 8 * CHUNK_PAGES, lc->has_data);
+    Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
+
+    load_check_off(fl, f, 0);
+    fastload_set_background_rate(fl, FASTLOAD_BACKGROUND_OFF);
+    g_usleep(20 * 1000);
+    load_check_off(fl, f, 8);
+    fastload_set_background_rate(fl, 0);
+    load_wait(fl);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_rate_is_raised(const void *opaque)
+{
+    /* Workers that sleep until a slow rate lets them read are woken. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 16 * CHUNK_PAGES, lc->has_data);
+    Fastload *fl = load_start_at_rate(f, lc, 1); /* byte a second */
+    uint64_t read_bytes;
+    FastloadStats stats;
+
+    g_usleep(50 * 1000);
+    fastload_get_stats(fl, &stats);
+    read_bytes = stats.read_bytes;
+    g_assert_cmpuint(read_bytes, <, f->data_bytes / 4);
+    g_usleep(20 * 1000);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.read_bytes, ==, read_bytes);
+    fastload_set_background_rate(fl, 1ull << 40);
+    load_wait(fl);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_rate_at_any_time(const void *opaque)
+{
+    /* Before start, after completion, and often in between. */
+    static const uint64_t rates[] = {
+        0, FASTLOAD_BACKGROUND_OFF, 1, 50000000, 1ull << 62, 3000000000ull,
+    };
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
+    Fastload *fl = load_start_at_rate(f, lc, 1);
+    FastloadStats stats;
+    uint32_t i = 0;
+
+    do {
+        fastload_set_background_rate(fl, rates[i++ % G_N_ELEMENTS(rates)]);
+        g_usleep(100);
+        fastload_get_stats(fl, &stats);
+    } while (stats.remaining_bytes);
+    load_wait(fl);
+    fastload_set_background_rate(fl, 1);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+/* ---- what was placed is told ---- */
+
+static void test_placed_pages_are_told(const void *opaque)
+{
+    /* Each page is told once, when it is there, as what it is. */
+    const LoadCase *lc = opaque;
+    bool is_huge = lc->memory == FIXTURE_HUGETLB;
+    Fixture *f = fixture_new(lc->memory,
+                             is_huge ? HUGE_PAGE_COUNT : PAGE_COUNT,
+                             lc->has_data);
+    FixtureToucher touchers[TOUCHER_COUNT];
+    FastloadStats stats;
+    FixturePlaced placed;
+    FastloadConfig config = {
+        .worker_count = lc->worker_count,
+        .io_kind = lc->io_kind,
+        .placed_func = fixture_placed_func,
+        .placed_opaque = &placed,
+    };
+    FastloadRegion region;
+    Fastload *fl;
+    int i;
+
+    if (!f) {
+        return;
+    }
+    fixture_placed_init(&placed, f);
+    fl = fastload_new(f->fd, &config, NULL);
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    load_go(fl);
+    for (i = 0; i < TOUCHER_COUNT; i++) {
+        fixture_toucher_start(&touchers[i], f, i, 1000);
+    }
+    for (i = 0; i < TOUCHER_COUNT; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    fixture_placed_check(&placed, &stats);
+    fastload_free(fl);
+    fixture_placed_clear(&placed);
+    fixture_free(f);
+}
+
+static void test_faulted_pages_are_told_urgent(const void *opaque)
+{
+    /* Pages that somebody waited for are told so, of data or zero. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 6 * CHUNK_PAGES, fixture_mixed);
+    FixturePlaced placed;
+    FastloadConfig config = {
+        .io_kind = lc->io_kind,
+        .placed_func = fixture_placed_func,
+        .placed_opaque = &placed,
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+    };
+    FastloadRegion region;
+    FixtureToucher toucher;
+    Fastload *fl;
+    uint64_t i;
+
+    fixture_placed_init(&placed, f);
+    fl = fastload_new(f->fd, &config, NULL);
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    load_go(fl);
+    for (i = CHUNK_PAGES; i < CHUNK_PAGES + 10; i++) {
+        fixture_toucher_start_page(&toucher, f, i);
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+        /* The toucher was woken first. */
+        fixture_wait_until(fixture_placed_class(&placed, i) ==
+                           FASTLOAD_CLASS_URGENT);
+    }
+    fastload_free(fl);
+    fixture_placed_clear(&placed);
+    fixture_free(f);
+}
+
 /* ---- the list ---- */
 
 static void add_case(const char *behaviour, GTestDataFunc func, LoadCase lc)
@@ -771,13 +989,28 @@ static void add_all(FastloadIoKind io_kind)
     add_case("statistics-are-monotone", test_statistics_are_monotone, lc);
     add_case("statistics-during-start", test_statistics_during_start, lc);
     add_case("writes-to-data-are-kept", test_writes_are_kept, lc);
+    add_case("rate-is-kept", test_rate_is_kept, lc);
+    add_case("zeros-are-not-rated", test_zeros_are_not_rated, lc);
+    add_case("background-off", test_background_off, lc);
+    add_case("rate-is-raised", test_rate_is_raised, lc);
+    add_case("rate-at-any-time", test_rate_at_any_time, lc);
+    add_case("faulted-pages-are-told-urgent",
+             test_faulted_pages_are_told_urgent, lc);
     lc.has_data = fixture_mixed;
+    add_case("placed-pages-are-told", test_placed_pages_are_told, lc);
+    lc.memory = FIXTURE_HUGETLB;
+    add_case("placed-huge-pages-are-told", test_placed_pages_are_told, lc);
+    lc.memory = FIXTURE_PRIVATE_FILE;
+    add_case("eager-pages-are-told", test_placed_pages_are_told, lc);
     lc.memory = FIXTURE_SHARED;
     add_case("writes-to-shared-memory-are-kept", test_writes_are_kept, lc);
     lc.memory = FIXTURE_HUGETLB;
     add_case("writes-to-huge-pages-are-kept", test_writes_are_kept, lc);
     lc.memory = FIXTURE_ANON;
     lc.worker_count = 8;
+    lc.has_data = fixture_all_data;
+    add_case("rate-is-kept-by-many-workers", test_rate_is_kept, lc);
+    lc.has_data = fixture_mixed;
     add_case("writes-with-many-workers-are-kept", test_writes_are_kept, lc);
 }
 
