@@ -1,0 +1,598 @@
+/*
+ * fastload-bench: what its files share.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The benchmark maps memory, lets one contender fill it from a snapshot file
+ * while a guest model touches it, measures, and checks every page.  It needs
+ * no QEMU.  It knows the engine only through qemu/fastload.h, as any other
+ * contender is known only through its BenchLoader.
+ *
+ * The map of the tool:
+ *
+ *   main.c         the command line
+ *   snapshot.c     a mapped-ram file to blocks and bitmaps, all of it checked
+ *   generate.c     a mapped-ram file from a seed
+ *   inspect.c      what is in a snapshot, for people
+ *   memory.c       guest memory: mapping it, checking every page of it
+ *   guest.c        vCPU threads: what they touch, when, how long it took
+ *   trace.c        the file of touches that a guest model can replay
+ *   measure.c      one run of one contender, in a process of its own
+ *   storage.c      page cache dropped or filled; what the device can do
+ *   environment.c  the machine, as far as it matters to a result
+ *   plan.c         knobs, and lists of their values
+ *   rounds.c       rounds of runs, interleaved; medians, spreads, ratios
+ *   result.c       results to JSON and back
+ *   compare.c      one result beside another
+ *   table.c        results for people
+ *   html.c         results with pictures: report.html and the JSON in it
+ *   trap.c         userfaultfd for contenders that are not the engine
+ *   hist.c         histograms of latencies
+ *   loader.c       their table; what they share
+ *   loader-NAME.c  one contender each
+ *
+ * Ownership: what a function returns is the caller's unless it says "borrowed".
+ * Threads: the parent process has one thread.  Each run forks; in the child
+ *   the main thread calls the loader, the vCPUs and a sampler have their own.
+ * Errors: functions with a GError ** set it once, with one sentence that says
+ *   what to do.  The parent alone prints.
+ * Units: as the engine's: _bytes, _ns, _count; page is 4096 bytes here.
+ */
+#ifndef FASTLOAD_BENCH_H
+#define FASTLOAD_BENCH_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+#include <unistd.h>
+#include <glib.h>
+#include <json-glib/json-glib.h>
+
+#define BENCH_PAGE_BYTES 4096u
+#define BENCH_PAGE_SHIFT 12
+#define BENCH_HUGE_BYTES (2u << 20)
+#define BENCH_THREAD_COUNT_MAX 64
+#define BENCH_VCPU_COUNT_MAX 64
+#define BENCH_REPEAT_COUNT_MAX 1000
+
+typedef enum BenchError {
+    BENCH_ERROR_USAGE,    /* exit code 2 */
+    BENCH_ERROR_FAILED,   /* exit code 1 */
+} BenchError;
+#define BENCH_ERROR bench_error_quark()
+GQuark bench_error_quark(void);
+
+/* ---- snapshot.c ---- */
+
+/* Blocks of more than this together are taken for a damaged file. */
+#define SNAPSHOT_LEN_BYTES_MAX (64ull << 40)
+#define SNAPSHOT_BLOCK_COUNT_MAX 4096
+
+typedef struct SnapshotBlock {
+    char name[256];
+    uint64_t len_bytes;      /* a multiple of the page size, not 0 */
+    uint64_t file_off;       /* of the block's first page */
+    uint64_t bitmap_off;     /* of the block's bitmap in the file */
+    uint64_t guest_off;      /* where it lies in the guest's memory: 2 MiB
+                              * aligned, blocks in file order, no overlap */
+    uint64_t data_page_count;
+} SnapshotBlock;
+
+typedef struct Snapshot {
+    char *path;              /* opens the file; may be /proc/self/fd/N */
+    char *label;             /* what to call it in results */
+    int fd;                  /* read-only, buffered; owned */
+    uint64_t file_bytes;
+    uint64_t guest_bytes;    /* from 0 to the end of the last block, 2 MiB
+                              * aligned; what lies between blocks is unused */
+    uint64_t len_bytes;      /* of all blocks */
+    uint64_t data_bytes;     /* of their pages that the file has */
+    SnapshotBlock *blocks;
+    uint32_t block_count;
+    /* A bit for each page of guest_bytes: the file has it.  Least significant
+     * bit of word 0 first. */
+    uint64_t *data_bits;
+} Snapshot;
+
+/*
+ * Takes over @fd, even on failure.  @path and @label are copied.  The file is
+ * untrusted: whatever it holds, the answer is a snapshot that keeps the
+ * promises above or an error that says what is wrong and where.
+ */
+Snapshot *snapshot_open_fd(int fd, const char *path, const char *label,
+                           GError **error);
+Snapshot *snapshot_open(const char *path, GError **error);
+void snapshot_free(Snapshot *snapshot);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Snapshot, snapshot_free)
+
+static inline bool snapshot_has_page(const Snapshot *snapshot, uint64_t page)
+{
+    return snapshot->data_bits[page / 64] >> (page % 64) & 1;
+}
+
+/* The block that page of the guest lies in, or NULL: borrowed. */
+const SnapshotBlock *snapshot_block_of(const Snapshot *snapshot,
+                                       uint64_t page);
+
+/*
+ * The run of pages at @page, inside one block, all with data or all without:
+ * *ret_count pages from *ret_file_off on.  Returns whether they have data.
+ * @page must lie in a block.
+ */
+bool snapshot_run(const Snapshot *snapshot, const SnapshotBlock *block,
+                  uint64_t page, uint64_t *ret_count, uint64_t *ret_file_off);
+
+/* ---- generate.c ---- */
+
+typedef struct GenerateConfig {
+    uint64_t len_bytes;      /* of RAM; a multiple of 4096 */
+    double zero_share;       /* 0..1, of pages */
+    uint64_t run_bytes;      /* mean length of a run of pages with data */
+    uint64_t seed;
+} GenerateConfig;
+
+typedef void GenerateProgress(uint64_t done_bytes, uint64_t total_bytes,
+                              void *opaque);
+
+/*
+ * Writes a mapped-ram file with one block to @fd, an empty file.  The same
+ * config makes the same bytes.  Checks for room on the file system first.
+ * @progress may be NULL; generating stops with an error when *is_stopped.
+ */
+bool generate_snapshot(int fd, const GenerateConfig *config,
+                       GenerateProgress *progress, void *opaque,
+                       const volatile int *is_stopped, GError **error);
+
+/* ---- inspect.c ---- */
+
+/* Prints blocks, sizes, zero share and a histogram of run lengths. */
+void inspect_print(const Snapshot *snapshot, FILE *out);
+
+/* ---- hist.c ---- */
+
+/* Log2 buckets of nanoseconds, each in 16 equal parts: within 6 %. */
+#define HIST_SUB_BITS 4
+#define HIST_COUNT (64 << HIST_SUB_BITS)
+
+typedef struct Hist {
+    uint64_t count;
+    uint64_t max_ns;
+    uint64_t buckets[HIST_COUNT];
+} Hist;
+
+void hist_add(Hist *hist, uint64_t ns);
+void hist_merge(Hist *hist, const Hist *other);
+uint64_t hist_bucket_floor_ns(uint32_t bucket);
+/* The value below which @permille thousandths lie; 0 when empty. */
+uint64_t hist_percentile_ns(const Hist *hist, uint32_t permille);
+
+uint64_t bench_now_ns(void);
+
+/* ---- what one run does ---- */
+
+typedef enum CacheState { CACHE_COLD, CACHE_WARM } CacheState;
+typedef enum GuestPattern {
+    PATTERN_UNIFORM,    /* each page of the working set once, shuffled */
+    PATTERN_ZIPF,       /* few pages often, many seldom (exponent 0.99) */
+    PATTERN_SEQUENTIAL, /* ascending from a place of each vCPU's own */
+    PATTERN_TRACE,      /* as recorded */
+} GuestPattern;
+typedef enum BenchIo { BENCH_IO_AUTO, BENCH_IO_URING, BENCH_IO_PREADV } BenchIo;
+
+typedef struct Touch {
+    uint32_t page;      /* of the guest: guest_off / 4096 */
+    bool is_write;
+} Touch;
+
+/* What all contenders of a comparison have in common. */
+typedef struct Scenario {
+    CacheState cache;
+    GuestPattern pattern;
+    uint32_t vcpu_count;
+    uint64_t think_ns;       /* of computing between two touches */
+    double write_share;      /* 0..1, of touches */
+    uint64_t working_set_bytes;
+    uint64_t window_ns;      /* progress is counted for this long */
+    uint64_t seed;
+    const char *trace_path;  /* PATTERN_TRACE; borrowed */
+} Scenario;
+
+/* What is a contender's own. */
+typedef struct Variant {
+    const struct BenchLoader *loader;
+    uint32_t thread_count;
+    bool is_direct;          /* O_DIRECT */
+    BenchIo io;
+} Variant;
+
+/* ---- loaders ---- */
+
+/* When and how a page arrived. */
+typedef enum ArrivalClass {
+    ARRIVAL_NONE,            /* nobody placed it: zero, or never loaded */
+    ARRIVAL_BEFORE,          /* before the guest ran */
+    ARRIVAL_URGENT,
+    ARRIVAL_HINT,
+    ARRIVAL_BACKGROUND,
+    ARRIVAL_COUNT,
+} ArrivalClass;
+
+typedef struct LoaderRun {
+    /* constant during a run */
+    const Snapshot *snapshot;
+    const Variant *variant;
+    uint8_t *hva;            /* of guest_off 0; 2 MiB aligned, anonymous,
+                              * nothing populated, huge pages advised */
+    bool is_background_off;  /* serve faults, load nothing ahead of them */
+    uint64_t begin_ns;       /* when the restore was asked for */
+    /* the loader's */
+    void *state;
+    const char *io_name;     /* read backend in use, or NULL; static */
+    /* atomic, relaxed: how far it is */
+    uint64_t loaded_bytes[ARRIVAL_COUNT];
+    uint32_t *arrivals;      /* a page each: class << 28 | units of 16 us
+                              * since begin_ns; 0: none */
+} LoaderRun;
+
+/* Which knobs make a difference to a contender. */
+#define LOADER_HAS_THREADS 1u
+#define LOADER_HAS_DIRECT 2u
+#define LOADER_HAS_IO 4u
+
+typedef struct BenchLoader {
+    const char *name;
+    const char *summary;     /* one line for --help */
+    uint32_t knobs;          /* LOADER_HAS_* */
+    bool is_lazy;            /* the guest runs before all is loaded */
+    bool has_end;            /* there is a time when all is loaded */
+    /*
+     * Returns when the guest may run.  wait() returns when everything is
+     * loaded; it is not called without has_end or with is_background_off.
+     * stop() ends all threads and frees; after wait() all of guest memory
+     * stays as it is, without wait() what is missing may become zero.
+     */
+    bool (*start)(LoaderRun *run, GError **error);
+    bool (*wait)(LoaderRun *run, GError **error);
+    void (*stop)(LoaderRun *run);
+} BenchLoader;
+
+/* All of them, baseline order, ended by NULL. */
+extern const BenchLoader *const bench_loaders[];
+const BenchLoader *bench_loader_by_name(const char *name);
+
+extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
+    loader_two_thread, loader_alternate, loader_mmap, loader_fastload;
+
+/*
+ * The pages of [guest_off, +len_bytes) are there now, by @class; called by
+ * the loader, from any of its threads.  is_data false: they are zero pages.
+ */
+void loader_note(LoaderRun *run, uint64_t guest_off, uint64_t len_bytes,
+                 ArrivalClass class, bool is_data);
+
+/* Opens the snapshot again, O_DIRECT when the variant says so. */
+int loader_open(const LoaderRun *run, GError **error);
+
+/* preadv of it all; short reads go on.  Returns 0 or -errno, -ENODATA. */
+int loader_read(int fd, void *buf, uint64_t len_bytes, uint64_t file_off);
+
+/* ---- trap.c ---- */
+
+/* Each returns 0 or -errno; -EEXIST from placing: the page is there. */
+int trap_open(GError **error);
+int trap_register(int uffd, void *hva, uint64_t len_bytes);
+int trap_unregister(int uffd, void *hva, uint64_t len_bytes);
+/*
+ * The address of a fault; -EAGAIN: there is none.  Those who wait on @uffd
+ * are woken by placing.
+ */
+int trap_next(int uffd, uint64_t *ret_hva);
+int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes);
+int trap_zero(int uffd, void *hva, uint64_t len_bytes);
+int trap_wake(int uffd, void *hva, uint64_t len_bytes);
+
+/* ---- memory.c ---- */
+
+/*
+ * A hash of what each page should hold; read once from the file, used after
+ * every run.  Pages without data hold zeros.
+ */
+typedef struct PageSums PageSums;
+PageSums *memory_sums_new(const Snapshot *snapshot, GError **error);
+void memory_sums_free(PageSums *sums);
+uint64_t memory_hash_page(const void *page);
+
+/* Anonymous, 2 MiB aligned, huge pages advised, as QEMU's guest memory. */
+uint8_t *memory_map(uint64_t len_bytes, GError **error);
+
+/* How often each page was written by the guest; see guest.c. */
+typedef uint32_t WriteCount;
+#define GUEST_WRITE_OFF 4088u
+#define GUEST_WRITE_STEP 0x9e3779b97f4a7c15ull
+
+/*
+ * Compares all pages of all blocks, or those with a bit in @only (may be
+ * NULL).  A page that the guest wrote n times has n * GUEST_WRITE_STEP added
+ * to its word at GUEST_WRITE_OFF.  Two threads.  Fails at the first wrong
+ * page and says which.
+ */
+bool memory_verify(const Snapshot *snapshot, const PageSums *sums,
+                   const uint8_t *hva, const WriteCount *writes,
+                   const uint64_t *only, GError **error);
+
+/* ---- guest.c ---- */
+
+typedef struct Guest Guest;
+
+/* Counts of one vCPU; it alone writes, anybody reads, relaxed. */
+typedef struct GuestCounters {
+    uint64_t touch_count;
+    uint64_t window_touch_count; /* of the first window_ns; 0: not over */
+    uint64_t worked_ns;      /* when the working set was done; 0: not yet */
+    Hist faults;             /* touches that the kernel had to help with */
+    Hist faults_after;       /* the same, once everything was loaded */
+} GuestCounters;
+
+/*
+ * Builds what the vCPUs will touch; the same scenario and snapshot give the
+ * same touches.  @max_touches 0: no end, else each vCPU stops there.
+ */
+Guest *guest_new(const Snapshot *snapshot, const Scenario *scenario,
+                 uint64_t max_touches, GError **error);
+void guest_start(Guest *guest, LoaderRun *run, WriteCount *writes);
+uint64_t guest_touch_count(const Guest *guest);
+uint64_t guest_worked_ns(const Guest *guest);
+bool guest_has_windowed(const Guest *guest);  /* window_ns is over */
+void guest_set_loaded(Guest *guest);  /* faults_after from here on */
+void guest_stop(Guest *guest);        /* joins */
+void guest_join(Guest *guest);        /* with max_touches: waits for the end */
+void guest_get_counters(const Guest *guest, GuestCounters *ret_sum);
+/* Bits of the pages that were touched; borrowed. */
+const uint64_t *guest_touched(const Guest *guest);
+/* Touches a second over all of memory without thinking, for @ns. */
+double guest_measure_speed(const Snapshot *snapshot, uint8_t *hva,
+                           uint64_t seed, uint64_t ns);
+void guest_free(Guest *guest);
+/* Finds out how long a loop of computing takes; once, in the parent. */
+void guest_calibrate(void);
+
+/* ---- trace.c ---- */
+
+#define TRACE_TOUCH_COUNT_MAX (64u << 20)
+/*
+ * One touch a line: "BLOCK OFFSET [r|w]" or "OFFSET [r|w]" into the first
+ * block; decimal or 0x; blank lines and those that begin with # are skipped.
+ */
+GArray *trace_load(const char *path, const Snapshot *snapshot, GError **error);
+
+/* ---- measure.c ---- */
+
+#define MEASURE_SAMPLE_NS (10 * 1000 * 1000ull)
+#define MEASURE_SAMPLE_COUNT_MAX 12000
+#define MEASURE_CELL_COUNT_MAX 2048
+#define MEASURE_IDLE_TOUCHES 2000
+#define MEASURE_SPEED_NS (500 * 1000 * 1000ull)
+
+typedef struct Sample {
+    uint64_t t_ns;           /* since the restore was asked for */
+    uint64_t touch_count;
+    uint64_t loaded_bytes[ARRIVAL_COUNT];
+    uint64_t resident_bytes;
+} Sample;
+
+typedef struct Cell {
+    uint32_t t_us;           /* median arrival of what was placed in it */
+    uint8_t shares[ARRIVAL_COUNT];  /* 0..255 of its pages */
+} Cell;
+
+/* What a run measured; lies in memory shared with the parent. */
+typedef struct RunResult {
+    bool is_ok;
+    char error[512];
+    char io_name[32];
+    uint64_t run_ns;         /* until the guest may run */
+    uint64_t work_ns;        /* until it has touched its working set */
+    uint64_t load_ns;        /* until everything is loaded; 0: never */
+    uint64_t window_touch_count; /* in the first window_ns of running */
+    uint64_t cpu_ns;         /* of the process but for the guest's own, until
+                              * loaded (without an end: until worked) */
+    uint64_t read_bytes;     /* from the storage, by /proc/self/io */
+    uint64_t rss_peak_bytes; /* these: above what it was at the beginning */
+    uint64_t rss_end_bytes;
+    uint64_t page_table_bytes;
+    uint64_t huge_bytes;     /* of guest memory at the end */
+    double speed;            /* touches a second after the load */
+    uint64_t cached_bytes;   /* of the file in the page cache, before */
+    Hist faults;             /* while the background ran */
+    Hist faults_idle;        /* with the background off: a run of its own */
+    uint32_t sample_count;
+    uint32_t cell_count;
+    uint64_t cell_page_count; /* pages of the guest in a cell */
+    Sample samples[MEASURE_SAMPLE_COUNT_MAX];
+    Cell cells[MEASURE_CELL_COUNT_MAX];
+} RunResult;
+
+typedef struct MeasureConfig {
+    const Snapshot *snapshot;
+    const PageSums *sums;
+    const Scenario *scenario;
+    const Variant *variant;
+    uint64_t timeout_ns;     /* a run that takes longer is killed: failed */
+    const volatile int *is_stopped;
+} MeasureConfig;
+
+/* Called about ten times a second while a run goes on. */
+typedef void MeasureTick(void *opaque);
+
+/*
+ * One run, and the short one without background when the loader serves
+ * faults.  False when *is_stopped; a run that failed is a result with its
+ * error.  @ret_result: from measure_result_new().
+ */
+bool measure_run(const MeasureConfig *config, MeasureTick *tick, void *opaque,
+                 RunResult *ret_result);
+RunResult *measure_result_new(void);
+void measure_result_free(RunResult *result);
+
+/* ---- storage.c ---- */
+
+#define STORAGE_RAW_NS (700 * 1000 * 1000ull)
+
+typedef struct StorageRates {
+    double sequential_bytes_per_s; /* O_DIRECT, 1 MiB reads, 4 in flight */
+    Hist random_4k;                /* O_DIRECT, one in flight */
+} StorageRates;
+
+/* Reads for @ns, sequentially and again at random. */
+bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
+                     StorageRates *ret_rates, GError **error);
+/* How much of the file the page cache holds. */
+uint64_t storage_cached_bytes(const Snapshot *snapshot);
+/* Drops it, or reads the file's data into it. */
+bool storage_set_cache(const Snapshot *snapshot, CacheState state,
+                       GError **error);
+
+/* ---- plan.c ---- */
+
+/* Everything a list can be given for, outermost first. */
+typedef enum KnobId {
+    /* the work: a snapshot each */
+    KNOB_SIZE, KNOB_ZERO_SHARE, KNOB_RUN_LENGTH, KNOB_SEED,
+    /* the scenario: what all contenders meet */
+    KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS, KNOB_THINK, KNOB_WRITE_SHARE,
+    KNOB_WORKING_SET, KNOB_WINDOW,
+    /* the contender */
+    KNOB_THREADS, KNOB_DIRECT, KNOB_IO,
+    KNOB_COUNT,
+} KnobId;
+#define KNOB_WORK_FIRST KNOB_SIZE
+#define KNOB_SCENARIO_FIRST KNOB_CACHE
+#define KNOB_VARIANT_FIRST KNOB_THREADS
+
+/* One value of each: bytes, ns, counts, millionths, or which of the words. */
+typedef uint64_t KnobValues[KNOB_COUNT];
+
+typedef struct Plan {
+    GArray *values[KNOB_COUNT];     /* of uint64_t, at least one each */
+    GPtrArray *loaders;             /* of const BenchLoader, null first */
+    const BenchLoader *baseline;
+    uint32_t repeat_count;
+    uint32_t warmup_count;
+    uint64_t timeout_ns;
+    char *snapshot_path;            /* NULL: generate */
+    char *folder;                   /* where to generate */
+    char *trace_path;
+} Plan;
+
+/* Removes what it knows from @argv; the rest is the caller's. */
+Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
+                 GError **error);
+void plan_free(Plan *plan);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Plan, plan_free)
+/* The options of the plan, for the help of @context. */
+void plan_add_options(GOptionContext *context);
+/* The first combination of the knobs [first, end). */
+void plan_first(const Plan *plan, KnobId first, KnobId end,
+                KnobValues values);
+/* The next one; false when there is none. */
+bool plan_next(const Plan *plan, KnobId first, KnobId end, KnobValues values);
+const char *plan_knob_name(KnobId knob);
+/* "32 GiB", "20 us", "25 %", "cold" */
+char *plan_knob_text(KnobId knob, uint64_t value);
+bool plan_parse_size(const char *text, uint64_t *ret_bytes);
+bool plan_parse_share(const char *text, uint64_t *ret_millionths);
+bool plan_knob_has_list(const Plan *plan, KnobId knob);
+
+/* ---- rounds.c ---- */
+
+typedef enum MeasureId {
+    MEASURE_RUN, MEASURE_WORK, MEASURE_LOAD, MEASURE_PROGRESS, MEASURE_CPU,
+    MEASURE_READ, MEASURE_RSS_PEAK, MEASURE_RSS_END, MEASURE_PAGE_TABLE,
+    MEASURE_HUGE, MEASURE_HUGE_SHARE, MEASURE_SPEED, MEASURE_DEVICE_SHARE,
+    MEASURE_CACHED,
+    MEASURE_COUNT,
+} MeasureId;
+
+typedef struct Contender {
+    Variant variant;
+    char *label;             /* name and those knobs that tell it apart */
+    double *values[MEASURE_COUNT]; /* a round each; NAN: not measured */
+    uint32_t run_count;      /* that succeeded */
+    uint32_t failed_count;
+    GPtrArray *errors;       /* of char *, the first few */
+    Hist faults;
+    Hist faults_idle;
+    char io_name[32];
+    RunResult *typical;      /* the run nearest to the median, or NULL */
+} Contender;
+
+typedef struct ScenarioResult {
+    KnobValues values;
+    GPtrArray *contenders;   /* of Contender */
+    Contender *baseline;     /* borrowed */
+    GArray *sequential;      /* of double: bytes a second, cold rounds */
+    Hist random_4k;
+    uint32_t round_count;    /* that were begun */
+} ScenarioResult;
+
+typedef struct WorkResult {
+    char *label;
+    uint64_t len_bytes, data_bytes;
+    uint32_t block_count;
+    GPtrArray *scenarios;    /* of ScenarioResult */
+} WorkResult;
+
+/*
+ * Runs all of @plan; what was done when *@is_stopped is in @works, as after a
+ * failure.  Prints progress to stderr when that is a terminal.
+ */
+bool rounds_run(const Plan *plan, const volatile int *is_stopped,
+                GPtrArray *works, GError **error);
+void rounds_work_free(void *work);
+double rounds_median(const double *values, uint32_t count, double *ret_min,
+                     double *ret_max);
+/* Median of the ratios to @base, round by round; NAN when there is none. */
+double rounds_ratio(const double *values, const double *base, uint32_t count);
+
+/* ---- environment.c ---- */
+
+/* @path: a file or folder on the file system that matters. */
+JsonObject *environment_new(const char *path);
+/* What makes results of two machines incomparable, or NULL. */
+char *environment_difference(JsonObject *a, JsonObject *b);
+
+/* ---- result.c ---- */
+
+#define RESULT_VERSION 1
+
+/* @works: of WorkResult */
+JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
+                     bool is_interrupted);
+bool result_has_failed(GPtrArray *works);
+bool result_write(JsonNode *result, const char *path, GError **error);
+JsonNode *result_read(const char *path, GError **error);
+
+/* ---- table.c, html.c, compare.c ---- */
+
+void table_print(JsonNode *result, FILE *out);
+bool html_write(JsonNode *result, const char *path, GError **error);
+/* Prints figures of @b beside those of @a. */
+bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
+                   GError **error);
+/* "1.23 s", "456 us", "1.50 GiB"; "-" for NAN. */
+char *table_ns(double ns);
+char *table_bytes(double bytes);
+
+#endif /* FASTLOAD_BENCH_H */

@@ -1,0 +1,189 @@
+/*
+ * fastload-bench: one result beside another.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Sets the ratios to the baseline of two results side by side, contender by
+ * contender: ratios were taken in one run and survive a noisy machine, which
+ * times do not.  Refuses results of different machines unless forced.
+ */
+#include "bench.h"
+#include <math.h>
+
+static JsonObject *compare_object(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
+                                                : NULL;
+}
+
+static JsonArray *compare_array(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node)
+                                               : NULL;
+}
+
+static JsonObject *compare_element(JsonArray *array, guint i)
+{
+    JsonNode *node = array && i < json_array_get_length(array)
+        ? json_array_get_element(array, i) : NULL;
+
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
+                                                : NULL;
+}
+
+static char *compare_key(JsonObject *object, const char *name)
+{
+    JsonObject *member = compare_object(object, name);
+    JsonNode *node = member ? json_object_get_member(object, name) : NULL;
+
+    return node ? json_to_string(node, FALSE) : g_strdup("");
+}
+
+static double compare_ratio(JsonObject *contender, const char *measure)
+{
+    JsonObject *m = compare_object(compare_object(contender, "measures"),
+                                   measure);
+    JsonNode *node = m ? json_object_get_member(m, "ratio") : NULL;
+
+    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_double(node)
+                                               : NAN;
+}
+
+/* The element of @array with the same @key as @like, or NULL. */
+static JsonObject *compare_find(JsonArray *array, JsonObject *like,
+                                const char *key)
+{
+    g_autofree char *wanted = compare_key(like, key);
+    guint i;
+
+    for (i = 0; array && i < json_array_get_length(array); i++) {
+        JsonObject *element = compare_element(array, i);
+        g_autofree char *found = compare_key(element, key);
+
+        if (element && !strcmp(found, wanted)) {
+            return element;
+        }
+    }
+    return NULL;
+}
+
+static JsonObject *compare_find_label(JsonArray *contenders,
+                                      const char *label)
+{
+    guint i;
+
+    for (i = 0; contenders && i < json_array_get_length(contenders); i++) {
+        JsonObject *c = compare_element(contenders, i);
+
+        if (c && !strcmp(json_object_get_string_member_with_default(
+                             c, "label", ""), label)) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
+{
+    static const struct {
+        const char *measure, *title;
+    } kept[] = {
+        { "run_ns", "guest runs" }, { "work_ns", "working set touched" },
+        { "load_ns", "everything loaded" }, { "progress", "progress" },
+        { "cpu_ns", "cpu" }, { "rss_peak_bytes", "peak memory" },
+        { "speed", "speed after" },
+    };
+    g_autofree char *label = g_strescape(
+        json_object_get_string_member_with_default(a, "label", ""), NULL);
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(kept); i++) {
+        double x = compare_ratio(a, kept[i].measure);
+        double y = compare_ratio(b, kept[i].measure);
+
+        if (!isnan(x) && !isnan(y) && x > 0) {
+            fprintf(out, "  %-24s %-20s %9.3f %9.3f %+7.1f %%\n", label,
+                    kept[i].title, x, y, (y / x - 1) * 100);
+        }
+    }
+}
+
+static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
+{
+    JsonArray *left = compare_array(a, "scenarios");
+    uint32_t count = 0;
+    guint i, c;
+
+    for (i = 0; left && i < json_array_get_length(left); i++) {
+        JsonObject *x = compare_element(left, i);
+        JsonObject *y = compare_find(compare_array(b, "scenarios"), x,
+                                     "knobs");
+        JsonArray *contenders = compare_array(x, "contenders");
+        g_autofree char *knobs = compare_key(x, "knobs");
+
+        if (!x || !y) {
+            continue;
+        }
+        fprintf(out, "\n%s\n  %-24s %-20s %9s %9s %9s\n", knobs,
+                "ratio to the baseline", "", "first", "second", "change");
+        for (c = 0; contenders && c < json_array_get_length(contenders);
+             c++) {
+            JsonObject *one = compare_element(contenders, c);
+            JsonObject *other = one ? compare_find_label(
+                compare_array(y, "contenders"),
+                json_object_get_string_member_with_default(one, "label", ""))
+                : NULL;
+
+            if (other) {
+                compare_contender(one, other, out);
+                count++;
+            }
+        }
+    }
+    return count;
+}
+
+bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
+                   GError **error)
+{
+    JsonObject *left = json_node_get_object(a);
+    JsonObject *right = json_node_get_object(b);
+    JsonObject *env_a = compare_object(left, "environment");
+    JsonObject *env_b = compare_object(right, "environment");
+    g_autofree char *difference = env_a && env_b
+        ? environment_difference(env_a, env_b)
+        : g_strdup("one of them does not say where it was measured");
+    JsonArray *works = compare_array(left, "works");
+    uint32_t count = 0;
+    guint i;
+
+    if (difference && !is_forced) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "the results are of different environments: %s; "
+                    "--force compares them all the same", difference);
+        return false;
+    }
+    if (difference) {
+        fprintf(out, "different environments: %s\n", difference);
+    }
+    for (i = 0; works && i < json_array_get_length(works); i++) {
+        JsonObject *work = compare_element(works, i);
+        JsonObject *other = compare_find(compare_array(right, "works"), work,
+                                         "snapshot");
+
+        if (work && other) {
+            count += compare_scenarios(work, other, out);
+        }
+    }
+    if (!count) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "the results have nothing in common: compare those of "
+                    "the same snapshot and the same knobs");
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,199 @@
+/*
+ * fastload-bench: the machine, as far as it matters to a result.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Reads /proc and /sys.  What cannot be read is left out, for a container
+ * may hide it; it never fails.
+ */
+#include "bench.h"
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/utsname.h>
+
+static void environment_add_text(JsonObject *env, const char *key,
+                                 const char *text)
+{
+    if (text && *text) {
+        json_object_set_string_member(env, key, text);
+    }
+}
+
+/* The first line of a file; what stands in [brackets] when there are any. */
+static char *environment_line(const char *path)
+{
+    char *text = NULL;
+    char *open, *end;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return NULL;
+    }
+    text[strcspn(text, "\n")] = '\0';
+    open = strchr(text, '[');
+    end = open ? strchr(open, ']') : NULL;
+    if (end) {
+        *end = '\0';
+        memmove(text, open + 1, strlen(open + 1) + 1);
+    }
+    return text;
+}
+
+static void environment_add_line(JsonObject *env, const char *key,
+                                 const char *path)
+{
+    g_autofree char *text = environment_line(path);
+
+    environment_add_text(env, key, text);
+}
+
+static void environment_add_number(JsonObject *env, const char *key,
+                                   const char *path, uint64_t unit)
+{
+    g_autofree char *text = environment_line(path);
+
+    if (text) {
+        json_object_set_int_member(env, key,
+                                   g_ascii_strtoull(text, NULL, 10) * unit);
+    }
+}
+
+static void environment_add_cpu(JsonObject *env)
+{
+    g_autofree char *text = NULL;
+    char *at = NULL;
+
+    if (g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL)) {
+        at = strstr(text, "model name");
+        at = at ? strchr(at, ':') : NULL;
+    }
+    if (at) {
+        at[strcspn(at, "\n")] = '\0';
+        environment_add_text(env, "cpu", g_strstrip(at + 1));
+    }
+    json_object_set_int_member(env, "cpu_count", sysconf(_SC_NPROCESSORS_ONLN));
+    json_object_set_int_member(env, "memory_bytes",
+                               (int64_t)sysconf(_SC_PHYS_PAGES) *
+                               sysconf(_SC_PAGESIZE));
+}
+
+/* The line of /proc/self/mountinfo for a device number. */
+static void environment_add_mount(JsonObject *env, dev_t dev)
+{
+    g_autofree char *wanted = g_strdup_printf("%u:%u", major(dev),
+                                              minor(dev));
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    uint32_t i;
+
+    if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL)) {
+        return;
+    }
+    lines = g_strsplit(text, "\n", -1);
+    for (i = 0; lines[i]; i++) {
+        char number[32], options[256], type[64];
+        const char *rest = strstr(lines[i], " - ");
+
+        if (rest && sscanf(lines[i], "%*s %*s %31s %*s %*s %255s", number,
+                           options) == 2 &&
+            sscanf(rest, " - %63s", type) == 1 && !strcmp(number, wanted)) {
+            environment_add_text(env, "filesystem", type);
+            environment_add_text(env, "mount_options", options);
+            return;
+        }
+    }
+}
+
+static void environment_add_device(JsonObject *env, dev_t dev)
+{
+    g_autofree char *link = g_strdup_printf("/sys/dev/block/%u:%u",
+                                            major(dev), minor(dev));
+    g_autofree char *folder = realpath(link, NULL);
+    g_autofree char *queue = NULL, *scheduler = NULL, *ahead = NULL;
+    g_autofree char *name = NULL;
+
+    if (!folder) {
+        return;
+    }
+    queue = g_build_filename(folder, "queue", NULL);
+    if (!g_file_test(queue, G_FILE_TEST_IS_DIR)) {
+        /* A partition: the queue is the whole disk's. */
+        g_free(queue);
+        queue = g_build_filename(folder, "..", "queue", NULL);
+    }
+    scheduler = g_build_filename(queue, "scheduler", NULL);
+    ahead = g_build_filename(queue, "read_ahead_kb", NULL);
+    name = g_path_get_basename(folder);
+    environment_add_text(env, "device", name);
+    environment_add_line(env, "scheduler", scheduler);
+    environment_add_number(env, "read_ahead_bytes", ahead, 1024);
+}
+
+static void environment_add_limit(JsonObject *env, const char *key,
+                                  int resource)
+{
+    struct rlimit limit;
+
+    if (getrlimit(resource, &limit) == 0) {
+        json_object_set_int_member(env, key, limit.rlim_cur == RLIM_INFINITY
+                                   ? -1 : (int64_t)limit.rlim_cur);
+    }
+}
+
+JsonObject *environment_new(const char *path)
+{
+    JsonObject *env = json_object_new();
+    struct utsname names;
+    struct stat st;
+
+    if (uname(&names) == 0) {
+        environment_add_text(env, "kernel", names.release);
+        environment_add_text(env, "architecture", names.machine);
+    }
+    environment_add_cpu(env);
+    if (stat(path, &st) == 0) {
+        dev_t dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+
+        environment_add_mount(env, st.st_dev);
+        environment_add_device(env, dev);
+    }
+    environment_add_line(env, "thp",
+                         "/sys/kernel/mm/transparent_hugepage/enabled");
+    environment_add_line(env, "thp_defrag",
+                         "/sys/kernel/mm/transparent_hugepage/defrag");
+    environment_add_number(env, "max_map_count",
+                           "/proc/sys/vm/max_map_count", 1);
+    environment_add_number(env, "unprivileged_userfaultfd",
+                           "/proc/sys/vm/unprivileged_userfaultfd", 1);
+    environment_add_number(env, "io_uring_disabled",
+                           "/proc/sys/kernel/io_uring_disabled", 1);
+    environment_add_limit(env, "memlock_bytes", RLIMIT_MEMLOCK);
+    environment_add_limit(env, "open_files", RLIMIT_NOFILE);
+    json_object_set_boolean_member(env, "is_root", geteuid() == 0);
+    return env;
+}
+
+static char *environment_text(JsonObject *env, const char *key)
+{
+    JsonNode *node = json_object_get_member(env, key);
+
+    return node ? json_to_string(node, FALSE) : g_strdup("unknown");
+}
+
+char *environment_difference(JsonObject *a, JsonObject *b)
+{
+    g_autoptr(GList) keys = g_list_concat(json_object_get_members(a),
+                                          json_object_get_members(b));
+    GList *at;
+
+    for (at = keys; at; at = at->next) {
+        g_autofree char *left = environment_text(a, at->data);
+        g_autofree char *right = environment_text(b, at->data);
+
+        if (strcmp(left, right)) {
+            return g_strdup_printf("%s is %s in one and %s in the other",
+                                   (char *)at->data, left, right);
+        }
+    }
+    return NULL;
+}

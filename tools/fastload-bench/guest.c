@@ -1,0 +1,549 @@
+/*
+ * fastload-bench: the guest.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * vCPU threads that compute for a while, touch a page, and so on.  What they
+ * touch is drawn before the run from the scenario's seed, so that all
+ * contenders meet the same guest.  The first time through its list is the
+ * guest's working set; then it goes through the list again.
+ *
+ * A touch counts as a fault when the kernel counted one for the thread while
+ * it lasted.  Computing is a loop of a known length, not a wait for a time:
+ * a vCPU that gets less of a processor does less, as a guest does.
+ */
+#include "bench.h"
+#include <math.h>
+#include <sys/resource.h>
+
+/* The working set consists of stretches this long at random places. */
+#define STRETCH_PAGES 16
+/* One in so many of them may be anywhere, the others where there is data. */
+#define STRETCH_ANYWHERE 8
+#define ZIPF_EXPONENT 0.99
+/* A touch that took less was no fault: saves asking the kernel. */
+#define FAULT_NS_MIN 150
+#define CALIBRATE_TRIES 40
+#define CALIBRATE_LOOPS 20000
+
+typedef struct Vcpu {
+    Guest *guest;
+    GThread *thread;
+    GArray *touches;         /* of Touch */
+    GuestCounters counters;
+} Vcpu;
+
+struct Guest {
+    const Snapshot *snapshot;
+    const Scenario *scenario;
+    uint64_t max_touches;
+    Vcpu *vcpus;
+    uint32_t vcpu_count;
+    uint64_t *touched;
+    /* set by start */
+    LoaderRun *run;
+    WriteCount *writes;
+    uint64_t window_end_ns;
+    /* atomic */
+    int is_stopped;
+    int is_loaded;
+};
+
+static double guest_loops_per_ns;
+
+static inline void guest_think(uint64_t loop_count)
+{
+    uint64_t i;
+
+    for (i = 0; i < loop_count; i++) {
+        __asm__ volatile("" : : "r"(i) : "memory");
+    }
+}
+
+void guest_calibrate(void)
+{
+    uint32_t i;
+
+    for (i = 0; i < CALIBRATE_TRIES; i++) {
+        uint64_t begin_ns = bench_now_ns();
+        double rate;
+
+        guest_think(CALIBRATE_LOOPS);
+        rate = CALIBRATE_LOOPS / (double)(bench_now_ns() - begin_ns);
+        /* The fastest was the one that nothing disturbed. */
+        guest_loops_per_ns = MAX(guest_loops_per_ns, rate);
+    }
+}
+
+/* splitmix64 (Steele, Lea, Flood 2014): good enough, and one line. */
+static uint64_t guest_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+
+static uint64_t guest_random_below(uint64_t *state, uint64_t bound)
+{
+    return ((unsigned __int128)guest_random(state) * bound) >> 64;
+}
+
+static void guest_shuffle(GArray *pages, uint64_t *rng)
+{
+    uint32_t *p = (uint32_t *)pages->data;
+    guint i;
+
+    for (i = pages->len; i > 1; i--) {
+        uint64_t other = guest_random_below(rng, i);
+        uint32_t page = p[i - 1];
+
+        p[i - 1] = p[other];
+        p[other] = page;
+    }
+}
+
+static bool guest_stretch_has_data(const Snapshot *snapshot, uint64_t first)
+{
+    uint64_t page;
+
+    for (page = first; page < first + STRETCH_PAGES; page++) {
+        if (snapshot_has_page(snapshot, page)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* First pages of all stretches, shuffled: with data, and the others. */
+static void guest_list_stretches(const Snapshot *snapshot, uint64_t *rng,
+                                 GArray *with_data, GArray *without)
+{
+    uint32_t b;
+
+    for (b = 0; b < snapshot->block_count; b++) {
+        const SnapshotBlock *block = &snapshot->blocks[b];
+        uint64_t first = block->guest_off >> BENCH_PAGE_SHIFT;
+        uint64_t count = block->len_bytes >> BENCH_PAGE_SHIFT;
+        uint64_t i;
+
+        for (i = 0; i + STRETCH_PAGES <= count; i += STRETCH_PAGES) {
+            uint32_t page = first + i;
+
+            g_array_append_val(guest_stretch_has_data(snapshot, page)
+                               ? with_data : without, page);
+        }
+    }
+    guest_shuffle(with_data, rng);
+    guest_shuffle(without, rng);
+}
+
+/* Pages of the working set, shuffled. */
+static GArray *guest_working_set(const Snapshot *snapshot, uint64_t bytes,
+                                 uint64_t *rng)
+{
+    uint64_t wanted = MAX(bytes >> BENCH_PAGE_SHIFT, 1);
+    g_autoptr(GArray) data = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+    g_autoptr(GArray) rest = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+    GArray *pages = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+    guint d = 0, r = 0, turn;
+    uint32_t i;
+
+    guest_list_stretches(snapshot, rng, data, rest);
+    for (turn = 0; pages->len < wanted && (d < data->len || r < rest->len);
+         turn++) {
+        bool takes_rest = r < rest->len &&
+            (turn % STRETCH_ANYWHERE == 0 || d == data->len);
+        uint32_t first = takes_rest ? g_array_index(rest, uint32_t, r++)
+                                    : d < data->len
+                                    ? g_array_index(data, uint32_t, d++)
+                                    : UINT32_MAX;
+
+        for (i = 0; first != UINT32_MAX && i < STRETCH_PAGES &&
+             pages->len < wanted; i++) {
+            uint32_t page = first + i;
+
+            g_array_append_val(pages, page);
+        }
+    }
+    if (!pages->len) {
+        /* Blocks shorter than a stretch: their first page will do. */
+        uint32_t page = snapshot->blocks[0].guest_off >> BENCH_PAGE_SHIFT;
+
+        g_array_append_val(pages, page);
+    }
+    guest_shuffle(pages, rng);
+    return pages;
+}
+
+/* As many draws as there are pages; a page's chance is 1 / rank^0.99. */
+static GArray *guest_draw_zipf(const GArray *pages, uint64_t *rng)
+{
+    GArray *drawn = g_array_sized_new(FALSE, FALSE, sizeof(uint32_t),
+                                      pages->len);
+    g_autofree double *sums = g_new(double, pages->len);
+    double sum = 0;
+    guint i;
+
+    for (i = 0; i < pages->len; i++) {
+        sum += pow(i + 1, -ZIPF_EXPONENT);
+        sums[i] = sum;
+    }
+    for (i = 0; i < pages->len; i++) {
+        double at = sum * (guest_random(rng) >> 11) * 0x1p-53;
+        guint low = 0, high = pages->len - 1;
+
+        while (low < high) {
+            guint middle = (low + high) / 2;
+
+            if (sums[middle] > at) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        g_array_append_val(drawn, g_array_index(pages, uint32_t, low));
+    }
+    return drawn;
+}
+
+/* The page that is @n pages into the blocks, counted round and round. */
+static uint32_t guest_nth_page(const Snapshot *snapshot, uint64_t n)
+{
+    uint32_t b;
+
+    n %= snapshot->len_bytes >> BENCH_PAGE_SHIFT;
+    for (b = 0;; b++) {
+        const SnapshotBlock *block = &snapshot->blocks[b];
+        uint64_t count = block->len_bytes >> BENCH_PAGE_SHIFT;
+
+        if (n < count) {
+            return (block->guest_off >> BENCH_PAGE_SHIFT) + n;
+        }
+        n -= count;
+    }
+}
+
+static void guest_add_touch(Guest *guest, uint32_t vcpu, uint32_t page,
+                            uint64_t *rng)
+{
+    Touch touch = {
+        .page = page,
+        .is_write = (guest_random(rng) >> 11) * 0x1p-53 <
+                    guest->scenario->write_share,
+    };
+
+    g_array_append_val(guest->vcpus[vcpu].touches, touch);
+}
+
+static void guest_plan_sequential(Guest *guest, uint64_t *rng)
+{
+    uint64_t count = MAX(guest->scenario->working_set_bytes >>
+                         BENCH_PAGE_SHIFT, guest->vcpu_count);
+    uint32_t v;
+    uint64_t i;
+
+    count = MIN(count, guest->snapshot->len_bytes >> BENCH_PAGE_SHIFT);
+    for (v = 0; v < guest->vcpu_count; v++) {
+        uint64_t begin = guest_random_below(
+            rng, guest->snapshot->len_bytes >> BENCH_PAGE_SHIFT);
+
+        for (i = 0; i < MAX(count / guest->vcpu_count, 1); i++) {
+            guest_add_touch(guest, v,
+                            guest_nth_page(guest->snapshot, begin + i), rng);
+        }
+    }
+}
+
+static void guest_plan_drawn(Guest *guest, uint64_t *rng)
+{
+    g_autoptr(GArray) pages = guest_working_set(
+        guest->snapshot, guest->scenario->working_set_bytes, rng);
+    g_autoptr(GArray) drawn = guest->scenario->pattern == PATTERN_ZIPF
+        ? guest_draw_zipf(pages, rng) : g_array_ref(pages);
+    guint i;
+
+    for (i = 0; i < MAX(drawn->len, guest->vcpu_count); i++) {
+        guest_add_touch(guest, i % guest->vcpu_count,
+                        g_array_index(drawn, uint32_t, i % drawn->len), rng);
+    }
+}
+
+static bool guest_plan_trace(Guest *guest, GError **error)
+{
+    g_autoptr(GArray) touches = trace_load(guest->scenario->trace_path,
+                                           guest->snapshot, error);
+    guint i;
+
+    for (i = 0; touches && i < MAX(touches->len, guest->vcpu_count); i++) {
+        g_array_append_val(guest->vcpus[i % guest->vcpu_count].touches,
+                           g_array_index(touches, Touch,
+                                         i % touches->len));
+    }
+    return touches;
+}
+
+Guest *guest_new(const Snapshot *snapshot, const Scenario *scenario,
+                 uint64_t max_touches, GError **error)
+{
+    Guest *guest = g_new0(Guest, 1);
+    uint64_t rng = scenario->seed;
+    uint32_t v;
+
+    guest->snapshot = snapshot;
+    guest->scenario = scenario;
+    guest->max_touches = max_touches;
+    guest->vcpu_count = scenario->vcpu_count;
+    guest->vcpus = g_new0(Vcpu, guest->vcpu_count);
+    guest->touched = g_new0(uint64_t, (snapshot->guest_bytes >>
+                                       BENCH_PAGE_SHIFT) / 64 + 1);
+    for (v = 0; v < guest->vcpu_count; v++) {
+        guest->vcpus[v].guest = guest;
+        guest->vcpus[v].touches = g_array_new(FALSE, FALSE, sizeof(Touch));
+    }
+    if (scenario->pattern == PATTERN_TRACE) {
+        if (!guest_plan_trace(guest, error)) {
+            guest_free(guest);
+            return NULL;
+        }
+    } else if (scenario->pattern == PATTERN_SEQUENTIAL) {
+        guest_plan_sequential(guest, &rng);
+    } else {
+        guest_plan_drawn(guest, &rng);
+    }
+    return guest;
+}
+
+/* Faults of this thread that the kernel has served so far. */
+static uint64_t vcpu_fault_count(void)
+{
+    struct rusage usage;
+
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_minflt + usage.ru_majflt;
+}
+
+static void vcpu_touch(Guest *guest, const Touch *touch)
+{
+    uint8_t *hva = guest->run->hva +
+                   ((uint64_t)touch->page << BENCH_PAGE_SHIFT);
+    uint64_t *word = (uint64_t *)(hva + GUEST_WRITE_OFF);
+
+    if (touch->is_write) {
+        __atomic_fetch_add(word, GUEST_WRITE_STEP, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&guest->writes[touch->page], 1, __ATOMIC_RELAXED);
+    } else {
+        (void)__atomic_load_n(word, __ATOMIC_RELAXED);
+    }
+}
+
+static void vcpu_note_fault(Vcpu *vcpu, const Touch *touch, uint64_t ns)
+{
+    Guest *guest = vcpu->guest;
+    bool is_loaded = __atomic_load_n(&guest->is_loaded, __ATOMIC_RELAXED);
+
+    hist_add(is_loaded ? &vcpu->counters.faults_after
+                       : &vcpu->counters.faults, ns);
+    if (!guest->run->variant->loader->has_end) {
+        /* The kernel alone served it: nobody else will note its arrival. */
+        loader_note(guest->run, (uint64_t)touch->page << BENCH_PAGE_SHIFT,
+                    BENCH_PAGE_BYTES, ARRIVAL_URGENT,
+                    snapshot_has_page(guest->snapshot, touch->page));
+    }
+}
+
+static void vcpu_count(Vcpu *vcpu, uint64_t count, uint64_t now_ns)
+{
+    GuestCounters *c = &vcpu->counters;
+
+    if (!c->window_touch_count && now_ns >= vcpu->guest->window_end_ns) {
+        __atomic_store_n(&c->window_touch_count, MAX(c->touch_count, 1),
+                         __ATOMIC_RELAXED);
+    }
+    __atomic_store_n(&c->touch_count, count, __ATOMIC_RELAXED);
+    if (count == vcpu->touches->len) {
+        __atomic_store_n(&c->worked_ns,
+                         now_ns - vcpu->guest->run->begin_ns,
+                         __ATOMIC_RELAXED);
+    }
+}
+
+static void *vcpu_main(void *opaque)
+{
+    Vcpu *vcpu = opaque;
+    Guest *guest = vcpu->guest;
+    uint64_t think_loops = guest->scenario->think_ns * guest_loops_per_ns;
+    uint64_t fault_count, count = 0;
+    guint at = 0;
+
+    /* Its own memory is there before it counts faults. */
+    memset(&vcpu->counters, 0, sizeof(vcpu->counters));
+    fault_count = vcpu_fault_count();
+    while (!__atomic_load_n(&guest->is_stopped, __ATOMIC_RELAXED) &&
+           (!guest->max_touches || count < guest->max_touches)) {
+        const Touch *touch = &g_array_index(vcpu->touches, Touch, at);
+        uint64_t begin_ns, end_ns;
+
+        guest_think(think_loops);
+        begin_ns = bench_now_ns();
+        vcpu_touch(guest, touch);
+        end_ns = bench_now_ns();
+        __atomic_fetch_or(&guest->touched[touch->page / 64],
+                          1ull << touch->page % 64, __ATOMIC_RELAXED);
+        if (end_ns - begin_ns >= FAULT_NS_MIN) {
+            uint64_t faults_now = vcpu_fault_count();
+
+            if (faults_now != fault_count) {
+                vcpu_note_fault(vcpu, touch, end_ns - begin_ns);
+                fault_count = faults_now;
+            }
+        }
+        vcpu_count(vcpu, ++count, end_ns);
+        at = at + 1 == vcpu->touches->len ? 0 : at + 1;
+    }
+    return NULL;
+}
+
+void guest_start(Guest *guest, LoaderRun *run, WriteCount *writes)
+{
+    uint32_t v;
+
+    guest->run = run;
+    guest->writes = writes;
+    guest->window_end_ns = bench_now_ns() + guest->scenario->window_ns;
+    for (v = 0; v < guest->vcpu_count; v++) {
+        guest->vcpus[v].thread = g_thread_new("vcpu", vcpu_main,
+                                              &guest->vcpus[v]);
+    }
+}
+
+uint64_t guest_touch_count(const Guest *guest)
+{
+    uint64_t count = 0;
+    uint32_t v;
+
+    for (v = 0; v < guest->vcpu_count; v++) {
+        count += __atomic_load_n(&guest->vcpus[v].counters.touch_count,
+                                 __ATOMIC_RELAXED);
+    }
+    return count;
+}
+
+uint64_t guest_worked_ns(const Guest *guest)
+{
+    uint64_t last_ns = 0;
+    uint32_t v;
+
+    for (v = 0; v < guest->vcpu_count; v++) {
+        uint64_t ns = __atomic_load_n(&guest->vcpus[v].counters.worked_ns,
+                                      __ATOMIC_RELAXED);
+
+        if (!ns) {
+            return 0;
+        }
+        last_ns = MAX(last_ns, ns);
+    }
+    return last_ns;
+}
+
+bool guest_has_windowed(const Guest *guest)
+{
+    uint32_t v;
+
+    for (v = 0; v < guest->vcpu_count; v++) {
+        if (!__atomic_load_n(&guest->vcpus[v].counters.window_touch_count,
+                             __ATOMIC_RELAXED)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void guest_set_loaded(Guest *guest)
+{
+    __atomic_store_n(&guest->is_loaded, 1, __ATOMIC_RELAXED);
+}
+
+void guest_join(Guest *guest)
+{
+    uint32_t v;
+
+    for (v = 0; v < guest->vcpu_count; v++) {
+        if (guest->vcpus[v].thread) {
+            g_thread_join(guest->vcpus[v].thread);
+            guest->vcpus[v].thread = NULL;
+        }
+    }
+}
+
+void guest_stop(Guest *guest)
+{
+    __atomic_store_n(&guest->is_stopped, 1, __ATOMIC_RELAXED);
+    guest_join(guest);
+}
+
+void guest_get_counters(const Guest *guest, GuestCounters *ret_sum)
+{
+    uint32_t v;
+
+    memset(ret_sum, 0, sizeof(*ret_sum));
+    for (v = 0; v < guest->vcpu_count; v++) {
+        const GuestCounters *c = &guest->vcpus[v].counters;
+
+        ret_sum->touch_count += c->touch_count;
+        ret_sum->window_touch_count += c->window_touch_count;
+        hist_merge(&ret_sum->faults, &c->faults);
+        hist_merge(&ret_sum->faults_after, &c->faults_after);
+    }
+    ret_sum->worked_ns = guest_worked_ns(guest);
+}
+
+const uint64_t *guest_touched(const Guest *guest)
+{
+    return guest->touched;
+}
+
+double guest_measure_speed(const Snapshot *snapshot, uint8_t *hva,
+                           uint64_t seed, uint64_t ns)
+{
+    uint64_t begin_ns = bench_now_ns();
+    uint64_t page_count = snapshot->len_bytes >> BENCH_PAGE_SHIFT;
+    uint64_t count = 0, now_ns = begin_ns;
+    bool has_data = snapshot->data_bytes != 0;
+
+    while (now_ns - begin_ns < ns) {
+        uint32_t i;
+
+        for (i = 0; i < 256; i++) {
+            uint64_t page;
+
+            do {
+                page = guest_nth_page(snapshot, guest_random_below(&seed,
+                                                             page_count));
+            } while (has_data && !snapshot_has_page(snapshot, page));
+            /* The next page depends on this one's content: no overlap. */
+            seed += *(volatile uint64_t *)(hva + (page << BENCH_PAGE_SHIFT) +
+                                           page % 64 * 64) & 1;
+        }
+        count += i;
+        now_ns = bench_now_ns();
+    }
+    return count * 1e9 / (now_ns - begin_ns);
+}
+
+void guest_free(Guest *guest)
+{
+    uint32_t v;
+
+    if (!guest) {
+        return;
+    }
+    guest_stop(guest);
+    for (v = 0; v < guest->vcpu_count; v++) {
+        g_array_unref(guest->vcpus[v].touches);
+    }
+    g_free(guest->vcpus);
+    g_free(guest->touched);
+    g_free(guest);
+}

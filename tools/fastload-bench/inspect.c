@@ -1,0 +1,172 @@
+/*
+ * What is in a snapshot, for people.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A line for each block, and how long its runs of pages with and without data
+ * are: what a loader can read at once, and what it need not read.  Reads
+ * bitmaps only, no pages.  Lines have 79 columns at most; names of blocks are
+ * a stranger's bytes and printed escaped.  Cannot fail: errors of writing
+ * stay with @out.
+ */
+#include "bench.h"
+
+/* Runs of 2^n up to 2^(n+1) - 1 pages; 64 TiB are 2^34 pages. */
+#define BUCKET_COUNT 35
+#define NAME_COLUMNS 24
+#define BAR_COLUMNS 40
+
+typedef struct Runs {
+    uint64_t counts[BUCKET_COUNT];
+    uint64_t page_counts[BUCKET_COUNT];
+    uint64_t count;
+    uint64_t page_count;
+} Runs;
+
+typedef struct Size {
+    char text[16];
+} Size;
+
+/* Four digits at most, or one behind the point. */
+static Size size_of(uint64_t len_bytes)
+{
+    static const char *const units[] = {
+        "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB",
+    };
+    double value = len_bytes;
+    uint32_t unit = 0;
+    Size size;
+
+    while (value >= 1024 && unit + 1 < G_N_ELEMENTS(units)) {
+        value /= 1024;
+        unit++;
+    }
+    snprintf(size.text, sizeof(size.text), "%.*f %s",
+             value < 999.95 && value != (uint64_t)value ? 1 : 0, value,
+             units[unit]);
+    return size;
+}
+
+static double percent(uint64_t part, uint64_t whole)
+{
+    return whole ? 100.0 * part / whole : 0;
+}
+
+static void runs_add(Runs *runs, uint64_t page_count)
+{
+    uint32_t bucket = 63 - __builtin_clzll(page_count);
+
+    assert(bucket < BUCKET_COUNT);
+    runs->counts[bucket]++;
+    runs->page_counts[bucket] += page_count;
+    runs->count++;
+    runs->page_count += page_count;
+}
+
+/* Runs end where their block ends. */
+static void runs_collect(const Snapshot *snapshot, Runs runs[2])
+{
+    uint32_t i;
+
+    for (i = 0; i < snapshot->block_count; i++) {
+        const SnapshotBlock *block = &snapshot->blocks[i];
+        uint64_t page = block->guest_off / BENCH_PAGE_BYTES;
+        uint64_t end = page + block->len_bytes / BENCH_PAGE_BYTES;
+
+        while (page < end) {
+            uint64_t count, file_off;
+            bool has_data = snapshot_run(snapshot, block, page, &count,
+                                         &file_off);
+
+            runs_add(&runs[has_data], count);
+            page += count;
+        }
+    }
+}
+
+static void print_line(FILE *out, const char *name, uint64_t len_bytes,
+                       uint64_t data_bytes)
+{
+    fprintf(out, "%-*s %10s %10s %7.1f %%", NAME_COLUMNS, name,
+            size_of(len_bytes).text, size_of(data_bytes).text,
+            percent(len_bytes - data_bytes, len_bytes));
+}
+
+static void print_blocks(const Snapshot *snapshot, FILE *out)
+{
+    uint32_t i;
+
+    fprintf(out, "%-*s %10s %10s %9s %20s\n", NAME_COLUMNS, "RAM block",
+            "length", "data", "zero", "pages at offset");
+    for (i = 0; i < snapshot->block_count; i++) {
+        const SnapshotBlock *block = &snapshot->blocks[i];
+        g_autofree char *name = g_strescape(block->name, NULL);
+
+        if (strlen(name) > NAME_COLUMNS) {
+            fprintf(out, "%s\n", name);
+            name[0] = '\0';
+        }
+        print_line(out, name, block->len_bytes,
+                   block->data_page_count * BENCH_PAGE_BYTES);
+        fprintf(out, " %20" PRIu64 "\n", block->file_off);
+    }
+    if (snapshot->block_count > 1) {
+        print_line(out, "all", snapshot->len_bytes, snapshot->data_bytes);
+        fprintf(out, "\n");
+    }
+}
+
+static void print_bar(FILE *out, uint64_t part, uint64_t whole)
+{
+    uint32_t columns = percent(part, whole) * BAR_COLUMNS / 100 + 0.5;
+
+    if (columns) {
+        fputc(' ', out);
+    }
+    while (columns--) {
+        fputc('#', out);
+    }
+}
+
+static void print_runs(const Runs *runs, const char *what, FILE *out)
+{
+    uint32_t first = BUCKET_COUNT;
+    uint32_t last = 0;
+    uint32_t i;
+
+    if (runs->count == 0) {
+        fprintf(out, "\nno pages %s\n", what);
+        return;
+    }
+    fprintf(out, "\n%" PRIu64 " run%s of pages %s, mean %s\n", runs->count,
+            runs->count == 1 ? "" : "s", what,
+            size_of(runs->page_count / runs->count * BENCH_PAGE_BYTES).text);
+    for (i = 0; i < BUCKET_COUNT; i++) {
+        if (runs->counts[i]) {
+            first = MIN(first, i);
+            last = i;
+        }
+    }
+    fprintf(out, "%12s %12s %11s\n", "length from", "runs", "bytes");
+    for (i = first; i <= last; i++) {
+        fprintf(out, "%12s %12" PRIu64 " %11s",
+                size_of((uint64_t)BENCH_PAGE_BYTES << i).text, runs->counts[i],
+                size_of(runs->page_counts[i] * BENCH_PAGE_BYTES).text);
+        print_bar(out, runs->page_counts[i], runs->page_count);
+        fputc('\n', out);
+    }
+}
+
+void inspect_print(const Snapshot *snapshot, FILE *out)
+{
+    Runs runs[2] = { 0 };
+
+    runs_collect(snapshot, runs);
+    fprintf(out, "%s: ", snapshot->label);
+    fprintf(out, "%s of RAM, %s of them data; the file has %" PRIu64
+            " bytes\n\n", size_of(snapshot->len_bytes).text,
+            size_of(snapshot->data_bytes).text, snapshot->file_bytes);
+    print_blocks(snapshot, out);
+    print_runs(&runs[true], "with data", out);
+    print_runs(&runs[false], "without data (zero)", out);
+}

@@ -1,0 +1,373 @@
+/*
+ * fastload-bench: the command line.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Reads arguments, calls what does the work, prints errors: one sentence
+ * each.  Exit codes: 0, 1 when something failed (a wrong page included), 2
+ * for usage, 130 when it was interrupted.
+ */
+#include "bench.h"
+#include "bench-version.h"
+#include <locale.h>
+#include <signal.h>
+
+#define EXIT_FAILED 1
+#define EXIT_USAGE 2
+#define EXIT_INTERRUPTED 130
+
+static volatile int is_stopped;
+
+static void main_on_signal(int number)
+{
+    is_stopped = 1;
+}
+
+static void main_catch_signals(void)
+{
+    /* The second one ends the program at once. */
+    struct sigaction action = {
+        .sa_handler = main_on_signal,
+        .sa_flags = SA_RESTART | SA_RESETHAND,
+    };
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static int main_fail(GError *error)
+{
+    int code = error->domain == BENCH_ERROR &&
+               error->code == BENCH_ERROR_USAGE ? EXIT_USAGE : EXIT_FAILED;
+
+    fprintf(stderr, "fastload-bench: %s\n", error->message);
+    g_error_free(error);
+    return is_stopped ? EXIT_INTERRUPTED : code;
+}
+
+static int main_usage(const char *text)
+{
+    fprintf(stderr, "fastload-bench: %s; see fastload-bench --help\n", text);
+    return EXIT_USAGE;
+}
+
+static char *main_describe(void)
+{
+    GString *text = g_string_new("Contenders:\n");
+    uint32_t i;
+
+    for (i = 0; bench_loaders[i]; i++) {
+        g_string_append_printf(text, "  %-14s %s\n", bench_loaders[i]->name,
+                               bench_loaders[i]->summary);
+    }
+    g_string_append(text,
+        "\nCommands:\n"
+        "  fastload-bench [run] [OPTION...]        compare contenders\n"
+        "  fastload-bench gen [OPTION...] FILE     write a snapshot\n"
+        "  fastload-bench inspect FILE             what a snapshot holds\n"
+        "  fastload-bench report FILE [--html P]   a saved result again\n"
+        "  fastload-bench compare [--force] A B    two saved results\n"
+        "\nSizes are in bytes or with K, M, G, T; times with ns, us, ms, s; "
+        "shares as 0.25 or 25%.\n");
+    return g_string_free(text, FALSE);
+}
+
+static GOptionContext *main_context(const char *parameters,
+                                    const char *summary,
+                                    const GOptionEntry *entries)
+{
+    GOptionContext *context = g_option_context_new(parameters);
+
+    g_option_context_set_summary(context, summary);
+    if (entries) {
+        g_option_context_add_main_entries(context, entries, NULL);
+    }
+    return context;
+}
+
+/* Where a result goes, besides the screen. */
+static bool main_save(JsonNode *result, const char *json_path,
+                      const char *html_path, GError **error)
+{
+    if (!json_path || strcmp(json_path, "-")) {
+        table_print(result, stdout);
+    }
+    if (json_path && !result_write(result, json_path, error)) {
+        return false;
+    }
+    return !html_path || html_write(result, html_path, error);
+}
+
+/* A result that cannot be written is better known before the runs. */
+static bool main_check_output(const char *path, GError **error)
+{
+    FILE *file = path && strcmp(path, "-") ? fopen(path, "a") : NULL;
+
+    if (path && strcmp(path, "-") && !file) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "cannot write %s: %s", path, g_strerror(errno));
+        return false;
+    }
+    if (file) {
+        fclose(file);
+    }
+    return true;
+}
+
+static int main_run(int argc, char **argv)
+{
+    static char *json_path, *html_path;
+    static const GOptionEntry entries[] = {
+        { "json", 'j', 0, G_OPTION_ARG_FILENAME, &json_path,
+          "write the result there, - for standard output", "FILE" },
+        { "html", 0, 0, G_OPTION_ARG_FILENAME, &html_path,
+          "write a page with pictures", "FILE" },
+        G_OPTION_ENTRY_NULL
+    };
+    g_autofree char *command = g_strjoinv(" ", argv);
+    g_autofree char *description = main_describe();
+    g_autoptr(GOptionContext) context = main_context(
+        NULL, "Compares ways of restoring a virtual machine's memory from a "
+        "snapshot,\non the same work, in one run.", entries);
+    g_autoptr(GPtrArray) works =
+        g_ptr_array_new_with_free_func(rounds_work_free);
+    g_autoptr(Plan) plan = NULL;
+    g_autoptr(JsonNode) result = NULL;
+    GError *error = NULL, *run_error = NULL;
+
+    plan_add_options(context);
+    g_option_context_set_description(context, description);
+    plan = plan_parse(&argc, &argv, context, &error);
+    if (!plan) {
+        return main_fail(error);
+    }
+    if (argc > 1) {
+        g_autofree char *text = g_strdup_printf(
+            "there is no command '%s'", argv[1]);
+
+        return main_usage(text);
+    }
+    if (!main_check_output(json_path, &error) ||
+        !main_check_output(html_path, &error)) {
+        return main_fail(error);
+    }
+    main_catch_signals();
+    if (!rounds_run(plan, &is_stopped, works, &run_error) && !works->len) {
+        return main_fail(run_error);
+    }
+    result = result_new(plan, works, command, is_stopped);
+    if (!main_save(result, json_path, html_path, &error)) {
+        g_clear_error(&run_error);
+        return main_fail(error);
+    }
+    if (run_error) {
+        return main_fail(run_error);
+    }
+    return is_stopped ? EXIT_INTERRUPTED
+                      : result_has_failed(works) ? EXIT_FAILED : 0;
+}
+
+static void main_gen_tick(uint64_t done_bytes, uint64_t total_bytes,
+                          void *opaque)
+{
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\r\033[K%3.0f %%", total_bytes
+                ? 100.0 * done_bytes / total_bytes : 100.0);
+        fflush(stderr);
+    }
+}
+
+static bool main_parse_gen(const char *size, const char *zero,
+                           const char *run, GenerateConfig *config,
+                           GError **error)
+{
+    uint64_t millionths = 0;
+
+    if (!plan_parse_size(size, &config->len_bytes) ||
+        config->len_bytes < BENCH_PAGE_BYTES ||
+        config->len_bytes % BENCH_PAGE_BYTES) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--size: '%s' is not a size in whole pages of 4 KiB",
+                    size);
+    } else if (!plan_parse_share(zero, &millionths) || millionths > 1000000) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--zero-share: '%s' is not from 0 to 1", zero);
+    } else if (!plan_parse_size(run, &config->run_bytes) ||
+               config->run_bytes < BENCH_PAGE_BYTES) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--run-length: '%s' is not a size of 4 KiB or more", run);
+    } else {
+        config->zero_share = millionths / 1e6;
+        return true;
+    }
+    return false;
+}
+
+/* Writes beside @path and renames: no half a snapshot is left behind. */
+static bool main_gen_file(const char *path, const GenerateConfig *config,
+                          GError **error)
+{
+    g_autofree char *other = g_strconcat(path, ".XXXXXX", NULL);
+    int fd = g_mkstemp_full(other, O_RDWR | O_CLOEXEC, 0644);
+    bool is_made;
+
+    if (fd < 0) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot create %s: %s", path, g_strerror(errno));
+        return false;
+    }
+    is_made = generate_snapshot(fd, config, main_gen_tick, NULL, &is_stopped,
+                                error);
+    if (isatty(STDERR_FILENO)) {
+        fputs("\r\033[K", stderr);
+    }
+    close(fd);
+    if (is_made && rename(other, path) < 0) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot create %s: %s", path, g_strerror(errno));
+        is_made = false;
+    }
+    if (!is_made) {
+        unlink(other);
+    }
+    return is_made;
+}
+
+static int main_gen(int argc, char **argv)
+{
+    static char *size, *zero, *run;
+    GenerateConfig config = { .seed = 1 };
+    int64_t seed = 1;
+    const GOptionEntry entries[] = {
+        { "size", 0, 0, G_OPTION_ARG_STRING, &size, "of RAM (1G)", "SIZE" },
+        { "zero-share", 0, 0, G_OPTION_ARG_STRING, &zero,
+          "of its pages (25%)", "SHARE" },
+        { "run-length", 0, 0, G_OPTION_ARG_STRING, &run,
+          "mean, of runs of data (1M)", "SIZE" },
+        { "seed", 0, 0, G_OPTION_ARG_INT64, &seed,
+          "the same seed makes the same file (1)", "N" },
+        G_OPTION_ENTRY_NULL
+    };
+    g_autoptr(GOptionContext) context = main_context(
+        "FILE", "Writes a mapped-ram snapshot.", entries);
+    GError *error = NULL;
+
+    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+        error->domain = BENCH_ERROR;
+        error->code = BENCH_ERROR_USAGE;
+        return main_fail(error);
+    }
+    if (argc != 2) {
+        return main_usage("gen needs the name of the file to write");
+    }
+    config.seed = seed;
+    main_catch_signals();
+    if (!main_parse_gen(size ? size : "1G", zero ? zero : "25%",
+                        run ? run : "1M", &config, &error) ||
+        !main_gen_file(argv[1], &config, &error)) {
+        return main_fail(error);
+    }
+    return 0;
+}
+
+static int main_inspect(int argc, char **argv)
+{
+    g_autoptr(Snapshot) snapshot = NULL;
+    GError *error = NULL;
+
+    if (argc != 2 || *argv[1] == '-') {
+        return main_usage("inspect needs the name of one snapshot file");
+    }
+    snapshot = snapshot_open(argv[1], &error);
+    if (!snapshot) {
+        return main_fail(error);
+    }
+    inspect_print(snapshot, stdout);
+    return 0;
+}
+
+static int main_report(int argc, char **argv)
+{
+    static char *html_path;
+    static const GOptionEntry entries[] = {
+        { "html", 0, 0, G_OPTION_ARG_FILENAME, &html_path,
+          "write a page with pictures", "PAGE" },
+        G_OPTION_ENTRY_NULL
+    };
+    g_autoptr(GOptionContext) context = main_context(
+        "FILE", "Shows a result that --json saved.", entries);
+    g_autoptr(JsonNode) result = NULL;
+    GError *error = NULL;
+
+    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+        error->domain = BENCH_ERROR;
+        error->code = BENCH_ERROR_USAGE;
+        return main_fail(error);
+    }
+    if (argc != 2) {
+        return main_usage("report needs the name of one result");
+    }
+    result = result_read(argv[1], &error);
+    if (!result || !main_save(result, NULL, html_path, &error)) {
+        return main_fail(error);
+    }
+    return 0;
+}
+
+static int main_compare(int argc, char **argv)
+{
+    static gboolean is_forced;
+    static const GOptionEntry entries[] = {
+        { "force", 'f', 0, G_OPTION_ARG_NONE, &is_forced,
+          "even when they are of different environments", NULL },
+        G_OPTION_ENTRY_NULL
+    };
+    g_autoptr(GOptionContext) context = main_context(
+        "A B", "Shows how ratios changed from one result to another.",
+        entries);
+    g_autoptr(JsonNode) a = NULL;
+    g_autoptr(JsonNode) b = NULL;
+    GError *error = NULL;
+
+    if (!g_option_context_parse(context, &argc, &argv, &error)) {
+        error->domain = BENCH_ERROR;
+        error->code = BENCH_ERROR_USAGE;
+        return main_fail(error);
+    }
+    if (argc != 3) {
+        return main_usage("compare needs the names of two results");
+    }
+    a = result_read(argv[1], &error);
+    b = a ? result_read(argv[2], &error) : NULL;
+    if (!b || !compare_print(a, b, is_forced, stdout, &error)) {
+        return main_fail(error);
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        int (*func)(int argc, char **argv);
+    } commands[] = {
+        { "run", main_run }, { "gen", main_gen },
+        { "inspect", main_inspect }, { "report", main_report },
+        { "compare", main_compare },
+    };
+    uint32_t i;
+
+    setlocale(LC_CTYPE, "");
+    g_set_prgname("fastload-bench");
+    if (argc > 1 && !strcmp(argv[1], "--version")) {
+        printf("fastload-bench %s (%s)\n", BENCH_VERSION, BENCH_COMMIT);
+        return 0;
+    }
+    for (i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
+        if (!strcmp(argv[1], commands[i].name)) {
+            argv[1] = argv[0];
+            return commands[i].func(argc - 1, argv + 1);
+        }
+    }
+    return main_run(argc, argv);
+}

@@ -1,0 +1,466 @@
+/*
+ * fastload-bench: one run of one contender.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A run is a process of its own: its memory, page tables, CPU seconds and
+ * bytes read are the contender's, and a crash is a result and not the end.
+ * The child writes into memory that it shares with the parent.  A run that
+ * does not end in time is killed and counts as failed.
+ */
+#include "bench.h"
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#define TICK_MS 100
+#define POLL_US 1000
+#define ARRIVAL_UNIT_NS 16000u
+#define ARRIVAL_TIME_BITS 28
+
+/* The child's side of a run. */
+typedef struct Measure {
+    const MeasureConfig *config;
+    RunResult *result;
+    LoaderRun run;
+    Guest *guest;
+    WriteCount *writes;
+    uint64_t page_count;
+    uint64_t base_rss_bytes;
+    uint64_t base_table_bytes;
+    uint64_t base_read_bytes;
+    uint64_t base_cpu_ns;
+    GThread *sampler;
+    int is_over;             /* atomic: the sampler ends */
+} Measure;
+
+/* The number behind @key in a file of /proc, times @unit; 0: not there. */
+static uint64_t proc_number(const char *path, const char *key, uint64_t unit)
+{
+    g_autofree char *text = NULL;
+    const char *at;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return 0;
+    }
+    at = strstr(text, key);
+    return at ? g_ascii_strtoull(at + strlen(key), NULL, 10) * unit : 0;
+}
+
+static uint64_t proc_resident_bytes(void)
+{
+    return proc_number("/proc/self/status", "VmRSS:", 1024);
+}
+
+static uint64_t proc_cpu_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+/* Huge pages in the mappings of guest memory. */
+static uint64_t proc_huge_bytes(const uint8_t *hva, uint64_t len_bytes)
+{
+    FILE *file = fopen("/proc/self/smaps", "re");
+    uintptr_t begin = (uintptr_t)hva;
+    uint64_t sum_kib = 0, kib;
+    bool is_ours = false;
+    char line[512];
+
+    while (file && fgets(line, sizeof(line), file)) {
+        uintptr_t from, to;
+
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &from, &to) == 2) {
+            is_ours = from >= begin && from < begin + len_bytes;
+        } else if (is_ours &&
+                   (sscanf(line, "AnonHugePages: %" SCNu64, &kib) == 1 ||
+                    sscanf(line, "FilePmdMapped: %" SCNu64, &kib) == 1)) {
+            sum_kib += kib;
+        }
+    }
+    if (file) {
+        fclose(file);
+    }
+    return sum_kib << 10;
+}
+
+static void measure_sample(Measure *m)
+{
+    RunResult *r = m->result;
+    Sample *sample = &r->samples[r->sample_count];
+    uint64_t now_ns = bench_now_ns();
+    uint32_t c;
+
+    /* null begins when it has its memory: later than the first samples. */
+    sample->t_ns = now_ns > m->run.begin_ns ? now_ns - m->run.begin_ns : 0;
+    sample->touch_count = guest_touch_count(m->guest);
+    for (c = 0; c < ARRIVAL_COUNT; c++) {
+        sample->loaded_bytes[c] = __atomic_load_n(&m->run.loaded_bytes[c],
+                                                  __ATOMIC_RELAXED);
+    }
+    sample->resident_bytes = proc_resident_bytes() - m->base_rss_bytes;
+    r->sample_count++;
+}
+
+static void *measure_sampler(void *opaque)
+{
+    Measure *m = opaque;
+
+    while (!__atomic_load_n(&m->is_over, __ATOMIC_ACQUIRE) &&
+           m->result->sample_count < MEASURE_SAMPLE_COUNT_MAX - 1) {
+        measure_sample(m);
+        g_usleep(MEASURE_SAMPLE_NS / 1000);
+    }
+    return NULL;
+}
+
+static void *measure_map(uint64_t len_bytes)
+{
+    void *p = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static bool measure_prepare(Measure *m, bool is_idle, GError **error)
+{
+    const Snapshot *snapshot = m->config->snapshot;
+    const Scenario *scenario = m->config->scenario;
+    uint64_t touches_max = is_idle
+        ? MAX(MEASURE_IDLE_TOUCHES / scenario->vcpu_count, 1) : 0;
+
+    m->page_count = snapshot->guest_bytes >> BENCH_PAGE_SHIFT;
+    m->run.snapshot = snapshot;
+    m->run.variant = m->config->variant;
+    m->run.is_background_off = is_idle;
+    m->writes = measure_map(m->page_count * sizeof(*m->writes));
+    m->run.arrivals = measure_map(m->page_count * sizeof(*m->run.arrivals));
+    if (!m->writes || !m->run.arrivals) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot map memory for the books of a run: %s",
+                    g_strerror(errno));
+        return false;
+    }
+    m->guest = guest_new(snapshot, scenario, touches_max, error);
+    m->run.hva = m->guest ? memory_map(snapshot->guest_bytes, error) : NULL;
+    if (!m->run.hva) {
+        return false;
+    }
+    m->base_rss_bytes = proc_resident_bytes();
+    m->base_table_bytes = proc_number("/proc/self/status", "VmPTE:", 1024);
+    m->base_read_bytes = proc_number("/proc/self/io", "\nread_bytes:", 1);
+    m->base_cpu_ns = proc_cpu_ns();
+    return true;
+}
+
+/* The CPU time so far that was not the guest's own computing. */
+static void measure_note_cpu(Measure *m)
+{
+    uint64_t cpu_ns = proc_cpu_ns() - m->base_cpu_ns;
+    uint64_t guest_ns = guest_touch_count(m->guest) *
+                        m->config->scenario->think_ns;
+
+    m->result->cpu_ns = cpu_ns > guest_ns ? cpu_ns - guest_ns : 0;
+    m->result->read_bytes = proc_number("/proc/self/io", "\nread_bytes:", 1) -
+                            m->base_read_bytes;
+}
+
+static bool measure_load(Measure *m, GError **error)
+{
+    const BenchLoader *loader = m->config->variant->loader;
+    RunResult *r = m->result;
+    uint64_t asked_ns;
+
+    m->run.begin_ns = asked_ns = bench_now_ns();
+    m->sampler = g_thread_new("sampler", measure_sampler, m);
+    if (!loader->start(&m->run, error)) {
+        return false;
+    }
+    if (m->run.begin_ns != asked_ns) {
+        m->base_cpu_ns = proc_cpu_ns();
+        m->base_read_bytes = proc_number("/proc/self/io", "\nread_bytes:", 1);
+    }
+    r->run_ns = bench_now_ns() - m->run.begin_ns;
+    guest_start(m->guest, &m->run, m->writes);
+    if (loader->has_end) {
+        if (!loader->wait(&m->run, error)) {
+            return false;
+        }
+        r->load_ns = bench_now_ns() - m->run.begin_ns;
+        measure_note_cpu(m);
+        guest_set_loaded(m->guest);
+    }
+    while (!guest_worked_ns(m->guest) || !guest_has_windowed(m->guest)) {
+        g_usleep(POLL_US);
+    }
+    if (!loader->has_end) {
+        measure_note_cpu(m);
+    }
+    return true;
+}
+
+static void measure_end_sampler(Measure *m)
+{
+    if (m->sampler) {
+        __atomic_store_n(&m->is_over, 1, __ATOMIC_RELEASE);
+        g_thread_join(m->sampler);
+        m->sampler = NULL;
+        measure_sample(m);
+    }
+}
+
+static int measure_by_value(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void measure_fill_cell(Cell *cell, const uint32_t *arrivals,
+                              uint64_t count, uint32_t *times)
+{
+    uint64_t counts[ARRIVAL_COUNT] = { 0 };
+    uint64_t i, placed_count = 0;
+    uint32_t c;
+
+    for (i = 0; i < count; i++) {
+        uint32_t class = arrivals[i] >> ARRIVAL_TIME_BITS;
+
+        counts[MIN(class, ARRIVAL_COUNT - 1)]++;
+        if (class != ARRIVAL_NONE) {
+            times[placed_count++] = arrivals[i] &
+                                    ((1u << ARRIVAL_TIME_BITS) - 1);
+        }
+    }
+    for (c = 0; c < ARRIVAL_COUNT; c++) {
+        cell->shares[c] = counts[c] * 255 / count;
+    }
+    if (placed_count) {
+        qsort(times, placed_count, sizeof(*times), measure_by_value);
+        cell->t_us = (uint64_t)times[placed_count / 2] * ARRIVAL_UNIT_NS /
+                     1000;
+    }
+}
+
+static void measure_fill_cells(Measure *m)
+{
+    RunResult *r = m->result;
+    uint64_t cell_pages = (m->page_count + MEASURE_CELL_COUNT_MAX - 1) /
+                          MEASURE_CELL_COUNT_MAX;
+    g_autofree uint32_t *times = g_new(uint32_t, cell_pages);
+    uint64_t page;
+
+    r->cell_page_count = cell_pages;
+    for (page = 0; page < m->page_count; page += cell_pages) {
+        measure_fill_cell(&r->cells[r->cell_count++], m->run.arrivals + page,
+                          MIN(cell_pages, m->page_count - page), times);
+    }
+}
+
+static void measure_memory(Measure *m)
+{
+    RunResult *r = m->result;
+    uint64_t peak = proc_number("/proc/self/status", "VmHWM:", 1024);
+    uint64_t tables = proc_number("/proc/self/status", "VmPTE:", 1024);
+    uint64_t now = proc_resident_bytes();
+
+    r->rss_peak_bytes = peak - MIN(peak, m->base_rss_bytes);
+    r->rss_end_bytes = now - MIN(now, m->base_rss_bytes);
+    r->page_table_bytes = tables - MIN(tables, m->base_table_bytes);
+    r->huge_bytes = proc_huge_bytes(m->run.hva,
+                                    m->config->snapshot->guest_bytes);
+}
+
+static bool measure_main(Measure *m, GError **error)
+{
+    const BenchLoader *loader = m->config->variant->loader;
+    RunResult *r = m->result;
+    GuestCounters counters;
+    bool is_loaded;
+
+    if (!measure_prepare(m, false, error)) {
+        return false;
+    }
+    is_loaded = measure_load(m, error);
+    if (is_loaded) {
+        guest_stop(m->guest);
+        measure_end_sampler(m);
+    }
+    if (m->run.io_name) {
+        g_strlcpy(r->io_name, m->run.io_name, sizeof(r->io_name));
+    }
+    if (!is_loaded) {
+        /* The vCPUs may wait for pages that nobody will bring: leave. */
+        return false;
+    }
+    loader->stop(&m->run);
+    guest_get_counters(m->guest, &counters);
+    r->work_ns = counters.worked_ns;
+    r->window_touch_count = counters.window_touch_count;
+    r->faults = counters.faults;
+    measure_memory(m);
+    measure_fill_cells(m);
+    r->speed = guest_measure_speed(m->config->snapshot, m->run.hva,
+                                   m->config->scenario->seed,
+                                   MIN(m->config->scenario->window_ns,
+                                       MEASURE_SPEED_NS));
+    return memory_verify(m->config->snapshot, m->config->sums, m->run.hva,
+                         m->writes, NULL, error);
+}
+
+/* Faults that nothing disturbs: the background stays off. */
+static bool measure_idle(Measure *m, GError **error)
+{
+    const BenchLoader *loader = m->config->variant->loader;
+    GuestCounters counters;
+    bool is_right;
+
+    if (!measure_prepare(m, true, error)) {
+        return false;
+    }
+    m->run.begin_ns = bench_now_ns();
+    if (!loader->start(&m->run, error)) {
+        return false;
+    }
+    guest_start(m->guest, &m->run, m->writes);
+    guest_join(m->guest);
+    is_right = memory_verify(m->config->snapshot, m->config->sums,
+                             m->run.hva, m->writes, guest_touched(m->guest),
+                             error);
+    loader->stop(&m->run);
+    guest_get_counters(m->guest, &counters);
+    m->result->faults_idle = counters.faults;
+    return is_right;
+}
+
+typedef bool MeasureFunc(Measure *m, GError **error);
+
+static void measure_child(const MeasureConfig *config, MeasureFunc *func,
+                          pid_t parent, RunResult *result)
+{
+    Measure m = { .config = config, .result = result };
+    GError *error = NULL;
+
+    signal(SIGINT, SIG_IGN); /* the parent decides */
+    signal(SIGTERM, SIG_DFL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) {
+        _exit(1);
+    }
+    result->is_ok = func(&m, &error);
+    if (error) {
+        g_strlcpy(result->error, error->message, sizeof(result->error));
+    }
+    /* All that is left goes with the process, waiting vCPUs included. */
+    _exit(0);
+}
+
+/* Waits for the child; false when it was stopped, killed or crashed. */
+static bool measure_await(const MeasureConfig *config, pid_t child,
+                          MeasureTick *tick, void *opaque, RunResult *result)
+{
+    uint64_t end_ns = bench_now_ns() + config->timeout_ns;
+    int pidfd = syscall(SYS_pidfd_open, child, 0);
+    struct pollfd fds = { .fd = pidfd, .events = POLLIN };
+    bool is_late = false, is_killed = false;
+    int status;
+
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        is_late = is_late || bench_now_ns() > end_ns;
+        if ((is_late || *config->is_stopped) && !is_killed) {
+            kill(child, SIGKILL);
+            is_killed = true;
+        }
+        if (tick) {
+            tick(opaque);
+        }
+        if (pidfd >= 0) {
+            poll(&fds, 1, TICK_MS);
+        } else {
+            g_usleep(TICK_MS * 1000 / 10);
+        }
+    }
+    if (pidfd >= 0) {
+        close(pidfd);
+    }
+    if (WIFEXITED(status) && !WEXITSTATUS(status)) {
+        return result->is_ok;
+    }
+    result->is_ok = false;
+    if (is_late) {
+        snprintf(result->error, sizeof(result->error),
+                 "not done after %" PRIu64 " s: killed; --timeout gives it "
+                 "longer", config->timeout_ns / 1000000000);
+    } else if (WIFSIGNALED(status)) {
+        snprintf(result->error, sizeof(result->error), "ended by signal %d "
+                 "(%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    } else {
+        snprintf(result->error, sizeof(result->error), "ended with exit "
+                 "code %d", WEXITSTATUS(status));
+    }
+    return false;
+}
+
+static bool measure_fork(const MeasureConfig *config, MeasureFunc *func,
+                         MeasureTick *tick, void *opaque, RunResult *result)
+{
+    pid_t parent = getpid(), child;
+    GError *error = NULL;
+
+    result->is_ok = false;
+    if (!storage_set_cache(config->snapshot, config->scenario->cache,
+                           &error)) {
+        g_strlcpy(result->error, error->message, sizeof(result->error));
+        g_error_free(error);
+        return false;
+    }
+    result->cached_bytes = storage_cached_bytes(config->snapshot);
+    fflush(NULL);
+    child = fork();
+    if (child < 0) {
+        snprintf(result->error, sizeof(result->error),
+                 "cannot start a process: %s", g_strerror(errno));
+        return false;
+    }
+    if (child == 0) {
+        measure_child(config, func, parent, result);
+    }
+    return measure_await(config, child, tick, opaque, result);
+}
+
+bool measure_run(const MeasureConfig *config, MeasureTick *tick, void *opaque,
+                 RunResult *ret_result)
+{
+    const BenchLoader *loader = config->variant->loader;
+
+    memset(ret_result, 0, sizeof(*ret_result));
+    if (measure_fork(config, measure_main, tick, opaque, ret_result) &&
+        loader->is_lazy && loader->has_end && !*config->is_stopped) {
+        uint64_t cached_bytes = ret_result->cached_bytes;
+
+        measure_fork(config, measure_idle, tick, opaque, ret_result);
+        ret_result->cached_bytes = MAX(ret_result->cached_bytes,
+                                       cached_bytes);
+    }
+    return !*config->is_stopped;
+}
+
+RunResult *measure_result_new(void)
+{
+    RunResult *result = mmap(NULL, sizeof(*result), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    return result == MAP_FAILED ? NULL : result;
+}
+
+void measure_result_free(RunResult *result)
+{
+    if (result) {
+        munmap(result, sizeof(*result));
+    }
+}

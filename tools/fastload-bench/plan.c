@@ -1,0 +1,476 @@
+/*
+ * fastload-bench: knobs, and lists of their values.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * One table says what can be turned, how a value is written and which are
+ * legal; every knob takes a list, and a list means one more comparison for
+ * each of its values.  Runs nothing.  Fails with a usage error.
+ */
+#include "bench.h"
+#include <math.h>
+
+typedef enum KnobKind {
+    KNOB_KIND_BYTES,
+    KNOB_KIND_NS,
+    KNOB_KIND_COUNT,
+    KNOB_KIND_SHARE,         /* in millionths */
+    KNOB_KIND_WORD,
+} KnobKind;
+
+typedef struct Knob {
+    const char *name;
+    KnobKind kind;
+    const char *initial;
+    uint64_t min, max;
+    const char *words;       /* in the order of their enum */
+    const char *help;
+} Knob;
+
+#define MILLION 1000000ull
+#define SECOND_NS 1000000000ull
+
+static const Knob knobs[KNOB_COUNT] = {
+    [KNOB_SIZE] = { "size", KNOB_KIND_BYTES, "1G", 1 << 20, 1ull << 44, NULL,
+        "RAM of the generated snapshot (1G)" },
+    [KNOB_ZERO_SHARE] = { "zero-share", KNOB_KIND_SHARE, "25%", 0, MILLION,
+        NULL, "share of its pages that are zero (25%)" },
+    [KNOB_RUN_LENGTH] = { "run-length", KNOB_KIND_BYTES, "1M",
+        BENCH_PAGE_BYTES, 1ull << 40, NULL,
+        "mean length of its runs of data (1M)" },
+    [KNOB_SEED] = { "seed", KNOB_KIND_COUNT, "1", 0, UINT64_MAX, NULL,
+        "what all that is random comes from (1)" },
+    [KNOB_CACHE] = { "cache", KNOB_KIND_WORD, "cold,warm", 0, 1, "cold warm",
+        "page cache before each run: cold, warm (cold,warm)" },
+    [KNOB_PATTERN] = { "pattern", KNOB_KIND_WORD, "uniform", 0, 2,
+        "uniform zipf sequential trace",
+        "what the guest touches: uniform, zipf, sequential (uniform)" },
+    [KNOB_VCPUS] = { "vcpus", KNOB_KIND_COUNT, "1", 1, BENCH_VCPU_COUNT_MAX,
+        NULL, "threads that touch memory (1)" },
+    [KNOB_THINK] = { "think", KNOB_KIND_NS, "20us", 0, SECOND_NS, NULL,
+        "computing between two touches (20us)" },
+    [KNOB_WRITE_SHARE] = { "write-share", KNOB_KIND_SHARE, "30%", 0, MILLION,
+        NULL, "share of touches that write (30%)" },
+    [KNOB_WORKING_SET] = { "working-set", KNOB_KIND_BYTES, "64M",
+        BENCH_PAGE_BYTES, 1ull << 44, NULL,
+        "what the guest touches again and again (64M)" },
+    [KNOB_WINDOW] = { "window", KNOB_KIND_NS, "1s", SECOND_NS / 1000,
+        600 * SECOND_NS, NULL, "guest progress counts for this long (1s)" },
+    [KNOB_THREADS] = { "threads", KNOB_KIND_COUNT, "2", 1,
+        BENCH_THREAD_COUNT_MAX, NULL,
+        "of fastload, channels of eager-multi (2)" },
+    [KNOB_DIRECT] = { "direct", KNOB_KIND_WORD, "off,on", 0, 1, "off on",
+        "O_DIRECT of fastload and eager-multi: off, on (off,on)" },
+    [KNOB_IO] = { "io", KNOB_KIND_WORD, "auto", 0, 2, "auto io_uring preadv",
+        "read backend of fastload: auto, io_uring, preadv (auto)" },
+};
+
+/* What the command line said; the strings are its own. */
+static struct PlanOptions {
+    char *lists[KNOB_COUNT];
+    char *contenders;
+    char *baseline;
+    char *snapshot;
+    char *folder;
+    char *trace;
+    int repeat_count;
+    int warmup_count;
+    int timeout_s;
+} options = { .repeat_count = 5, .warmup_count = 1, .timeout_s = 300 };
+
+const char *plan_knob_name(KnobId knob)
+{
+    return knobs[knob].name;
+}
+
+bool plan_knob_has_list(const Plan *plan, KnobId knob)
+{
+    return plan->values[knob]->len > 1;
+}
+
+typedef struct Unit {
+    const char *suffix;
+    double factor;
+} Unit;
+
+static bool plan_parse_unit(const char *text, const Unit *units,
+                            uint64_t *ret_value)
+{
+    char *end;
+    double number = g_ascii_strtod(text, &end);
+    uint32_t i;
+
+    if (end == text || !isfinite(number) || number < 0 ||
+        !g_ascii_isdigit(*text)) {
+        return false;
+    }
+    for (i = 0; units[i].suffix; i++) {
+        if (!g_ascii_strcasecmp(end, units[i].suffix) &&
+            number * units[i].factor < 0x1p63) {
+            *ret_value = llround(number * units[i].factor);
+            return true;
+        }
+    }
+    return false;
+}
+
+bool plan_parse_size(const char *text, uint64_t *ret_bytes)
+{
+    static const Unit units[] = {
+        { "", 1 }, { "k", 0x1p10 }, { "m", 0x1p20 }, { "g", 0x1p30 },
+        { "t", 0x1p40 }, { "kib", 0x1p10 }, { "mib", 0x1p20 },
+        { "gib", 0x1p30 }, { "tib", 0x1p40 }, { NULL, 0 },
+    };
+
+    return plan_parse_unit(text, units, ret_bytes);
+}
+
+bool plan_parse_share(const char *text, uint64_t *ret_millionths)
+{
+    static const Unit units[] = {
+        { "", 1e6 }, { "%", 1e4 }, { " %", 1e4 }, { NULL, 0 },
+    };
+
+    return plan_parse_unit(text, units, ret_millionths);
+}
+
+static bool plan_parse_value(const Knob *knob, const char *text,
+                             uint64_t *ret_value)
+{
+    static const Unit times[] = {
+        { "ns", 1 }, { "us", 1e3 }, { "ms", 1e6 }, { "s", 1e9 }, { "0", 0 },
+        { NULL, 0 },
+    };
+    g_auto(GStrv) words = g_strsplit(knob->words ? knob->words : "", " ", -1);
+    uint32_t i;
+
+    switch (knob->kind) {
+    case KNOB_KIND_BYTES:
+        return plan_parse_size(text, ret_value);
+    case KNOB_KIND_NS:
+        return plan_parse_unit(strcmp(text, "0") ? text : "0s", times,
+                               ret_value);
+    case KNOB_KIND_COUNT:
+        return g_ascii_string_to_unsigned(text, 10, 0, UINT64_MAX, ret_value,
+                                          NULL);
+    case KNOB_KIND_SHARE:
+        return plan_parse_share(text, ret_value);
+    case KNOB_KIND_WORD:
+        for (i = 0; words[i]; i++) {
+            if (!strcmp(words[i], text)) {
+                *ret_value = i;
+                return true;
+            }
+        }
+        return false;
+    }
+    return false;
+}
+
+static char *plan_number_text(double number, const char *unit)
+{
+    char digits[G_ASCII_DTOSTR_BUF_SIZE];
+
+    return g_strdup_printf("%s%s", g_ascii_formatd(digits, sizeof(digits),
+                                                   "%.4g", number), unit);
+}
+
+static char *plan_scaled_text(double number, const char *const *units,
+                              double step)
+{
+    while (number >= step && units[1]) {
+        number /= step;
+        units++;
+    }
+    return plan_number_text(number, *units);
+}
+
+char *plan_knob_text(KnobId id, uint64_t value)
+{
+    static const char *const sizes[] = { " B", " KiB", " MiB", " GiB",
+                                         " TiB", NULL };
+    static const char *const times[] = { " ns", " us", " ms", " s", NULL };
+    const Knob *knob = &knobs[id];
+
+    switch (knob->kind) {
+    case KNOB_KIND_BYTES:
+        return plan_scaled_text(value, sizes, 1024);
+    case KNOB_KIND_NS:
+        return plan_scaled_text(value, times, 1000);
+    case KNOB_KIND_SHARE:
+        return plan_number_text(value / 1e4, " %");
+    case KNOB_KIND_WORD: {
+        g_auto(GStrv) words = g_strsplit(knob->words, " ", -1);
+
+        return g_strdup(words[value]);
+    }
+    case KNOB_KIND_COUNT:
+        break;
+    }
+    return g_strdup_printf("%" PRIu64, value);
+}
+
+static bool plan_list_has(const GArray *values, uint64_t value)
+{
+    guint i;
+
+    for (i = 0; i < values->len; i++) {
+        if (g_array_index(values, uint64_t, i) == value) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
+{
+    const Knob *knob = &knobs[id];
+    g_autoptr(GArray) values = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    g_auto(GStrv) items = g_strsplit(text, ",", -1);
+    uint32_t i;
+
+    for (i = 0; items[i]; i++) {
+        uint64_t value;
+
+        g_strstrip(items[i]);
+        if (!plan_parse_value(knob, items[i], &value)) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--%s: '%s' is not %s; see --help", knob->name,
+                        items[i], knob->kind == KNOB_KIND_WORD
+                        ? "one of its words" : "a value that it takes");
+            return NULL;
+        }
+        if (value < knob->min || value > knob->max) {
+            g_autofree char *least = plan_knob_text(id, knob->min);
+            g_autofree char *most = plan_knob_text(id, knob->max);
+
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--%s: '%s' is not from %s to %s", knob->name,
+                        items[i], least, most);
+            return NULL;
+        }
+        if (plan_list_has(values, value)) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--%s: '%s' is there twice", knob->name, items[i]);
+            return NULL;
+        }
+        g_array_append_val(values, value);
+    }
+    if (!values->len) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--%s needs a value; see --help", knob->name);
+        return NULL;
+    }
+    return g_steal_pointer(&values);
+}
+
+void plan_add_options(GOptionContext *context)
+{
+    static GOptionEntry others[] = {
+        { "contenders", 'c', 0, G_OPTION_ARG_STRING, &options.contenders,
+          "who takes part (all)", "LIST" },
+        { "baseline", 'b', 0, G_OPTION_ARG_STRING, &options.baseline,
+          "whom ratios refer to (eager, or the first)", "NAME" },
+        { "repeat", 'n', 0, G_OPTION_ARG_INT, &options.repeat_count,
+          "rounds that count (5)", "N" },
+        { "warmup", 0, 0, G_OPTION_ARG_INT, &options.warmup_count,
+          "rounds before, that do not count (1)", "N" },
+        { "timeout", 0, 0, G_OPTION_ARG_INT, &options.timeout_s,
+          "kill a run after so many seconds (300)", "S" },
+        { "snapshot", 's', 0, G_OPTION_ARG_FILENAME, &options.snapshot,
+          "a mapped-ram file, instead of a generated one", "FILE" },
+        { "dir", 0, 0, G_OPTION_ARG_FILENAME, &options.folder,
+          "where to generate; nothing is left behind (/var/tmp)", "DIR" },
+        { "trace", 0, 0, G_OPTION_ARG_FILENAME, &options.trace,
+          "replay these touches: [BLOCK] OFFSET [r|w], one a line", "FILE" },
+        G_OPTION_ENTRY_NULL
+    };
+    static GOptionEntry entries[KNOB_COUNT + 1];
+    GOptionGroup *group = g_option_group_new(
+        "knobs", "Knobs, each of them takes a list, as in --threads 1,2,4:",
+        "Show the knobs", NULL, NULL);
+    KnobId i;
+
+    for (i = 0; i < KNOB_COUNT; i++) {
+        entries[i] = (GOptionEntry) {
+            .long_name = knobs[i].name,
+            .arg = G_OPTION_ARG_STRING,
+            .arg_data = &options.lists[i],
+            .description = knobs[i].help,
+            .arg_description = "LIST",
+        };
+    }
+    g_option_group_add_entries(group, entries);
+    g_option_context_add_main_entries(context, others, NULL);
+    g_option_context_add_group(context, group);
+}
+
+static bool plan_parse_loaders(Plan *plan, GError **error)
+{
+    g_auto(GStrv) names = g_strsplit(options.contenders ? options.contenders
+                                                        : "", ",", -1);
+    uint32_t i;
+
+    /* Progress is measured against it, so it always takes part. */
+    g_ptr_array_add(plan->loaders, (void *)&loader_null);
+    for (i = 0; !options.contenders && bench_loaders[i]; i++) {
+        if (bench_loaders[i] != &loader_null) {
+            g_ptr_array_add(plan->loaders, (void *)bench_loaders[i]);
+        }
+    }
+    for (i = 0; names[i]; i++) {
+        const BenchLoader *loader = bench_loader_by_name(g_strstrip(names[i]));
+
+        if (!loader) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "there is no contender '%s'; --help names them",
+                        names[i]);
+            return false;
+        }
+        if (!g_ptr_array_find(plan->loaders, loader, NULL)) {
+            g_ptr_array_add(plan->loaders, (void *)loader);
+        }
+    }
+    plan->baseline = plan->loaders->pdata[plan->loaders->len > 1];
+    if (g_ptr_array_find(plan->loaders, &loader_eager, NULL)) {
+        plan->baseline = &loader_eager;
+    }
+    if (options.baseline) {
+        plan->baseline = bench_loader_by_name(options.baseline);
+        if (!plan->baseline ||
+            !g_ptr_array_find(plan->loaders, plan->baseline, NULL)) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--baseline: '%s' does not take part",
+                        options.baseline);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool plan_check_options(GError **error)
+{
+    const struct {
+        const char *name;
+        int value, min, max;
+    } limits[] = {
+        { "repeat", options.repeat_count, 1, BENCH_REPEAT_COUNT_MAX },
+        { "warmup", options.warmup_count, 0, BENCH_REPEAT_COUNT_MAX },
+        { "timeout", options.timeout_s, 1, 86400 },
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(limits); i++) {
+        if (limits[i].value < limits[i].min ||
+            limits[i].value > limits[i].max) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--%s: %d is not from %d to %d", limits[i].name,
+                        limits[i].value, limits[i].min, limits[i].max);
+            return false;
+        }
+    }
+    for (i = KNOB_WORK_FIRST; i < KNOB_SCENARIO_FIRST; i++) {
+        if (options.snapshot && options.lists[i] && i != KNOB_SEED) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--%s is for generated snapshots, and --snapshot "
+                        "names one: leave one of them out", knobs[i].name);
+            return false;
+        }
+    }
+    if (options.trace && options.lists[KNOB_PATTERN]) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--trace and --pattern both say what the guest touches: "
+                    "leave one of them out");
+        return false;
+    }
+    return true;
+}
+
+Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
+                 GError **error)
+{
+    g_autoptr(Plan) plan = g_new0(Plan, 1);
+    uint64_t trace = PATTERN_TRACE;
+    KnobId i;
+
+    plan->loaders = g_ptr_array_new();
+    if (!g_option_context_parse(context, argc, argv, error)) {
+        /* GLib's own errors are all about usage. */
+        if (error) {
+            (*error)->domain = BENCH_ERROR;
+            (*error)->code = BENCH_ERROR_USAGE;
+        }
+        return NULL;
+    }
+    for (i = 0; i < KNOB_COUNT; i++) {
+        plan->values[i] = plan_parse_list(i, options.lists[i]
+                                          ? options.lists[i]
+                                          : knobs[i].initial, error);
+        if (!plan->values[i]) {
+            return NULL;
+        }
+    }
+    if (!plan_parse_loaders(plan, error) || !plan_check_options(error)) {
+        return NULL;
+    }
+    if (options.trace) {
+        g_array_set_size(plan->values[KNOB_PATTERN], 0);
+        g_array_append_val(plan->values[KNOB_PATTERN], trace);
+    }
+    plan->repeat_count = options.repeat_count;
+    plan->warmup_count = options.warmup_count;
+    plan->timeout_ns = options.timeout_s * SECOND_NS;
+    plan->snapshot_path = g_strdup(options.snapshot);
+    plan->folder = g_strdup(options.folder ? options.folder : "/var/tmp");
+    plan->trace_path = g_strdup(options.trace);
+    return g_steal_pointer(&plan);
+}
+
+void plan_free(Plan *plan)
+{
+    KnobId i;
+
+    if (!plan) {
+        return;
+    }
+    for (i = 0; i < KNOB_COUNT; i++) {
+        if (plan->values[i]) {
+            g_array_unref(plan->values[i]);
+        }
+    }
+    g_ptr_array_unref(plan->loaders);
+    g_free(plan->snapshot_path);
+    g_free(plan->folder);
+    g_free(plan->trace_path);
+    g_free(plan);
+}
+
+void plan_first(const Plan *plan, KnobId first, KnobId end, KnobValues values)
+{
+    KnobId i;
+
+    for (i = first; i < end; i++) {
+        values[i] = g_array_index(plan->values[i], uint64_t, 0);
+    }
+}
+
+bool plan_next(const Plan *plan, KnobId first, KnobId end, KnobValues values)
+{
+    KnobId i;
+
+    /* Like an odometer: the last knob turns first. */
+    for (i = end; i-- > first;) {
+        const GArray *list = plan->values[i];
+        guint at = 0;
+
+        while (g_array_index(list, uint64_t, at) != values[i]) {
+            at++;
+        }
+        if (at + 1 < list->len) {
+            values[i] = g_array_index(list, uint64_t, at + 1);
+            return true;
+        }
+        values[i] = g_array_index(list, uint64_t, 0);
+    }
+    return false;
+}

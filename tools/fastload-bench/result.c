@@ -1,0 +1,433 @@
+/*
+ * fastload-bench: results to JSON and back.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * One tree holds all that is known of a comparison; the table, the page with
+ * pictures and the comparison of two results are made from nothing else.
+ * docs/benchmarks.md describes its members.
+ */
+#include "bench.h"
+#include "bench-version.h"
+#include <math.h>
+
+#define TIMELINE_COUNT_MAX 400
+#define RESULT_FORMAT "fastload-bench"
+
+static const char *const measure_names[MEASURE_COUNT] = {
+    [MEASURE_RUN] = "run_ns",
+    [MEASURE_WORK] = "work_ns",
+    [MEASURE_LOAD] = "load_ns",
+    [MEASURE_PROGRESS] = "progress",
+    [MEASURE_CPU] = "cpu_ns",
+    [MEASURE_READ] = "read_bytes",
+    [MEASURE_RSS_PEAK] = "rss_peak_bytes",
+    [MEASURE_RSS_END] = "rss_end_bytes",
+    [MEASURE_PAGE_TABLE] = "page_table_bytes",
+    [MEASURE_HUGE] = "huge_bytes",
+    [MEASURE_HUGE_SHARE] = "huge_share",
+    [MEASURE_SPEED] = "speed",
+    [MEASURE_DEVICE_SHARE] = "device_share",
+    [MEASURE_CACHED] = "cached_bytes",
+};
+
+static const char *const arrival_names[ARRIVAL_COUNT] = {
+    [ARRIVAL_NONE] = "none",
+    [ARRIVAL_BEFORE] = "before",
+    [ARRIVAL_URGENT] = "urgent",
+    [ARRIVAL_HINT] = "hint",
+    [ARRIVAL_BACKGROUND] = "background",
+};
+
+static void result_add_number(JsonBuilder *b, const char *name, double value)
+{
+    json_builder_set_member_name(b, name);
+    if (isnan(value) || isinf(value)) {
+        json_builder_add_null_value(b);
+    } else {
+        json_builder_add_double_value(b, value);
+    }
+}
+
+static void result_add_int(JsonBuilder *b, const char *name, uint64_t value)
+{
+    json_builder_set_member_name(b, name);
+    json_builder_add_int_value(b, value);
+}
+
+static void result_add_text(JsonBuilder *b, const char *name,
+                            const char *text)
+{
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+
+    json_builder_set_member_name(b, name);
+    json_builder_add_string_value(b, valid);
+}
+
+static void result_add_spread(JsonBuilder *b, const char *name,
+                              const double *values, uint32_t count,
+                              double ratio)
+{
+    double least, most;
+    double median = rounds_median(values, count, &least, &most);
+    uint32_t i;
+
+    json_builder_set_member_name(b, name);
+    if (isnan(median)) {
+        json_builder_add_null_value(b);
+        return;
+    }
+    json_builder_begin_object(b);
+    result_add_number(b, "median", median);
+    result_add_number(b, "min", least);
+    result_add_number(b, "max", most);
+    result_add_number(b, "ratio", ratio);
+    json_builder_set_member_name(b, "rounds");
+    json_builder_begin_array(b);
+    for (i = 0; i < count; i++) {
+        if (isnan(values[i])) {
+            json_builder_add_null_value(b);
+        } else {
+            json_builder_add_double_value(b, values[i]);
+        }
+    }
+    json_builder_end_array(b);
+    json_builder_end_object(b);
+}
+
+static void result_add_hist(JsonBuilder *b, const char *name,
+                            const Hist *hist)
+{
+    uint32_t i;
+
+    json_builder_set_member_name(b, name);
+    json_builder_begin_object(b);
+    result_add_int(b, "count", hist->count);
+    result_add_int(b, "p50_ns", hist_percentile_ns(hist, 500));
+    result_add_int(b, "p90_ns", hist_percentile_ns(hist, 900));
+    result_add_int(b, "p99_ns", hist_percentile_ns(hist, 990));
+    result_add_int(b, "p999_ns", hist_percentile_ns(hist, 999));
+    result_add_int(b, "max_ns", hist->max_ns);
+    json_builder_set_member_name(b, "buckets");
+    json_builder_begin_array(b);
+    for (i = 0; i < HIST_COUNT; i++) {
+        if (hist->buckets[i]) {
+            json_builder_begin_array(b);
+            json_builder_add_int_value(b, hist_bucket_floor_ns(i));
+            json_builder_add_int_value(b, hist->buckets[i]);
+            json_builder_end_array(b);
+        }
+    }
+    json_builder_end_array(b);
+    json_builder_end_object(b);
+}
+
+/* One member of all samples that are kept, a column of the timeline. */
+static void result_add_column(JsonBuilder *b, const char *name,
+                              const RunResult *r, size_t member_off)
+{
+    uint32_t step = r->sample_count / TIMELINE_COUNT_MAX + 1;
+    uint32_t i;
+
+    json_builder_set_member_name(b, name);
+    json_builder_begin_array(b);
+    for (i = 0; i < r->sample_count; i++) {
+        if (i % step == 0 || i + 1 == r->sample_count) {
+            const char *sample = (const char *)&r->samples[i];
+
+            json_builder_add_int_value(
+                b, *(const uint64_t *)(sample + member_off));
+        }
+    }
+    json_builder_end_array(b);
+}
+
+static void result_add_timeline(JsonBuilder *b, const RunResult *r)
+{
+    ArrivalClass c;
+
+    json_builder_set_member_name(b, "timeline");
+    json_builder_begin_object(b);
+    result_add_column(b, "t_ns", r, offsetof(Sample, t_ns));
+    result_add_column(b, "touches", r, offsetof(Sample, touch_count));
+    for (c = ARRIVAL_BEFORE; c < ARRIVAL_COUNT; c++) {
+        g_autofree char *name = g_strdup_printf("%s_bytes", arrival_names[c]);
+
+        result_add_column(b, name, r, offsetof(Sample, loaded_bytes) +
+                          c * sizeof(uint64_t));
+    }
+    result_add_column(b, "resident_bytes", r,
+                      offsetof(Sample, resident_bytes));
+    json_builder_end_object(b);
+}
+
+static void result_add_map(JsonBuilder *b, const RunResult *r)
+{
+    ArrivalClass c;
+    uint32_t i;
+
+    json_builder_set_member_name(b, "map");
+    json_builder_begin_object(b);
+    result_add_int(b, "cell_pages", r->cell_page_count);
+    json_builder_set_member_name(b, "t_us");
+    json_builder_begin_array(b);
+    for (i = 0; i < r->cell_count; i++) {
+        json_builder_add_int_value(b, r->cells[i].t_us);
+    }
+    json_builder_end_array(b);
+    for (c = 0; c < ARRIVAL_COUNT; c++) {
+        json_builder_set_member_name(b, arrival_names[c]);
+        json_builder_begin_array(b);
+        for (i = 0; i < r->cell_count; i++) {
+            json_builder_add_int_value(b, r->cells[i].shares[c]);
+        }
+        json_builder_end_array(b);
+    }
+    json_builder_end_object(b);
+}
+
+static void result_add_measures(JsonBuilder *b, const ScenarioResult *s,
+                                const Contender *c)
+{
+    const Contender *null = s->contenders->pdata[0];
+    const Contender *base = s->baseline;
+    uint32_t count = s->round_count;
+    g_autofree double *progress = g_new(double, count + 1);
+    double least, most;
+    double full = rounds_median(null->values[MEASURE_PROGRESS], count, &least,
+                                &most);
+    uint32_t m, i;
+
+    for (i = 0; i < count; i++) {
+        progress[i] = c->values[MEASURE_PROGRESS][i] / full;
+    }
+    json_builder_set_member_name(b, "measures");
+    json_builder_begin_object(b);
+    for (m = 0; m < MEASURE_COUNT; m++) {
+        result_add_spread(b, measure_names[m],
+                          m == MEASURE_PROGRESS ? progress : c->values[m],
+                          count,
+                          rounds_ratio(c->values[m], base->values[m], count));
+    }
+    json_builder_end_object(b);
+}
+
+static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
+                                 const Contender *c)
+{
+    static const char *const io_names[] = { "auto", "io_uring", "preadv" };
+    uint32_t knobs = c->variant.loader->knobs;
+    guint i;
+
+    json_builder_begin_object(b);
+    result_add_text(b, "label", c->label);
+    result_add_text(b, "name", c->variant.loader->name);
+    json_builder_set_member_name(b, "knobs");
+    json_builder_begin_object(b);
+    if (knobs & LOADER_HAS_THREADS) {
+        result_add_int(b, "threads", c->variant.thread_count);
+    }
+    if (knobs & LOADER_HAS_DIRECT) {
+        json_builder_set_member_name(b, "direct");
+        json_builder_add_boolean_value(b, c->variant.is_direct);
+    }
+    if (knobs & LOADER_HAS_IO) {
+        result_add_text(b, "io", io_names[c->variant.io]);
+    }
+    json_builder_end_object(b);
+    if (*c->io_name) {
+        result_add_text(b, "io_name", c->io_name);
+    }
+    result_add_int(b, "run_count", c->run_count);
+    result_add_int(b, "failed_count", c->failed_count);
+    json_builder_set_member_name(b, "errors");
+    json_builder_begin_array(b);
+    for (i = 0; i < c->errors->len; i++) {
+        g_autofree char *valid = g_utf8_make_valid(c->errors->pdata[i], -1);
+
+        json_builder_add_string_value(b, valid);
+    }
+    json_builder_end_array(b);
+    result_add_measures(b, s, c);
+    result_add_hist(b, "faults", &c->faults);
+    result_add_hist(b, "faults_idle", &c->faults_idle);
+    if (c->typical) {
+        result_add_timeline(b, c->typical);
+        result_add_map(b, c->typical);
+    }
+    json_builder_end_object(b);
+}
+
+static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s)
+{
+    KnobId i;
+    guint c;
+
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "knobs");
+    json_builder_begin_object(b);
+    for (i = KNOB_SCENARIO_FIRST; i < KNOB_VARIANT_FIRST; i++) {
+        g_autofree char *name = g_strdup(plan_knob_name(i));
+        g_autofree char *text = plan_knob_text(i, s->values[i]);
+
+        g_strdelimit(name, "-", '_');
+        result_add_text(b, name, text);
+    }
+    json_builder_end_object(b);
+    result_add_text(b, "baseline", s->baseline->label);
+    json_builder_set_member_name(b, "contenders");
+    json_builder_begin_array(b);
+    for (c = 0; c < s->contenders->len; c++) {
+        result_add_contender(b, s, s->contenders->pdata[c]);
+    }
+    json_builder_end_array(b);
+    json_builder_end_object(b);
+}
+
+/* What the device did in all cold rounds of a work. */
+static void result_add_storage(JsonBuilder *b, const WorkResult *work)
+{
+    g_autoptr(GArray) rates = g_array_new(FALSE, FALSE, sizeof(double));
+    Hist random_4k = { 0 };
+    guint i;
+
+    for (i = 0; i < work->scenarios->len; i++) {
+        const ScenarioResult *s = work->scenarios->pdata[i];
+
+        g_array_append_vals(rates, s->sequential->data, s->sequential->len);
+        hist_merge(&random_4k, &s->random_4k);
+    }
+    json_builder_set_member_name(b, "storage");
+    json_builder_begin_object(b);
+    result_add_spread(b, "sequential_bytes_per_s", (double *)rates->data,
+                      rates->len, NAN);
+    result_add_hist(b, "random_4k", &random_4k);
+    json_builder_end_object(b);
+}
+
+static void result_add_work(JsonBuilder *b, const WorkResult *work)
+{
+    guint i;
+
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "snapshot");
+    json_builder_begin_object(b);
+    result_add_text(b, "label", work->label);
+    result_add_int(b, "len_bytes", work->len_bytes);
+    result_add_int(b, "data_bytes", work->data_bytes);
+    result_add_int(b, "block_count", work->block_count);
+    json_builder_end_object(b);
+    result_add_storage(b, work);
+    json_builder_set_member_name(b, "scenarios");
+    json_builder_begin_array(b);
+    for (i = 0; i < work->scenarios->len; i++) {
+        result_add_scenario(b, work->scenarios->pdata[i]);
+    }
+    json_builder_end_array(b);
+    json_builder_end_object(b);
+}
+
+JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
+                     bool is_interrupted)
+{
+    g_autoptr(JsonBuilder) b = json_builder_new();
+    g_autoptr(GDateTime) now = g_date_time_new_now_utc();
+    g_autofree char *date = g_date_time_format(now, "%Y-%m-%dT%H:%M:%SZ");
+    guint i;
+
+    json_builder_begin_object(b);
+    result_add_text(b, "format", RESULT_FORMAT);
+    result_add_int(b, "version", RESULT_VERSION);
+    json_builder_set_member_name(b, "tool");
+    json_builder_begin_object(b);
+    result_add_text(b, "version", BENCH_VERSION);
+    result_add_text(b, "commit", BENCH_COMMIT);
+    json_builder_end_object(b);
+    result_add_text(b, "date", date);
+    result_add_text(b, "command", command);
+    json_builder_set_member_name(b, "interrupted");
+    json_builder_add_boolean_value(b, is_interrupted);
+    result_add_int(b, "repeat", plan->repeat_count);
+    result_add_int(b, "warmup", plan->warmup_count);
+    json_builder_set_member_name(b, "environment");
+    {
+        JsonNode *node = json_node_alloc();
+
+        json_node_init_object(node, NULL);
+        json_node_take_object(node, environment_new(
+            plan->snapshot_path ? plan->snapshot_path : plan->folder));
+        json_builder_add_value(b, node);
+    }
+    json_builder_set_member_name(b, "works");
+    json_builder_begin_array(b);
+    for (i = 0; i < works->len; i++) {
+        result_add_work(b, works->pdata[i]);
+    }
+    json_builder_end_array(b);
+    json_builder_end_object(b);
+    return json_builder_get_root(b);
+}
+
+/* Did any run of any contender fail? */
+bool result_has_failed(GPtrArray *works)
+{
+    guint w, i, k;
+
+    for (w = 0; w < works->len; w++) {
+        const WorkResult *work = works->pdata[w];
+
+        for (i = 0; i < work->scenarios->len; i++) {
+            const ScenarioResult *s = work->scenarios->pdata[i];
+
+            for (k = 0; k < s->contenders->len; k++) {
+                const Contender *c = s->contenders->pdata[k];
+
+                if (c->failed_count) {
+                    return true;
+                }
+            }
+        }
+    }
+    return false;
+}
+
+bool result_write(JsonNode *result, const char *path, GError **error)
+{
+    g_autofree char *text = json_to_string(result, TRUE);
+    g_autofree char *line = g_strconcat(text, "\n", NULL);
+
+    if (!strcmp(path, "-")) {
+        fputs(line, stdout);
+        return true;
+    }
+    return g_file_set_contents(path, line, -1, error);
+}
+
+JsonNode *result_read(const char *path, GError **error)
+{
+    g_autoptr(JsonParser) parser = json_parser_new();
+    g_autoptr(GError) cause = NULL;
+    JsonNode *root;
+    JsonObject *object;
+
+    if (!json_parser_load_from_file(parser, path, &cause)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot read the result %s: %s", path, cause->message);
+        return NULL;
+    }
+    root = json_parser_get_root(parser);
+    object = root && JSON_NODE_HOLDS_OBJECT(root) ? json_node_get_object(root)
+                                                  : NULL;
+    if (!object ||
+        strcmp(json_object_get_string_member_with_default(object, "format",
+                                                          ""),
+               RESULT_FORMAT) ||
+        json_object_get_int_member_with_default(object, "version", 0) !=
+        RESULT_VERSION) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s is not a result that this fastload-bench wrote with "
+                    "--json", path);
+        return NULL;
+    }
+    return json_node_copy(root);
+}

@@ -1,0 +1,623 @@
+/*
+ * fastload-bench: rounds of runs.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * All contenders of a scenario take turns, A B C A B C, so that what else
+ * happens on the machine happens to all of them.  Ratios are taken within a
+ * round, and it is their median that counts.  A run that fails is kept as a
+ * failure and the rounds go on.  Fails when there is no work to run on.
+ */
+#include "bench.h"
+#include <math.h>
+
+#define ERROR_COUNT_MAX 5
+#define BAR_WIDTH 24
+
+typedef struct Rounds {
+    const Plan *plan;
+    const volatile int *is_stopped;
+    /* progress */
+    bool is_terminal;
+    uint64_t begin_ns;
+    uint32_t done_count;
+    uint32_t total_count;
+    char *now_running;
+} Rounds;
+
+static void rounds_clear_line(const Rounds *rounds)
+{
+    if (rounds->is_terminal) {
+        fputs("\r\033[K", stderr);
+    }
+}
+
+static void rounds_tick(void *opaque)
+{
+    Rounds *rounds = opaque;
+    uint64_t ns = bench_now_ns() - rounds->begin_ns;
+    uint32_t filled = (uint64_t)rounds->done_count * BAR_WIDTH /
+                      MAX(rounds->total_count, 1);
+    g_autofree char *left = NULL;
+    uint32_t i;
+
+    if (!rounds->is_terminal) {
+        return;
+    }
+    if (rounds->done_count) {
+        uint64_t s = ns / rounds->done_count *
+                     (rounds->total_count - rounds->done_count) / 1000000000;
+
+        left = g_strdup_printf(", %" PRIu64 ":%02" PRIu64 " left", s / 60,
+                               s % 60);
+    }
+    fputs("\r\033[K[", stderr);
+    for (i = 0; i < BAR_WIDTH; i++) {
+        fputc(i < filled ? '#' : '.', stderr);
+    }
+    fprintf(stderr, "] %u/%u%s  %.60s", rounds->done_count,
+            rounds->total_count, left ? left : "", rounds->now_running);
+    fflush(stderr);
+}
+
+static void rounds_generate_tick(uint64_t done_bytes, uint64_t total_bytes,
+                                 void *opaque)
+{
+    Rounds *rounds = opaque;
+
+    if (rounds->is_terminal) {
+        fprintf(stderr, "\r\033[Kgenerating the snapshot: %3.0f %%",
+                total_bytes ? 100.0 * done_bytes / total_bytes : 100.0);
+        fflush(stderr);
+    }
+}
+
+static int rounds_by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+double rounds_median(const double *values, uint32_t count, double *ret_min,
+                     double *ret_max)
+{
+    g_autofree double *known = g_new(double, count + 1);
+    uint32_t known_count = 0, i;
+
+    for (i = 0; i < count; i++) {
+        if (!isnan(values[i])) {
+            known[known_count++] = values[i];
+        }
+    }
+    if (!known_count) {
+        *ret_min = *ret_max = NAN;
+        return NAN;
+    }
+    qsort(known, known_count, sizeof(*known), rounds_by_value);
+    *ret_min = known[0];
+    *ret_max = known[known_count - 1];
+    return (known[known_count / 2] + known[(known_count - 1) / 2]) / 2;
+}
+
+double rounds_ratio(const double *values, const double *base, uint32_t count)
+{
+    g_autofree double *ratios = g_new(double, count + 1);
+    double least, most;
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        ratios[i] = base[i] > 0 ? values[i] / base[i] : NAN;
+    }
+    return rounds_median(ratios, count, &least, &most);
+}
+
+/* ---- who takes part ---- */
+
+static bool rounds_knob_matters(const BenchLoader *loader, KnobId knob)
+{
+    return (knob == KNOB_THREADS && loader->knobs & LOADER_HAS_THREADS) ||
+           (knob == KNOB_DIRECT && loader->knobs & LOADER_HAS_DIRECT) ||
+           (knob == KNOB_IO && loader->knobs & LOADER_HAS_IO);
+}
+
+static char *rounds_label(const Plan *plan, const BenchLoader *loader,
+                          const KnobValues values)
+{
+    GString *label = g_string_new(loader->name);
+    KnobId i;
+
+    for (i = KNOB_VARIANT_FIRST; i < KNOB_COUNT; i++) {
+        g_autofree char *text = plan_knob_text(i, values[i]);
+
+        if (!rounds_knob_matters(loader, i)) {
+            continue;
+        }
+        if (i == KNOB_DIRECT) {
+            g_string_append(label, values[i] ? " direct" : "");
+        } else if (plan_knob_has_list(plan, i)) {
+            g_string_append_printf(label, " %s=%s", plan_knob_name(i), text);
+        }
+    }
+    return g_string_free(label, FALSE);
+}
+
+static void rounds_contender_free(void *opaque)
+{
+    Contender *c = opaque;
+    uint32_t i;
+
+    for (i = 0; i < MEASURE_COUNT; i++) {
+        g_free(c->values[i]);
+    }
+    g_ptr_array_unref(c->errors);
+    g_free(c->label);
+    measure_result_free(c->typical);
+    g_free(c);
+}
+
+static Contender *rounds_contender_new(const Plan *plan,
+                                       const BenchLoader *loader,
+                                       const KnobValues values)
+{
+    Contender *c = g_new0(Contender, 1);
+    uint32_t i, round;
+
+    c->variant.loader = loader;
+    c->variant.thread_count = values[KNOB_THREADS];
+    c->variant.is_direct = values[KNOB_DIRECT] &&
+                           (loader->knobs & LOADER_HAS_DIRECT);
+    c->variant.io = values[KNOB_IO];
+    c->label = rounds_label(plan, loader, values);
+    c->errors = g_ptr_array_new_with_free_func(g_free);
+    for (i = 0; i < MEASURE_COUNT; i++) {
+        c->values[i] = g_new(double, plan->repeat_count);
+        for (round = 0; round < plan->repeat_count; round++) {
+            c->values[i][round] = NAN;
+        }
+    }
+    return c;
+}
+
+/* Knobs that make no difference to a loader make no contender either. */
+static bool rounds_is_known(const GPtrArray *contenders, const char *label)
+{
+    guint i;
+
+    for (i = 0; i < contenders->len; i++) {
+        const Contender *c = contenders->pdata[i];
+
+        if (!strcmp(c->label, label)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void rounds_add_contenders(const Plan *plan, ScenarioResult *s)
+{
+    guint i;
+
+    for (i = 0; i < plan->loaders->len; i++) {
+        const BenchLoader *loader = plan->loaders->pdata[i];
+        KnobValues values = { 0 };
+
+        plan_first(plan, KNOB_VARIANT_FIRST, KNOB_COUNT, values);
+        do {
+            g_autofree char *label = rounds_label(plan, loader, values);
+
+            if (rounds_is_known(s->contenders, label)) {
+                continue;
+            }
+            g_ptr_array_add(s->contenders,
+                            rounds_contender_new(plan, loader, values));
+            if (loader == plan->baseline && !s->baseline) {
+                s->baseline = s->contenders->pdata[s->contenders->len - 1];
+            }
+        } while (plan_next(plan, KNOB_VARIANT_FIRST, KNOB_COUNT, values));
+    }
+}
+
+static void rounds_scenario_free(void *opaque)
+{
+    ScenarioResult *s = opaque;
+
+    g_ptr_array_unref(s->contenders);
+    g_array_unref(s->sequential);
+    g_free(s);
+}
+
+static ScenarioResult *rounds_scenario_new(const Plan *plan,
+                                           const KnobValues values)
+{
+    ScenarioResult *s = g_new0(ScenarioResult, 1);
+
+    memcpy(s->values, values, sizeof(s->values));
+    s->contenders = g_ptr_array_new_with_free_func(rounds_contender_free);
+    s->sequential = g_array_new(FALSE, FALSE, sizeof(double));
+    rounds_add_contenders(plan, s);
+    return s;
+}
+
+void rounds_work_free(void *opaque)
+{
+    WorkResult *work = opaque;
+
+    g_ptr_array_unref(work->scenarios);
+    g_free(work->label);
+    g_free(work);
+}
+
+/* ---- what a run said ---- */
+
+static double rounds_or_nan(uint64_t value)
+{
+    return value ? (double)value : NAN;
+}
+
+/* What tells runs apart: loading, or for want of that working. */
+static double rounds_key(const Contender *c, uint32_t round)
+{
+    double load = c->values[MEASURE_LOAD][round];
+
+    return isnan(load) ? c->values[MEASURE_WORK][round] : load;
+}
+
+/* Keeps the run whose figures are nearest to the median so far. */
+static void rounds_keep_typical(Contender *c, uint32_t round,
+                                RunResult **result)
+{
+    g_autofree double *keys = g_new(double, round + 1);
+    double least, most, median, kept;
+    RunResult *other = c->typical;
+    uint32_t i;
+
+    for (i = 0; i <= round; i++) {
+        keys[i] = rounds_key(c, i);
+    }
+    median = rounds_median(keys, round + 1, &least, &most);
+    kept = !other ? NAN : other->load_ns ? other->load_ns : other->work_ns;
+    if (!other || fabs(keys[round] - median) <= fabs(kept - median)) {
+        c->typical = *result;
+        *result = other ? other : measure_result_new();
+    }
+}
+
+static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
+                        double sequential, RunResult **result)
+{
+    const RunResult *r = *result;
+    double values[MEASURE_COUNT] = {
+        [MEASURE_RUN] = r->run_ns,
+        [MEASURE_WORK] = rounds_or_nan(r->work_ns),
+        [MEASURE_LOAD] = c->variant.loader == &loader_null
+            ? NAN : rounds_or_nan(r->load_ns),
+        [MEASURE_PROGRESS] = rounds_or_nan(r->window_touch_count),
+        [MEASURE_CPU] = r->cpu_ns,
+        [MEASURE_READ] = r->read_bytes,
+        [MEASURE_RSS_PEAK] = r->rss_peak_bytes,
+        [MEASURE_RSS_END] = r->rss_end_bytes,
+        [MEASURE_PAGE_TABLE] = r->page_table_bytes,
+        [MEASURE_HUGE] = r->huge_bytes,
+        [MEASURE_HUGE_SHARE] = snapshot->data_bytes
+            ? MIN((double)r->huge_bytes / snapshot->data_bytes, 1) : NAN,
+        [MEASURE_SPEED] = r->speed,
+        [MEASURE_CACHED] = r->cached_bytes,
+    };
+    uint32_t i;
+
+    values[MEASURE_DEVICE_SHARE] = sequential > 0
+        ? snapshot->data_bytes * 1e9 / values[MEASURE_LOAD] / sequential
+        : NAN;
+    for (i = 0; i < MEASURE_COUNT; i++) {
+        c->values[i][round] = values[i];
+    }
+    c->run_count++;
+    hist_merge(&c->faults, &r->faults);
+    hist_merge(&c->faults_idle, &r->faults_idle);
+    g_strlcpy(c->io_name, r->io_name, sizeof(c->io_name));
+    rounds_keep_typical(c, round, result);
+}
+
+static void rounds_note_failure(const Rounds *rounds, Contender *c,
+                                const char *text)
+{
+    c->failed_count++;
+    if (c->errors->len < ERROR_COUNT_MAX) {
+        g_ptr_array_add(c->errors, g_strdup(text));
+    }
+    rounds_clear_line(rounds);
+    fprintf(stderr, "fastload-bench: %s: %s\n", c->label, text);
+}
+
+/* ---- runs ---- */
+
+typedef struct Round {
+    const Snapshot *snapshot;
+    const PageSums *sums;
+    Scenario scenario;
+    ScenarioResult *result;
+    int32_t idx;             /* below 0: warm-up */
+    double sequential;       /* of the storage, in this round; 0: unknown */
+} Round;
+
+/* False when it was stopped. */
+static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
+                           RunResult **result)
+{
+    MeasureConfig config = {
+        .snapshot = round->snapshot,
+        .sums = round->sums,
+        .scenario = &round->scenario,
+        .variant = &c->variant,
+        .timeout_ns = rounds->plan->timeout_ns,
+        .is_stopped = rounds->is_stopped,
+    };
+
+    g_free(rounds->now_running);
+    rounds->now_running = g_strdup_printf(
+        "%s, %s, round %d", c->label,
+        round->scenario.cache == CACHE_COLD ? "cold" : "warm",
+        round->idx + 1);
+    if (!measure_run(&config, rounds_tick, rounds, *result)) {
+        return false;
+    }
+    if (!(*result)->is_ok) {
+        rounds_note_failure(rounds, c, (*result)->error);
+    } else if (round->idx >= 0) {
+        rounds_keep(c, round->idx, round->snapshot, round->sequential,
+                    result);
+        if (!*result) {
+            /* Only when there is no memory for one more. */
+            return false;
+        }
+    }
+    rounds->done_count++;
+    return true;
+}
+
+static bool rounds_one_round(Rounds *rounds, Round *round,
+                             RunResult **result, GError **error)
+{
+    ScenarioResult *s = round->result;
+    guint i;
+
+    round->sequential = 0;
+    if (round->scenario.cache == CACHE_COLD && round->idx >= 0) {
+        StorageRates rates;
+
+        if (!storage_measure(round->snapshot, round->idx,
+                             MIN(round->scenario.window_ns, STORAGE_RAW_NS),
+                             &rates, error)) {
+            return false;
+        }
+        round->sequential = rates.sequential_bytes_per_s;
+        g_array_append_val(s->sequential, rates.sequential_bytes_per_s);
+        hist_merge(&s->random_4k, &rates.random_4k);
+    }
+    for (i = 0; i < s->contenders->len; i++) {
+        if (!rounds_one_run(rounds, round, s->contenders->pdata[i],
+                            result)) {
+            return true;
+        }
+    }
+    return true;
+}
+
+static void rounds_fill_scenario(const Plan *plan, const KnobValues values,
+                                 Scenario *scenario)
+{
+    *scenario = (Scenario) {
+        .cache = values[KNOB_CACHE],
+        .pattern = values[KNOB_PATTERN],
+        .vcpu_count = values[KNOB_VCPUS],
+        .think_ns = values[KNOB_THINK],
+        .write_share = values[KNOB_WRITE_SHARE] / 1e6,
+        .working_set_bytes = values[KNOB_WORKING_SET],
+        .window_ns = values[KNOB_WINDOW],
+        .seed = values[KNOB_SEED],
+        .trace_path = plan->trace_path,
+    };
+}
+
+static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
+                                const PageSums *sums, ScenarioResult *s,
+                                GError **error)
+{
+    const Plan *plan = rounds->plan;
+    Round round = { .snapshot = snapshot, .sums = sums, .result = s };
+    RunResult *result = measure_result_new();
+    bool is_right = true;
+
+    rounds_fill_scenario(plan, s->values, &round.scenario);
+    for (round.idx = -(int32_t)plan->warmup_count;
+         round.idx < (int32_t)plan->repeat_count && is_right &&
+         result && !*rounds->is_stopped; round.idx++) {
+        s->round_count += round.idx >= 0;
+        is_right = rounds_one_round(rounds, &round, &result, error);
+    }
+    if (is_right && !result) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "no memory for the result of a run");
+        is_right = false;
+    }
+    measure_result_free(result);
+    return is_right;
+}
+
+/* A guest that cannot be is a usage error, before anything has run. */
+static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
+                               const KnobValues values, GError **error)
+{
+    uint64_t memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
+                            sysconf(_SC_PAGESIZE);
+    Scenario scenario;
+    Guest *guest;
+
+    if (snapshot->data_bytes > memory_bytes / 10 * 9) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "%s has %" PRIu64 " MiB of data and the machine %" PRIu64
+                    " MiB of memory: choose a smaller one", snapshot->label,
+                    snapshot->data_bytes >> 20, memory_bytes >> 20);
+        return false;
+    }
+    rounds_fill_scenario(plan, values, &scenario);
+    guest = guest_new(snapshot, &scenario, 1, error);
+    guest_free(guest);
+    return guest;
+}
+
+static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
+                            KnobValues values, GPtrArray *works,
+                            GError **error)
+{
+    const Plan *plan = rounds->plan;
+    WorkResult *work = g_new0(WorkResult, 1);
+    PageSums *sums;
+    bool is_right = true;
+
+    work->label = g_strdup(snapshot->label);
+    work->len_bytes = snapshot->len_bytes;
+    work->data_bytes = snapshot->data_bytes;
+    work->block_count = snapshot->block_count;
+    work->scenarios = g_ptr_array_new_with_free_func(rounds_scenario_free);
+    g_ptr_array_add(works, work);
+
+    plan_first(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST, values);
+    if (!rounds_check_guest(plan, snapshot, values, error)) {
+        return false;
+    }
+    sums = memory_sums_new(snapshot, error);
+    if (!sums) {
+        return false;
+    }
+    do {
+        ScenarioResult *s = rounds_scenario_new(plan, values);
+
+        g_ptr_array_add(work->scenarios, s);
+        is_right = rounds_run_scenario(rounds, snapshot, sums, s, error);
+    } while (is_right && !*rounds->is_stopped &&
+             plan_next(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST,
+                       values));
+    memory_sums_free(sums);
+    return is_right;
+}
+
+/* A file without a name: it is gone when the process is, however that ends. */
+static int rounds_temporary_file(const char *folder, GError **error)
+{
+    g_autofree char *path = g_build_filename(folder, "fastload-bench-XXXXXX",
+                                             NULL);
+    int fd = mkostemp(path, O_CLOEXEC);
+
+    if (fd < 0) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot create a file in %s: %s; choose another --dir",
+                    folder, g_strerror(errno));
+        return -1;
+    }
+    unlink(path);
+    return fd;
+}
+
+static Snapshot *rounds_generate(Rounds *rounds, const KnobValues values,
+                                 GError **error)
+{
+    const Plan *plan = rounds->plan;
+    GenerateConfig config = {
+        .len_bytes = values[KNOB_SIZE] & ~(uint64_t)(BENCH_PAGE_BYTES - 1),
+        .zero_share = values[KNOB_ZERO_SHARE] / 1e6,
+        .run_bytes = values[KNOB_RUN_LENGTH],
+        .seed = values[KNOB_SEED],
+    };
+    g_autofree char *size = plan_knob_text(KNOB_SIZE, values[KNOB_SIZE]);
+    g_autofree char *zero = plan_knob_text(KNOB_ZERO_SHARE,
+                                           values[KNOB_ZERO_SHARE]);
+    g_autofree char *run = plan_knob_text(KNOB_RUN_LENGTH,
+                                          values[KNOB_RUN_LENGTH]);
+    g_autofree char *label = g_strdup_printf(
+        "a generated snapshot of %s, %s zero, runs of %s, seed %" PRIu64,
+        size, zero, run, values[KNOB_SEED]);
+    uint64_t memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
+                            sysconf(_SC_PAGESIZE);
+    g_autofree char *path = NULL;
+    bool is_made;
+    int fd;
+
+    if (config.len_bytes * (1 - config.zero_share) > memory_bytes * 0.9) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--size: the data of %s do not fit into the machine's %"
+                    PRIu64 " MiB of memory: choose a smaller one", size,
+                    memory_bytes >> 20);
+        return NULL;
+    }
+    fd = rounds_temporary_file(plan->folder, error);
+    if (fd < 0) {
+        return NULL;
+    }
+    is_made = generate_snapshot(fd, &config, rounds_generate_tick, rounds,
+                                rounds->is_stopped, error);
+    rounds_clear_line(rounds);
+    if (!is_made) {
+        close(fd);
+        return NULL;
+    }
+    path = g_strdup_printf("/proc/self/fd/%d", fd);
+    return snapshot_open_fd(fd, path, label, error);
+}
+
+static uint32_t rounds_count(const Plan *plan, KnobId first, KnobId end)
+{
+    uint32_t count = 1;
+    KnobId i;
+
+    for (i = first; i < end; i++) {
+        count *= plan->values[i]->len;
+    }
+    return count;
+}
+
+/* How many runs there will be, for the progress bar. */
+static void rounds_foresee(Rounds *rounds)
+{
+    const Plan *plan = rounds->plan;
+    KnobValues values = { 0 };
+    ScenarioResult *s = rounds_scenario_new(plan, values);
+    uint32_t works = plan->snapshot_path
+        ? 1 : rounds_count(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST);
+
+    rounds->total_count = s->contenders->len * works *
+        rounds_count(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST) *
+        (plan->repeat_count + plan->warmup_count);
+    rounds_scenario_free(s);
+}
+
+bool rounds_run(const Plan *plan, const volatile int *is_stopped,
+                GPtrArray *works, GError **error)
+{
+    Rounds rounds = {
+        .plan = plan,
+        .is_stopped = is_stopped,
+        .is_terminal = isatty(STDERR_FILENO),
+        .begin_ns = bench_now_ns(),
+    };
+    KnobValues values = { 0 };
+    bool is_right = true, has_more;
+
+    guest_calibrate();
+    rounds_foresee(&rounds);
+    plan_first(plan, 0, KNOB_COUNT, values);
+    do {
+        g_autoptr(Snapshot) snapshot = plan->snapshot_path
+            ? snapshot_open(plan->snapshot_path, error)
+            : rounds_generate(&rounds, values, error);
+
+        is_right = snapshot &&
+            rounds_run_work(&rounds, snapshot, values, works, error);
+        has_more = !plan->snapshot_path &&
+            plan_next(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST, values);
+    } while (is_right && has_more && !*is_stopped);
+    rounds_clear_line(&rounds);
+    g_free(rounds.now_running);
+    return is_right;
+}

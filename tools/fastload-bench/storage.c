@@ -1,0 +1,288 @@
+/*
+ * fastload-bench: the storage below the snapshot.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Brings the page cache into a known state, and measures what the device
+ * gives without any loader: the yardstick for everybody's figures.  Only
+ * stretches that the snapshot has data for count, since a hole reads faster
+ * than any disk.  Fails when the file cannot be read with O_DIRECT.
+ */
+#include "bench.h"
+#include <liburing.h>
+
+#define RAW_READ_BYTES (1u << 20)
+#define RAW_DEPTH 4
+#define WARM_READ_BYTES (4u << 20)
+#define MINCORE_WINDOW_BYTES (1ull << 30)
+#define DROP_TRIES 5
+#define DROP_WAIT_US 20000
+
+uint64_t storage_cached_bytes(const Snapshot *snapshot)
+{
+    uint64_t cached_pages = 0, at, i;
+    g_autofree unsigned char *states =
+        g_malloc(MINCORE_WINDOW_BYTES >> BENCH_PAGE_SHIFT);
+
+    for (at = 0; at < snapshot->file_bytes; at += MINCORE_WINDOW_BYTES) {
+        uint64_t len_bytes = MIN(snapshot->file_bytes - at,
+                                 MINCORE_WINDOW_BYTES);
+        void *map = mmap(NULL, len_bytes, PROT_READ, MAP_SHARED,
+                         snapshot->fd, at);
+
+        if (map == MAP_FAILED) {
+            continue;
+        }
+        if (mincore(map, len_bytes, states) == 0) {
+            for (i = 0; i < (len_bytes + BENCH_PAGE_BYTES - 1) >>
+                 BENCH_PAGE_SHIFT; i++) {
+                cached_pages += states[i] & 1;
+            }
+        }
+        munmap(map, len_bytes);
+    }
+    return cached_pages << BENCH_PAGE_SHIFT;
+}
+
+static bool storage_fill_cache(const Snapshot *snapshot, GError **error)
+{
+    g_autofree void *buf = g_malloc(WARM_READ_BYTES);
+    uint64_t page, last, count, file_off, at;
+    uint32_t b;
+
+    for (b = 0; b < snapshot->block_count; b++) {
+        const SnapshotBlock *block = &snapshot->blocks[b];
+
+        page = block->guest_off >> BENCH_PAGE_SHIFT;
+        last = page + (block->len_bytes >> BENCH_PAGE_SHIFT);
+        for (; page < last; page += count) {
+            uint64_t len_bytes;
+
+            if (!snapshot_run(snapshot, block, page, &count, &file_off)) {
+                continue;
+            }
+            len_bytes = count << BENCH_PAGE_SHIFT;
+            for (at = 0; at < len_bytes; at += WARM_READ_BYTES) {
+                int ret = loader_read(snapshot->fd, buf,
+                                      MIN(len_bytes - at, WARM_READ_BYTES),
+                                      file_off + at);
+
+                if (ret) {
+                    g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                                "cannot read %s at offset %" PRIu64 ": %s",
+                                snapshot->label, file_off + at,
+                                g_strerror(-ret));
+                    return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
+bool storage_set_cache(const Snapshot *snapshot, CacheState state,
+                       GError **error)
+{
+    uint32_t i;
+
+    if (state == CACHE_WARM) {
+        return storage_fill_cache(snapshot, error);
+    }
+    /* Only clean pages that nobody holds can go: a second look may help. */
+    for (i = 0; i < DROP_TRIES; i++) {
+        int ret = posix_fadvise(snapshot->fd, 0, 0, POSIX_FADV_DONTNEED);
+
+        if (ret) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                        "cannot drop %s from the page cache: %s",
+                        snapshot->label, g_strerror(ret));
+            return false;
+        }
+        if (!storage_cached_bytes(snapshot)) {
+            break;
+        }
+        g_usleep(DROP_WAIT_US);
+    }
+    return true;
+}
+
+/* A stretch of RAW_READ_BYTES of the file, and how much of it is data. */
+typedef struct Stretch {
+    uint64_t file_off;
+    uint32_t data_bytes;
+} Stretch;
+
+/* Those that are data for the most part, or the best there are. */
+static GArray *storage_stretches(const Snapshot *snapshot)
+{
+    GArray *list = g_array_new(FALSE, FALSE, sizeof(Stretch));
+    uint32_t least_bytes = RAW_READ_BYTES, b;
+
+    while (!list->len && least_bytes >= BENCH_PAGE_BYTES) {
+        for (b = 0; b < snapshot->block_count; b++) {
+            const SnapshotBlock *block = &snapshot->blocks[b];
+            uint64_t first = block->guest_off >> BENCH_PAGE_SHIFT;
+            uint64_t at, page;
+
+            for (at = 0; at + RAW_READ_BYTES <= block->len_bytes;
+                 at += RAW_READ_BYTES) {
+                Stretch stretch = { block->file_off + at, 0 };
+
+                page = first + (at >> BENCH_PAGE_SHIFT);
+                for (; page << BENCH_PAGE_SHIFT < block->guest_off + at +
+                     RAW_READ_BYTES; page++) {
+                    stretch.data_bytes += snapshot_has_page(snapshot, page)
+                        ? BENCH_PAGE_BYTES : 0;
+                }
+                if (stretch.data_bytes >= least_bytes &&
+                    stretch.file_off + RAW_READ_BYTES <=
+                    snapshot->file_bytes) {
+                    g_array_append_val(list, stretch);
+                }
+            }
+        }
+        least_bytes /= 2;
+    }
+    return list;
+}
+
+typedef struct RawRead {
+    struct io_uring ring;
+    int fd;
+    uint8_t *bufs;
+    const GArray *stretches;
+    guint next;
+    uint32_t flight_count;
+    uint64_t ns;             /* for how long to read */
+} RawRead;
+
+static void raw_queue(RawRead *raw, uint64_t slot)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&raw->ring);
+    const Stretch *stretch = &g_array_index(raw->stretches, Stretch,
+                                            raw->next % raw->stretches->len);
+
+    io_uring_prep_read(sqe, raw->fd, raw->bufs + slot * RAW_READ_BYTES,
+                       RAW_READ_BYTES, stretch->file_off);
+    /* Which buffer it is, and how many bytes of it count. */
+    sqe->user_data = slot << 32 | stretch->data_bytes;
+    raw->next++;
+    raw->flight_count++;
+}
+
+/* Bytes a second, or -errno. */
+static double raw_sequential(RawRead *raw)
+{
+    uint64_t begin_ns = bench_now_ns(), now_ns = begin_ns, done_bytes = 0;
+    int ret = 0;
+    uint32_t i;
+
+    for (i = 0; i < RAW_DEPTH; i++) {
+        raw_queue(raw, i);
+    }
+    while (raw->flight_count) {
+        struct io_uring_cqe *cqe;
+
+        io_uring_submit(&raw->ring);
+        ret = io_uring_wait_cqe(&raw->ring, &cqe);
+        if (ret == -EINTR) {
+            continue;
+        }
+        if (ret) {
+            return ret;
+        }
+        raw->flight_count--;
+        now_ns = bench_now_ns();
+        if (cqe->res < 0) {
+            return cqe->res;
+        }
+        done_bytes += cqe->user_data & UINT32_MAX;
+        if (now_ns - begin_ns < raw->ns) {
+            raw_queue(raw, cqe->user_data >> 32);
+        }
+        io_uring_cqe_seen(&raw->ring, cqe);
+    }
+    return done_bytes * 1e9 / (now_ns - begin_ns);
+}
+
+static int raw_random(RawRead *raw, uint64_t seed, Hist *hist)
+{
+    uint64_t begin_ns = bench_now_ns(), now_ns = begin_ns;
+
+    while (now_ns - begin_ns < raw->ns) {
+        const Stretch *stretch;
+        uint64_t from_ns = now_ns;
+        int ret;
+
+        seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+        stretch = &g_array_index(raw->stretches, Stretch,
+                                 (seed >> 33) % raw->stretches->len);
+        ret = loader_read(raw->fd, raw->bufs, BENCH_PAGE_BYTES,
+                          stretch->file_off + (seed >> 20) %
+                          (RAW_READ_BYTES / BENCH_PAGE_BYTES) *
+                          BENCH_PAGE_BYTES);
+        if (ret) {
+            return ret;
+        }
+        now_ns = bench_now_ns();
+        hist_add(hist, now_ns - from_ns);
+    }
+    return 0;
+}
+
+/* 0 or -errno. */
+static int storage_measure_raw(RawRead *raw, uint64_t seed,
+                               StorageRates *rates)
+{
+    int ret = io_uring_queue_init(RAW_DEPTH, &raw->ring, 0);
+
+    if (ret) {
+        return ret;
+    }
+    raw->next = seed % raw->stretches->len;
+    rates->sequential_bytes_per_s = raw_sequential(raw);
+    io_uring_queue_exit(&raw->ring);
+    if (rates->sequential_bytes_per_s < 0) {
+        return rates->sequential_bytes_per_s;
+    }
+    return raw_random(raw, seed, &rates->random_4k);
+}
+
+bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
+                     StorageRates *ret_rates, GError **error)
+{
+    g_autoptr(GArray) stretches = storage_stretches(snapshot);
+    StorageRates rates = { 0 };
+    RawRead raw = { .stretches = stretches, .ns = ns };
+    int ret;
+
+    if (!stretches->len) {
+        *ret_rates = rates; /* too small a file to say anything */
+        return true;
+    }
+    raw.fd = open(snapshot->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    if (raw.fd < 0) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot open %s with O_DIRECT: %s; put it on a file "
+                    "system that has it", snapshot->label, g_strerror(errno));
+        return false;
+    }
+    /* Huge pages: a read into small ones is split into many requests. */
+    raw.bufs = memory_map(RAW_DEPTH * RAW_READ_BYTES, error);
+    if (!raw.bufs) {
+        close(raw.fd);
+        return false;
+    }
+    memset(raw.bufs, 1, RAW_DEPTH * RAW_READ_BYTES);
+    ret = storage_measure_raw(&raw, seed, &rates);
+    close(raw.fd);
+    munmap(raw.bufs, RAW_DEPTH * RAW_READ_BYTES);
+    if (ret) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot measure the storage of %s: %s", snapshot->label,
+                    g_strerror(-ret));
+        return false;
+    }
+    *ret_rates = rates;
+    return true;
+}

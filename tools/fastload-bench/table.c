@@ -1,0 +1,341 @@
+/*
+ * fastload-bench: results for people.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Prints what a result holds, three tables for each scenario: when things
+ * were done, what faults cost, what it all cost.  Measures nothing; a member
+ * that is missing becomes a dash.
+ */
+#include "bench.h"
+#include <math.h>
+
+#define LABEL_WIDTH 22
+
+static JsonObject *table_object(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
+                                                : NULL;
+}
+
+static JsonArray *table_array(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node)
+                                               : NULL;
+}
+
+static guint table_length(JsonArray *array)
+{
+    return array ? json_array_get_length(array) : 0;
+}
+
+static JsonObject *table_element(JsonArray *array, guint i)
+{
+    JsonNode *node = json_array_get_element(array, i);
+
+    return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+static double table_number(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_double(node)
+                                               : NAN;
+}
+
+static const char *table_text(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && json_node_get_value_type(node) == G_TYPE_STRING
+        ? json_node_get_string(node) : "";
+}
+
+/* A member of a measure of a contender: "median", "ratio" ... */
+static double table_measure(JsonObject *contender, const char *measure,
+                            const char *member)
+{
+    return table_number(table_object(table_object(contender, "measures"),
+                                     measure), member);
+}
+
+static char *table_scaled(double value, const char *const *units, double step)
+{
+    if (isnan(value)) {
+        return g_strdup("-");
+    }
+    while (value >= step * 0.9995 && units[1]) {
+        value /= step;
+        units++;
+    }
+    return g_strdup_printf("%.*f %s", value < 9.995 ? 2 : value < 99.95 ? 1
+                           : 0, value, *units);
+}
+
+char *table_ns(double ns)
+{
+    static const char *const units[] = { "ns", "us", "ms", "s", NULL };
+
+    return table_scaled(ns, units, 1000);
+}
+
+char *table_bytes(double bytes)
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB",
+                                         NULL };
+
+    return table_scaled(bytes, units, 1024);
+}
+
+static char *table_percent(double share)
+{
+    return isnan(share) ? g_strdup("-") : g_strdup_printf("%.0f %%",
+                                                          share * 100);
+}
+
+static char *table_ratio(double ratio)
+{
+    return isnan(ratio) ? g_strdup("-")
+        : g_strdup_printf(ratio < 0.0995 ? "%.3f" : "%.2f", ratio);
+}
+
+/* Half the distance between the extremes, of the median. */
+static char *table_spread(JsonObject *contender, const char *measure)
+{
+    double median = table_measure(contender, measure, "median");
+    double width = table_measure(contender, measure, "max") -
+                   table_measure(contender, measure, "min");
+
+    return isnan(median) || median == 0 ? g_strdup("")
+        : g_strdup_printf("+-%.0f%%", width / 2 / median * 100);
+}
+
+static void table_cell(FILE *out, int width, char *text)
+{
+    fprintf(out, " %*s", width, text);
+    g_free(text);
+}
+
+/* Labels come from files as well: nothing in them may steer a terminal. */
+static void table_label(FILE *out, JsonObject *contender)
+{
+    g_autofree char *text = g_strescape(table_text(contender, "label"),
+                                        NULL);
+
+    fprintf(out, "  %-*.*s", LABEL_WIDTH, LABEL_WIDTH, text);
+}
+
+static void table_times(FILE *out, JsonObject *c)
+{
+    table_label(out, c);
+    table_cell(out, 10, table_ns(table_measure(c, "run_ns", "median")));
+    table_cell(out, 10, table_ns(table_measure(c, "work_ns", "median")));
+    table_cell(out, 7, table_spread(c, "work_ns"));
+    table_cell(out, 10, table_ns(table_measure(c, "load_ns", "median")));
+    table_cell(out, 7, table_spread(c, "load_ns"));
+    table_cell(out, 7, table_ratio(table_measure(c, "load_ns", "ratio")));
+    table_cell(out, 8, table_percent(table_measure(c, "device_share",
+                                                   "median")));
+    table_cell(out, 8, table_percent(table_measure(c, "progress",
+                                                   "median")));
+    fputc('\n', out);
+}
+
+static void table_faults(FILE *out, JsonObject *c)
+{
+    static const char *const busy[] = { "p50_ns", "p90_ns", "p99_ns",
+                                        "p999_ns", "max_ns" };
+    JsonObject *faults = table_object(c, "faults");
+    JsonObject *idle = table_object(c, "faults_idle");
+    bool has_faults = table_number(faults, "count") > 0;
+    bool has_idle = table_number(idle, "count") > 0;
+    guint i;
+
+    table_label(out, c);
+    table_cell(out, 8, has_faults
+               ? g_strdup_printf("%.0f", table_number(faults, "count"))
+               : g_strdup("-"));
+    for (i = 0; i < G_N_ELEMENTS(busy); i++) {
+        table_cell(out, 8, table_ns(has_faults
+                                    ? table_number(faults, busy[i]) : NAN));
+    }
+    table_cell(out, 9, table_ns(has_idle ? table_number(idle, "p50_ns")
+                                         : NAN));
+    table_cell(out, 8, table_ns(has_idle ? table_number(idle, "p99_ns")
+                                         : NAN));
+    table_cell(out, 8, table_ns(has_idle ? table_number(idle, "max_ns")
+                                         : NAN));
+    fputc('\n', out);
+}
+
+static void table_costs(FILE *out, JsonObject *c)
+{
+    table_label(out, c);
+    table_cell(out, 8, table_ns(table_measure(c, "cpu_ns", "median")));
+    table_cell(out, 7, table_ratio(table_measure(c, "cpu_ns", "ratio")));
+    table_cell(out, 9, table_bytes(table_measure(c, "read_bytes",
+                                                 "median")));
+    table_cell(out, 9, table_bytes(table_measure(c, "rss_peak_bytes",
+                                                 "median")));
+    table_cell(out, 9, table_bytes(table_measure(c, "rss_end_bytes",
+                                                 "median")));
+    table_cell(out, 9, table_bytes(table_measure(c, "page_table_bytes",
+                                                 "median")));
+    table_cell(out, 6, table_percent(table_measure(c, "huge_share",
+                                                   "median")));
+    table_cell(out, 7, table_ratio(table_measure(c, "speed", "ratio")));
+    table_cell(out, 9, table_bytes(table_measure(c, "cached_bytes",
+                                                 "max")));
+    fputc('\n', out);
+}
+
+typedef void TableRow(FILE *out, JsonObject *contender);
+
+static void table_rows(FILE *out, JsonArray *contenders, const char *title,
+                       TableRow *row)
+{
+    guint i;
+
+    fprintf(out, "\n  %s\n", title);
+    for (i = 0; i < table_length(contenders); i++) {
+        JsonObject *c = table_element(contenders, i);
+
+        if (c && table_number(c, "run_count") > 0) {
+            row(out, c);
+        }
+    }
+}
+
+static void table_knobs(FILE *out, JsonObject *scenario)
+{
+    JsonObject *knobs = table_object(scenario, "knobs");
+    g_autoptr(GList) names = knobs ? json_object_get_members(knobs) : NULL;
+    GList *at;
+
+    fputc('\n', out);
+    for (at = names; at; at = at->next) {
+        g_autofree char *text = g_strescape(table_text(knobs, at->data),
+                                            NULL);
+        g_autofree char *name = g_strescape(at->data, NULL);
+
+        fprintf(out, "%s%s %s", at == names ? "" : ", ",
+                g_strdelimit(name, "_", ' '), text);
+    }
+    fputc('\n', out);
+}
+
+static void table_failures(FILE *out, JsonArray *contenders)
+{
+    guint i, e;
+
+    for (i = 0; i < table_length(contenders); i++) {
+        JsonObject *c = table_element(contenders, i);
+        JsonArray *errors = table_array(c, "errors");
+
+        if (!(table_number(c, "failed_count") > 0)) {
+            continue;
+        }
+        fputc('\n', out);
+        table_label(out, c);
+        fprintf(out, " FAILED %.0f times\n", table_number(c, "failed_count"));
+        for (e = 0; e < table_length(errors); e++) {
+            JsonNode *node = json_array_get_element(errors, e);
+
+            if (json_node_get_value_type(node) == G_TYPE_STRING) {
+                fprintf(out, "    %s\n", json_node_get_string(node));
+            }
+        }
+    }
+}
+
+static void table_scenario(FILE *out, JsonObject *scenario)
+{
+    JsonArray *contenders = table_array(scenario, "contenders");
+    g_autofree char *times = NULL, *faults = NULL, *costs = NULL;
+
+    table_knobs(out, scenario);
+    times = g_strdup_printf(
+        "%-*s %10s %10s %7s %10s %7s %7s %8s %8s", LABEL_WIDTH, "WHEN",
+        "runs", "worked", "", "loaded", "", "ratio", "device", "progress");
+    faults = g_strdup_printf(
+        "%-*s %8s %8s %8s %8s %8s %8s %9s %8s %8s", LABEL_WIDTH, "FAULTS",
+        "count", "p50", "p90", "p99", "p99.9", "max", "idle p50", "p99",
+        "max");
+    costs = g_strdup_printf(
+        "%-*s %8s %7s %9s %9s %9s %9s %6s %7s %9s", LABEL_WIDTH, "COSTS",
+        "cpu", "ratio", "read", "peak", "end", "tables", "huge", "speed",
+        "cached");
+    table_rows(out, contenders, times, table_times);
+    table_rows(out, contenders, faults, table_faults);
+    table_rows(out, contenders, costs, table_costs);
+    table_failures(out, contenders);
+    fprintf(out, "\n  ratio and speed: to %s\n",
+            table_text(scenario, "baseline"));
+}
+
+static void table_storage(FILE *out, JsonObject *storage)
+{
+    JsonObject *rate = table_object(storage, "sequential_bytes_per_s");
+    JsonObject *random_4k = table_object(storage, "random_4k");
+
+    if (table_number(rate, "median") > 0) {
+        g_autofree char *p50 = table_ns(table_number(random_4k, "p50_ns"));
+        g_autofree char *p99 = table_ns(table_number(random_4k, "p99_ns"));
+
+        fprintf(out, "storage, O_DIRECT: %.0f MB/s sequential (%.0f to %.0f)"
+                ", 4 KiB random p50 %s p99 %s\n",
+                table_number(rate, "median") / 1e6,
+                table_number(rate, "min") / 1e6,
+                table_number(rate, "max") / 1e6, p50, p99);
+    }
+}
+
+static void table_environment(FILE *out, JsonObject *root)
+{
+    JsonObject *env = table_object(root, "environment");
+    g_autofree char *memory = table_bytes(table_number(env, "memory_bytes"));
+
+    fprintf(out, "%s, commit %s\n", table_text(root, "date"),
+            table_text(table_object(root, "tool"), "commit"));
+    fprintf(out, "%s, %.0f CPUs, %s, Linux %s\n", table_text(env, "cpu"),
+            table_number(env, "cpu_count"), memory,
+            table_text(env, "kernel"));
+    fprintf(out, "%s on %s, scheduler %s, huge pages: %s\n",
+            table_text(env, "filesystem"), table_text(env, "device"),
+            table_text(env, "scheduler"), table_text(env, "thp"));
+}
+
+void table_print(JsonNode *result, FILE *out)
+{
+    JsonObject *root = json_node_get_object(result);
+    JsonArray *works = table_array(root, "works");
+    guint w, s;
+
+    table_environment(out, root);
+    if (json_object_get_boolean_member_with_default(root, "interrupted",
+                                                    FALSE)) {
+        fprintf(out, "INTERRUPTED: this is what was done until then\n");
+    }
+    for (w = 0; w < table_length(works); w++) {
+        JsonObject *work = table_element(works, w);
+        JsonObject *snapshot = table_object(work, "snapshot");
+        JsonArray *scenarios = table_array(work, "scenarios");
+        g_autofree char *label = g_strescape(table_text(snapshot, "label"),
+                                             NULL);
+        g_autofree char *len = table_bytes(table_number(snapshot,
+                                                        "len_bytes"));
+        g_autofree char *data = table_bytes(table_number(snapshot,
+                                                         "data_bytes"));
+
+        fprintf(out, "\n%s: %s, %s of it data\n", label, len, data);
+        table_storage(out, table_object(work, "storage"));
+        for (s = 0; s < table_length(scenarios); s++) {
+            table_scenario(out, table_element(scenarios, s));
+        }
+    }
+}
