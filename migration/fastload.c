@@ -460,6 +460,9 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
         .is_eager = !is_trappable,
         .data_bits = (uint64_t *)bitmap,
         .granule_bytes = target_page,
+        /* QEMU advises huge pages for all RAM; only this kind can move. */
+        .wants_huge = is_trappable && block->fd < 0 &&
+                      !qemu_ram_is_shared(block),
     };
     if (!fastload_add_region(s->engine, &region, &gerr)) {
         error_setg(errp, "cannot load the RAM block '%s' from '%s': %s",

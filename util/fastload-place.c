@@ -191,6 +191,27 @@ int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
     return place_run(w, area, ram_off, NULL, len_bytes, class);
 }
 
+uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
+                             uint64_t ram_off, uint8_t *buf,
+                             uint64_t len_bytes)
+{
+    uint64_t at, run_bytes, done_bytes;
+    int ret = fastload_uffd_move(w->fl->uffd, area->hva + ram_off, buf,
+                                 len_bytes, &done_bytes);
+
+    trace_fastload_chunk_moved(w->fl, area->hva + ram_off, done_bytes, -ret);
+    for (at = 0; at < done_bytes; at += run_bytes) {
+        FastloadRunKind kind = fastload_plan_run(area, ram_off + at,
+                                                 ram_off + done_bytes,
+                                                 &run_bytes);
+
+        place_account(w, area, ram_off + at, run_bytes,
+                      FASTLOAD_CLASS_BACKGROUND, kind == FASTLOAD_RUN_DATA);
+    }
+    fastload_stats_add(&w->counters.moved_bytes, done_bytes);
+    return done_bytes;
+}
+
 void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
                                uint8_t *buf)
 {

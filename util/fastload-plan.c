@@ -19,6 +19,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
     area->len_bytes = region->len_bytes;
     area->file_off = region->file_off;
     area->is_eager = region->is_eager;
+    area->wants_huge = region->wants_huge;
     area->page_bytes = region->page_bytes;
     area->page_shift = __builtin_ctz(region->page_bytes);
     area->granule_bytes = region->granule_bytes;
@@ -57,6 +58,7 @@ void fastload_plan_area_free(FastloadArea *area)
     g_free(area->chunk_states);
     g_free(area->claimed);
     g_free(area->placed);
+    g_free(area->moved);
     g_free(area);
 }
 

@@ -102,6 +102,8 @@ void fastload_stats_sum(const FastloadCounters *c, FastloadCounters *sum)
         sum->loaded_bytes[i] += stats_get(&c->loaded_bytes[i]);
     }
     sum->read_bytes += stats_get(&c->read_bytes);
+    sum->moved_bytes += stats_get(&c->moved_bytes);
+    sum->collapsed_bytes += stats_get(&c->collapsed_bytes);
     sum->fault_count += stats_get(&c->fault_count);
     sum->retry_count += stats_get(&c->retry_count);
     sum->io_error_count += stats_get(&c->io_error_count);

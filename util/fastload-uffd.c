@@ -5,9 +5,10 @@
  *
  * Thin: each function is one system call and the retries that its interface
  * demands.  Knows no regions, keeps no state, logs nothing.  The kernel's
- * rules are in ioctl_userfaultfd(2); what matters here: UFFDIO_COPY and
- * UFFDIO_ZEROPAGE report in a signed field either the bytes done, which may
- * be fewer than asked with EAGAIN, or a negative errno when nothing was done.
+ * rules are in ioctl_userfaultfd(2); what matters here: UFFDIO_COPY,
+ * UFFDIO_MOVE and UFFDIO_ZEROPAGE report in a signed field either the bytes
+ * done, which may be fewer than asked with EAGAIN, or a negative errno when
+ * nothing was done.
  */
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
@@ -19,9 +20,38 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
-int fastload_uffd_open(int *ret_uffd)
+/* UFFDIO_MOVE(2const), which headers older than Linux 6.8 lack. */
+#define UFFD_MOVE_FEATURE (1ull << 16)
+
+typedef struct UffdMove {
+    uint64_t dst;
+    uint64_t src;
+    uint64_t len;
+    uint64_t mode;
+    int64_t move;
+} UffdMove;
+
+#define UFFD_MOVE _IOWR(UFFDIO, 0x05, UffdMove)
+
+/* The handshake: with UFFDIO_MOVE, or without where it is not known. */
+static int uffd_shake_hands(int uffd, bool *ret_has_move)
 {
-    struct uffdio_api api = { .api = UFFD_API };
+    struct uffdio_api api = { .api = UFFD_API, .features = UFFD_MOVE_FEATURE };
+
+    if (ioctl(uffd, UFFDIO_API, &api) == 0) {
+        *ret_has_move = true;
+        return 0;
+    }
+    api = (struct uffdio_api) { .api = UFFD_API };
+    if (ioctl(uffd, UFFDIO_API, &api) == 0) {
+        *ret_has_move = false;
+        return 0;
+    }
+    return -errno;
+}
+
+int fastload_uffd_open(int *ret_uffd, bool *ret_has_move)
+{
     int flags = O_CLOEXEC | O_NONBLOCK;
     int uffd = syscall(SYS_userfaultfd, flags);
     int ret;
@@ -43,8 +73,8 @@ int fastload_uffd_open(int *ret_uffd)
     if (uffd < 0) {
         return -errno;
     }
-    if (ioctl(uffd, UFFDIO_API, &api) < 0) {
-        ret = -errno;
+    ret = uffd_shake_hands(uffd, ret_has_move);
+    if (ret) {
         close(uffd);
         return ret;
     }
@@ -106,6 +136,30 @@ int fastload_uffd_copy(int uffd, void *hva, const void *src,
             *ret_done_bytes = len_bytes;
         } else if (copy.copy > 0) {
             *ret_done_bytes += copy.copy;
+        } else if (errno != EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+int fastload_uffd_move(int uffd, void *hva, void *src, uint64_t len_bytes,
+                       uint64_t *ret_done_bytes)
+{
+    uint32_t tries = 0;
+
+    *ret_done_bytes = 0;
+    while (*ret_done_bytes < len_bytes) {
+        UffdMove move = {
+            .dst = (uintptr_t)hva + *ret_done_bytes,
+            .src = (uintptr_t)src + *ret_done_bytes,
+            .len = len_bytes - *ret_done_bytes,
+        };
+
+        if (ioctl(uffd, UFFD_MOVE, &move) == 0) {
+            *ret_done_bytes = len_bytes;
+        } else if (move.move > 0) {
+            *ret_done_bytes += move.move;
         } else if (errno != EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX) {
             return -errno;
         }

@@ -6,7 +6,8 @@
  * One thread with its own ring, staging memory and counters, all allocated
  * before the load starts.  Each turn of the loop looks for faults first and
  * places at most one piece of background data, so that an urgent page waits
- * for FASTLOAD_PIECE_BYTES of copying at the most.  A read that fails is
+ * for FASTLOAD_PIECE_BYTES of copying at the most, or for one huge page of
+ * staging where chunks are moved.  A read that fails is
  * tried again here FASTLOAD_READ_TRIES_MAX times; then its claim is given up
  * and the scheduler brings it back later.
  */
@@ -41,6 +42,9 @@ static void worker_lay_out_reads(FastloadWorker *w)
     uint32_t urgent_count = fl->urgent_read_count;
     uint32_t count = urgent_count + fl->chunk_read_count;
     uint8_t *buf = w->staging;
+    uint8_t *chunk_buf =
+        (uint8_t *)(((uintptr_t)w->chunk_map + FASTLOAD_CHUNK_BYTES - 1) /
+                    FASTLOAD_CHUNK_BYTES * FASTLOAD_CHUNK_BYTES);
     uint32_t i;
 
     for (i = 0; i < count; i++) {
@@ -49,23 +53,45 @@ static void worker_lay_out_reads(FastloadWorker *w)
 
         read->class = is_urgent ? FASTLOAD_CLASS_URGENT
                                 : FASTLOAD_CLASS_BACKGROUND;
-        read->buf = buf;
         read->extents = w->extents + i * FASTLOAD_EXTENT_COUNT_MAX;
-        buf += is_urgent ? fl->urgent_bytes : FASTLOAD_CHUNK_BYTES;
-        worker_free_list_push(is_urgent ? &w->free_urgent : &w->free_chunks,
-                              read);
+        if (is_urgent) {
+            read->buf = buf;
+            buf += fl->urgent_bytes;
+            worker_free_list_push(&w->free_urgent, read);
+        } else {
+            read->buf = chunk_buf;
+            chunk_buf += FASTLOAD_CHUNK_BYTES;
+            worker_free_list_push(fl->has_move ? &w->spent_chunks
+                                               : &w->free_chunks, read);
+        }
     }
     assert(buf == w->staging + w->staging_bytes);
+    assert(chunk_buf <= w->chunk_map + w->chunk_map_bytes);
     for (i = 0; i < worker_req_count(fl); i++) {
         worker_req_free(w, &w->reqs[i]);
     }
+}
+
+static bool worker_map_staging(size_t map_bytes, uint8_t **ret_map,
+                               GError **error)
+{
+    void *map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (map == MAP_FAILED) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot map %zu bytes of staging memory: %s",
+                    map_bytes, g_strerror(errno));
+        return false;
+    }
+    *ret_map = map;
+    return true;
 }
 
 bool fastload_worker_prepare(FastloadWorker *w, GError **error)
 {
     Fastload *fl = w->fl;
     uint32_t read_count = fl->urgent_read_count + fl->chunk_read_count;
-    void *staging;
 
     w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (w->kick_fd < 0) {
@@ -74,17 +100,19 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error)
                     g_strerror(errno));
         return false;
     }
-    w->staging_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes +
-                       (size_t)fl->chunk_read_count * FASTLOAD_CHUNK_BYTES;
-    staging = mmap(NULL, w->staging_bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (staging == MAP_FAILED) {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "cannot map %zu bytes of staging memory: %s",
-                    w->staging_bytes, g_strerror(errno));
+    w->staging_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes;
+    /* One more, to begin on the grid. */
+    w->chunk_map_bytes = (fl->chunk_read_count + (size_t)1) *
+                         FASTLOAD_CHUNK_BYTES;
+    if (!worker_map_staging(w->staging_bytes, &w->staging, error) ||
+        !worker_map_staging(w->chunk_map_bytes, &w->chunk_map, error)) {
         return false;
     }
-    w->staging = staging;
+    if (fl->has_move) {
+        /* A page shared with a child could not be moved. */
+        madvise(w->chunk_map, w->chunk_map_bytes, MADV_HUGEPAGE);
+        madvise(w->chunk_map, w->chunk_map_bytes, MADV_DONTFORK);
+    }
     w->reads = g_new0(FastloadRead, read_count);
     w->extents = g_new0(FastloadSpan, read_count * FASTLOAD_EXTENT_COUNT_MAX);
     w->reqs = g_new0(FastloadIoReq, worker_req_count(fl));
@@ -96,6 +124,9 @@ void fastload_worker_release(FastloadWorker *w)
 {
     if (w->staging) {
         munmap(w->staging, w->staging_bytes);
+    }
+    if (w->chunk_map) {
+        munmap(w->chunk_map, w->chunk_map_bytes);
     }
     if (w->kick_fd >= 0) {
         close(w->kick_fd);
@@ -112,8 +143,11 @@ static void worker_open_io(FastloadWorker *w)
         .fd = fl->fd,
         .watch_fds = { fl->uffd, w->kick_fd },
         .staging = w->staging,
-        /* Pinning the chunks too would cost more at start than it saves. */
-        .fixed_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes,
+        /*
+         * Pinning the chunks too would cost more at start than it saves, and
+         * what is pinned cannot be moved.
+         */
+        .fixed_bytes = w->staging_bytes,
         .req_count_max = worker_req_count(fl),
     };
 
@@ -265,6 +299,7 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
     trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
     w->free_chunks = read->next;
     read->span = fastload_plan_chunk_span(read->area, chunk_idx);
+    read->is_moving = fastload_huge_fits(read->area, read->span);
     worker_plan_read(read);
     w->issuing = read;
     return true;
@@ -313,13 +348,46 @@ static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 {
     fastload_sched_read_done(w->fl, read, fastload_stats_now_ns());
-    worker_free_list_push(&w->free_chunks, read);
+    if (read->is_spent) {
+        read->is_spent = false;
+        fastload_huge_staging_drop(read->buf);
+        worker_free_list_push(&w->spent_chunks, read);
+    } else {
+        worker_free_list_push(&w->free_chunks, read);
+    }
 }
 
-/* Places one piece of the oldest background read that is complete. */
-static void worker_place_step(FastloadWorker *w)
+/*
+ * The whole chunk at once.  Whatever comes between, a page that arrived
+ * urgently above all, the rest is copied as if we had never tried: the
+ * kernel takes pages from the start on and says how many.
+ */
+static void worker_place_move(FastloadWorker *w, FastloadRead *read)
 {
-    FastloadRead *read = w->ready_head;
+    FastloadArea *area = read->area;
+    FastloadSpan span = read->span;
+
+    read->is_moving = false;
+    /*
+     * What was placed since the read was planned was perhaps not read.  Asked
+     * now, the answer covers then as well: no page becomes unplaced.
+     */
+    if (!fastload_huge_fits(area, span)) {
+        return;
+    }
+    fastload_huge_fill_holes(area, span, read->buf);
+    read->placed_bytes = fastload_place_move(w, area, span.ram_off, read->buf,
+                                             span.len_bytes);
+    read->is_spent = read->placed_bytes != 0;
+    if (read->placed_bytes == span.len_bytes) {
+        fastload_bit_test_and_set(area->moved,
+                                  fastload_plan_chunk_of(area, span.ram_off));
+    }
+}
+
+/* Places at most FASTLOAD_PIECE_BYTES of @read, or one page. */
+static void worker_place_piece(FastloadWorker *w, FastloadRead *read)
+{
     FastloadArea *area = read->area;
     uint64_t at = read->span.ram_off + read->placed_bytes;
     uint64_t end = read->span.ram_off + read->span.len_bytes;
@@ -329,24 +397,33 @@ static void worker_place_step(FastloadWorker *w)
     FastloadRunKind kind;
     int ret = 0;
 
-    if (!read->error) {
-        if (read->placed_bytes == 0) {
-            fastload_place_fill_holes(area, read->span, read->buf);
-        }
-        kind = fastload_plan_run(area, at, piece_end, &run_bytes);
-        if (kind == FASTLOAD_RUN_DATA) {
-            ret = fastload_place_data(w, area, at,
-                                      read->buf + read->placed_bytes,
-                                      run_bytes, FASTLOAD_CLASS_BACKGROUND);
-        } else if (kind == FASTLOAD_RUN_ZERO) {
-            ret = fastload_place_zero(w, area, at, run_bytes,
-                                      FASTLOAD_CLASS_BACKGROUND);
-        }
-        read->placed_bytes += run_bytes;
-        if (ret) {
-            read->error = ret;
-            read->error_file_off = area->file_off + at;
-        }
+    if (read->placed_bytes == 0) {
+        fastload_place_fill_holes(area, read->span, read->buf);
+    }
+    kind = fastload_plan_run(area, at, piece_end, &run_bytes);
+    if (kind == FASTLOAD_RUN_DATA) {
+        ret = fastload_place_data(w, area, at, read->buf + read->placed_bytes,
+                                  run_bytes, FASTLOAD_CLASS_BACKGROUND);
+    } else if (kind == FASTLOAD_RUN_ZERO) {
+        ret = fastload_place_zero(w, area, at, run_bytes,
+                                  FASTLOAD_CLASS_BACKGROUND);
+    }
+    read->placed_bytes += run_bytes;
+    if (ret) {
+        read->error = ret;
+        read->error_file_off = area->file_off + at;
+    }
+}
+
+/* Places a piece of the oldest background read that is complete. */
+static void worker_place_step(FastloadWorker *w)
+{
+    FastloadRead *read = w->ready_head;
+
+    if (!read->error && read->is_moving) {
+        worker_place_move(w, read);
+    } else if (!read->error) {
+        worker_place_piece(w, read);
     }
     if (read->error || read->placed_bytes == read->span.len_bytes) {
         w->ready_head = read->next;
@@ -429,9 +506,31 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
     return due_ns > now_ns ? (int64_t)(due_ns - now_ns) : 0;
 }
 
+/*
+ * A new huge page for staging costs as long as copying a chunk, and nobody
+ * is served meanwhile: only with nothing to place, no urgent read to come
+ * back, and a chunk to come.
+ */
+static bool worker_wants_renewal(const FastloadWorker *w)
+{
+    return w->spent_chunks && !w->ready_head &&
+           w->inflight_count == w->flight_count &&
+           fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX;
+}
+
+static void worker_renew_staging(FastloadWorker *w)
+{
+    FastloadRead *read = w->spent_chunks;
+
+    w->spent_chunks = read->next;
+    fastload_huge_staging_renew(read->buf);
+    worker_free_list_push(&w->free_chunks, read);
+}
+
 static void worker_turn(FastloadWorker *w)
 {
     uint64_t now_ns = fastload_stats_now_ns();
+    bool wants_renewal;
 
     fastload_fault_drain(w);
     worker_issue_urgent(w, now_ns);
@@ -439,10 +538,16 @@ static void worker_turn(FastloadWorker *w)
         worker_place_step(w);
     }
     worker_issue_background(w, now_ns);
+    wants_renewal = worker_wants_renewal(w);
     if (!fastload_session_is_ending(w->fl)) {
-        w->io_ops->poll(w->io, worker_idle_ns(w, now_ns));
+        /* Reads go out before the worker is busy. */
+        w->io_ops->poll(w->io,
+                        wants_renewal ? 0 : worker_idle_ns(w, now_ns));
     }
     worker_reap(w);
+    if (wants_renewal && !w->ready_head) {
+        worker_renew_staging(w);
+    }
 }
 
 /* The kernel may still write to staging: wait for what is in flight. */

@@ -14,7 +14,8 @@
  *   fastload-sched.c     what to read next: faults, then chunks; no I/O
  *   fastload-worker.c    worker thread: take, read, place, repeat
  *   fastload-fault.c     userfaultfd messages to urgent reads
- *   fastload-place.c     make bytes appear: copy, zero, eager
+ *   fastload-place.c     make bytes appear: copy, zero, move, eager
+ *   fastload-huge.c      where chunks become huge pages, and their staging
  *   fastload-io-uring.c  read backend: io_uring
  *   fastload-io-sync.c   read backend: preadv
  *   fastload-uffd.c      userfaultfd calls with errno and progress
@@ -244,11 +245,9 @@ void fastload_session_worker_ended(FastloadWorker *w)
     Fastload *fl = w->fl;
     bool is_cancelled;
 
-    g_mutex_lock(&fl->event_lock);
     g_mutex_lock(&fl->state_lock);
     if (--fl->live_count || fl->state != FASTLOAD_STATE_DRAINED) {
         g_mutex_unlock(&fl->state_lock);
-        g_mutex_unlock(&fl->event_lock);
         return;
     }
     is_cancelled = fl->is_cancelled;
@@ -259,6 +258,10 @@ void fastload_session_worker_ended(FastloadWorker *w)
         session_check_complete(fl);
     }
     session_untrap(fl);
+    if (!is_cancelled) {
+        fastload_huge_collapse(w);
+    }
+    g_mutex_lock(&fl->event_lock);
     g_mutex_lock(&fl->state_lock);
     session_move_locked(fl, is_cancelled ? FASTLOAD_STATE_CANCELLED
                                          : FASTLOAD_STATE_COMPLETED);
@@ -270,8 +273,9 @@ void fastload_session_worker_ended(FastloadWorker *w)
 
 bool fastload_probe(GError **error)
 {
+    bool has_move;
     int uffd;
-    int ret = fastload_uffd_open(&uffd);
+    int ret = fastload_uffd_open(&uffd, &has_move);
 
     if (ret == 0) {
         close(uffd);
@@ -625,7 +629,7 @@ bool fastload_start(Fastload *fl, GError **error)
     if (!fastload_probe(error)) {
         return false;
     }
-    ret = fastload_uffd_open(&fl->uffd);
+    ret = fastload_uffd_open(&fl->uffd, &fl->has_move);
     if (ret) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
                     "userfaultfd cannot be opened: %s", g_strerror(-ret));
@@ -640,6 +644,7 @@ bool fastload_start(Fastload *fl, GError **error)
         session_untrap(fl);
         return false;
     }
+    fastload_huge_prepare(fl);
     if (!fl->io_ops) {
         fl->io_ops = session_choose_io(fl);
     }
@@ -680,6 +685,7 @@ bool fastload_wait(Fastload *fl, GError **error)
 
 void fastload_cancel(Fastload *fl)
 {
+    __atomic_store_n(&fl->is_unwanted, 1, __ATOMIC_RELAXED);
     g_mutex_lock(&fl->state_lock);
     if (session_is_live_locked(fl)) {
         fl->is_cancelled = true;
@@ -728,6 +734,8 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     memcpy(stats.loaded_bytes, sum->loaded_bytes, sizeof(sum->loaded_bytes));
     stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] += eager_bytes;
     stats.read_bytes = sum->read_bytes + eager_bytes;
+    stats.moved_bytes = sum->moved_bytes;
+    stats.collapsed_bytes = sum->collapsed_bytes;
     stats.fault_count = sum->fault_count;
     stats.retry_count = sum->retry_count;
     stats.io_error_count = sum->io_error_count;

@@ -39,7 +39,8 @@
  * Kernel: userfaultfd (Linux 4.11 for anonymous, shared and huge page
  *   memory) is required and fastload_probe() tells whether it can be had.
  *   io_uring is used where it is permitted and preadv() where it is not;
- *   the statistics say which.
+ *   the statistics say which.  UFFDIO_MOVE (Linux 6.8) and MADV_COLLAPSE
+ *   (Linux 6.1) keep huge pages; without them memory ends as small pages.
  */
 #ifndef QEMU_FASTLOAD_H
 #define QEMU_FASTLOAD_H
@@ -76,7 +77,8 @@ typedef struct FastloadFailure {
 } FastloadFailure;
 
 typedef enum FastloadEvent {
-    FASTLOAD_EVENT_COMPLETED, /* everything is placed, nothing registered */
+    /* Everything is placed, nothing registered, huge pages are formed. */
+    FASTLOAD_EVENT_COMPLETED,
     FASTLOAD_EVENT_STALLED,   /* reads fail; they are retried with back-off */
     FASTLOAD_EVENT_RESUMED,   /* something that failed has been read since */
     FASTLOAD_EVENT_CANCELLED, /* workers are gone, waiters were released */
@@ -126,6 +128,7 @@ typedef struct FastloadConfig {
     void *placed_opaque;
     /* As for fastload_set_background_rate(); 0: no limit. */
     uint64_t background_bytes_per_s;
+    bool is_move_disabled; /* as on a kernel without UFFDIO_MOVE; for tests */
 } FastloadConfig;
 
 typedef struct FastloadRegion {
@@ -141,6 +144,12 @@ typedef struct FastloadRegion {
     const uint64_t *data_bits;
     uint32_t granule_bytes;
     bool is_eager;       /* load it in fastload_start(), do not trap it */
+    /*
+     * Private anonymous memory that may have transparent huge pages, by
+     * madvise() or the system's default: where at least half of 2 MiB has
+     * data it ends as a huge page, zeros included.
+     */
+    bool wants_huge;
 } FastloadRegion;
 
 /* A snapshot of the counters; cheap, and coherent only field by field. */
@@ -153,6 +162,8 @@ typedef struct FastloadStats {
     uint64_t loaded_bytes[FASTLOAD_CLASS_MAX]; /* data placed, by class */
     uint64_t read_bytes;       /* from the file, re-reads included */
     uint64_t fault_count;      /* userfaultfd messages answered */
+    uint64_t moved_bytes;      /* placed by UFFDIO_MOVE, zeros included */
+    uint64_t collapsed_bytes;  /* made huge pages once all was placed */
     uint64_t retry_count;      /* reads issued again after a failure */
     uint64_t io_error_count;   /* reads that failed */
     /* From reading the fault message to the page being there. */
@@ -160,7 +171,7 @@ typedef struct FastloadStats {
     uint64_t fault_p95_ns;
     uint64_t fault_p99_ns;
     uint64_t fault_max_ns;
-    uint64_t complete_ns;      /* start to completion; 0 until then */
+    uint64_t complete_ns;      /* start to all placed; 0 until then */
 } FastloadStats;
 
 typedef struct Fastload Fastload;

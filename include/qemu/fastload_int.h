@@ -26,6 +26,14 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
                   (FASTLOAD_GAP_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN + 2) + 1 >
                   FASTLOAD_EXTENT_COUNT_MAX);
 
+/*
+ * Of a chunk, at least one part in so many has data where it becomes a huge
+ * page; docs/design/0003-huge-pages.md.
+ */
+#define FASTLOAD_DENSE_SHARE 2
+/* So much becomes huge pages before somebody looks whether to go on. */
+#define FASTLOAD_COLLAPSE_BYTES_MAX (8u << 20)
+
 /* Staging for chunks, shared out among workers; each gets one chunk at least */
 #define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
 #define FASTLOAD_CHUNK_READ_COUNT_MAX 4
@@ -119,13 +127,16 @@ typedef struct FastloadArea {
     uint64_t *data_bits;
     uint64_t zero_bytes;
     bool is_eager;
+    bool wants_huge;
     GArray *spans;         /* of FastloadSpan: what is registered */
     bool is_trapped;
     bool has_zeropage;     /* the kernel can place zeros here */
+    bool has_move;         /* dense chunks are moved, if the kernel agrees */
     /* atomic */
     uint8_t *chunk_states; /* FastloadChunkState; taken by the scheduler */
     uint64_t *claimed;     /* an urgent read is in flight for the page */
     uint64_t *placed;
+    uint64_t *moved;       /* by chunk: placed as one, a huge page */
 } FastloadArea;
 
 FastloadArea *fastload_plan_area_new(const FastloadRegion *region);
@@ -190,6 +201,8 @@ struct FastloadRead {
     uint64_t error_file_off;
     uint64_t begin_ns;      /* urgent: when the fault message was read */
     bool is_retried;        /* counted in failing_count */
+    bool is_moving;         /* into guest memory, if nothing comes between */
+    bool is_spent;          /* some of buf was moved away */
     FastloadRead *next;
 };
 
@@ -242,6 +255,8 @@ typedef struct FastloadCounters {
     /* worker thread only writes; anybody reads, relaxed */
     uint64_t loaded_bytes[FASTLOAD_CLASS_MAX];
     uint64_t read_bytes;
+    uint64_t moved_bytes;
+    uint64_t collapsed_bytes;
     uint64_t fault_count;
     uint64_t retry_count;
     uint64_t io_error_count;
@@ -283,8 +298,10 @@ typedef struct FastloadWorker {
     uint32_t idx;
     GThread *thread;
     int kick_fd;
-    uint8_t *staging;
+    uint8_t *staging;            /* for urgent reads */
     size_t staging_bytes;
+    uint8_t *chunk_map;          /* for background reads, on the chunk grid */
+    size_t chunk_map_bytes;
     /* worker thread only */
     const FastloadIoOps *io_ops;
     FastloadIo *io;
@@ -294,6 +311,7 @@ typedef struct FastloadWorker {
     FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
     FastloadRead *free_chunks;
+    FastloadRead *spent_chunks;  /* their staging needs a new huge page */
     FastloadRead *issuing;       /* background read with extents to issue */
     uint64_t flight_bytes;       /* of background requests */
     uint32_t flight_count;
@@ -316,6 +334,7 @@ struct Fastload {
     size_t zeros_bytes;
     uint32_t urgent_read_count;  /* for each worker */
     uint32_t chunk_read_count;
+    bool has_move;               /* of the userfaultfd, then of any area */
     uint32_t urgent_bytes;       /* staging for one urgent read */
     uint64_t total_bytes;
     uint64_t zero_bytes;
@@ -357,6 +376,7 @@ struct Fastload {
     uint64_t last_fault_ns;      /* relaxed: a hint for the depth */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
+    uint32_t is_unwanted;        /* cancelled, though it may be complete */
 };
 
 /* session: util/fastload.c */
@@ -428,12 +448,33 @@ int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
 /* Zeroes what the file does not have, where pages are larger than granules. */
 void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
                                uint8_t *buf);
+/*
+ * Places what @buf holds by giving its pages away; returns how many bytes of
+ * it, from the start.  The caller copies the rest.
+ */
+uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
+                             uint64_t ram_off, uint8_t *buf,
+                             uint64_t len_bytes);
 /* For regions that cannot be trapped; called by start, no threads yet. */
 int fastload_place_eager(Fastload *fl, FastloadArea *area,
                          FastloadFailure *ret_failure);
 
+/* huge pages: util/fastload-huge.c */
+/* Decides where chunks are moved; called by start, no threads yet. */
+void fastload_huge_prepare(Fastload *fl);
+/* May all of @span be placed as one huge page, as far as we know? */
+bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span);
+/* Zeroes of @buf, the staging of @span, what the file does not have. */
+void fastload_huge_fill_holes(const FastloadArea *area, FastloadSpan span,
+                              uint8_t *buf);
+/* Staging of a chunk, before a read and after a part of it was moved. */
+void fastload_huge_staging_renew(uint8_t *buf);
+void fastload_huge_staging_drop(uint8_t *buf);
+/* Huge pages for dense chunks that were not moved; all is placed. */
+void fastload_huge_collapse(FastloadWorker *w);
+
 /* userfaultfd: util/fastload-uffd.c; all return 0 or -errno */
-int fastload_uffd_open(int *ret_uffd);
+int fastload_uffd_open(int *ret_uffd, bool *ret_has_move);
 int fastload_uffd_register(int uffd, void *hva, uint64_t len_bytes,
                            bool *ret_has_zeropage);
 int fastload_uffd_unregister(int uffd, void *hva, uint64_t len_bytes);
@@ -441,6 +482,9 @@ int fastload_uffd_wake(int uffd, void *hva, uint64_t len_bytes);
 /* *ret_done_bytes is valid on every return. */
 int fastload_uffd_copy(int uffd, void *hva, const void *src,
                        uint64_t len_bytes, uint64_t *ret_done_bytes);
+/* What is done is gone from @src, the rest is not. */
+int fastload_uffd_move(int uffd, void *hva, void *src, uint64_t len_bytes,
+                       uint64_t *ret_done_bytes);
 int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
                        uint64_t *ret_done_bytes);
 /* Fault addresses waiting now: count, 0 for none, or -errno. */

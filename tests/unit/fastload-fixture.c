@@ -5,8 +5,10 @@
  */
 #include "qemu/osdep.h"
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <linux/io_uring.h>
+#include <linux/userfaultfd.h>
 #include "fastload-fixture.h"
 
 #define PAGE FIXTURE_PAGE_BYTES
@@ -283,6 +285,7 @@ static int fixture_memory_fd(FixtureMemory memory, uint64_t map_bytes)
         }
         return fd;
     case FIXTURE_ANON:
+    case FIXTURE_THP:
     case FIXTURE_HUGETLB:
         break;
     }
@@ -321,6 +324,11 @@ static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
     f->hva = (uint8_t *)(((uintptr_t)map + HUGE_BYTES - 1) /
                          HUGE_BYTES * HUGE_BYTES) + skew_bytes;
     g_assert_true(f->hva + f->len_bytes <= f->map + f->map_bytes);
+    if (memory == FIXTURE_THP) {
+        /* Without huge pages it is as good as other memory. */
+        f->wants_huge = true;
+        madvise(map, f->map_bytes, MADV_HUGEPAGE);
+    }
     return true;
 }
 
@@ -374,6 +382,7 @@ void fixture_region(const Fixture *f, FastloadRegion *ret_region)
         .page_bytes = f->page_bytes,
         .granule_bytes = PAGE,
         .data_bits = f->data_bits,
+        .wants_huge = f->wants_huge,
     };
 }
 
@@ -411,6 +420,46 @@ bool fixture_page_is_resident(const Fixture *f, uint64_t page_idx)
 
     g_assert_cmpint(mincore(fixture_page(f, page_idx), PAGE, &vec), ==, 0);
     return vec & 1;
+}
+
+bool fixture_has_move(void)
+{
+    g_autofree char *enabled = NULL;
+    struct uffdio_api api = { .api = UFFD_API, .features = 1ull << 16 };
+    int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    bool has_move = uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0;
+
+    if (uffd >= 0) {
+        close(uffd);
+    }
+    return has_move &&
+           g_file_get_contents("/sys/kernel/mm/transparent_hugepage/enabled",
+                               &enabled, NULL, NULL) &&
+           !strstr(enabled, "[never]");
+}
+
+uint64_t fixture_huge_bytes(const Fixture *f)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    uint64_t begin = 0, end = 0, bytes = 0;
+    char **line;
+
+    g_assert_true(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL));
+    lines = g_strsplit(text, "\n", -1);
+    for (line = lines; *line; line++) {
+        unsigned long from, to, kib;
+
+        if (sscanf(*line, "%lx-%lx ", &from, &to) == 2) {
+            begin = from;
+            end = to;
+        } else if (sscanf(*line, "AnonHugePages: %lu", &kib) == 1 &&
+                   begin < (uintptr_t)f->hva + f->len_bytes &&
+                   (uintptr_t)f->hva < end) {
+            bytes += kib * 1024;
+        }
+    }
+    return bytes;
 }
 
 bool fixture_all_data(uint64_t page_idx)

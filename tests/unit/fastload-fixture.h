@@ -26,6 +26,7 @@
 
 typedef enum FixtureMemory {
     FIXTURE_ANON,
+    FIXTURE_THP,     /* anonymous, with transparent huge pages */
     FIXTURE_SHARED,  /* memfd */
     FIXTURE_HUGETLB, /* 2 MiB pages */
     FIXTURE_PRIVATE_FILE, /* cannot be trapped, and full of rubbish */
@@ -40,6 +41,7 @@ typedef struct Fixture {
     uint64_t len_bytes;
     uint64_t file_off;
     uint32_t page_bytes;
+    bool wants_huge;
     uint64_t *data_bits;     /* by 4096 */
     uint64_t data_bytes;     /* of pages with data, in backing pages */
 } Fixture;
@@ -95,6 +97,11 @@ bool fixture_all_data(uint64_t page_idx);
 bool fixture_all_zero(uint64_t page_idx);
 /* Runs and single pages of both kinds, dense and sparse chunks, wide holes. */
 bool fixture_mixed(uint64_t page_idx);
+
+/* Can anonymous memory have huge pages of 2 MiB here, and be moved? */
+bool fixture_has_move(void);
+/* How much of the region is mapped by transparent huge pages. */
+uint64_t fixture_huge_bytes(const Fixture *f);
 
 /* ---- loads ---- */
 

@@ -1041,6 +1041,110 @@ static void test_memory_that_is_not_there(const void *opaque)
     fault_free(t);
 }
 
+/* ---- huge pages ---- */
+
+/* Eight chunks of data in memory with huge pages, one worker, held reads. */
+static FaultTest *fault_new_huge(SimHold hold)
+{
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = {
+        .worker_count = 1, .placed_func = fixture_placed_func,
+    };
+
+    sim_reset(&sim_config);
+    sim_hold(hold);
+    return fault_new_config(&sim_ops, config, FIXTURE_THP, 8 * CHUNK_PAGES,
+                            fixture_all_data);
+}
+
+static void fault_wait_huge(FaultTest *t)
+{
+    FastloadStats stats;
+
+    fault_wait(t);
+    fault_check_placed(t);
+    stats = fault_stats(t);
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_URGENT] +
+                     stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND], ==,
+                     t->f->data_bytes);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+}
+
+static void test_fault_in_a_chunk_in_flight(const void *opaque)
+{
+    /* A page that comes while its chunk is read: the chunk is copied. */
+    FaultTest *t = fault_new_huge(SIM_HOLD_BACKGROUND);
+    FixtureToucher toucher;
+
+    fault_start(t);
+    fixture_wait_until(sim_pending_count());
+    /* In the middle of the first chunk, which is the one in flight. */
+    fixture_toucher_start_page(&toucher, t->f, 300);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait_huge(t);
+    if (fixture_has_move()) {
+        g_assert_cmpuint(fault_stats(t).moved_bytes, ==, 7 * CHUNK_BYTES);
+    }
+    fault_free(t);
+}
+
+static void test_move_wakes_who_waits(const void *opaque)
+{
+    /* Who waits for a page in a chunk that is moved goes on. */
+    FaultTest *t = fault_new_huge(SIM_HOLD_ALL);
+    FixtureToucher touchers[2];
+    int i;
+
+    fault_start(t);
+    fixture_wait_until(sim_pending_count());
+    for (i = 0; i < 2; i++) {
+        uint64_t count = sim_pending_count();
+
+        fixture_toucher_start_page(&touchers[i], t->f, 300 + i);
+        fixture_wait_until(sim_pending_count() > count);
+    }
+    sim_hold(SIM_HOLD_URGENT);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait_huge(t);
+    if (fixture_has_move()) {
+        g_assert_cmpuint(fault_stats(t).moved_bytes, ==, t->f->len_bytes);
+    }
+    fault_free(t);
+}
+
+static void test_unknown_page_in_a_chunk(const void *opaque)
+{
+    /*
+     * A page that the kernel has and we do not know of stops a move half
+     * way; what was moved is placed, the page is kept, the rest is copied.
+     */
+    FaultTest *t = fault_new_huge(SIM_HOLD_NONE);
+    uint64_t first = 3 * CHUNK_PAGES;
+    uint64_t there = first + 200;
+    uint64_t i;
+
+    fixture_page(t->f, first)[0] = 1; /* all of the chunk, if it is huge */
+    fixture_page(t->f, there)[0] = 1;
+    g_assert_cmpint(madvise(fixture_page(t->f, first), 200 * PAGE,
+                            MADV_DONTNEED), ==, 0);
+    g_assert_cmpint(madvise(fixture_page(t->f, there + 1), 311 * PAGE,
+                            MADV_DONTNEED), ==, 0);
+    for (i = 0; i < PAGE / sizeof(uint64_t); i++) {
+        fixture_page(t->f, there)[i] = fixture_word(t->f, there, i);
+    }
+    fault_start(t);
+    fault_wait_huge(t);
+    if (fixture_has_move()) {
+        g_assert_cmpuint(fault_stats(t).moved_bytes, ==,
+                         7 * CHUNK_BYTES + 200 * PAGE);
+    }
+    fault_free(t);
+}
+
 /* ---- the background's rate ---- */
 
 static void test_repeated_reads_are_rated(const void *opaque)
@@ -1084,6 +1188,9 @@ static void fault_random_load(uint32_t seed)
     static FixtureHasData *const contents[] = {
         fixture_mixed, fixture_all_data, fault_sparse, fault_even_pages,
     };
+    static const FixtureMemory memories[] = {
+        FIXTURE_ANON, FIXTURE_SHARED, FIXTURE_THP, FIXTURE_THP,
+    };
     g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
     SimConfig config = {
         .seed = seed,
@@ -1106,7 +1213,7 @@ static void fault_random_load(uint32_t seed)
 
     sim_reset(&config);
     t = fault_new_config(&sim_ops, load_config,
-                         g_rand_boolean(rand) ? FIXTURE_ANON : FIXTURE_SHARED,
+                         memories[g_rand_int_range(rand, 0, 4)],
                          page_count, contents[g_rand_int_range(rand, 0, 4)]);
     if (g_rand_int_range(rand, 0, 3) == 0) {
         sim_add_bad(fault_file_off(t, g_rand_int_range(rand, 0, page_count)),
@@ -1211,6 +1318,9 @@ int main(int argc, char **argv)
     add_test("backend-that-does-not-open", test_backend_that_does_not_open);
     add_test("unreadable-eager-region", test_unreadable_eager_region);
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
+    add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
+    add_test("move-wakes-who-waits", test_move_wakes_who_waits);
+    add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
     add_test("many-seeds", test_many_seeds);
     return g_test_run();

@@ -253,7 +253,7 @@ static void test_unaligned_memory(const void *opaque)
     uint32_t i;
 
     for (i = 0; i < G_N_ELEMENTS(skews); i++) {
-        Fixture *f = fixture_new_skewed(FIXTURE_ANON, 7 * CHUNK_PAGES + 300,
+        Fixture *f = fixture_new_skewed(lc->memory, 7 * CHUNK_PAGES + 300,
                                         skews[i], fixture_mixed);
         Fastload *fl = load_start(f, lc->io_kind, 2);
         FixtureToucher toucher;
@@ -274,7 +274,7 @@ static void test_split_mapping(const void *opaque)
         { 289, 100 }, { 512 + 77, 1 }, { 4 * 512 + 31, 700 },
     };
     const LoadCase *lc = opaque;
-    Fixture *f = fixture_new(FIXTURE_ANON, 13 * CHUNK_PAGES, fixture_mixed);
+    Fixture *f = fixture_new(lc->memory, 13 * CHUNK_PAGES, fixture_mixed);
     Fastload *fl;
     uint32_t i;
 
@@ -294,7 +294,7 @@ static void test_unmapped_while_it_loads(const void *opaque)
 {
     /* Memory that the caller unmaps is not missed: the load completes. */
     const LoadCase *lc = opaque;
-    Fixture *f = fixture_new(FIXTURE_ANON, 40 * CHUNK_PAGES, fixture_all_data);
+    Fixture *f = fixture_new(lc->memory, 40 * CHUNK_PAGES, fixture_all_data);
     Fastload *fl = load_start(f, lc->io_kind, 2);
     uint64_t half_bytes = f->len_bytes / 2;
 
@@ -820,6 +820,163 @@ static void test_rate_at_any_time(const void *opaque)
     fixture_free(f);
 }
 
+/* ---- huge pages ---- */
+
+#define HUGE_CHUNK_COUNT 16
+
+/* NULL: huge pages cannot be had or moved here; the test was skipped. */
+static Fixture *load_new_huge(FixtureHasData *has_data)
+{
+    if (!fixture_has_move()) {
+        g_test_skip("no transparent huge pages, or no UFFDIO_MOVE");
+        return NULL;
+    }
+    return fixture_new(FIXTURE_THP, HUGE_CHUNK_COUNT * CHUNK_PAGES, has_data);
+}
+
+static void load_assert_most(uint64_t part, uint64_t whole)
+{
+    /* The kernel may refuse a page now and then, or be short of huge ones. */
+    g_assert_cmpuint(part, >=, whole / 10 * 9);
+    g_assert_cmpuint(part, <=, whole);
+}
+
+static void test_dense_chunks_are_moved(const void *opaque)
+{
+    /* Memory that may have huge pages, and is not touched, is all of them. */
+    const LoadCase *lc = opaque;
+    Fixture *f = load_new_huge(fixture_all_data);
+    FastloadStats stats;
+    Fastload *fl;
+
+    if (!f) {
+        return;
+    }
+    fl = load_start(f, lc->io_kind, lc->worker_count);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    load_assert_most(stats.moved_bytes, f->len_bytes);
+    g_assert_cmpuint(stats.collapsed_bytes, <=,
+                     f->len_bytes - stats.moved_bytes);
+    load_assert_most(fixture_huge_bytes(f), f->len_bytes);
+    g_assert_cmpuint(load_data_bytes(&stats), ==, f->data_bytes);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_move_disabled(const void *opaque)
+{
+    /* Without UFFDIO_MOVE the same memory is right, and of small pages. */
+    const LoadCase *lc = opaque;
+    Fixture *f = load_new_huge(fixture_all_data);
+    FastloadConfig config = {
+        .io_kind = lc->io_kind, .is_move_disabled = true,
+    };
+    FastloadRegion region;
+    FastloadStats stats;
+    Fastload *fl;
+
+    if (!f) {
+        return;
+    }
+    fl = fastload_new(f->fd, &config, NULL);
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    load_go(fl);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.moved_bytes, ==, 0);
+    g_assert_cmpuint(stats.collapsed_bytes, ==, 0);
+    g_assert_cmpuint(fixture_huge_bytes(f), ==, 0);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_touched_chunks_are_collapsed(const void *opaque)
+{
+    /* A page that came urgently costs its chunk the move, not the huge page */
+    const LoadCase *lc = opaque;
+    Fixture *f = load_new_huge(fixture_all_data);
+    FixtureToucher toucher;
+    FastloadStats stats;
+    Fastload *fl;
+    uint64_t i;
+
+    if (!f) {
+        return;
+    }
+    fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
+    for (i = 0; i < HUGE_CHUNK_COUNT / 2; i++) {
+        fixture_toucher_start_page(&toucher, f, 2 * i * CHUNK_PAGES + 37 * i);
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    }
+    fastload_set_background_rate(fl, 0);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.moved_bytes, <=, f->len_bytes / 2);
+    g_assert_cmpuint(stats.collapsed_bytes, >, 0);
+    load_assert_most(fixture_huge_bytes(f), f->len_bytes);
+    g_assert_cmpuint(load_data_bytes(&stats), ==, f->data_bytes);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+/* In chunks that take turns: a quarter of the pages, and three. */
+static bool load_quarters(uint64_t page_idx)
+{
+    return (page_idx / 2 % 4 == 0) ^ (page_idx / CHUNK_PAGES % 2);
+}
+
+static void test_sparse_chunks_stay_sparse(const void *opaque)
+{
+    /* Chunks with little data are not filled up; dense ones are, by zeros. */
+    const LoadCase *lc = opaque;
+    Fixture *f = load_new_huge(load_quarters);
+    FastloadStats stats;
+    Fastload *fl;
+
+    if (!f) {
+        return;
+    }
+    fl = load_start(f, lc->io_kind, lc->worker_count);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    load_assert_most(stats.moved_bytes, f->len_bytes / 2);
+    load_assert_most(fixture_huge_bytes(f), f->len_bytes / 2);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_locked_memory_is_copied(const void *opaque)
+{
+    /* Where the kernel refuses to move, all is copied, and right. */
+    const LoadCase *lc = opaque;
+    Fixture *f = load_new_huge(fixture_mixed);
+    FastloadStats stats;
+    Fastload *fl;
+
+    if (!f) {
+        return;
+    }
+    if (mlock2(f->hva, f->len_bytes, MLOCK_ONFAULT)) {
+        g_test_skip("not enough memory may be locked here");
+        fixture_free(f);
+        return;
+    }
+    fl = load_start(f, lc->io_kind, lc->worker_count);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.moved_bytes, ==, 0);
+    g_assert_cmpuint(load_data_bytes(&stats), ==, f->data_bytes);
+    fastload_free(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
 /* ---- what was placed is told ---- */
 
 static void test_placed_pages_are_told(const void *opaque)
@@ -841,6 +998,8 @@ static void test_placed_pages_are_told(const void *opaque)
     };
     FastloadRegion region;
     Fastload *fl;
+    /* A chunk that is touched is not moved. */
+    int toucher_count = lc->memory == FIXTURE_THP ? 0 : TOUCHER_COUNT;
     int i;
 
     if (!f) {
@@ -851,10 +1010,10 @@ static void test_placed_pages_are_told(const void *opaque)
     fixture_region(f, &region);
     load_add(fl, &region);
     load_go(fl);
-    for (i = 0; i < TOUCHER_COUNT; i++) {
+    for (i = 0; i < toucher_count; i++) {
         fixture_toucher_start(&touchers[i], f, i, 1000);
     }
-    for (i = 0; i < TOUCHER_COUNT; i++) {
+    for (i = 0; i < toucher_count; i++) {
         g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }
     load_wait(fl);
@@ -922,6 +1081,7 @@ static void add_matrix(FastloadIoKind io_kind)
 {
     static const char *const memories[] = {
         [FIXTURE_ANON] = "anonymous",
+        [FIXTURE_THP] = "huge-anonymous",
         [FIXTURE_SHARED] = "shared",
         [FIXTURE_HUGETLB] = "hugetlb",
         [FIXTURE_PRIVATE_FILE] = "private-file",
@@ -996,7 +1156,21 @@ static void add_all(FastloadIoKind io_kind)
     add_case("rate-at-any-time", test_rate_at_any_time, lc);
     add_case("faulted-pages-are-told-urgent",
              test_faulted_pages_are_told_urgent, lc);
+    add_case("dense-chunks-are-moved", test_dense_chunks_are_moved, lc);
+    add_case("move-disabled", test_move_disabled, lc);
+    add_case("touched-chunks-are-collapsed",
+             test_touched_chunks_are_collapsed, lc);
+    add_case("sparse-chunks-stay-sparse", test_sparse_chunks_stay_sparse, lc);
+    add_case("locked-memory-is-copied", test_locked_memory_is_copied, lc);
+    lc.memory = FIXTURE_THP;
+    add_case("unaligned-huge-memory", test_unaligned_memory, lc);
+    add_case("split-huge-mapping", test_split_mapping, lc);
+    add_case("huge-unmapped-while-it-loads", test_unmapped_while_it_loads,
+             lc);
+    add_case("writes-to-moved-pages-are-kept", test_writes_are_kept, lc);
     lc.has_data = fixture_mixed;
+    add_case("placed-moved-pages-are-told", test_placed_pages_are_told, lc);
+    lc.memory = FIXTURE_ANON;
     add_case("placed-pages-are-told", test_placed_pages_are_told, lc);
     lc.memory = FIXTURE_HUGETLB;
     add_case("placed-huge-pages-are-told", test_placed_pages_are_told, lc);

@@ -1,0 +1,206 @@
+/*
+ * fastload huge: where chunks become huge pages, and their staging.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A dense chunk of private anonymous memory is read into a huge page of
+ * staging and given away whole with UFFDIO_MOVE: no copy, and the guest keeps
+ * its huge pages.  Chunks of which a page came earlier, urgently, are copied,
+ * and collapsed when everything is placed.  Knows when this is possible and
+ * worth it; the kernel has the last word, and nothing here fails: what cannot
+ * be moved is copied, what cannot be collapsed stays small.  UFFDIO_MOVE in
+ * ioctl_userfaultfd(2), MADV_COLLAPSE in madvise(2).
+ */
+#include "qemu/osdep.h"
+#include <sys/syscall.h>
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+#ifndef MPOL_F_ADDR
+#define MPOL_F_ADDR 2
+#endif
+
+#define HUGE_SYS "/sys/kernel/mm/transparent_hugepage/"
+/* Nodes that a policy can name; the kernel's own limit is not higher. */
+#define HUGE_NODE_COUNT_MAX 1024
+
+typedef struct HugePolicy {
+    int mode;
+    uint64_t nodes[FASTLOAD_BIT_WORDS(HUGE_NODE_COUNT_MAX)];
+} HugePolicy;
+
+/* Does the system give huge pages to who asks, of a chunk's size? */
+static bool huge_is_allowed(void)
+{
+    g_autofree char *enabled = NULL;
+    g_autofree char *bytes = NULL;
+
+    return g_file_get_contents(HUGE_SYS "enabled", &enabled, NULL, NULL) &&
+           !strstr(enabled, "[never]") &&
+           g_file_get_contents(HUGE_SYS "hpage_pmd_size", &bytes, NULL,
+                               NULL) &&
+           g_ascii_strtoull(bytes, NULL, 10) == FASTLOAD_CHUNK_BYTES;
+}
+
+/* Of the memory at @hva, or of this thread for NULL. */
+static HugePolicy huge_policy_of(void *hva)
+{
+    HugePolicy policy = { 0 };
+
+    /* Fails where there is but one node, and then policies do not matter. */
+    syscall(SYS_get_mempolicy, &policy.mode, policy.nodes,
+            (unsigned long)HUGE_NODE_COUNT_MAX, hva, hva ? MPOL_F_ADDR : 0);
+    return policy;
+}
+
+static bool huge_area_has_move(const FastloadArea *area,
+                               const HugePolicy *ours)
+{
+    HugePolicy policy;
+
+    if (!area->wants_huge || !area->is_trapped ||
+        area->page_bytes != FASTLOAD_PAGE_BYTES_MIN) {
+        return false;
+    }
+    /* A page that is moved stays on the node where we got it. */
+    policy = huge_policy_of(area->hva);
+    return policy.mode == ours->mode &&
+           memcmp(policy.nodes, ours->nodes, sizeof(policy.nodes)) == 0;
+}
+
+void fastload_huge_prepare(Fastload *fl)
+{
+    bool has_move = fl->has_move && !fl->config.is_move_disabled &&
+                    huge_is_allowed();
+    HugePolicy ours = huge_policy_of(NULL);
+    guint a;
+
+    fl->has_move = false;
+    for (a = 0; has_move && a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        if (huge_area_has_move(area, &ours)) {
+            area->has_move = true;
+            area->moved = g_new0(uint64_t,
+                                 FASTLOAD_BIT_WORDS(area->chunk_count));
+            fl->has_move = true;
+        }
+    }
+}
+
+static bool huge_span_is_dense(const FastloadArea *area, FastloadSpan span)
+{
+    uint64_t first = span.ram_off >> area->granule_shift;
+    uint64_t count = span.len_bytes >> area->granule_shift;
+    uint64_t i, data_count = 0;
+
+    if (span.len_bytes != FASTLOAD_CHUNK_BYTES) {
+        return false;
+    }
+    for (i = 0; i < count; i++) {
+        data_count += fastload_bit_test(area->data_bits, first + i);
+    }
+    return data_count * FASTLOAD_DENSE_SHARE >= count;
+}
+
+bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span)
+{
+    uint64_t first = span.ram_off >> area->page_shift;
+    uint64_t count = span.len_bytes >> area->page_shift;
+    uint64_t i;
+
+    if (!area->has_move || !huge_span_is_dense(area, span)) {
+        return false;
+    }
+    for (i = 0; i < count; i++) {
+        if (fastload_bit_test(area->placed, first + i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void fastload_huge_fill_holes(const FastloadArea *area, FastloadSpan span,
+                              uint8_t *buf)
+{
+    uint64_t first = span.ram_off >> area->granule_shift;
+    uint64_t count = span.len_bytes >> area->granule_shift;
+    uint64_t i;
+
+    for (i = 0; i < count; i++) {
+        if (!fastload_bit_test(area->data_bits, first + i)) {
+            memset(buf + (i << area->granule_shift), 0, area->granule_bytes);
+        }
+    }
+}
+
+void fastload_huge_staging_renew(uint8_t *buf)
+{
+    /* When this fails, the read takes what it needs, page by page. */
+    madvise(buf, FASTLOAD_CHUNK_BYTES, MADV_POPULATE_WRITE);
+}
+
+void fastload_huge_staging_drop(uint8_t *buf)
+{
+    /* Small pages that stayed behind would be in a new huge page's way. */
+    madvise(buf, FASTLOAD_CHUNK_BYTES, MADV_DONTNEED);
+}
+
+static bool huge_wants_collapse(const FastloadArea *area, uint64_t chunk_idx)
+{
+    return !fastload_bit_test(area->moved, chunk_idx) &&
+           area->chunk_states[chunk_idx] != FASTLOAD_CHUNK_UNTRAPPED &&
+           huge_span_is_dense(area,
+                              fastload_plan_chunk_span(area, chunk_idx));
+}
+
+/* Returns whether it makes sense to go on. */
+static bool huge_collapse_run(FastloadWorker *w, FastloadArea *area,
+                              uint64_t chunk_idx, uint64_t chunk_count)
+{
+    FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
+    uint64_t len_bytes = chunk_count * FASTLOAD_CHUNK_BYTES;
+    int ret = madvise(area->hva + span.ram_off, len_bytes, MADV_COLLAPSE);
+
+    trace_fastload_chunk_collapsed(w->fl, area->hva + span.ram_off, len_bytes,
+                                   ret ? errno : 0);
+    if (ret == 0) {
+        fastload_stats_add(&w->counters.collapsed_bytes, len_bytes);
+    }
+    /* Other errors concern these chunks; this one: there are no more. */
+    return ret == 0 || errno != ENOMEM;
+}
+
+void fastload_huge_collapse(FastloadWorker *w)
+{
+    const uint64_t run_max = FASTLOAD_COLLAPSE_BYTES_MAX /
+                             FASTLOAD_CHUNK_BYTES;
+    Fastload *fl = w->fl;
+    uint64_t c, run;
+    guint a;
+
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        for (c = 0; area->has_move && c < area->chunk_count; c += run) {
+            run = 1;
+            if (!huge_wants_collapse(area, c)) {
+                continue;
+            }
+            while (run < run_max && c + run < area->chunk_count &&
+                   huge_wants_collapse(area, c + run)) {
+                run++;
+            }
+            if (__atomic_load_n(&fl->is_unwanted, __ATOMIC_RELAXED) ||
+                !huge_collapse_run(w, area, c, run)) {
+                return;
+            }
+        }
+    }
+}
