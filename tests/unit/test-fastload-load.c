@@ -827,11 +827,23 @@ static void test_rate_at_any_time(const void *opaque)
 /* NULL: huge pages cannot be had or moved here; the test was skipped. */
 static Fixture *load_new_huge(FixtureHasData *has_data)
 {
+    Fixture *f;
+    bool is_huge;
+
     if (!fixture_has_move()) {
         g_test_skip("no transparent huge pages, or no UFFDIO_MOVE");
         return NULL;
     }
-    return fixture_new(FIXTURE_THP, HUGE_CHUNK_COUNT * CHUNK_PAGES, has_data);
+    f = fixture_new(FIXTURE_THP, HUGE_CHUNK_COUNT * CHUNK_PAGES, has_data);
+    memset(f->hva, 1, f->len_bytes);
+    is_huge = fixture_huge_bytes(f) == f->len_bytes;
+    g_assert_cmpint(madvise(f->hva, f->len_bytes, MADV_DONTNEED), ==, 0);
+    if (!is_huge) {
+        g_test_skip("the machine has no free memory of 2 MiB");
+        fixture_free(f);
+        return NULL;
+    }
+    return f;
 }
 
 static void load_assert_most(uint64_t part, uint64_t whole)
