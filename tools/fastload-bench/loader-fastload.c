@@ -58,6 +58,7 @@ static bool fastload_add_blocks(LoaderFastload *l, GError **error)
             .page_bytes = BENCH_PAGE_BYTES,
             .data_bits = bits,
             .granule_bytes = BENCH_PAGE_BYTES,
+            .wants_huge = true,
         };
 
         if (!fastload_add_region(l->fl, &region, error)) {

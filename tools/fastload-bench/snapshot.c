@@ -671,7 +671,7 @@ static bool parse_blocks(Parser *p, GError **error)
 
 /* ---- what comes after the blocks ---- */
 
-/* The rest of a round of the section: an end mark, a footer (may be missing). */
+/* What ends a round of the section: a mark and a footer (may be missing). */
 static bool parse_round_end(Parser *p, GError **error)
 {
     uint64_t flags;
