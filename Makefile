@@ -18,6 +18,9 @@ demo: python
 check: python
 	tests/check
 
+bench: python
+	tools/fastload-bench/bench
+
 check-unit: all
 	meson test -C build --print-errorlogs
 
@@ -32,8 +35,9 @@ help:
 	@echo 'make qemu        QEMU with the engine in it, in build-qemu/'
 	@echo 'make demo        a real guest, restored both ways'
 	@echo 'make check       all tests; tests/check SUITE... runs some'
+	@echo 'make bench       the standard comparison, in build/bench.html'
 	@echo 'make check-unit  the unit tests of the engine'
 	@echo 'make clean       remove build/, build-asan/, build-tsan/'
 	@echo 'make distclean   remove build-qemu/ too'
 
-.PHONY: all python qemu demo check check-unit clean distclean help
+.PHONY: all python qemu demo check bench check-unit clean distclean help

@@ -205,6 +205,7 @@ typedef struct Scenario {
     double write_share;      /* 0..1, of touches */
     uint64_t working_set_bytes;
     uint64_t window_ns;      /* progress is counted for this long */
+    bool is_pretouched;      /* see measure.c */
     uint64_t seed;
     const char *trace_path;  /* PATTERN_TRACE; borrowed */
 } Scenario;
@@ -381,7 +382,7 @@ GArray *trace_load(const char *path, const Snapshot *snapshot, GError **error);
 
 #define MEASURE_SAMPLE_NS (10 * 1000 * 1000ull)
 #define MEASURE_SAMPLE_COUNT_MAX 12000
-#define MEASURE_CELL_COUNT_MAX 2048
+#define MEASURE_CELL_COUNT_MAX 1024
 #define MEASURE_IDLE_TOUCHES 2000
 #define MEASURE_SPEED_NS (500 * 1000 * 1000ull)
 
@@ -472,7 +473,7 @@ typedef enum KnobId {
     KNOB_SIZE, KNOB_ZERO_SHARE, KNOB_RUN_LENGTH, KNOB_SEED,
     /* the scenario: what all contenders meet */
     KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS, KNOB_THINK, KNOB_WRITE_SHARE,
-    KNOB_WORKING_SET, KNOB_WINDOW,
+    KNOB_WORKING_SET, KNOB_WINDOW, KNOB_MEMORY,
     /* the contender */
     KNOB_THREADS, KNOB_DIRECT, KNOB_IO,
     KNOB_COUNT,

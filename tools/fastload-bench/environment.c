@@ -163,6 +163,9 @@ JsonObject *environment_new(const char *path)
                          "/sys/kernel/mm/transparent_hugepage/defrag");
     environment_add_number(env, "max_map_count",
                            "/proc/sys/vm/max_map_count", 1);
+    json_object_set_boolean_member(
+        env, "has_page_reporting",
+        g_file_test("/sys/module/page_reporting", G_FILE_TEST_IS_DIR));
     environment_add_number(env, "unprivileged_userfaultfd",
                            "/proc/sys/vm/unprivileged_userfaultfd", 1);
     environment_add_number(env, "io_uring_disabled",

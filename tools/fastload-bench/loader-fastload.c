@@ -38,9 +38,12 @@ static uint64_t *fastload_block_bits(const Snapshot *snapshot,
     uint64_t first = block->guest_off >> BENCH_PAGE_SHIFT;
     uint64_t count = block->len_bytes >> BENCH_PAGE_SHIFT;
 
+    uint64_t *bits = g_new(uint64_t, (count + 63) / 64);
+
     /* Blocks begin on 2 MiB, which is 512 bits, which is 8 words. */
-    return g_memdup2(&snapshot->data_bits[first / 64],
-                     (count + 63) / 64 * sizeof(uint64_t));
+    memcpy(bits, &snapshot->data_bits[first / 64],
+           (count + 63) / 64 * sizeof(*bits));
+    return bits;
 }
 
 static bool fastload_add_blocks(LoaderFastload *l, GError **error)

@@ -8,8 +8,8 @@
  *
  * As there: no advice to the kernel about the mapping, no huge pages in it.
  * Their file is an image of memory.  A mapped-ram file differs in that a page
- * which the bitmap calls zero may have old bytes: such runs keep their
- * anonymous memory, as the end of a block past the end of the file does.
+ * which the bitmap calls zero may have old bytes: such runs get anonymous
+ * memory again, and the end of a block past the end of the file keeps it.
  * When that would take too many mappings, the shorter runs are overwritten
  * with zeros in the private mapping instead.
  */

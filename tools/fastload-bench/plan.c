@@ -56,6 +56,10 @@ static const Knob knobs[KNOB_COUNT] = {
         "what the guest touches again and again (64M)" },
     [KNOB_WINDOW] = { "window", KNOB_KIND_NS, "1s", SECOND_NS / 1000,
         600 * SECOND_NS, NULL, "guest progress counts for this long (1s)" },
+    [KNOB_MEMORY] = { "memory", KNOB_KIND_WORD, "touched", 0, 1,
+        "touched fresh",
+        "touched and freed before each run, or as it comes: touched, fresh "
+        "(touched)" },
     [KNOB_THREADS] = { "threads", KNOB_KIND_COUNT, "2", 1,
         BENCH_THREAD_COUNT_MAX, NULL,
         "of fastload, channels of eager-multi (2)" },

@@ -11,7 +11,7 @@
 #include "bench-version.h"
 #include <math.h>
 
-#define TIMELINE_COUNT_MAX 400
+#define TIMELINE_COUNT_MAX 200
 #define RESULT_FORMAT "fastload-bench"
 
 static const char *const measure_names[MEASURE_COUNT] = {
@@ -393,7 +393,7 @@ bool result_has_failed(GPtrArray *works)
 
 bool result_write(JsonNode *result, const char *path, GError **error)
 {
-    g_autofree char *text = json_to_string(result, TRUE);
+    g_autofree char *text = json_to_string(result, FALSE);
     g_autofree char *line = g_strconcat(text, "\n", NULL);
 
     if (!strcmp(path, "-")) {

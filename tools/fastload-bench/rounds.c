@@ -415,6 +415,7 @@ static void rounds_fill_scenario(const Plan *plan, const KnobValues values,
         .write_share = values[KNOB_WRITE_SHARE] / 1e6,
         .working_set_bytes = values[KNOB_WORKING_SET],
         .window_ns = values[KNOB_WINDOW],
+        .is_pretouched = values[KNOB_MEMORY] == 0,
         .seed = values[KNOB_SEED],
         .trace_path = plan->trace_path,
     };
