@@ -182,6 +182,11 @@ void fastload_huge_collapse(FastloadWorker *w)
     const uint64_t run_max = FASTLOAD_COLLAPSE_BYTES_MAX /
                              FASTLOAD_CHUNK_BYTES;
     Fastload *fl = w->fl;
+    uint64_t now_ns = fastload_stats_now_ns();
+    /* A machine whose memory is in pieces takes long to make huge pages. */
+    uint64_t end_ns = now_ns + MAX((now_ns - fl->start_ns) /
+                                   FASTLOAD_COLLAPSE_SHARE,
+                                   FASTLOAD_COLLAPSE_NS_MIN);
     uint64_t c, run;
     guint a;
 
@@ -198,6 +203,7 @@ void fastload_huge_collapse(FastloadWorker *w)
                 run++;
             }
             if (__atomic_load_n(&fl->is_unwanted, __ATOMIC_RELAXED) ||
+                fastload_stats_now_ns() >= end_ns ||
                 !huge_collapse_run(w, area, c, run)) {
                 return;
             }

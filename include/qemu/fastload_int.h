@@ -31,8 +31,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * page; docs/design/0003-huge-pages.md.
  */
 #define FASTLOAD_DENSE_SHARE 2
-/* So much becomes huge pages before somebody looks whether to go on. */
+/*
+ * What was not moved is collapsed in pieces, and completion waits no longer
+ * for it than one part in so many of the time that the load took, or this.
+ */
 #define FASTLOAD_COLLAPSE_BYTES_MAX (8u << 20)
+#define FASTLOAD_COLLAPSE_SHARE 2
+#define FASTLOAD_COLLAPSE_NS_MIN (100 * 1000 * 1000ull)
 
 /* Staging for chunks, shared out among workers; each gets one chunk at least */
 #define FASTLOAD_STAGING_BYTES_MAX (64u << 20)

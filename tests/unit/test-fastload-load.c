@@ -928,8 +928,10 @@ static void test_touched_chunks_are_collapsed(const void *opaque)
     load_wait(fl);
     fastload_get_stats(fl, &stats);
     g_assert_cmpuint(stats.moved_bytes, <=, f->len_bytes / 2);
+    /* All of it, if the machine is not too slow. */
     g_assert_cmpuint(stats.collapsed_bytes, >, 0);
-    load_assert_most(fixture_huge_bytes(f), f->len_bytes);
+    load_assert_most(stats.moved_bytes + stats.collapsed_bytes,
+                     fixture_huge_bytes(f));
     g_assert_cmpuint(load_data_bytes(&stats), ==, f->data_bytes);
     fastload_free(fl);
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
