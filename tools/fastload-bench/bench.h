@@ -583,6 +583,8 @@ JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
                      bool is_interrupted);
 bool result_has_failed(GPtrArray *works);
 bool result_write(JsonNode *result, const char *path, GError **error);
+/* Replaces a file at once, but writes into what is none (/dev/stderr). */
+bool result_write_text(const char *path, const char *text, GError **error);
 JsonNode *result_read(const char *path, GError **error);
 
 /* ---- table.c, html.c, compare.c ---- */
@@ -592,6 +594,8 @@ bool html_write(JsonNode *result, const char *path, GError **error);
 /* Prints figures of @b beside those of @a. */
 bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
                    GError **error);
+/* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
+void table_print_error(const char *text);
 /* "1.23 s", "456 us", "1.50 GiB"; "-" for NAN. */
 char *table_ns(double ns);
 char *table_bytes(double bytes);

@@ -71,6 +71,14 @@ static JsonObject *compare_find(JsonArray *array, JsonObject *like,
     return NULL;
 }
 
+static const char *compare_label(JsonObject *contender)
+{
+    JsonNode *node = json_object_get_member(contender, "label");
+
+    return node && json_node_get_value_type(node) == G_TYPE_STRING
+        ? json_node_get_string(node) : "";
+}
+
 static JsonObject *compare_find_label(JsonArray *contenders,
                                       const char *label)
 {
@@ -79,8 +87,7 @@ static JsonObject *compare_find_label(JsonArray *contenders,
     for (i = 0; contenders && i < json_array_get_length(contenders); i++) {
         JsonObject *c = compare_element(contenders, i);
 
-        if (c && !strcmp(json_object_get_string_member_with_default(
-                             c, "label", ""), label)) {
+        if (c && !strcmp(compare_label(c), label)) {
             return c;
         }
     }
@@ -97,8 +104,7 @@ static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
         { "cpu_ns", "cpu" }, { "rss_peak_bytes", "peak memory" },
         { "speed", "speed after" },
     };
-    g_autofree char *label = g_strescape(
-        json_object_get_string_member_with_default(a, "label", ""), NULL);
+    g_autofree char *label = g_strescape(compare_label(a), NULL);
     uint32_t i;
 
     for (i = 0; i < G_N_ELEMENTS(kept); i++) {
@@ -133,10 +139,9 @@ static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
         for (c = 0; contenders && c < json_array_get_length(contenders);
              c++) {
             JsonObject *one = compare_element(contenders, c);
-            JsonObject *other = one ? compare_find_label(
-                compare_array(y, "contenders"),
-                json_object_get_string_member_with_default(one, "label", ""))
-                : NULL;
+            JsonObject *other = one
+                ? compare_find_label(compare_array(y, "contenders"),
+                                     compare_label(one)) : NULL;
 
             if (other) {
                 compare_contender(one, other, out);

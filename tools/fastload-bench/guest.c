@@ -377,8 +377,11 @@ static void *vcpu_main(void *opaque)
     uint64_t fault_count, count = 0;
     guint at = 0;
 
-    /* Its own memory is there before it counts faults. */
-    memset(&vcpu->counters, 0, sizeof(vcpu->counters));
+    /* Its own memory is there before it counts faults; the sampler reads
+     * the other counters already. */
+    memset(&vcpu->counters.faults, 0, sizeof(vcpu->counters.faults));
+    memset(&vcpu->counters.faults_after, 0,
+           sizeof(vcpu->counters.faults_after));
     fault_count = vcpu_fault_count();
     while (!__atomic_load_n(&guest->is_stopped, __ATOMIC_RELAXED) &&
            (!guest->max_touches || count < guest->max_touches)) {

@@ -40,5 +40,5 @@ bool html_write(JsonNode *result, const char *path, GError **error)
     assert(place); /* it is built in */
     head = g_strndup(all, place - all);
     text = g_strconcat(head, safe, place + strlen(HTML_PLACE), NULL);
-    return g_file_set_contents(path, text, -1, error);
+    return result_write_text(path, text, error);
 }

@@ -159,10 +159,11 @@ static void print_runs(const Runs *runs, const char *what, FILE *out)
 
 void inspect_print(const Snapshot *snapshot, FILE *out)
 {
+    g_autofree char *label = g_strescape(snapshot->label, NULL);
     Runs runs[2] = { 0 };
 
     runs_collect(snapshot, runs);
-    fprintf(out, "%s: ", snapshot->label);
+    fprintf(out, "%s: ", label);
     fprintf(out, "%s of RAM, %s of them data; the file has %" PRIu64
             " bytes\n\n", size_of(snapshot->len_bytes).text,
             size_of(snapshot->data_bytes).text, snapshot->file_bytes);

@@ -11,6 +11,7 @@
 #include "bench-version.h"
 #include <locale.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #define EXIT_FAILED 1
 #define EXIT_USAGE 2
@@ -40,14 +41,17 @@ static int main_fail(GError *error)
     int code = error->domain == BENCH_ERROR &&
                error->code == BENCH_ERROR_USAGE ? EXIT_USAGE : EXIT_FAILED;
 
-    fprintf(stderr, "fastload-bench: %s\n", error->message);
+    table_print_error(error->message);
     g_error_free(error);
     return is_stopped ? EXIT_INTERRUPTED : code;
 }
 
 static int main_usage(const char *text)
 {
-    fprintf(stderr, "fastload-bench: %s; see fastload-bench --help\n", text);
+    g_autofree char *line = g_strdup_printf("%s; see fastload-bench --help",
+                                            text);
+
+    table_print_error(line);
     return EXIT_USAGE;
 }
 
@@ -101,6 +105,8 @@ static bool main_save(JsonNode *result, const char *json_path,
 /* A result that cannot be written is better known before the runs. */
 static bool main_check_output(const char *path, GError **error)
 {
+    struct stat st;
+    bool is_new = path && lstat(path, &st) < 0;
     FILE *file = path && strcmp(path, "-") ? fopen(path, "a") : NULL;
 
     if (path && strcmp(path, "-") && !file) {
@@ -110,6 +116,9 @@ static bool main_check_output(const char *path, GError **error)
     }
     if (file) {
         fclose(file);
+        if (is_new) {
+            unlink(path);
+        }
     }
     return true;
 }
@@ -208,9 +217,17 @@ static bool main_gen_file(const char *path, const GenerateConfig *config,
                           GError **error)
 {
     g_autofree char *other = g_strconcat(path, ".XXXXXX", NULL);
-    int fd = g_mkstemp_full(other, O_RDWR | O_CLOEXEC, 0644);
+    struct stat st;
     bool is_made;
+    int fd;
 
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot create %s: something is there that is no file",
+                    path);
+        return false;
+    }
+    fd = g_mkstemp_full(other, O_RDWR | O_CLOEXEC, 0644);
     if (fd < 0) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "cannot create %s: %s", path, g_strerror(errno));

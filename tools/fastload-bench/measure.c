@@ -100,11 +100,12 @@ static void measure_sample(Measure *m)
 {
     RunResult *r = m->result;
     Sample *sample = &r->samples[r->sample_count];
+    uint64_t begin_ns = __atomic_load_n(&m->run.begin_ns, __ATOMIC_RELAXED);
     uint64_t now_ns = bench_now_ns();
     uint32_t c;
 
     /* null begins when it has its memory: later than the first samples. */
-    sample->t_ns = now_ns > m->run.begin_ns ? now_ns - m->run.begin_ns : 0;
+    sample->t_ns = now_ns > begin_ns ? now_ns - begin_ns : 0;
     sample->touch_count = guest_touch_count(m->guest);
     for (c = 0; c < ARRIVAL_COUNT; c++) {
         sample->loaded_bytes[c] = __atomic_load_n(&m->run.loaded_bytes[c],
@@ -354,7 +355,8 @@ static bool measure_touch(Measure *m, GError **error)
     uint8_t *hva;
     uint64_t at;
 
-    if (m->config->scenario->cache == CACHE_COLD) {
+    if (m->config->scenario->cache == CACHE_COLD &&
+        !m->config->variant->is_direct) {
         wanted *= 2; /* the page cache will want as much */
     }
     wanted = MIN(wanted + TOUCH_MORE_BYTES, available / 10 * 8) &
@@ -467,7 +469,8 @@ static bool measure_from_scratch(const MeasureConfig *config,
         g_error_free(error);
         return false;
     }
-    if (config->scenario->is_pretouched &&
+    /* Without background so little is loaded that it does not matter. */
+    if (config->scenario->is_pretouched && func != measure_idle &&
         !measure_fork(config, measure_touch, tick, opaque, result)) {
         return false;
     }

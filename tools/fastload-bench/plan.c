@@ -314,6 +314,7 @@ static bool plan_parse_loaders(Plan *plan, GError **error)
     g_auto(GStrv) names = g_strsplit(options.contenders ? options.contenders
                                                         : "", ",", -1);
     uint32_t i;
+    guint at;
 
     /* Progress is measured against it, so it always takes part. */
     g_ptr_array_add(plan->loaders, (void *)&loader_null);
@@ -331,9 +332,19 @@ static bool plan_parse_loaders(Plan *plan, GError **error)
                         names[i]);
             return false;
         }
-        if (!g_ptr_array_find(plan->loaders, loader, NULL)) {
+        if (g_ptr_array_find(plan->loaders, loader, &at) && at) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--contenders: '%s' is there twice", names[i]);
+            return false;
+        }
+        if (loader != &loader_null) {
             g_ptr_array_add(plan->loaders, (void *)loader);
         }
+    }
+    if (options.contenders && !names[0]) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--contenders needs a name; --help has them all");
+        return false;
     }
     plan->baseline = plan->loaders->pdata[plan->loaders->len > 1];
     if (g_ptr_array_find(plan->loaders, &loader_eager, NULL)) {
@@ -380,6 +391,13 @@ static bool plan_check_options(GError **error)
                         "names one: leave one of them out", knobs[i].name);
             return false;
         }
+    }
+    if (options.snapshot && options.lists[KNOB_SEED] &&
+        strchr(options.lists[KNOB_SEED], ',')) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--seed takes one value with --snapshot: a list is for "
+                    "generated snapshots");
+        return false;
     }
     if (options.trace && options.lists[KNOB_PATTERN]) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,

@@ -10,8 +10,10 @@
 #include "bench.h"
 #include "bench-version.h"
 #include <math.h>
+#include <sys/stat.h>
 
 #define TIMELINE_COUNT_MAX 200
+#define DEPTH_MAX 32
 #define RESULT_FORMAT "fastload-bench"
 
 static const char *const measure_names[MEASURE_COUNT] = {
@@ -391,6 +393,25 @@ bool result_has_failed(GPtrArray *works)
     return false;
 }
 
+bool result_write_text(const char *path, const char *text, GError **error)
+{
+    bool is_written;
+    struct stat st;
+    FILE *file;
+
+    if (lstat(path, &st) < 0 || S_ISREG(st.st_mode)) {
+        return g_file_set_contents(path, text, -1, error);
+    }
+    file = fopen(path, "we");
+    is_written = file && fputs(text, file) >= 0;
+    if ((file && fclose(file)) || !is_written) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot write %s: %s", path, g_strerror(errno));
+        return false;
+    }
+    return true;
+}
+
 bool result_write(JsonNode *result, const char *path, GError **error)
 {
     g_autofree char *text = json_to_string(result, FALSE);
@@ -400,17 +421,47 @@ bool result_write(JsonNode *result, const char *path, GError **error)
         fputs(line, stdout);
         return true;
     }
-    return g_file_set_contents(path, line, -1, error);
+    return result_write_text(path, line, error);
+}
+
+/* The parser calls itself for each level: a stranger's file may have many. */
+static bool result_check_depth(const char *text, gsize text_bytes,
+                               GError **error)
+{
+    bool is_string = false;
+    int depth = 0;
+    gsize i;
+
+    for (i = 0; i < text_bytes; i++) {
+        if (is_string && text[i] == '\\') {
+            i++;
+        } else if (text[i] == '"') {
+            is_string = !is_string;
+        } else if (!is_string && (text[i] == '[' || text[i] == '{')) {
+            if (++depth > DEPTH_MAX) {
+                g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                            "it nests more than %d levels deep", DEPTH_MAX);
+                return false;
+            }
+        } else if (!is_string && (text[i] == ']' || text[i] == '}')) {
+            depth--;
+        }
+    }
+    return true;
 }
 
 JsonNode *result_read(const char *path, GError **error)
 {
     g_autoptr(JsonParser) parser = json_parser_new();
     g_autoptr(GError) cause = NULL;
-    JsonNode *root;
+    JsonNode *root, *format, *version;
+    g_autofree char *text = NULL;
+    gsize text_bytes;
     JsonObject *object;
 
-    if (!json_parser_load_from_file(parser, path, &cause)) {
+    if (!g_file_get_contents(path, &text, &text_bytes, &cause) ||
+        !result_check_depth(text, text_bytes, &cause) ||
+        !json_parser_load_from_data(parser, text, text_bytes, &cause)) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "cannot read the result %s: %s", path, cause->message);
         return NULL;
@@ -418,12 +469,12 @@ JsonNode *result_read(const char *path, GError **error)
     root = json_parser_get_root(parser);
     object = root && JSON_NODE_HOLDS_OBJECT(root) ? json_node_get_object(root)
                                                   : NULL;
-    if (!object ||
-        strcmp(json_object_get_string_member_with_default(object, "format",
-                                                          ""),
-               RESULT_FORMAT) ||
-        json_object_get_int_member_with_default(object, "version", 0) !=
-        RESULT_VERSION) {
+    format = object ? json_object_get_member(object, "format") : NULL;
+    version = object ? json_object_get_member(object, "version") : NULL;
+    if (!format || json_node_get_value_type(format) != G_TYPE_STRING ||
+        strcmp(json_node_get_string(format), RESULT_FORMAT) ||
+        !version || json_node_get_value_type(version) != G_TYPE_INT64 ||
+        json_node_get_int(version) != RESULT_VERSION) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "%s is not a result that this fastload-bench wrote with "
                     "--json", path);

@@ -13,6 +13,7 @@
 
 #define ERROR_COUNT_MAX 5
 #define BAR_WIDTH 24
+#define LINE_COLUMNS_MAX 79
 
 typedef struct Rounds {
     const Plan *plan;
@@ -38,8 +39,8 @@ static void rounds_tick(void *opaque)
     uint64_t ns = bench_now_ns() - rounds->begin_ns;
     uint32_t filled = (uint64_t)rounds->done_count * BAR_WIDTH /
                       MAX(rounds->total_count, 1);
-    g_autofree char *left = NULL;
-    uint32_t i;
+    g_autofree char *left = NULL, *line = NULL;
+    char bar[BAR_WIDTH];
 
     if (!rounds->is_terminal) {
         return;
@@ -51,12 +52,13 @@ static void rounds_tick(void *opaque)
         left = g_strdup_printf(", %" PRIu64 ":%02" PRIu64 " left", s / 60,
                                s % 60);
     }
-    fputs("\r\033[K[", stderr);
-    for (i = 0; i < BAR_WIDTH; i++) {
-        fputc(i < filled ? '#' : '.', stderr);
-    }
-    fprintf(stderr, "] %u/%u%s  %.60s", rounds->done_count,
-            rounds->total_count, left ? left : "", rounds->now_running);
+    memset(bar, '.', BAR_WIDTH);
+    memset(bar, '#', filled);
+    line = g_strdup_printf("[%.*s] %u/%u%s  %s", BAR_WIDTH, bar,
+                           rounds->done_count, rounds->total_count,
+                           left ? left : "", rounds->now_running);
+    /* A line that wraps cannot be cleared. */
+    fprintf(stderr, "\r\033[K%.*s", LINE_COLUMNS_MAX, line);
     fflush(stderr);
 }
 
@@ -322,12 +324,15 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
 static void rounds_note_failure(const Rounds *rounds, Contender *c,
                                 const char *text)
 {
+    g_autofree char *line = NULL;
+
     c->failed_count++;
     if (c->errors->len < ERROR_COUNT_MAX) {
         g_ptr_array_add(c->errors, g_strdup(text));
     }
     rounds_clear_line(rounds);
-    fprintf(stderr, "fastload-bench: %s: %s\n", c->label, text);
+    line = g_strdup_printf("%s: %s", c->label, text);
+    table_print_error(line);
 }
 
 /* ---- runs ---- */
@@ -473,16 +478,9 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
                             GError **error)
 {
     const Plan *plan = rounds->plan;
-    WorkResult *work = g_new0(WorkResult, 1);
+    WorkResult *work;
     PageSums *sums;
     bool is_right = true;
-
-    work->label = g_strdup(snapshot->label);
-    work->len_bytes = snapshot->len_bytes;
-    work->data_bytes = snapshot->data_bytes;
-    work->block_count = snapshot->block_count;
-    work->scenarios = g_ptr_array_new_with_free_func(rounds_scenario_free);
-    g_ptr_array_add(works, work);
 
     plan_first(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST, values);
     if (!rounds_check_guest(plan, snapshot, values, error)) {
@@ -492,6 +490,14 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     if (!sums) {
         return false;
     }
+    work = g_new0(WorkResult, 1);
+    work->label = g_strdup(snapshot->label);
+    work->len_bytes = snapshot->len_bytes;
+    work->data_bytes = snapshot->data_bytes;
+    work->block_count = snapshot->block_count;
+    work->scenarios = g_ptr_array_new_with_free_func(rounds_scenario_free);
+    g_ptr_array_add(works, work);
+
     do {
         ScenarioResult *s = rounds_scenario_new(plan, values);
 

@@ -56,6 +56,12 @@ static const char *table_text(JsonObject *object, const char *name)
         ? json_node_get_string(node) : "";
 }
 
+/* As a stranger may have written it: nothing in it may steer a terminal. */
+static char *table_safe_text(JsonObject *object, const char *name)
+{
+    return g_strescape(table_text(object, name), NULL);
+}
+
 /* A member of a measure of a contender: "median", "ratio" ... */
 static double table_measure(JsonObject *contender, const char *measure,
                             const char *member)
@@ -194,6 +200,17 @@ static void table_costs(FILE *out, JsonObject *c)
     fputc('\n', out);
 }
 
+void table_print_error(const char *text)
+{
+    g_autofree char *safe = g_strdup(text);
+    char *at;
+
+    for (at = safe; *at; at++) {
+        *at = g_ascii_iscntrl(*at) ? '?' : *at;
+    }
+    fprintf(stderr, "fastload-bench: %s\n", safe);
+}
+
 typedef void TableRow(FILE *out, JsonObject *contender);
 
 static void table_rows(FILE *out, JsonArray *contenders, const char *title,
@@ -247,7 +264,10 @@ static void table_failures(FILE *out, JsonArray *contenders)
             JsonNode *node = json_array_get_element(errors, e);
 
             if (json_node_get_value_type(node) == G_TYPE_STRING) {
-                fprintf(out, "    %s\n", json_node_get_string(node));
+                g_autofree char *text = g_strescape(
+                    json_node_get_string(node), "\"");
+
+                fprintf(out, "    %s\n", text);
             }
         }
     }
@@ -257,6 +277,7 @@ static void table_scenario(FILE *out, JsonObject *scenario)
 {
     JsonArray *contenders = table_array(scenario, "contenders");
     g_autofree char *times = NULL, *faults = NULL, *costs = NULL;
+    g_autofree char *baseline = table_safe_text(scenario, "baseline");
 
     table_knobs(out, scenario);
     times = g_strdup_printf(
@@ -274,8 +295,7 @@ static void table_scenario(FILE *out, JsonObject *scenario)
     table_rows(out, contenders, faults, table_faults);
     table_rows(out, contenders, costs, table_costs);
     table_failures(out, contenders);
-    fprintf(out, "\n  ratio and speed: to %s\n",
-            table_text(scenario, "baseline"));
+    fprintf(out, "\n  ratio and speed: to %s\n", baseline);
 }
 
 static void table_storage(FILE *out, JsonObject *storage)
@@ -299,26 +319,34 @@ static void table_environment(FILE *out, JsonObject *root)
 {
     JsonObject *env = table_object(root, "environment");
     g_autofree char *memory = table_bytes(table_number(env, "memory_bytes"));
+    g_autofree char *date = table_safe_text(root, "date");
+    g_autofree char *commit = table_safe_text(table_object(root, "tool"),
+                                              "commit");
+    g_autofree char *cpu = table_safe_text(env, "cpu");
+    g_autofree char *kernel = table_safe_text(env, "kernel");
+    g_autofree char *filesystem = table_safe_text(env, "filesystem");
+    g_autofree char *device = table_safe_text(env, "device");
+    g_autofree char *scheduler = table_safe_text(env, "scheduler");
+    g_autofree char *thp = table_safe_text(env, "thp");
 
-    fprintf(out, "%s, commit %s\n", table_text(root, "date"),
-            table_text(table_object(root, "tool"), "commit"));
-    fprintf(out, "%s, %.0f CPUs, %s, Linux %s\n", table_text(env, "cpu"),
-            table_number(env, "cpu_count"), memory,
-            table_text(env, "kernel"));
-    fprintf(out, "%s on %s, scheduler %s, huge pages: %s\n",
-            table_text(env, "filesystem"), table_text(env, "device"),
-            table_text(env, "scheduler"), table_text(env, "thp"));
+    fprintf(out, "%s, commit %s\n", date, commit);
+    fprintf(out, "%s, %.0f CPUs, %s, Linux %s\n", cpu,
+            table_number(env, "cpu_count"), memory, kernel);
+    fprintf(out, "%s on %s, scheduler %s, huge pages: %s\n", filesystem,
+            device, scheduler, thp);
 }
 
 void table_print(JsonNode *result, FILE *out)
 {
     JsonObject *root = json_node_get_object(result);
     JsonArray *works = table_array(root, "works");
+    JsonNode *interrupted = json_object_get_member(root, "interrupted");
     guint w, s;
 
     table_environment(out, root);
-    if (json_object_get_boolean_member_with_default(root, "interrupted",
-                                                    FALSE)) {
+    if (interrupted &&
+        json_node_get_value_type(interrupted) == G_TYPE_BOOLEAN &&
+        json_node_get_boolean(interrupted)) {
         fprintf(out, "INTERRUPTED: this is what was done until then\n");
     }
     for (w = 0; w < table_length(works); w++) {

@@ -31,7 +31,8 @@ static bool trace_parse_offset(const char *word, uint64_t *ret_off)
     char *end;
 
     errno = 0;
-    *ret_off = g_ascii_strtoull(word, &end, 0);
+    *ret_off = g_ascii_strtoull(
+        word, &end, g_ascii_strncasecmp(word, "0x", 2) ? 10 : 16);
     return g_ascii_isdigit(*word) && !*end && !errno;
 }
 

@@ -1,0 +1,699 @@
+/*
+ * The benchmark's figures: histograms, medians, numbers on the command line,
+ * and the file of touches.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <math.h>
+#include "bench.h"
+#include "fastload-fixture.h"
+
+#define SAMPLE_COUNT 5000u
+#define PAGE BENCH_PAGE_BYTES
+
+/* ---- histograms ---- */
+
+static uint32_t figures_bucket(uint64_t ns)
+{
+    g_autofree Hist *hist = g_new0(Hist, 1);
+    uint32_t i, found = HIST_COUNT;
+
+    hist_add(hist, ns);
+    for (i = 0; i < HIST_COUNT; i++) {
+        if (hist->buckets[i]) {
+            g_assert_cmpuint(found, ==, HIST_COUNT);
+            g_assert_cmpuint(hist->buckets[i], ==, 1);
+            found = i;
+        }
+    }
+    g_assert_cmpuint(found, <, HIST_COUNT);
+    return found;
+}
+
+/* Values that sit on, before and after every power of two, in order. */
+static uint32_t figures_edges(uint64_t *ret_values)
+{
+    uint32_t count = 0;
+    int shift;
+
+    ret_values[count++] = 0;
+    for (shift = 0; shift < 64; shift++) {
+        uint64_t power = 1ull << shift;
+
+        if (shift > 1) {
+            ret_values[count++] = power - 1;
+        }
+        ret_values[count++] = power;
+        if (shift > 2) {
+            ret_values[count++] = power + 1;
+        }
+    }
+    ret_values[count++] = UINT64_MAX;
+    return count;
+}
+
+static void test_buckets_are_monotone(void)
+{
+    /* A longer time never lands in an earlier bucket. */
+    uint64_t values[3 * 64 + 2];
+    uint32_t count = figures_edges(values);
+    uint32_t i;
+
+    for (i = 1; i < count; i++) {
+        g_assert_cmpuint(figures_bucket(values[i]), >=,
+                         figures_bucket(values[i - 1]));
+    }
+}
+
+static void test_floor_is_the_inverse(void)
+{
+    /* A bucket's floor is its smallest time, and it is 6 % wide at most. */
+    uint64_t values[3 * 64 + 2];
+    uint32_t count = figures_edges(values);
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        uint32_t bucket = figures_bucket(values[i]);
+        uint64_t floor_ns = hist_bucket_floor_ns(bucket);
+
+        g_assert_cmpuint(floor_ns, <=, values[i]);
+        g_assert_cmpuint(figures_bucket(floor_ns), ==, bucket);
+        if (floor_ns) {
+            g_assert_cmpuint(figures_bucket(floor_ns - 1), ==, bucket - 1);
+        }
+        g_assert_cmpuint(values[i] - floor_ns, <=,
+                         floor_ns >> HIST_SUB_BITS);
+    }
+}
+
+static void test_short_times_are_exact(void)
+{
+    /* Below 16 ns every nanosecond has a bucket. */
+    uint64_t ns;
+
+    for (ns = 0; ns < 1 << HIST_SUB_BITS; ns++) {
+        g_assert_cmpuint(figures_bucket(ns), ==, ns);
+        g_assert_cmpuint(hist_bucket_floor_ns(ns), ==, ns);
+    }
+}
+
+static int figures_compare(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static uint64_t figures_random_ns(GRand *rand)
+{
+    /* Log-uniform from a microsecond to about a second. */
+    return (uint64_t)(1000.0 * exp2(g_rand_double(rand) * 20));
+}
+
+static void test_percentiles_are_close(void)
+{
+    /* Percentiles of random times are within 6 % of the exact ones. */
+    static const uint32_t permilles[] = { 1, 100, 500, 900, 950, 990, 999 };
+    g_autofree Hist *hist = g_new0(Hist, 1);
+    g_autofree uint64_t *samples = g_new(uint64_t, SAMPLE_COUNT);
+    uint32_t seed = g_test_rand_int();
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    uint32_t i;
+
+    fixture_note("seed %u", seed);
+    for (i = 0; i < SAMPLE_COUNT; i++) {
+        samples[i] = figures_random_ns(rand);
+        hist_add(hist, samples[i]);
+    }
+    qsort(samples, SAMPLE_COUNT, sizeof(samples[0]), figures_compare);
+    for (i = 0; i < G_N_ELEMENTS(permilles); i++) {
+        uint64_t exact_ns = samples[SAMPLE_COUNT * permilles[i] / 1000];
+        uint64_t ns = hist_percentile_ns(hist, permilles[i]);
+
+        g_assert_cmpfloat(fabs((double)ns - exact_ns), <=, 0.06 * exact_ns);
+    }
+    fixture_note_clear();
+}
+
+static void test_percentiles_are_ordered(void)
+{
+    /* A higher percentile is never less, and none is more than the maximum. */
+    g_autofree Hist *hist = g_new0(Hist, 1);
+    uint32_t seed = g_test_rand_int();
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    uint64_t last_ns = 0;
+    uint32_t i;
+
+    fixture_note("seed %u", seed);
+    for (i = 0; i < 50; i++) {
+        hist_add(hist, figures_random_ns(rand));
+    }
+    for (i = 0; i <= 1000; i++) {
+        uint64_t ns = hist_percentile_ns(hist, i);
+
+        g_assert_cmpuint(ns, >=, last_ns);
+        g_assert_cmpuint(ns, <=, hist->max_ns);
+        last_ns = ns;
+    }
+    g_assert_cmpuint(last_ns, ==, hist->max_ns);
+    fixture_note_clear();
+}
+
+static void test_percentiles_of_few(void)
+{
+    /* One time is all percentiles; a rare long one is only in the last. */
+    g_autofree Hist *hist = g_new0(Hist, 1);
+    uint32_t i;
+
+    hist_add(hist, 7);
+    for (i = 0; i <= 1000; i += 100) {
+        g_assert_cmpuint(hist_percentile_ns(hist, i), ==, 7);
+    }
+    for (i = 1; i < 1000; i++) {
+        hist_add(hist, 7);
+    }
+    hist_add(hist, 1000000);
+    g_assert_cmpuint(hist_percentile_ns(hist, 500), ==, 7);
+    g_assert_cmpuint(hist_percentile_ns(hist, 998), ==, 7);
+    g_assert_cmpuint(hist_percentile_ns(hist, 1000), ==, 1000000);
+}
+
+static void test_nothing_is_zero(void)
+{
+    /* Without a time all percentiles are 0. */
+    g_autofree Hist *hist = g_new0(Hist, 1);
+    uint32_t i;
+
+    for (i = 0; i <= 1000; i++) {
+        g_assert_cmpuint(hist_percentile_ns(hist, i), ==, 0);
+    }
+}
+
+static void test_maximum_is_exact(void)
+{
+    /* The maximum is kept to the nanosecond, whatever comes after it. */
+    g_autofree Hist *hist = g_new0(Hist, 1);
+
+    hist_add(hist, 17);
+    hist_add(hist, 1234567891);
+    hist_add(hist, 1234567890);
+    g_assert_cmpuint(hist->count, ==, 3);
+    g_assert_cmpuint(hist->max_ns, ==, 1234567891);
+    g_assert_cmpuint(hist_percentile_ns(hist, 1000), ==, 1234567891);
+}
+
+static void test_extremes_fit(void)
+{
+    /* Zero and the longest times have a bucket, and harm no other. */
+    g_autofree Hist *hist = g_new0(Hist, 1);
+    uint32_t i;
+
+    hist_add(hist, 0);
+    hist_add(hist, 100);
+    hist_add(hist, 100);
+    hist_add(hist, UINT64_MAX);
+    g_assert_cmpuint(hist->count, ==, 4);
+    g_assert_cmpuint(hist_percentile_ns(hist, 0), ==, 0);
+    g_assert_cmpuint(hist_percentile_ns(hist, 500), >=, 96);
+    g_assert_cmpuint(hist_percentile_ns(hist, 500), <=, 104);
+    for (i = 0; i <= 1000; i++) {
+        g_assert_cmpuint(hist_percentile_ns(hist, i), <=, UINT64_MAX);
+    }
+}
+
+static void test_merge_is_as_adding_all(void)
+{
+    /* Two histograms together are the one that saw everything. */
+    g_autofree Hist *a = g_new0(Hist, 1);
+    g_autofree Hist *b = g_new0(Hist, 1);
+    g_autofree Hist *all = g_new0(Hist, 1);
+    uint32_t seed = g_test_rand_int();
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    uint32_t i;
+
+    fixture_note("seed %u", seed);
+    for (i = 0; i < SAMPLE_COUNT; i++) {
+        uint64_t ns = figures_random_ns(rand);
+
+        hist_add(g_rand_boolean(rand) ? a : b, ns);
+        hist_add(all, ns);
+    }
+    hist_merge(a, b);
+    g_assert_cmpmem(a, sizeof(*a), all, sizeof(*all));
+    fixture_note_clear();
+}
+
+static void test_merging_nothing_changes_nothing(void)
+{
+    /* An empty histogram adds nothing, and takes over all. */
+    g_autofree Hist *a = g_new0(Hist, 1);
+    g_autofree Hist *empty = g_new0(Hist, 1);
+    g_autofree Hist *before = NULL;
+
+    hist_add(a, 5);
+    hist_add(a, 5000);
+    before = g_memdup2(a, sizeof(*a));
+    hist_merge(a, empty);
+    g_assert_cmpmem(a, sizeof(*a), before, sizeof(*before));
+    hist_merge(empty, a);
+    g_assert_cmpmem(empty, sizeof(*empty), before, sizeof(*before));
+}
+
+/* ---- medians and ratios ---- */
+
+/* No warnings about comparing: these are exact. */
+static void figures_is(double value, double wanted)
+{
+    g_assert_true(isnan(wanted) ? isnan(value)
+                                : fabs(value - wanted) < 1e-12);
+}
+
+static void figures_median_is(const double *values, uint32_t count,
+                              double median, double least, double most)
+{
+    double min = 77, max = 77;
+
+    figures_is(rounds_median(values, count, &min, &max), median);
+    figures_is(min, least);
+    figures_is(max, most);
+}
+
+static void test_median_of_odd_and_even(void)
+{
+    /* The one in the middle, or half-way between the two there. */
+    static const double values[] = { 9, 1, 4, 2 };
+
+    figures_median_is(values, 1, 9, 9, 9);
+    figures_median_is(values, 2, 5, 1, 9);
+    figures_median_is(values, 3, 4, 1, 9);
+    figures_median_is(values, 4, 3, 1, 9);
+}
+
+static void test_median_ignores_the_unknown(void)
+{
+    /* A round without a value does not count, wherever it is. */
+    static const double values[] = { NAN, 9, NAN, 1, 4, NAN };
+
+    figures_median_is(values, 6, 4, 1, 9);
+    figures_median_is(values, 4, 5, 1, 9);
+    figures_median_is(values + 1, 2, 9, 9, 9);
+}
+
+static void test_median_of_nothing(void)
+{
+    /* Without any value all three are unknown. */
+    static const double values[] = { NAN, NAN };
+
+    figures_median_is(values, 2, NAN, NAN, NAN);
+    figures_median_is(values, 1, NAN, NAN, NAN);
+    figures_median_is(values, 0, NAN, NAN, NAN);
+}
+
+static void test_ratio_is_taken_in_each_round(void)
+{
+    /* The median of the ratios, which is not the ratio of the medians. */
+    static const double values[] = { 10, 40, 30 };
+    static const double base[] = { 100, 20, 10 };
+
+    figures_is(rounds_ratio(values, base, 3), 2);
+    figures_is(rounds_ratio(values, base, 2), (0.1 + 2) / 2);
+    figures_is(rounds_ratio(base, base, 3), 1);
+}
+
+static void test_ratio_needs_both(void)
+{
+    /* A round where one is unknown or the baseline is 0 does not count. */
+    static const double values[] = { NAN, 8, 6, 5, 0 };
+    static const double base[] = { 2, NAN, 2, 0, NAN };
+    static const double none[] = { 0, NAN, -1, NAN, 0 };
+
+    figures_is(rounds_ratio(values, base, 5), 3);
+    figures_is(rounds_ratio(values, base, 2), NAN);
+    figures_is(rounds_ratio(values, none, 5), NAN);
+    figures_is(rounds_ratio(values, base, 0), NAN);
+}
+
+static void test_ratio_may_be_zero(void)
+{
+    /* Nothing of something is a ratio of 0, not an unknown one. */
+    static const double values[] = { 0, 0 };
+    static const double base[] = { 2, 5 };
+
+    figures_is(rounds_ratio(values, base, 2), 0);
+}
+
+/* ---- numbers on the command line ---- */
+
+static void test_sizes_are_understood(void)
+{
+    /* Bytes, or with a unit of 1024, in either case. */
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } sizes[] = {
+        { "0", 0 }, { "4096", 4096 }, { "1k", 1024 }, { "1K", 1024 },
+        { "1KiB", 1024 }, { "1.5K", 1536 }, { "0.5G", 512 << 20 },
+        { "32M", 32 << 20 }, { "32MiB", 32 << 20 }, { "3g", 3ull << 30 },
+        { "2T", 2ull << 40 }, { "2tib", 2ull << 40 },
+        { "8388607T", 8388607ull << 40 },
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        uint64_t bytes = 77;
+
+        fixture_note("size '%s'", sizes[i].text);
+        g_assert_true(plan_parse_size(sizes[i].text, &bytes));
+        g_assert_cmpuint(bytes, ==, sizes[i].bytes);
+    }
+    fixture_note_clear();
+}
+
+static void test_bad_sizes_are_refused(void)
+{
+    /* Signs, blanks, other units, what is no number, what does not fit. */
+    static const char *const texts[] = {
+        "", " ", "K", "-1", "-0", "+1", " 1", "1 ", "1 K ", "1KK", "1Q",
+        "1KB", "nan", "inf", "infinity", "1e999", "1..5", "1,5", "x8",
+        "8388608T", "9223372036854775808", "1e30", "99999999999999999999T",
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(texts); i++) {
+        uint64_t bytes;
+
+        fixture_note("size '%s'", texts[i]);
+        g_assert_false(plan_parse_size(texts[i], &bytes));
+    }
+    fixture_note_clear();
+}
+
+static void test_shares_are_understood(void)
+{
+    /* As a number or in percent, to a millionth; the caller sets limits. */
+    static const struct {
+        const char *text;
+        uint64_t millionths;
+    } shares[] = {
+        { "0", 0 }, { "1", 1000000 }, { "0.25", 250000 }, { "25%", 250000 },
+        { "25 %", 250000 }, { "100%", 1000000 }, { "0.000001", 1 },
+        { "33.3333%", 333333 }, { "0.3", 300000 }, { "1.5", 1500000 },
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(shares); i++) {
+        uint64_t millionths = 77;
+
+        fixture_note("share '%s'", shares[i].text);
+        g_assert_true(plan_parse_share(shares[i].text, &millionths));
+        g_assert_cmpuint(millionths, ==, shares[i].millionths);
+    }
+    fixture_note_clear();
+}
+
+static void test_bad_shares_are_refused(void)
+{
+    /* Signs, other units, what is no number. */
+    static const char *const texts[] = {
+        "", "%", "-1", "-0.5", "+1", "25%%", "0.25 ", " 0.25", "half", "nan",
+        "inf%", "1K", "1e999", "0,5",
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(texts); i++) {
+        uint64_t millionths;
+
+        fixture_note("share '%s'", texts[i]);
+        g_assert_false(plan_parse_share(texts[i], &millionths));
+    }
+    fixture_note_clear();
+}
+
+static void test_values_are_written_for_people(void)
+{
+    /* With the unit that fits, and words where there are words. */
+    static const struct {
+        KnobId knob;
+        uint64_t value;
+        const char *text;
+    } values[] = {
+        { KNOB_SIZE, 0, "0 B" }, { KNOB_SIZE, 1023, "1023 B" },
+        { KNOB_SIZE, 1024, "1 KiB" }, { KNOB_SIZE, 1536, "1.5 KiB" },
+        { KNOB_SIZE, 32ull << 30, "32 GiB" },
+        { KNOB_SIZE, 16ull << 40, "16 TiB" },
+        { KNOB_RUN_LENGTH, 1 << 20, "1 MiB" },
+        { KNOB_WORKING_SET, 64 << 20, "64 MiB" },
+        { KNOB_ZERO_SHARE, 250000, "25 %" }, { KNOB_ZERO_SHARE, 0, "0 %" },
+        { KNOB_WRITE_SHARE, 1000000, "100 %" },
+        { KNOB_WRITE_SHARE, 1, "0.0001 %" },
+        { KNOB_SEED, UINT64_MAX, "18446744073709551615" },
+        { KNOB_VCPUS, 4, "4" }, { KNOB_THREADS, 16, "16" },
+        { KNOB_THINK, 0, "0 ns" }, { KNOB_THINK, 999, "999 ns" },
+        { KNOB_THINK, 20000, "20 us" }, { KNOB_THINK, 1500, "1.5 us" },
+        { KNOB_WINDOW, 1000000000, "1 s" },
+        { KNOB_WINDOW, 600000000000, "600 s" },
+        { KNOB_WINDOW, 30000000, "30 ms" },
+        { KNOB_CACHE, CACHE_COLD, "cold" },
+        { KNOB_CACHE, CACHE_WARM, "warm" },
+        { KNOB_PATTERN, PATTERN_UNIFORM, "uniform" },
+        { KNOB_PATTERN, PATTERN_ZIPF, "zipf" },
+        { KNOB_PATTERN, PATTERN_SEQUENTIAL, "sequential" },
+        { KNOB_PATTERN, PATTERN_TRACE, "trace" },
+        { KNOB_DIRECT, false, "off" }, { KNOB_DIRECT, true, "on" },
+        { KNOB_IO, BENCH_IO_AUTO, "auto" },
+        { KNOB_IO, BENCH_IO_URING, "io_uring" },
+        { KNOB_IO, BENCH_IO_PREADV, "preadv" },
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(values); i++) {
+        g_autofree char *text = plan_knob_text(values[i].knob,
+                                               values[i].value);
+
+        g_assert_cmpstr(text, ==, values[i].text);
+    }
+}
+
+static void test_knobs_have_names(void)
+{
+    /* Each has one of its own. */
+    KnobId i, k;
+
+    for (i = 0; i < KNOB_COUNT; i++) {
+        g_assert_nonnull(plan_knob_name(i));
+        for (k = 0; k < i; k++) {
+            g_assert_cmpstr(plan_knob_name(i), !=, plan_knob_name(k));
+        }
+    }
+}
+
+/* ---- traces ---- */
+
+/* Eight pages of RAM, and four of something else at 2 MiB. */
+static SnapshotBlock trace_blocks[] = {
+    { .name = "pc.ram", .len_bytes = 8 * PAGE, .guest_off = 0 },
+    { .name = "0000:00:02.0/vga.vram", .len_bytes = 4 * PAGE,
+      .guest_off = BENCH_HUGE_BYTES },
+};
+static const Snapshot trace_snapshot = {
+    .guest_bytes = 2 * BENCH_HUGE_BYTES,
+    .len_bytes = 12 * PAGE,
+    .blocks = trace_blocks,
+    .block_count = G_N_ELEMENTS(trace_blocks),
+};
+#define VGA_PAGE (BENCH_HUGE_BYTES / PAGE)
+
+/* What @text as a file says; *ret_path as it was named, to be freed. */
+static GArray *figures_trace(const char *text, char **ret_path,
+                             GError **error)
+{
+    g_autofree char *path = NULL;
+    GArray *touches;
+    int fd = g_file_open_tmp("bench-trace-XXXXXX", &path, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(write(fd, text, strlen(text)), ==, strlen(text));
+    close(fd);
+    touches = trace_load(path, &trace_snapshot, error);
+    unlink(path);
+    if (ret_path) {
+        *ret_path = g_steal_pointer(&path);
+    }
+    return touches;
+}
+
+static void figures_trace_is(const char *text, const Touch *wanted,
+                             uint32_t count)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GArray) touches = NULL;
+    uint32_t i;
+
+    fixture_note("trace '%s'", text);
+    touches = figures_trace(text, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_nonnull(touches);
+    g_assert_cmpuint(touches->len, ==, count);
+    for (i = 0; i < count; i++) {
+        const Touch *touch = &g_array_index(touches, Touch, i);
+
+        g_assert_cmpuint(touch->page, ==, wanted[i].page);
+        g_assert_cmpint(touch->is_write, ==, wanted[i].is_write);
+    }
+    fixture_note_clear();
+}
+
+static void test_trace_is_read_in_order(void)
+{
+    /* With and without block and kind, decimal or 0x, any place in a page. */
+    static const Touch wanted[] = {
+        { 0, false }, { 1, false }, { 1, true }, { 2, false },
+        { VGA_PAGE, true }, { VGA_PAGE + 3, false }, { 7, true }, { 0, true },
+    };
+
+    figures_trace_is("0\n4096 r\n0x1fff w\npc.ram 8192\n"
+                     "0000:00:02.0/vga.vram 0 w\n"
+                     "0000:00:02.0/vga.vram 0x3fff r\n"
+                     "pc.ram 32767 w\n0 w\n", wanted, G_N_ELEMENTS(wanted));
+}
+
+static void test_trace_may_have_comments(void)
+{
+    /* Blank lines, comments, blanks around, CRLF, no end of the last line. */
+    static const Touch wanted[] = { { 1, true }, { 2, false }, { 3, false } };
+
+    figures_trace_is("# recorded\n\n  \t\n   # so it was\n\t4096\tw  \r\n"
+                     "  pc.ram   8192 \n#0x0\n12288", wanted,
+                     G_N_ELEMENTS(wanted));
+}
+
+static void test_trace_has_no_octal(void)
+{
+    /* Leading zeros mean nothing. */
+    static const Touch wanted[] = { { 2, false } };
+
+    figures_trace_is("010000\n", wanted, G_N_ELEMENTS(wanted));
+}
+
+static void test_bad_traces_are_refused(void)
+{
+    /* With the number of the line, the name of the file and the reason. */
+    static const struct {
+        const char *line, *why;
+    } bads[] = {
+        { "pc.rom 0", "names no block" },
+        { "PC.RAM 0", "names no block" },
+        { "0 x", "names no block" },
+        { "r", "no offset" },
+        { "pc.ram", "no offset" },
+        { "pc.ram r", "no offset" },
+        { "pc.ram w r", "no offset" },
+        { "abc", "no offset" },
+        { "-1", "no offset" },
+        { "+1", "no offset" },
+        { "0x", "no offset" },
+        { "0xg", "no offset" },
+        { "1.5", "no offset" },
+        { "4096K", "no offset" },
+        { "18446744073709551616", "no offset" },
+        { "18446744073709551615", "past the end" },
+        { "32768", "past the end" },
+        { "pc.ram 0x8000 w", "past the end" },
+        { "0000:00:02.0/vga.vram 16384", "past the end" },
+        { "pc.ram 0 x", "is not" },
+        { "pc.ram 0 rw", "is not" },
+        { "pc.ram 0 r # no", "is not" },
+        { "0 1 2 3", "is not" },
+        { "0 r w", "names no block" },
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(bads); i++) {
+        g_autofree char *text = g_strdup_printf("0\n#\n%s\n0\n",
+                                                bads[i].line);
+        g_autoptr(GError) error = NULL;
+        g_autofree char *path = NULL;
+
+        fixture_note("line '%s'", bads[i].line);
+        g_assert_null(figures_trace(text, &path, &error));
+        g_assert_error(error, BENCH_ERROR, BENCH_ERROR_FAILED);
+        g_assert_nonnull(strstr(error->message, "line 3 "));
+        g_assert_nonnull(strstr(error->message, path));
+        g_assert_true(g_regex_match_simple(bads[i].why, error->message, 0,
+                                           0));
+    }
+    fixture_note_clear();
+}
+
+static void test_empty_traces_are_refused(void)
+{
+    /* A guest that touches nothing has nothing to say. */
+    static const char *const texts[] = { "", "\n\n", "# only this\n" };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(texts); i++) {
+        g_autoptr(GError) error = NULL;
+
+        g_assert_null(figures_trace(texts[i], NULL, &error));
+        g_assert_error(error, BENCH_ERROR, BENCH_ERROR_FAILED);
+        g_assert_nonnull(strstr(error->message, "no touches"));
+    }
+}
+
+static void test_missing_traces_are_refused(void)
+{
+    /* A file that is not there is said to be so. */
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(trace_load("/nonexistent/trace", &trace_snapshot, &error));
+    g_assert_error(error, BENCH_ERROR, BENCH_ERROR_FAILED);
+    g_assert_nonnull(strstr(error->message, "/nonexistent/trace"));
+}
+
+static void figures_add(const char *name, GTestFunc func)
+{
+    g_autofree char *path = g_strconcat("/bench/figures/", name, NULL);
+
+    g_test_add_func(path, func);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_init(&argc, &argv);
+    figures_add("buckets-are-monotone", test_buckets_are_monotone);
+    figures_add("floor-is-the-inverse", test_floor_is_the_inverse);
+    figures_add("short-times-are-exact", test_short_times_are_exact);
+    figures_add("percentiles-are-close", test_percentiles_are_close);
+    figures_add("percentiles-are-ordered", test_percentiles_are_ordered);
+    figures_add("percentiles-of-few", test_percentiles_of_few);
+    figures_add("nothing-is-zero", test_nothing_is_zero);
+    figures_add("maximum-is-exact", test_maximum_is_exact);
+    figures_add("extremes-fit", test_extremes_fit);
+    figures_add("merge-is-as-adding-all", test_merge_is_as_adding_all);
+    figures_add("merging-nothing-changes-nothing",
+                test_merging_nothing_changes_nothing);
+    figures_add("median-of-odd-and-even", test_median_of_odd_and_even);
+    figures_add("median-ignores-the-unknown",
+                test_median_ignores_the_unknown);
+    figures_add("median-of-nothing", test_median_of_nothing);
+    figures_add("ratio-is-taken-in-each-round",
+                test_ratio_is_taken_in_each_round);
+    figures_add("ratio-needs-both", test_ratio_needs_both);
+    figures_add("ratio-may-be-zero", test_ratio_may_be_zero);
+    figures_add("sizes-are-understood", test_sizes_are_understood);
+    figures_add("bad-sizes-are-refused", test_bad_sizes_are_refused);
+    figures_add("shares-are-understood", test_shares_are_understood);
+    figures_add("bad-shares-are-refused", test_bad_shares_are_refused);
+    figures_add("values-are-written-for-people",
+                test_values_are_written_for_people);
+    figures_add("knobs-have-names", test_knobs_have_names);
+    figures_add("trace-is-read-in-order", test_trace_is_read_in_order);
+    figures_add("trace-may-have-comments", test_trace_may_have_comments);
+    figures_add("trace-has-no-octal", test_trace_has_no_octal);
+    figures_add("bad-traces-are-refused", test_bad_traces_are_refused);
+    figures_add("empty-traces-are-refused", test_empty_traces_are_refused);
+    figures_add("missing-traces-are-refused",
+                test_missing_traces_are_refused);
+    return g_test_run();
+}
