@@ -564,7 +564,7 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
 void rounds_work_free(void *work);
 double rounds_median(const double *values, uint32_t count, double *ret_min,
                      double *ret_max);
-/* Median of the ratios to @base, round by round; NAN when there is none. */
+/* Of the medians; NAN when there is none. */
 double rounds_ratio(const double *values, const double *base, uint32_t count);
 
 /* ---- environment.c ---- */

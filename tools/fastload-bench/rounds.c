@@ -4,9 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * All contenders of a scenario take turns, A B C A B C, so that what else
- * happens on the machine happens to all of them.  Ratios are taken within a
- * round, and it is their median that counts.  A run that fails is kept as a
- * failure and the rounds go on.  Fails when there is no work to run on.
+ * happens on the machine happens to all of them.  Ratios are those of medians:
+ * in a ratio of two runs a disturbed one spoils the other.  A run that fails
+ * is kept as a failure and the rounds go on.  Fails without a snapshot.
  */
 #include "bench.h"
 #include <math.h>
@@ -104,14 +104,11 @@ double rounds_median(const double *values, uint32_t count, double *ret_min,
 
 double rounds_ratio(const double *values, const double *base, uint32_t count)
 {
-    g_autofree double *ratios = g_new(double, count + 1);
     double least, most;
-    uint32_t i;
+    double of = rounds_median(values, count, &least, &most);
+    double to = rounds_median(base, count, &least, &most);
 
-    for (i = 0; i < count; i++) {
-        ratios[i] = base[i] > 0 ? values[i] / base[i] : NAN;
-    }
-    return rounds_median(ratios, count, &least, &most);
+    return to > 0 ? of / to : NAN;
 }
 
 /* ---- who takes part ---- */
