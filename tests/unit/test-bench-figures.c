@@ -677,7 +677,7 @@ int main(int argc, char **argv)
     figures_add("median-ignores-the-unknown",
                 test_median_ignores_the_unknown);
     figures_add("median-of-nothing", test_median_of_nothing);
-    figures_add("ratio-is-taken-in-each-round",
+    figures_add("ratio-is-of-medians",
                 test_ratio_is_of_medians);
     figures_add("ratio-needs-both", test_ratio_needs_both);
     figures_add("ratio-may-be-zero", test_ratio_may_be_zero);
