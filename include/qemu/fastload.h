@@ -77,7 +77,7 @@ typedef struct FastloadFailure {
 } FastloadFailure;
 
 typedef enum FastloadEvent {
-    /* Everything is placed, nothing registered, huge pages are formed. */
+    /* All is placed, nothing registered, huge pages as far as they went. */
     FASTLOAD_EVENT_COMPLETED,
     FASTLOAD_EVENT_STALLED,   /* reads fail; they are retried with back-off */
     FASTLOAD_EVENT_RESUMED,   /* something that failed has been read since */
@@ -147,7 +147,8 @@ typedef struct FastloadRegion {
     /*
      * Private anonymous memory that may have transparent huge pages, by
      * madvise() or the system's default: where at least half of 2 MiB has
-     * data it ends as a huge page, zeros included.
+     * data it ends as a huge page, zeros included, as far as the kernel has
+     * them to give in the time that completion may wait for it.
      */
     bool wants_huge;
 } FastloadRegion;

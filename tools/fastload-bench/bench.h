@@ -595,6 +595,8 @@ bool html_write(JsonNode *result, const char *path, GError **error);
 bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
                    GError **error);
 /* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
+/* One line: the knobs of a scenario. */
+void table_knobs(JsonObject *scenario, FILE *out);
 void table_print_error(const char *text);
 /* "1.23 s", "456 us", "1.50 GiB"; "-" for NAN. */
 char *table_ns(double ns);

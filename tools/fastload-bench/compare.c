@@ -35,6 +35,14 @@ static JsonObject *compare_element(JsonArray *array, guint i)
                                                 : NULL;
 }
 
+static char *compare_text(JsonObject *object, const char *name)
+{
+    JsonNode *node = json_object_get_member(object, name);
+    bool is_text = node && json_node_get_value_type(node) == G_TYPE_STRING;
+
+    return g_strescape(is_text ? json_node_get_string(node) : "", NULL);
+}
+
 static char *compare_key(JsonObject *object, const char *name)
 {
     JsonObject *member = compare_object(object, name);
@@ -112,9 +120,20 @@ static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
         double y = compare_ratio(b, kept[i].measure);
 
         if (!isnan(x) && !isnan(y) && x > 0) {
-            fprintf(out, "  %-24s %-20s %9.3f %9.3f %+7.1f %%\n", label,
+            fprintf(out, "  %-24s %-20s %9.3g %9.3g %+7.1f %%\n", label,
                     kept[i].title, x, y, (y / x - 1) * 100);
         }
+    }
+}
+
+/* Ratios to different contenders say nothing about each other. */
+static void compare_baselines(JsonObject *a, JsonObject *b, FILE *out)
+{
+    g_autofree char *first = compare_text(a, "baseline");
+    g_autofree char *second = compare_text(b, "baseline");
+
+    if (strcmp(first, second)) {
+        fprintf(out, "  DIFFERENT BASELINES: %s and %s\n", first, second);
     }
 }
 
@@ -129,13 +148,14 @@ static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
         JsonObject *y = compare_find(compare_array(b, "scenarios"), x,
                                      "knobs");
         JsonArray *contenders = compare_array(x, "contenders");
-        g_autofree char *knobs = compare_key(x, "knobs");
 
         if (!x || !y) {
             continue;
         }
-        fprintf(out, "\n%s\n  %-24s %-20s %9s %9s %9s\n", knobs,
-                "ratio to the baseline", "", "first", "second", "change");
+        table_knobs(x, out);
+        compare_baselines(x, y, out);
+        fprintf(out, "  %-24s %-20s %9s %9s %9s\n", "ratio to the baseline",
+                "", "first", "second", "change");
         for (c = 0; contenders && c < json_array_get_length(contenders);
              c++) {
             JsonObject *one = compare_element(contenders, c);
@@ -150,6 +170,18 @@ static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
         }
     }
     return count;
+}
+
+static void compare_print_origin(const char *which, JsonObject *root,
+                                 FILE *out)
+{
+    JsonNode *cut = json_object_get_member(root, "interrupted");
+    g_autofree char *date = compare_text(root, "date");
+    g_autofree char *command = compare_text(root, "command");
+
+    fprintf(out, "%-7s %s  %s%s\n", which, date, command,
+            cut && json_node_get_value_type(cut) == G_TYPE_BOOLEAN &&
+            json_node_get_boolean(cut) ? "  INTERRUPTED" : "");
 }
 
 bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
@@ -175,6 +207,8 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
     if (difference) {
         fprintf(out, "different environments: %s\n", difference);
     }
+    compare_print_origin("first", left, out);
+    compare_print_origin("second", right, out);
     for (i = 0; works && i < json_array_get_length(works); i++) {
         JsonObject *work = compare_element(works, i);
         JsonObject *other = compare_find(compare_array(right, "works"), work,

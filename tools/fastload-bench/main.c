@@ -32,6 +32,8 @@ static void main_catch_signals(void)
         .sa_flags = SA_RESTART | SA_RESETHAND,
     };
 
+    /* Ignored by whoever started us, there would be nothing to wait for. */
+    signal(SIGCHLD, SIG_DFL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
@@ -123,6 +125,36 @@ static bool main_check_output(const char *path, GError **error)
     return true;
 }
 
+/* An output must not be what is measured, nor another snapshot. */
+static bool main_check_overwrite(const char *path, const Plan *plan,
+                                 GError **error)
+{
+    const char *inputs[] = { plan->snapshot_path, plan->trace_path };
+    struct stat out, in;
+    uint32_t i;
+
+    if (!path || stat(path, &out) < 0) {
+        return true;
+    }
+    for (i = 0; i < G_N_ELEMENTS(inputs); i++) {
+        if (inputs[i] && stat(inputs[i], &in) == 0 &&
+            in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "%s is read and cannot be the output as well: choose "
+                        "another name", path);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void main_tell_output(const char *what, const char *path)
+{
+    if (path && strcmp(path, "-")) {
+        printf("\n%s: %s\n", what, path);
+    }
+}
+
 static int main_run(int argc, char **argv)
 {
     static char *json_path, *html_path;
@@ -156,7 +188,12 @@ static int main_run(int argc, char **argv)
 
         return main_usage(text);
     }
-    if (!main_check_output(json_path, &error) ||
+    if (json_path && html_path && !strcmp(json_path, html_path)) {
+        return main_usage("--json and --html need names of their own");
+    }
+    if (!main_check_overwrite(json_path, plan, &error) ||
+        !main_check_overwrite(html_path, plan, &error) ||
+        !main_check_output(json_path, &error) ||
         !main_check_output(html_path, &error)) {
         return main_fail(error);
     }
@@ -168,6 +205,10 @@ static int main_run(int argc, char **argv)
     if (!main_save(result, json_path, html_path, &error)) {
         g_clear_error(&run_error);
         return main_fail(error);
+    }
+    if (!json_path || strcmp(json_path, "-")) {
+        main_tell_output("result", json_path);
+        main_tell_output("page", html_path);
     }
     if (run_error) {
         return main_fail(run_error);
@@ -214,17 +255,18 @@ static bool main_parse_gen(const char *size, const char *zero,
 
 /* Writes beside @path and renames: no half a snapshot is left behind. */
 static bool main_gen_file(const char *path, const GenerateConfig *config,
-                          GError **error)
+                          bool is_forced, GError **error)
 {
     g_autofree char *other = g_strconcat(path, ".XXXXXX", NULL);
     struct stat st;
     bool is_made;
     int fd;
 
-    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+    if (lstat(path, &st) == 0 && !(is_forced && S_ISREG(st.st_mode))) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "cannot create %s: something is there that is no file",
-                    path);
+                    "cannot create %s: %s", path, S_ISREG(st.st_mode)
+                    ? "it exists; --force replaces it"
+                    : "something is there that is no file");
         return false;
     }
     fd = g_mkstemp_full(other, O_RDWR | O_CLOEXEC, 0644);
@@ -253,6 +295,7 @@ static bool main_gen_file(const char *path, const GenerateConfig *config,
 static int main_gen(int argc, char **argv)
 {
     static char *size, *zero, *run;
+    static gboolean is_forced;
     GenerateConfig config = { .seed = 1 };
     int64_t seed = 1;
     const GOptionEntry entries[] = {
@@ -263,6 +306,8 @@ static int main_gen(int argc, char **argv)
           "mean, of runs of data (1M)", "SIZE" },
         { "seed", 0, 0, G_OPTION_ARG_INT64, &seed,
           "the same seed makes the same file (1)", "N" },
+        { "force", 'f', 0, G_OPTION_ARG_NONE, &is_forced,
+          "replace an existing file", NULL },
         G_OPTION_ENTRY_NULL
     };
     g_autoptr(GOptionContext) context = main_context(
@@ -281,7 +326,7 @@ static int main_gen(int argc, char **argv)
     main_catch_signals();
     if (!main_parse_gen(size ? size : "1G", zero ? zero : "25%",
                         run ? run : "1M", &config, &error) ||
-        !main_gen_file(argv[1], &config, &error)) {
+        !main_gen_file(argv[1], &config, is_forced, &error)) {
         return main_fail(error);
     }
     return 0;
@@ -323,6 +368,9 @@ static int main_report(int argc, char **argv)
     }
     if (argc != 2) {
         return main_usage("report needs the name of one result");
+    }
+    if (html_path && !strcmp(html_path, argv[1])) {
+        return main_usage("--html needs a name of its own");
     }
     result = result_read(argv[1], &error);
     if (!result || !main_save(result, NULL, html_path, &error)) {

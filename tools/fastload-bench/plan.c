@@ -214,6 +214,14 @@ char *plan_knob_text(KnobId id, uint64_t value)
     return g_strdup_printf("%" PRIu64, value);
 }
 
+static const char *const plan_expected[] = {
+    [KNOB_KIND_BYTES] = "a size, as in 64M",
+    [KNOB_KIND_NS] = "a time with its unit, as in 20us",
+    [KNOB_KIND_COUNT] = "a whole number",
+    [KNOB_KIND_SHARE] = "a share, as in 0.25 or 25%",
+    [KNOB_KIND_WORD] = "one of: ",
+};
+
 static bool plan_list_has(const GArray *values, uint64_t value)
 {
     guint i;
@@ -239,9 +247,9 @@ static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
         g_strstrip(items[i]);
         if (!plan_parse_value(knob, items[i], &value)) {
             g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                        "--%s: '%s' is not %s; see --help", knob->name,
-                        items[i], knob->kind == KNOB_KIND_WORD
-                        ? "one of its words" : "a value that it takes");
+                        "--%s: '%s' is not %s%s", knob->name, items[i],
+                        plan_expected[knob->kind],
+                        knob->words ? knob->words : "");
             return NULL;
         }
         if (value < knob->min || value > knob->max) {

@@ -300,7 +300,7 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
         [MEASURE_HUGE] = r->huge_bytes,
         [MEASURE_HUGE_SHARE] = snapshot->data_bytes
             ? MIN((double)r->huge_bytes / snapshot->data_bytes, 1) : NAN,
-        [MEASURE_SPEED] = r->speed,
+        [MEASURE_SPEED] = r->speed > 0 ? r->speed : NAN,
         [MEASURE_CACHED] = r->cached_bytes,
     };
     uint32_t i;

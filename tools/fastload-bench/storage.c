@@ -216,8 +216,8 @@ static double raw_sequential(RawRead *raw)
         }
         raw->flight_count--;
         now_ns = bench_now_ns();
-        if (cqe->res < 0) {
-            return cqe->res;
+        if (cqe->res != RAW_READ_BYTES) {
+            return cqe->res < 0 ? cqe->res : -ENODATA;
         }
         done_bytes += cqe->user_data & UINT32_MAX;
         if (now_ns - begin_ns < raw->ns) {
@@ -262,7 +262,8 @@ static int storage_measure_raw(RawRead *raw, uint64_t seed,
     if (ret) {
         return ret;
     }
-    raw->next = seed % raw->stretches->len;
+    /* Somewhere else each time: a host may have the same place cached. */
+    raw->next = (seed + 1) * 0x9e3779b97f4a7c15ull % raw->stretches->len;
     rates->sequential_bytes_per_s = raw_sequential(raw);
     io_uring_queue_exit(&raw->ring);
     if (rates->sequential_bytes_per_s < 0) {

@@ -11,6 +11,7 @@
 #include <math.h>
 
 #define LABEL_WIDTH 22
+#define NOT_COLD_SHARE 0.02
 
 static JsonObject *table_object(JsonObject *object, const char *name)
 {
@@ -110,14 +111,15 @@ static char *table_ratio(double ratio)
         : g_strdup_printf(ratio < 0.0995 ? "%.3f" : "%.2f", ratio);
 }
 
-/* Half the distance between the extremes, of the median. */
+/* Half the distance between the extremes, of the median; one run has none. */
 static char *table_spread(JsonObject *contender, const char *measure)
 {
     double median = table_measure(contender, measure, "median");
     double width = table_measure(contender, measure, "max") -
                    table_measure(contender, measure, "min");
 
-    return isnan(median) || median == 0 ? g_strdup("")
+    return isnan(median) || median == 0 ||
+           table_number(contender, "run_count") < 2 ? g_strdup("")
         : g_strdup_printf("+-%.0f%%", width / 2 / median * 100);
 }
 
@@ -228,7 +230,7 @@ static void table_rows(FILE *out, JsonArray *contenders, const char *title,
     }
 }
 
-static void table_knobs(FILE *out, JsonObject *scenario)
+void table_knobs(JsonObject *scenario, FILE *out)
 {
     JsonObject *knobs = table_object(scenario, "knobs");
     g_autoptr(GList) names = knobs ? json_object_get_members(knobs) : NULL;
@@ -273,13 +275,39 @@ static void table_failures(FILE *out, JsonArray *contenders)
     }
 }
 
-static void table_scenario(FILE *out, JsonObject *scenario)
+/* Says so when cold was not cold: on a RAM disk, say. */
+static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
+{
+    JsonArray *contenders = table_array(scenario, "contenders");
+    double most = 0;
+    guint i;
+
+    if (strcmp(table_text(table_object(scenario, "knobs"), "cache"),
+               "cold")) {
+        return;
+    }
+    for (i = 0; i < table_length(contenders); i++) {
+        double cached = table_measure(table_element(contenders, i),
+                                      "cached_bytes", "max");
+
+        most = cached > most ? cached : most;
+    }
+    if (most > table_number(snapshot, "data_bytes") * NOT_COLD_SHARE) {
+        g_autofree char *text = table_bytes(most);
+
+        fprintf(out, "\n  NOT COLD: up to %s of the file stayed in the page "
+                "cache; use a file system on a disk\n", text);
+    }
+}
+
+static void table_scenario(FILE *out, JsonObject *scenario,
+                           JsonObject *snapshot)
 {
     JsonArray *contenders = table_array(scenario, "contenders");
     g_autofree char *times = NULL, *faults = NULL, *costs = NULL;
     g_autofree char *baseline = table_safe_text(scenario, "baseline");
 
-    table_knobs(out, scenario);
+    table_knobs(scenario, out);
     times = g_strdup_printf(
         "%-*s %10s %10s %7s %10s %7s %7s %8s %8s", LABEL_WIDTH, "WHEN",
         "runs", "worked", "", "loaded", "", "ratio", "device", "progress");
@@ -295,7 +323,9 @@ static void table_scenario(FILE *out, JsonObject *scenario)
     table_rows(out, contenders, faults, table_faults);
     table_rows(out, contenders, costs, table_costs);
     table_failures(out, contenders);
-    fprintf(out, "\n  ratio and speed: to %s\n", baseline);
+    table_cold(out, scenario, snapshot);
+    fprintf(out, "\n  ratio (less is better) and speed (more is better): "
+            "to %s\n", baseline);
 }
 
 static void table_storage(FILE *out, JsonObject *storage)
@@ -363,7 +393,7 @@ void table_print(JsonNode *result, FILE *out)
         fprintf(out, "\n%s: %s, %s of it data\n", label, len, data);
         table_storage(out, table_object(work, "storage"));
         for (s = 0; s < table_length(scenarios); s++) {
-            table_scenario(out, table_element(scenarios, s));
+            table_scenario(out, table_element(scenarios, s), snapshot);
         }
     }
 }
