@@ -414,7 +414,7 @@ typedef struct RunResult {
     uint64_t rss_end_bytes;
     uint64_t page_table_bytes;
     uint64_t huge_bytes;     /* of guest memory at the end */
-    double speed;            /* touches a second after the load */
+    double speed;            /* touches a second after the load; 0: none */
     uint64_t cached_bytes;   /* of the file in the page cache, before */
     Hist faults;             /* while the background ran */
     Hist faults_idle;        /* with the background off: a run of its own */
@@ -497,6 +497,9 @@ typedef struct Plan {
     char *trace_path;
 } Plan;
 
+/* GLib's parser, with its errors as ours: usage. */
+bool plan_parse_options(GOptionContext *context, int *argc, char ***argv,
+                        GError **error);
 /* Removes what it knows from @argv; the rest is the caller's. */
 Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
                  GError **error);
@@ -586,6 +589,11 @@ bool result_write(JsonNode *result, const char *path, GError **error);
 /* Replaces a file at once, but writes into what is none (/dev/stderr). */
 bool result_write_text(const char *path, const char *text, GError **error);
 JsonNode *result_read(const char *path, GError **error);
+/* Of a tree that a stranger may have written: NULL or 0 when it is not so. */
+JsonObject *result_object(JsonObject *object, const char *name);
+JsonArray *result_array(JsonObject *object, const char *name);
+guint result_length(JsonArray *array);
+JsonObject *result_element(JsonArray *array, guint i);
 
 /* ---- table.c, html.c, compare.c ---- */
 

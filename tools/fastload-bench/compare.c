@@ -10,31 +10,6 @@
 #include "bench.h"
 #include <math.h>
 
-static JsonObject *compare_object(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
-                                                : NULL;
-}
-
-static JsonArray *compare_array(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node)
-                                               : NULL;
-}
-
-static JsonObject *compare_element(JsonArray *array, guint i)
-{
-    JsonNode *node = array && i < json_array_get_length(array)
-        ? json_array_get_element(array, i) : NULL;
-
-    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
-                                                : NULL;
-}
-
 static char *compare_text(JsonObject *object, const char *name)
 {
     JsonNode *node = json_object_get_member(object, name);
@@ -45,7 +20,7 @@ static char *compare_text(JsonObject *object, const char *name)
 
 static char *compare_key(JsonObject *object, const char *name)
 {
-    JsonObject *member = compare_object(object, name);
+    JsonObject *member = result_object(object, name);
     JsonNode *node = member ? json_object_get_member(object, name) : NULL;
 
     return node ? json_to_string(node, FALSE) : g_strdup("");
@@ -53,7 +28,7 @@ static char *compare_key(JsonObject *object, const char *name)
 
 static double compare_ratio(JsonObject *contender, const char *measure)
 {
-    JsonObject *m = compare_object(compare_object(contender, "measures"),
+    JsonObject *m = result_object(result_object(contender, "measures"),
                                    measure);
     JsonNode *node = m ? json_object_get_member(m, "ratio") : NULL;
 
@@ -69,7 +44,7 @@ static JsonObject *compare_find(JsonArray *array, JsonObject *like,
     guint i;
 
     for (i = 0; array && i < json_array_get_length(array); i++) {
-        JsonObject *element = compare_element(array, i);
+        JsonObject *element = result_element(array, i);
         g_autofree char *found = compare_key(element, key);
 
         if (element && !strcmp(found, wanted)) {
@@ -93,7 +68,7 @@ static JsonObject *compare_find_label(JsonArray *contenders,
     guint i;
 
     for (i = 0; contenders && i < json_array_get_length(contenders); i++) {
-        JsonObject *c = compare_element(contenders, i);
+        JsonObject *c = result_element(contenders, i);
 
         if (c && !strcmp(compare_label(c), label)) {
             return c;
@@ -139,15 +114,15 @@ static void compare_baselines(JsonObject *a, JsonObject *b, FILE *out)
 
 static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
 {
-    JsonArray *left = compare_array(a, "scenarios");
+    JsonArray *left = result_array(a, "scenarios");
     uint32_t count = 0;
     guint i, c;
 
     for (i = 0; left && i < json_array_get_length(left); i++) {
-        JsonObject *x = compare_element(left, i);
-        JsonObject *y = compare_find(compare_array(b, "scenarios"), x,
+        JsonObject *x = result_element(left, i);
+        JsonObject *y = compare_find(result_array(b, "scenarios"), x,
                                      "knobs");
-        JsonArray *contenders = compare_array(x, "contenders");
+        JsonArray *contenders = result_array(x, "contenders");
 
         if (!x || !y) {
             continue;
@@ -158,9 +133,9 @@ static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
                 "", "first", "second", "change");
         for (c = 0; contenders && c < json_array_get_length(contenders);
              c++) {
-            JsonObject *one = compare_element(contenders, c);
+            JsonObject *one = result_element(contenders, c);
             JsonObject *other = one
-                ? compare_find_label(compare_array(y, "contenders"),
+                ? compare_find_label(result_array(y, "contenders"),
                                      compare_label(one)) : NULL;
 
             if (other) {
@@ -189,12 +164,12 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
 {
     JsonObject *left = json_node_get_object(a);
     JsonObject *right = json_node_get_object(b);
-    JsonObject *env_a = compare_object(left, "environment");
-    JsonObject *env_b = compare_object(right, "environment");
+    JsonObject *env_a = result_object(left, "environment");
+    JsonObject *env_b = result_object(right, "environment");
     g_autofree char *difference = env_a && env_b
         ? environment_difference(env_a, env_b)
         : g_strdup("one of them does not say where it was measured");
-    JsonArray *works = compare_array(left, "works");
+    JsonArray *works = result_array(left, "works");
     uint32_t count = 0;
     guint i;
 
@@ -210,8 +185,8 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
     compare_print_origin("first", left, out);
     compare_print_origin("second", right, out);
     for (i = 0; works && i < json_array_get_length(works); i++) {
-        JsonObject *work = compare_element(works, i);
-        JsonObject *other = compare_find(compare_array(right, "works"), work,
+        JsonObject *work = result_element(works, i);
+        JsonObject *other = compare_find(result_array(right, "works"), work,
                                          "snapshot");
 
         if (work && other) {

@@ -314,9 +314,7 @@ static int main_gen(int argc, char **argv)
         "FILE", "Writes a mapped-ram snapshot.", entries);
     GError *error = NULL;
 
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
-        error->domain = BENCH_ERROR;
-        error->code = BENCH_ERROR_USAGE;
+    if (!plan_parse_options(context, &argc, &argv, &error)) {
         return main_fail(error);
     }
     if (argc != 2) {
@@ -361,9 +359,7 @@ static int main_report(int argc, char **argv)
     g_autoptr(JsonNode) result = NULL;
     GError *error = NULL;
 
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
-        error->domain = BENCH_ERROR;
-        error->code = BENCH_ERROR_USAGE;
+    if (!plan_parse_options(context, &argc, &argv, &error)) {
         return main_fail(error);
     }
     if (argc != 2) {
@@ -394,9 +390,7 @@ static int main_compare(int argc, char **argv)
     g_autoptr(JsonNode) b = NULL;
     GError *error = NULL;
 
-    if (!g_option_context_parse(context, &argc, &argv, &error)) {
-        error->domain = BENCH_ERROR;
-        error->code = BENCH_ERROR_USAGE;
+    if (!plan_parse_options(context, &argc, &argv, &error)) {
         return main_fail(error);
     }
     if (argc != 3) {

@@ -416,6 +416,20 @@ static bool plan_check_options(GError **error)
     return true;
 }
 
+bool plan_parse_options(GOptionContext *context, int *argc, char ***argv,
+                        GError **error)
+{
+    if (g_option_context_parse(context, argc, argv, error)) {
+        return true;
+    }
+    /* GLib's own errors are all about usage. */
+    if (error) {
+        (*error)->domain = BENCH_ERROR;
+        (*error)->code = BENCH_ERROR_USAGE;
+    }
+    return false;
+}
+
 Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
                  GError **error)
 {
@@ -424,12 +438,7 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
     KnobId i;
 
     plan->loaders = g_ptr_array_new();
-    if (!g_option_context_parse(context, argc, argv, error)) {
-        /* GLib's own errors are all about usage. */
-        if (error) {
-            (*error)->domain = BENCH_ERROR;
-            (*error)->code = BENCH_ERROR_USAGE;
-        }
+    if (!plan_parse_options(context, argc, argv, error)) {
         return NULL;
     }
     for (i = 0; i < KNOB_COUNT; i++) {

@@ -450,6 +450,34 @@ static bool result_check_depth(const char *text, gsize text_bytes,
     return true;
 }
 
+JsonObject *result_object(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
+                                                : NULL;
+}
+
+JsonArray *result_array(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node)
+                                               : NULL;
+}
+
+guint result_length(JsonArray *array)
+{
+    return array ? json_array_get_length(array) : 0;
+}
+
+JsonObject *result_element(JsonArray *array, guint i)
+{
+    JsonNode *node = json_array_get_element(array, i);
+
+    return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
 JsonNode *result_read(const char *path, GError **error)
 {
     g_autoptr(JsonParser) parser = json_parser_new();

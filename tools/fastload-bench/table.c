@@ -13,34 +13,6 @@
 #define LABEL_WIDTH 22
 #define NOT_COLD_SHARE 0.02
 
-static JsonObject *table_object(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
-                                                : NULL;
-}
-
-static JsonArray *table_array(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node)
-                                               : NULL;
-}
-
-static guint table_length(JsonArray *array)
-{
-    return array ? json_array_get_length(array) : 0;
-}
-
-static JsonObject *table_element(JsonArray *array, guint i)
-{
-    JsonNode *node = json_array_get_element(array, i);
-
-    return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
-}
-
 static double table_number(JsonObject *object, const char *name)
 {
     JsonNode *node = object ? json_object_get_member(object, name) : NULL;
@@ -67,7 +39,7 @@ static char *table_safe_text(JsonObject *object, const char *name)
 static double table_measure(JsonObject *contender, const char *measure,
                             const char *member)
 {
-    return table_number(table_object(table_object(contender, "measures"),
+    return table_number(result_object(result_object(contender, "measures"),
                                      measure), member);
 }
 
@@ -158,8 +130,8 @@ static void table_faults(FILE *out, JsonObject *c)
 {
     static const char *const busy[] = { "p50_ns", "p90_ns", "p99_ns",
                                         "p999_ns", "max_ns" };
-    JsonObject *faults = table_object(c, "faults");
-    JsonObject *idle = table_object(c, "faults_idle");
+    JsonObject *faults = result_object(c, "faults");
+    JsonObject *idle = result_object(c, "faults_idle");
     bool has_faults = table_number(faults, "count") > 0;
     bool has_idle = table_number(idle, "count") > 0;
     guint i;
@@ -221,8 +193,8 @@ static void table_rows(FILE *out, JsonArray *contenders, const char *title,
     guint i;
 
     fprintf(out, "\n  %s\n", title);
-    for (i = 0; i < table_length(contenders); i++) {
-        JsonObject *c = table_element(contenders, i);
+    for (i = 0; i < result_length(contenders); i++) {
+        JsonObject *c = result_element(contenders, i);
 
         if (c && table_number(c, "run_count") > 0) {
             row(out, c);
@@ -232,7 +204,7 @@ static void table_rows(FILE *out, JsonArray *contenders, const char *title,
 
 void table_knobs(JsonObject *scenario, FILE *out)
 {
-    JsonObject *knobs = table_object(scenario, "knobs");
+    JsonObject *knobs = result_object(scenario, "knobs");
     g_autoptr(GList) names = knobs ? json_object_get_members(knobs) : NULL;
     GList *at;
 
@@ -252,9 +224,9 @@ static void table_failures(FILE *out, JsonArray *contenders)
 {
     guint i, e;
 
-    for (i = 0; i < table_length(contenders); i++) {
-        JsonObject *c = table_element(contenders, i);
-        JsonArray *errors = table_array(c, "errors");
+    for (i = 0; i < result_length(contenders); i++) {
+        JsonObject *c = result_element(contenders, i);
+        JsonArray *errors = result_array(c, "errors");
 
         if (!(table_number(c, "failed_count") > 0)) {
             continue;
@@ -262,7 +234,7 @@ static void table_failures(FILE *out, JsonArray *contenders)
         fputc('\n', out);
         table_label(out, c);
         fprintf(out, " FAILED %.0f times\n", table_number(c, "failed_count"));
-        for (e = 0; e < table_length(errors); e++) {
+        for (e = 0; e < result_length(errors); e++) {
             JsonNode *node = json_array_get_element(errors, e);
 
             if (json_node_get_value_type(node) == G_TYPE_STRING) {
@@ -278,16 +250,16 @@ static void table_failures(FILE *out, JsonArray *contenders)
 /* Says so when cold was not cold: on a RAM disk, say. */
 static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
 {
-    JsonArray *contenders = table_array(scenario, "contenders");
+    JsonArray *contenders = result_array(scenario, "contenders");
     double most = 0;
     guint i;
 
-    if (strcmp(table_text(table_object(scenario, "knobs"), "cache"),
+    if (strcmp(table_text(result_object(scenario, "knobs"), "cache"),
                "cold")) {
         return;
     }
-    for (i = 0; i < table_length(contenders); i++) {
-        double cached = table_measure(table_element(contenders, i),
+    for (i = 0; i < result_length(contenders); i++) {
+        double cached = table_measure(result_element(contenders, i),
                                       "cached_bytes", "max");
 
         most = cached > most ? cached : most;
@@ -303,7 +275,7 @@ static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
 static void table_scenario(FILE *out, JsonObject *scenario,
                            JsonObject *snapshot)
 {
-    JsonArray *contenders = table_array(scenario, "contenders");
+    JsonArray *contenders = result_array(scenario, "contenders");
     g_autofree char *times = NULL, *faults = NULL, *costs = NULL;
     g_autofree char *baseline = table_safe_text(scenario, "baseline");
 
@@ -330,8 +302,8 @@ static void table_scenario(FILE *out, JsonObject *scenario,
 
 static void table_storage(FILE *out, JsonObject *storage)
 {
-    JsonObject *rate = table_object(storage, "sequential_bytes_per_s");
-    JsonObject *random_4k = table_object(storage, "random_4k");
+    JsonObject *rate = result_object(storage, "sequential_bytes_per_s");
+    JsonObject *random_4k = result_object(storage, "random_4k");
 
     if (table_number(rate, "median") > 0) {
         g_autofree char *p50 = table_ns(table_number(random_4k, "p50_ns"));
@@ -347,10 +319,10 @@ static void table_storage(FILE *out, JsonObject *storage)
 
 static void table_environment(FILE *out, JsonObject *root)
 {
-    JsonObject *env = table_object(root, "environment");
+    JsonObject *env = result_object(root, "environment");
     g_autofree char *memory = table_bytes(table_number(env, "memory_bytes"));
     g_autofree char *date = table_safe_text(root, "date");
-    g_autofree char *commit = table_safe_text(table_object(root, "tool"),
+    g_autofree char *commit = table_safe_text(result_object(root, "tool"),
                                               "commit");
     g_autofree char *cpu = table_safe_text(env, "cpu");
     g_autofree char *kernel = table_safe_text(env, "kernel");
@@ -369,7 +341,7 @@ static void table_environment(FILE *out, JsonObject *root)
 void table_print(JsonNode *result, FILE *out)
 {
     JsonObject *root = json_node_get_object(result);
-    JsonArray *works = table_array(root, "works");
+    JsonArray *works = result_array(root, "works");
     JsonNode *interrupted = json_object_get_member(root, "interrupted");
     guint w, s;
 
@@ -379,10 +351,10 @@ void table_print(JsonNode *result, FILE *out)
         json_node_get_boolean(interrupted)) {
         fprintf(out, "INTERRUPTED: this is what was done until then\n");
     }
-    for (w = 0; w < table_length(works); w++) {
-        JsonObject *work = table_element(works, w);
-        JsonObject *snapshot = table_object(work, "snapshot");
-        JsonArray *scenarios = table_array(work, "scenarios");
+    for (w = 0; w < result_length(works); w++) {
+        JsonObject *work = result_element(works, w);
+        JsonObject *snapshot = result_object(work, "snapshot");
+        JsonArray *scenarios = result_array(work, "scenarios");
         g_autofree char *label = g_strescape(table_text(snapshot, "label"),
                                              NULL);
         g_autofree char *len = table_bytes(table_number(snapshot,
@@ -391,9 +363,9 @@ void table_print(JsonNode *result, FILE *out)
                                                          "data_bytes"));
 
         fprintf(out, "\n%s: %s, %s of it data\n", label, len, data);
-        table_storage(out, table_object(work, "storage"));
-        for (s = 0; s < table_length(scenarios); s++) {
-            table_scenario(out, table_element(scenarios, s), snapshot);
+        table_storage(out, result_object(work, "storage"));
+        for (s = 0; s < result_length(scenarios); s++) {
+            table_scenario(out, result_element(scenarios, s), snapshot);
         }
     }
 }
