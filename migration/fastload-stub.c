@@ -61,3 +61,7 @@ FastLoadStats *migration_fastload_query(void)
 void migration_fastload_print(Monitor *mon, const FastLoadStats *stats)
 {
 }
+
+void migration_fastload_apply_parameters(void)
+{
+}

@@ -150,6 +150,12 @@ static bool fast_load_check_devices(Error **errp)
     return true;
 }
 
+/* As the engine wants it: 0 for no limit, and never "off". */
+static uint64_t fast_load_background_rate(void)
+{
+    return MIN(migrate_max_postcopy_bandwidth(), INT64_MAX);
+}
+
 static uint64_t fast_load_elapsed_us(const FastLoad *s)
 {
     return (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - s->begin_ns) / SCALE_US;
@@ -306,6 +312,7 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
 {
     FastloadConfig config = {
         .worker_count = fast_load_threads(),
+        .background_bytes_per_s = fast_load_background_rate(),
         .event_func = fast_load_event,
         .event_opaque = s,
     };
@@ -584,6 +591,15 @@ bool migration_fastload_defer_completion(void)
         migration_bh_schedule(fast_load_finish_bh, s);
     }
     return true;
+}
+
+void migration_fastload_apply_parameters(void)
+{
+    FastLoad *s = &fast_load;
+
+    if (s->engine) {
+        fastload_set_background_rate(s->engine, fast_load_background_rate());
+    }
 }
 
 static FastLoadStats *fast_load_stats(FastLoad *s)

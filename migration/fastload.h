@@ -65,6 +65,9 @@ int migration_fastload_loaded(int ret, Error **errp);
  */
 bool migration_fastload_defer_completion(void);
 
+/* Migration parameters were set: those that a running load minds count now. */
+void migration_fastload_apply_parameters(void);
+
 /* Pages are missing, or may be: guest memory must not be discarded. */
 bool migration_fastload_is_active(void);
 

@@ -13,6 +13,7 @@ Needs Python 3.11 or later and nothing but its standard library.
 
 import ctypes
 import json
+import mmap
 import os
 from pathlib import Path
 import pwd
@@ -32,6 +33,9 @@ FIRMWARE_DIRS = ("/usr/share/seabios", "/usr/share/qemu",
                  "/usr/lib/ipxe/qemu")
 REPLY_TIMEOUT_S = 120
 PAGE_BYTES = 4096
+CACHE_LEFT_BYTES_MAX = 16 << 20
+MADV_POPULATE_WRITE = 23
+TOUCH_HOLD_S = 2.5
 
 
 class VmError(Exception):
@@ -152,6 +156,43 @@ def warm_cache(path):
                 if not got:
                     break
                 file_off += got
+
+
+def set_cache(path, cache):
+    """The file all in the page cache ("warm"), or out of it ("cold")."""
+    if cache == "warm":
+        warm_cache(path)
+    elif drop_cache(path) > CACHE_LEFT_BYTES_MAX:
+        raise VmError(f"{path} does not leave the page cache: who has it "
+                      "open?")
+
+
+def free_mib():
+    text = Path("/proc/meminfo").read_text()
+    return int(re.search(r"MemFree:\s+(\d+)", text).group(1)) >> 10
+
+
+def touch_memory(mib):
+    """What a host takes back from idle memory is dear at its next touch."""
+    # In pieces first, from which the kernel takes small pages, then whole.
+    held = []
+    for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
+        memory = mmap.mmap(-1, min(mib, free_mib() * 6 // 10) << 20,
+                           mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(advice)
+        memory.madvise(MADV_POPULATE_WRITE)
+        held.append(memory)
+    # As tools/fastload-bench/measure.c: when a pass of reporting has ended,
+    # where the kernel counts them, the next one is two seconds away.
+    counter = Path("/sys/module/page_reporting/parameters/passes")
+    passes = counter.read_text() if counter.exists() else ""
+    deadline = time.monotonic() + TOUCH_HOLD_S
+    memory.madvise(mmap.MADV_DONTNEED, 0, 2 << 20)
+    while time.monotonic() < deadline and \
+            (not passes or counter.read_text() == passes):
+        time.sleep(0.005)
+    for memory in held:
+        memory.close()
 
 
 def _die_with_parent():
@@ -459,16 +500,32 @@ class Qemu:
                     found[kind] += 1
         return found
 
-    def cpu_seconds(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text() \
-            .rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def cpu_seconds(self, vcpus=True):
+        """Of the process, ended threads too, perhaps without the vCPUs."""
+        def of(folder):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            return int(fields[11]) + int(fields[12])
+        process = Path(f"/proc/{self.process.pid}")
+        ticks = of(process)
+        if not vcpus:
+            ticks -= sum(of(task) for task in (process / "task").iterdir()
+                         if (task / "comm").read_text().startswith("CPU "))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def page_table_mib(self):
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"^VmPTE:\s+(\d+)", text, re.M).group(1)) / 1024
 
     def memory_mib(self, field):
         """A field of smaps_rollup, such as Rss or AnonHugePages."""
         text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return int(re.search(rf"^{field}:\s+(\d+) kB", text,
                              re.M).group(1)) // 1024
+
+    def disk_read_bytes(self):
+        """What came from storage for this process, as the kernel counts."""
+        text = Path(f"/proc/{self.process.pid}/io").read_text()
+        return int(re.search(r"^read_bytes: (\d+)", text, re.M).group(1))
 
     # -- the end
 

@@ -43,7 +43,7 @@ static JsonObject *compare_find(JsonArray *array, JsonObject *like,
     g_autofree char *wanted = compare_key(like, key);
     guint i;
 
-    for (i = 0; array && i < json_array_get_length(array); i++) {
+    for (i = 0; i < result_length(array); i++) {
         JsonObject *element = result_element(array, i);
         g_autofree char *found = compare_key(element, key);
 
@@ -67,7 +67,7 @@ static JsonObject *compare_find_label(JsonArray *contenders,
 {
     guint i;
 
-    for (i = 0; contenders && i < json_array_get_length(contenders); i++) {
+    for (i = 0; i < result_length(contenders); i++) {
         JsonObject *c = result_element(contenders, i);
 
         if (c && !strcmp(compare_label(c), label)) {
@@ -112,39 +112,102 @@ static void compare_baselines(JsonObject *a, JsonObject *b, FILE *out)
     }
 }
 
+/* Names what @contenders has and @others has not. */
+static void compare_only(JsonArray *contenders, JsonArray *others,
+                         const char *which, FILE *out)
+{
+    guint i;
+
+    for (i = 0; i < result_length(contenders); i++) {
+        JsonObject *c = result_element(contenders, i);
+
+        if (c && !compare_find_label(others, compare_label(c))) {
+            g_autofree char *label = g_strescape(compare_label(c), NULL);
+
+            fprintf(out, "  %-24s only in the %s\n", label, which);
+        }
+    }
+}
+
+static uint32_t compare_scenario(JsonObject *a, JsonObject *b, FILE *out)
+{
+    JsonArray *left = result_array(a, "contenders");
+    JsonArray *right = result_array(b, "contenders");
+    uint32_t count = 0;
+    guint i;
+
+    table_knobs(a, out);
+    compare_baselines(a, b, out);
+    fprintf(out, "  %-24s %-20s %9s %9s %9s\n", "ratio to the baseline",
+            "", "first", "second", "change");
+    for (i = 0; i < result_length(left); i++) {
+        JsonObject *one = result_element(left, i);
+        JsonObject *other = one
+            ? compare_find_label(right, compare_label(one)) : NULL;
+
+        if (other) {
+            compare_contender(one, other, out);
+            count++;
+        }
+    }
+    compare_only(left, right, "first", out);
+    compare_only(right, left, "second", out);
+    return count;
+}
+
+/* Names the scenarios of @a that @b has not. */
+static void compare_only_scenarios(JsonObject *a, JsonObject *b,
+                                   const char *which, FILE *out)
+{
+    JsonArray *scenarios = result_array(a, "scenarios");
+    guint i;
+
+    for (i = 0; i < result_length(scenarios); i++) {
+        JsonObject *s = result_element(scenarios, i);
+
+        if (s && !compare_find(result_array(b, "scenarios"), s, "knobs")) {
+            table_knobs(s, out);
+            fprintf(out, "  only in the %s\n", which);
+        }
+    }
+}
+
 static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
 {
     JsonArray *left = result_array(a, "scenarios");
     uint32_t count = 0;
-    guint i, c;
+    guint i;
 
-    for (i = 0; left && i < json_array_get_length(left); i++) {
+    for (i = 0; i < result_length(left); i++) {
         JsonObject *x = result_element(left, i);
         JsonObject *y = compare_find(result_array(b, "scenarios"), x,
                                      "knobs");
-        JsonArray *contenders = result_array(x, "contenders");
 
-        if (!x || !y) {
-            continue;
-        }
-        table_knobs(x, out);
-        compare_baselines(x, y, out);
-        fprintf(out, "  %-24s %-20s %9s %9s %9s\n", "ratio to the baseline",
-                "", "first", "second", "change");
-        for (c = 0; contenders && c < json_array_get_length(contenders);
-             c++) {
-            JsonObject *one = result_element(contenders, c);
-            JsonObject *other = one
-                ? compare_find_label(result_array(y, "contenders"),
-                                     compare_label(one)) : NULL;
-
-            if (other) {
-                compare_contender(one, other, out);
-                count++;
-            }
+        if (x && y) {
+            count += compare_scenario(x, y, out);
         }
     }
+    compare_only_scenarios(a, b, "first", out);
+    compare_only_scenarios(b, a, "second", out);
     return count;
+}
+
+/* Names the works of @a that @b has not. */
+static void compare_only_works(JsonArray *a, JsonArray *b, const char *which,
+                               FILE *out)
+{
+    guint i;
+
+    for (i = 0; i < result_length(a); i++) {
+        JsonObject *work = result_element(a, i);
+        JsonObject *snapshot = work ? result_object(work, "snapshot") : NULL;
+
+        if (snapshot && !compare_find(b, work, "snapshot")) {
+            g_autofree char *label = compare_text(snapshot, "label");
+
+            fprintf(out, "\n%s: only in the %s\n", label, which);
+        }
+    }
 }
 
 static void compare_print_origin(const char *which, JsonObject *root,
@@ -170,6 +233,7 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
         ? environment_difference(env_a, env_b)
         : g_strdup("one of them does not say where it was measured");
     JsonArray *works = result_array(left, "works");
+    JsonArray *others = result_array(right, "works");
     uint32_t count = 0;
     guint i;
 
@@ -184,14 +248,17 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
     }
     compare_print_origin("first", left, out);
     compare_print_origin("second", right, out);
-    for (i = 0; works && i < json_array_get_length(works); i++) {
+    for (i = 0; i < result_length(works); i++) {
         JsonObject *work = result_element(works, i);
-        JsonObject *other = compare_find(result_array(right, "works"), work,
-                                         "snapshot");
+        JsonObject *other = compare_find(others, work, "snapshot");
 
         if (work && other) {
             count += compare_scenarios(work, other, out);
         }
+    }
+    if (count) {
+        compare_only_works(works, others, "first", out);
+        compare_only_works(others, works, "second", out);
     }
     if (!count) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,

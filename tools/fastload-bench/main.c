@@ -112,7 +112,7 @@ static bool main_check_output(const char *path, GError **error)
     FILE *file = path && strcmp(path, "-") ? fopen(path, "a") : NULL;
 
     if (path && strcmp(path, "-") && !file) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "cannot write %s: %s", path, g_strerror(errno));
         return false;
     }
@@ -187,6 +187,9 @@ static int main_run(int argc, char **argv)
             "there is no command '%s'", argv[1]);
 
         return main_usage(text);
+    }
+    if (html_path && !strcmp(html_path, "-")) {
+        return main_usage("--html needs the name of a file");
     }
     if (json_path && html_path && !strcmp(json_path, html_path)) {
         return main_usage("--json and --html need names of their own");
@@ -365,8 +368,9 @@ static int main_report(int argc, char **argv)
     if (argc != 2) {
         return main_usage("report needs the name of one result");
     }
-    if (html_path && !strcmp(html_path, argv[1])) {
-        return main_usage("--html needs a name of its own");
+    if (html_path && (!strcmp(html_path, argv[1]) ||
+                      !strcmp(html_path, "-"))) {
+        return main_usage("--html needs a file of its own");
     }
     result = result_read(argv[1], &error);
     if (!result || !main_save(result, NULL, html_path, &error)) {

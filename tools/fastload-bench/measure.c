@@ -13,7 +13,8 @@
  * page reporting, ballooning) the first touch of a page can cost twenty times
  * what it costs afterwards, and who runs second would win.  The kernel reports
  * two seconds after memory became free: what the run before has freed must be
- * over, so that this run has two seconds of its own.
+ * over, so that this run has two seconds of its own.  Where the kernel counts
+ * its passes, the memory is freed when one has just ended.
  */
 #include "bench.h"
 #include <poll.h>
@@ -28,7 +29,9 @@
 /* Staging, page tables, the books of a run. */
 #define TOUCH_MORE_BYTES (128u << 20)
 /* Linux mm/page_reporting.c waits 2 s; and some for the reporting. */
-#define TOUCH_HOLD_US 2500000
+#define TOUCH_HOLD_NS (2500 * 1000 * 1000ull)
+#define TOUCH_POLL_US 5000
+#define REPORTING_PATH "/sys/module/page_reporting"
 #define TOUCH_TIMEOUT_NS (300 * 1000 * 1000 * 1000ull)
 #define ARRIVAL_UNIT_NS 16000u
 #define ARRIVAL_TIME_BITS 28
@@ -376,31 +379,72 @@ static uint64_t measure_resident_bytes(const Snapshot *snapshot)
     return bytes;
 }
 
-/* Leaves free memory behind that the host has backed. */
+/*
+ * Until free memory is safe from the host for two seconds.  The counter of
+ * passes is an addition of some kernels: others are given the time.
+ */
+static void measure_hold(uint8_t *hva)
+{
+    const char *passes = REPORTING_PATH "/parameters/passes";
+    uint64_t end_ns = bench_now_ns() + TOUCH_HOLD_NS;
+    uint64_t before = proc_number(passes, "", 1);
+
+    if (!g_file_test(REPORTING_PATH, G_FILE_TEST_IS_DIR)) {
+        return;
+    }
+    /* There is a pass only when something became free. */
+    madvise(hva, BENCH_HUGE_BYTES, MADV_DONTNEED);
+    while (bench_now_ns() < end_ns &&
+           proc_number(passes, "", 1) == before) {
+        g_usleep(TOUCH_POLL_US);
+    }
+}
+
+static uint8_t *measure_touch_pages(uint64_t len_bytes, int advice,
+                                    GError **error)
+{
+    uint8_t *hva = len_bytes ? memory_map(len_bytes, error) : NULL;
+    uint64_t at;
+
+    if (hva) {
+        madvise(hva, len_bytes, advice);
+    }
+    for (at = 0; hva && at < len_bytes; at += BENCH_PAGE_BYTES) {
+        hva[at] = 1;
+    }
+    return hva;
+}
+
+/*
+ * Leaves free memory behind that the host has backed: both in pieces, from
+ * which the kernel takes small pages first, and whole.
+ */
 static bool measure_touch(Measure *m, GError **error)
 {
+    const uint64_t mask = ~(uint64_t)(BENCH_HUGE_BYTES - 1);
     const Snapshot *snapshot = m->config->snapshot;
     uint64_t wanted = measure_resident_bytes(snapshot);
-    uint64_t available = proc_number("/proc/meminfo", "MemAvailable:", 1024);
+    uint64_t limit = proc_number("/proc/meminfo", "MemAvailable:", 1024) /
+                     10 * 8;
+    uint64_t small, huge;
     uint8_t *hva;
-    uint64_t at;
 
     if (m->config->scenario->cache == CACHE_COLD &&
         !m->config->variant->is_direct) {
         wanted += snapshot->data_bytes; /* in the page cache */
     }
     /* The allocator does not hand out just those pages again. */
-    wanted = MIN(wanted + wanted / 8 + TOUCH_MORE_BYTES,
-                 available / 10 * 8) &
-             ~(uint64_t)(BENCH_HUGE_BYTES - 1);
-    hva = wanted ? memory_map(wanted, error) : NULL;
-    for (at = 0; hva && at < wanted; at += BENCH_PAGE_BYTES) {
-        hva[at] = 1;
+    wanted += wanted / 8 + TOUCH_MORE_BYTES;
+    huge = MIN(wanted, limit) & mask;
+    small = MIN(wanted, limit - huge) & mask;
+    if (small && !measure_touch_pages(small, MADV_NOHUGEPAGE, error)) {
+        return false;
     }
-    if (g_file_test("/sys/module/page_reporting", G_FILE_TEST_IS_DIR)) {
-        g_usleep(TOUCH_HOLD_US);
+    hva = measure_touch_pages(huge, MADV_HUGEPAGE, error);
+    if (hva) {
+        measure_hold(hva);
     }
-    return hva || !wanted;
+    return hva || !huge;
 }
 
 typedef bool MeasureFunc(Measure *m, GError **error);

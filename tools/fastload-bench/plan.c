@@ -176,7 +176,7 @@ static char *plan_number_text(double number, const char *unit)
     char digits[G_ASCII_DTOSTR_BUF_SIZE];
 
     return g_strdup_printf("%s%s", g_ascii_formatd(digits, sizeof(digits),
-                                                   "%.4g", number), unit);
+                                                   "%.10g", number), unit);
 }
 
 static char *plan_scaled_text(double number, const char *const *units,

@@ -224,6 +224,7 @@ static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
     json_builder_begin_object(b);
     result_add_text(b, "label", c->label);
     result_add_text(b, "name", c->variant.loader->name);
+    result_add_text(b, "summary", c->variant.loader->summary);
     json_builder_set_member_name(b, "knobs");
     json_builder_begin_object(b);
     if (knobs & LOADER_HAS_THREADS) {

@@ -21,6 +21,7 @@ typedef struct Rounds {
     /* progress */
     bool is_terminal;
     uint64_t begin_ns;
+    uint64_t done_ns;        /* the last run ended, after begin_ns */
     uint32_t done_count;
     uint32_t total_count;
     char *now_running;
@@ -46,8 +47,11 @@ static void rounds_tick(void *opaque)
         return;
     }
     if (rounds->done_count) {
-        uint64_t s = ns / rounds->done_count *
-                     (rounds->total_count - rounds->done_count) / 1000000000;
+        /* Runs take what they took so far; this one began at done_ns. */
+        uint64_t rest_ns = rounds->done_ns / rounds->done_count *
+                           (rounds->total_count - rounds->done_count);
+        uint64_t gone_ns = ns - rounds->done_ns;
+        uint64_t s = (rest_ns - MIN(rest_ns, gone_ns)) / 1000000000;
 
         left = g_strdup_printf(", %" PRIu64 ":%02" PRIu64 " left", s / 60,
                                s % 60);
@@ -313,7 +317,9 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
     }
     c->run_count++;
     hist_merge(&c->faults, &r->faults);
-    hist_merge(&c->faults_idle, &r->faults_idle);
+    /* Where nothing loads ahead, no background is ever in the way. */
+    hist_merge(&c->faults_idle, c->variant.loader->has_end ? &r->faults_idle
+                                                           : &r->faults);
     g_strlcpy(c->io_name, r->io_name, sizeof(c->io_name));
     rounds_keep_typical(c, round, result);
 }
@@ -355,12 +361,13 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
         .timeout_ns = rounds->plan->timeout_ns,
         .is_stopped = rounds->is_stopped,
     };
+    const char *cache = round->scenario.cache == CACHE_COLD ? "cold" : "warm";
 
     g_free(rounds->now_running);
-    rounds->now_running = g_strdup_printf(
-        "%s, %s, round %d", c->label,
-        round->scenario.cache == CACHE_COLD ? "cold" : "warm",
-        round->idx + 1);
+    rounds->now_running = round->idx < 0
+        ? g_strdup_printf("%s, %s, warm-up", c->label, cache)
+        : g_strdup_printf("%s, %s, round %d", c->label, cache,
+                          round->idx + 1);
     if (!measure_run(&config, rounds_tick, rounds, *result)) {
         return false;
     }
@@ -375,6 +382,7 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
         }
     }
     rounds->done_count++;
+    rounds->done_ns = bench_now_ns() - rounds->begin_ns;
     return true;
 }
 
@@ -448,20 +456,32 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     return is_right;
 }
 
+/* Some contenders have all of the guest resident, zero pages as well. */
+static bool rounds_check_memory(const char *what, uint64_t len_bytes,
+                                GError **error)
+{
+    uint64_t memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
+                            sysconf(_SC_PAGESIZE);
+
+    if (len_bytes > memory_bytes / 10 * 9) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "%s: a guest of %" PRIu64 " MiB does not fit into nine "
+                    "tenths of the machine's %" PRIu64 " MiB of memory: "
+                    "choose a smaller one", what, len_bytes >> 20,
+                    memory_bytes >> 20);
+        return false;
+    }
+    return true;
+}
+
 /* A guest that cannot be is a usage error, before anything has run. */
 static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
                                const KnobValues values, GError **error)
 {
-    uint64_t memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
-                            sysconf(_SC_PAGESIZE);
     Scenario scenario;
     Guest *guest;
 
-    if (snapshot->data_bytes > memory_bytes / 10 * 9) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                    "%s has %" PRIu64 " MiB of data and the machine %" PRIu64
-                    " MiB of memory: choose a smaller one", snapshot->label,
-                    snapshot->data_bytes >> 20, memory_bytes >> 20);
+    if (!rounds_check_memory(snapshot->label, snapshot->guest_bytes, error)) {
         return false;
     }
     rounds_fill_scenario(plan, values, &scenario);
@@ -542,17 +562,11 @@ static Snapshot *rounds_generate(Rounds *rounds, const KnobValues values,
     g_autofree char *label = g_strdup_printf(
         "a generated snapshot of %s, %s zero, runs of %s, seed %" PRIu64,
         size, zero, run, values[KNOB_SEED]);
-    uint64_t memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
-                            sysconf(_SC_PAGESIZE);
     g_autofree char *path = NULL;
     bool is_made;
     int fd;
 
-    if (config.len_bytes * (1 - config.zero_share) > memory_bytes * 0.9) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                    "--size: the data of %s do not fit into the machine's %"
-                    PRIu64 " MiB of memory: choose a smaller one", size,
-                    memory_bytes >> 20);
+    if (!rounds_check_memory("--size", config.len_bytes, error)) {
         return NULL;
     }
     fd = rounds_temporary_file(plan->folder, error);
