@@ -11,17 +11,9 @@
  */
 #include "qemu/osdep.h"
 #include <liburing.h>
-#include <linux/ioprio.h>
 #include <poll.h>
 #include "trace.h"
 #include "qemu/fastload_int.h"
-
-#ifndef IOPRIO_CLASS_IDLE
-#define IOPRIO_CLASS_IDLE 3
-#endif
-#ifndef IOPRIO_CLASS_SHIFT
-#define IOPRIO_CLASS_SHIFT 13
-#endif
 
 /* user_data of the watches; a request's is its address, never so small */
 #define URING_WATCH_COUNT 2
@@ -145,10 +137,6 @@ static void uring_start(FastloadIo *io, FastloadIoReq *req)
     }
     if (io->has_fixed_file) {
         sqe->flags |= IOSQE_FIXED_FILE;
-    }
-    if (!req->is_urgent) {
-        /* Needs no privilege; schedulers that know classes obey it. */
-        sqe->ioprio = IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT;
     }
     io_uring_sqe_set_data(sqe, req);
 }

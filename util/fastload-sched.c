@@ -95,12 +95,21 @@ bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns)
     return is_due;
 }
 
+uint64_t fastload_sched_quiet_ns(Fastload *fl)
+{
+    return __atomic_load_n(&fl->last_fault_ns, __ATOMIC_RELAXED) +
+           FASTLOAD_FAULT_QUIET_NS;
+}
+
 uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
 {
-    uint64_t last_ns = __atomic_load_n(&fl->last_fault_ns, __ATOMIC_RELAXED);
+    uint32_t reader_count = MAX(fl->config.worker_count, 2) - 1;
 
-    return now_ns < last_ns + FASTLOAD_FAULT_QUIET_NS
-        ? FASTLOAD_FLIGHT_BYTES_MIN : FASTLOAD_FLIGHT_BYTES_MAX;
+    if (now_ns >= fastload_sched_quiet_ns(fl)) {
+        return FASTLOAD_FLIGHT_BYTES_MAX;
+    }
+    return MAX(FASTLOAD_FLIGHT_BYTES_MIN / reader_count,
+               FASTLOAD_REQ_BYTES_MIN);
 }
 
 static bool sched_rate_is_limited_locked(const Fastload *fl)
@@ -112,7 +121,7 @@ static bool sched_rate_is_limited_locked(const Fastload *fl)
 static double sched_rate_burst_locked(const Fastload *fl)
 {
     return MAX(fl->rate_bytes_per_s * (FASTLOAD_RATE_BURST_NS / 1e9),
-               2.0 * FASTLOAD_RATE_REQ_BYTES_MIN);
+               2.0 * FASTLOAD_REQ_BYTES_MIN);
 }
 
 static void sched_rate_count_locked(Fastload *fl, uint64_t now_ns)

@@ -285,6 +285,16 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
     }
 }
 
+/*
+ * While the guest faults, one worker of several begins nothing else: a fault
+ * never finds all of them placing chunks, or the processor taken by them.
+ */
+static bool worker_is_reserved(const FastloadWorker *w, uint64_t now_ns)
+{
+    return w->idx == 0 && w->fl->config.worker_count > 1 &&
+           now_ns < fastload_sched_quiet_ns(w->fl);
+}
+
 /* Takes the next chunk for issuing; false when there is none, or no room. */
 static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
 {
@@ -292,7 +302,8 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
     FastloadRead *read = w->free_chunks;
     uint64_t chunk_idx;
 
-    if (!read || !fastload_sched_next_chunk(fl, now_ns, &read->area,
+    if (!read || worker_is_reserved(w, now_ns) ||
+        !fastload_sched_next_chunk(fl, now_ns, &read->area,
                                             &chunk_idx, &read->is_retried)) {
         return false;
     }
@@ -315,7 +326,7 @@ static bool worker_has_flight_room(const FastloadWorker *w,
 static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
 {
     uint32_t bytes_max = fastload_sched_flight_bytes(w->fl, now_ns);
-    uint32_t req_bytes_max = MAX(bytes_max / 2, FASTLOAD_FLIGHT_BYTES_MIN);
+    uint32_t req_bytes_max = MAX(bytes_max / 2, FASTLOAD_REQ_BYTES_MIN);
 
     while (worker_has_flight_room(w, bytes_max)) {
         FastloadRead *read = w->issuing;
@@ -491,12 +502,18 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
     bool has_room =
         worker_has_flight_room(w, fastload_sched_flight_bytes(w->fl, now_ns));
     bool takes_chunks = has_room && w->free_chunks && !w->issuing;
+    bool is_reserved = worker_is_reserved(w, now_ns);
     uint64_t due_ns;
 
     if (w->ready_head) {
         return 0;
     }
-    due_ns = fastload_sched_next_due_ns(w->fl, w->free_urgent, takes_chunks);
+    due_ns = fastload_sched_next_due_ns(w->fl, w->free_urgent,
+                                        takes_chunks && !is_reserved);
+    if (is_reserved &&
+        fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX) {
+        due_ns = MIN(due_ns, fastload_sched_quiet_ns(w->fl));
+    }
     if (has_room && w->issuing) {
         due_ns = MIN(due_ns, fastload_sched_rate_due_ns(w->fl));
     }
@@ -511,9 +528,10 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
  * is served meanwhile: only with nothing to place, no urgent read to come
  * back, and a chunk to come.
  */
-static bool worker_wants_renewal(const FastloadWorker *w)
+static bool worker_wants_renewal(const FastloadWorker *w, uint64_t now_ns)
 {
     return w->spent_chunks && !w->ready_head &&
+           !worker_is_reserved(w, now_ns) &&
            w->inflight_count == w->flight_count &&
            fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX;
 }
@@ -538,7 +556,7 @@ static void worker_turn(FastloadWorker *w)
         worker_place_step(w);
     }
     worker_issue_background(w, now_ns);
-    wants_renewal = worker_wants_renewal(w);
+    wants_renewal = worker_wants_renewal(w, now_ns);
     if (!fastload_session_is_ending(w->fl)) {
         /* Reads go out before the worker is busy. */
         w->io_ops->poll(w->io,

@@ -63,19 +63,21 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 /*
  * What a worker has in flight for the background.  The device's queue must
  * not be the place where urgent reads wait: from a fault on, for as long as
- * FASTLOAD_FAULT_QUIET_NS, the queue is kept short.
+ * FASTLOAD_FAULT_QUIET_NS, all workers together have FASTLOAD_FLIGHT_BYTES_MIN
+ * there, or where they are many each the smallest read that makes sense.
+ * docs/design/0001-urgent-before-background.md.
  */
 #define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
 #define FASTLOAD_FLIGHT_BYTES_MAX (4u << 20)
-#define FASTLOAD_FLIGHT_BYTES_MIN (128u << 10)
+#define FASTLOAD_FLIGHT_BYTES_MIN (256u << 10)
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
+#define FASTLOAD_REQ_BYTES_MIN (64u << 10)
 /*
  * A background rate is kept by a token bucket that holds what is due in
  * FASTLOAD_RATE_BURST_NS, more than a worker ever sleeps too long; one
  * request takes at most half of it, and not less than a sensible read.
  */
 #define FASTLOAD_RATE_BURST_NS (20 * 1000 * 1000ull)
-#define FASTLOAD_RATE_REQ_BYTES_MIN (64u << 10)
 
 #define FASTLOAD_BITS 64
 #define FASTLOAD_BIT_WORDS(n) (((n) + FASTLOAD_BITS - 1) / FASTLOAD_BITS)
@@ -413,6 +415,8 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
                                 int error_number, uint64_t now_ns);
 /* A popped fault needs no read: somebody else placed or claimed the page. */
 void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault);
+/* From when on the guest no longer counts as faulting, if it does not fault */
+uint64_t fastload_sched_quiet_ns(Fastload *fl);
 /* What a worker may have in flight for the background now. */
 uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns);
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
