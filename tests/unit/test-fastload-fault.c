@@ -1089,6 +1089,47 @@ static void test_fault_in_a_chunk_in_flight(const void *opaque)
     fault_free(t);
 }
 
+/* How many background reads there are while the guest faults, then later. */
+static void fault_count_readers(uint64_t *ret_busy, uint64_t *ret_quiet)
+{
+    SimConfig sim_config = { .seed = 1 };
+    FaultTest *t;
+    int i;
+
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    t = fault_new_sim(fixture_all_data);
+    fault_start(t);
+    fixture_wait_until(sim_pending_count());
+    for (i = 0; i < 3; i++) {
+        FixtureToucher toucher;
+
+        fixture_toucher_start_page(&toucher, t->f, 3 * CHUNK_PAGES + i);
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    }
+    *ret_busy = sim_pending_count();
+    fixture_wait_until(sim_pending_count() > *ret_busy);
+    *ret_quiet = sim_pending_count();
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    fault_free(t);
+}
+
+static void test_one_worker_stays_free(const void *opaque)
+{
+    /* A thread that was kept from running sees a guest that is quiet. */
+    uint64_t busy = UINT64_MAX, quiet = 0;
+    int i;
+
+    for (i = 0; i < 50 && busy * FASTLOAD_REQ_BYTES_MIN >
+         FASTLOAD_FLIGHT_BYTES_MIN / 2; i++) {
+        fault_count_readers(&busy, &quiet);
+    }
+    /* One worker's reads, of half of what may be in flight each. */
+    g_assert_cmpuint(busy, ==, 2);
+    g_assert_cmpuint(quiet, >, 2);
+}
+
 static void test_move_wakes_who_waits(const void *opaque)
 {
     /* Who waits for a page in a chunk that is moved goes on. */
@@ -1319,6 +1360,7 @@ int main(int argc, char **argv)
     add_test("unreadable-eager-region", test_unreadable_eager_region);
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
+    add_test("one-worker-stays-free", test_one_worker_stays_free);
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
