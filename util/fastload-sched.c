@@ -108,8 +108,8 @@ uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
     if (now_ns >= fastload_sched_quiet_ns(fl)) {
         return FASTLOAD_FLIGHT_BYTES_MAX;
     }
-    return MAX(FASTLOAD_FLIGHT_BYTES_MIN / reader_count,
-               FASTLOAD_REQ_BYTES_MIN);
+    return MAX(FASTLOAD_FLIGHT_BYTES_MIN / reader_count /
+               FASTLOAD_REQ_BYTES_MIN, 1) * FASTLOAD_REQ_BYTES_MIN;
 }
 
 static bool sched_rate_is_limited_locked(const Fastload *fl)

@@ -64,7 +64,8 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * What a worker has in flight for the background.  The device's queue must
  * not be the place where urgent reads wait: from a fault on, for as long as
  * FASTLOAD_FAULT_QUIET_NS, all workers together have FASTLOAD_FLIGHT_BYTES_MIN
- * there, or where they are many each the smallest read that makes sense.
+ * there, but each that reads ahead at least one read of the smallest size.
+ * A read is begun while there is less in flight: it may be one read more.
  * docs/design/0001-urgent-before-background.md.
  */
 #define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)

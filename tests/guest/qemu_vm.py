@@ -167,9 +167,9 @@ def set_cache(path, cache):
                       "open?")
 
 
-def free_mib():
+def available_mib():
     text = Path("/proc/meminfo").read_text()
-    return int(re.search(r"MemFree:\s+(\d+)", text).group(1)) >> 10
+    return int(re.search(r"MemAvailable:\s+(\d+)", text).group(1)) >> 10
 
 
 def touch_memory(mib):
@@ -177,7 +177,8 @@ def touch_memory(mib):
     # In pieces first, from which the kernel takes small pages, then whole.
     held = []
     for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
-        memory = mmap.mmap(-1, min(mib, free_mib() * 6 // 10) << 20,
+        size = max(2, min(mib, available_mib() * 6 // 10))
+        memory = mmap.mmap(-1, size << 20,
                            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(advice)
         memory.madvise(MADV_POPULATE_WRITE)
@@ -508,8 +509,8 @@ class Qemu:
         process = Path(f"/proc/{self.process.pid}")
         ticks = of(process)
         if not vcpus:
-            ticks -= sum(of(task) for task in (process / "task").iterdir()
-                         if (task / "comm").read_text().startswith("CPU "))
+            ticks -= sum(of(process / "task" / str(cpu["thread-id"]))
+                         for cpu in self.qmp("query-cpus-fast"))
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def page_table_mib(self):

@@ -32,8 +32,11 @@ static double compare_ratio(JsonObject *contender, const char *measure)
                                    measure);
     JsonNode *node = m ? json_object_get_member(m, "ratio") : NULL;
 
-    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_double(node)
-                                               : NAN;
+    GType type = node && JSON_NODE_HOLDS_VALUE(node)
+        ? json_node_get_value_type(node) : G_TYPE_INVALID;
+
+    return type == G_TYPE_DOUBLE || type == G_TYPE_INT64
+        ? json_node_get_double(node) : NAN;
 }
 
 /* The element of @array with the same @key as @like, or NULL. */
@@ -94,7 +97,7 @@ static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
         double x = compare_ratio(a, kept[i].measure);
         double y = compare_ratio(b, kept[i].measure);
 
-        if (!isnan(x) && !isnan(y) && x > 0) {
+        if (x > 0 && isfinite(y / x)) {
             fprintf(out, "  %-24s %-20s %9.3g %9.3g %+7.1f %%\n", label,
                     kept[i].title, x, y, (y / x - 1) * 100);
         }
