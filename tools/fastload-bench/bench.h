@@ -584,7 +584,9 @@ char *environment_difference(JsonObject *a, JsonObject *b);
 /* @works: of WorkResult */
 JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
                      bool is_interrupted);
+/* Did any run of any contender fail?  Did any not? */
 bool result_has_failed(GPtrArray *works);
+bool result_has_runs(GPtrArray *works);
 bool result_write(JsonNode *result, const char *path, GError **error);
 /* Replaces a file at once, but writes into what is none (/dev/stderr). */
 bool result_write_text(const char *path, const char *text, GError **error);

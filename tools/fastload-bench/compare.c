@@ -65,15 +65,23 @@ static const char *compare_label(JsonObject *contender)
         ? json_node_get_string(node) : "";
 }
 
-static JsonObject *compare_find_label(JsonArray *contenders,
-                                      const char *label)
+/*
+ * The contender of the same name and knobs: a label has only those knobs that
+ * differ within its own result.
+ */
+static JsonObject *compare_find_contender(JsonArray *contenders,
+                                          JsonObject *like)
 {
+    g_autofree char *name = compare_text(like, "name");
+    g_autofree char *knobs = compare_key(like, "knobs");
     guint i;
 
     for (i = 0; i < result_length(contenders); i++) {
         JsonObject *c = result_element(contenders, i);
+        g_autofree char *its_name = c ? compare_text(c, "name") : NULL;
+        g_autofree char *its_knobs = compare_key(c, "knobs");
 
-        if (c && !strcmp(compare_label(c), label)) {
+        if (c && !strcmp(its_name, name) && !strcmp(its_knobs, knobs)) {
             return c;
         }
     }
@@ -124,7 +132,7 @@ static void compare_only(JsonArray *contenders, JsonArray *others,
     for (i = 0; i < result_length(contenders); i++) {
         JsonObject *c = result_element(contenders, i);
 
-        if (c && !compare_find_label(others, compare_label(c))) {
+        if (c && !compare_find_contender(others, c)) {
             g_autofree char *label = g_strescape(compare_label(c), NULL);
 
             fprintf(out, "  %-24s only in the %s\n", label, which);
@@ -145,8 +153,7 @@ static uint32_t compare_scenario(JsonObject *a, JsonObject *b, FILE *out)
             "", "first", "second", "change");
     for (i = 0; i < result_length(left); i++) {
         JsonObject *one = result_element(left, i);
-        JsonObject *other = one
-            ? compare_find_label(right, compare_label(one)) : NULL;
+        JsonObject *other = one ? compare_find_contender(right, one) : NULL;
 
         if (other) {
             compare_contender(one, other, out);

@@ -204,6 +204,11 @@ static int main_run(int argc, char **argv)
     if (!rounds_run(plan, &is_stopped, works, &run_error) && !works->len) {
         return main_fail(run_error);
     }
+    if (is_stopped && !result_has_runs(works)) {
+        g_clear_error(&run_error);
+        table_print_error("interrupted before anything was measured");
+        return EXIT_INTERRUPTED;
+    }
     result = result_new(plan, works, command, is_stopped);
     if (!main_save(result, json_path, html_path, &error)) {
         g_clear_error(&run_error);
@@ -321,7 +326,11 @@ static int main_gen(int argc, char **argv)
         return main_fail(error);
     }
     if (argc != 2) {
-        return main_usage("gen needs the name of the file to write");
+        return main_usage("gen needs the name of one file to write");
+    }
+    if (!strcmp(argv[1], "-")) {
+        return main_usage("gen writes to a file with a name, not to standard "
+                          "output");
     }
     config.seed = seed;
     main_catch_signals();

@@ -160,7 +160,7 @@ static bool plan_parse_value(const Knob *knob, const char *text,
     case KNOB_KIND_SHARE:
         return plan_parse_share(text, ret_value);
     case KNOB_KIND_WORD:
-        for (i = 0; words[i]; i++) {
+        for (i = 0; words[i] && i <= knob->max; i++) {
             if (!strcmp(words[i], text)) {
                 *ret_value = i;
                 return true;
@@ -234,6 +234,20 @@ static bool plan_list_has(const GArray *values, uint64_t value)
     return false;
 }
 
+/* What a value of @knob looks like. */
+static char *plan_expected_text(const Knob *knob)
+{
+    g_auto(GStrv) words = g_strsplit(knob->words ? knob->words : "", " ", -1);
+    g_autofree char *list = NULL;
+
+    if (knob->words && g_strv_length(words) > knob->max + 1) {
+        /* The last one is for our own use. */
+        g_clear_pointer(&words[knob->max + 1], g_free);
+    }
+    list = g_strjoinv(", ", words);
+    return g_strconcat(plan_expected[knob->kind], list, NULL);
+}
+
 static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
 {
     const Knob *knob = &knobs[id];
@@ -246,10 +260,11 @@ static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
 
         g_strstrip(items[i]);
         if (!plan_parse_value(knob, items[i], &value)) {
+            g_autofree char *expected = plan_expected_text(knob);
+
             g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                        "--%s: '%s' is not %s%s", knob->name, items[i],
-                        plan_expected[knob->kind],
-                        knob->words ? knob->words : "");
+                        "--%s: '%s' is not %s", knob->name, items[i],
+                        expected);
             return NULL;
         }
         if (value < knob->min || value > knob->max) {

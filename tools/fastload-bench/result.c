@@ -371,8 +371,8 @@ JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
     return json_builder_get_root(b);
 }
 
-/* Did any run of any contender fail? */
-bool result_has_failed(GPtrArray *works)
+/* Whether a contender of @works has a run that failed, or that did not. */
+static bool result_has(GPtrArray *works, bool is_failure)
 {
     guint w, i, k;
 
@@ -385,13 +385,23 @@ bool result_has_failed(GPtrArray *works)
             for (k = 0; k < s->contenders->len; k++) {
                 const Contender *c = s->contenders->pdata[k];
 
-                if (c->failed_count) {
+                if (is_failure ? c->failed_count : c->run_count) {
                     return true;
                 }
             }
         }
     }
     return false;
+}
+
+bool result_has_failed(GPtrArray *works)
+{
+    return result_has(works, true);
+}
+
+bool result_has_runs(GPtrArray *works)
+{
+    return result_has(works, false);
 }
 
 bool result_write_text(const char *path, const char *text, GError **error)

@@ -10,7 +10,8 @@
 #include "bench.h"
 #include <math.h>
 
-#define LABEL_WIDTH 22
+#define LABEL_WIDTH_MIN 22
+#define LABEL_WIDTH_MAX 48
 #define NOT_COLD_SHARE 0.02
 
 static double table_number(JsonObject *object, const char *name)
@@ -102,17 +103,43 @@ static void table_cell(FILE *out, int width, char *text)
 }
 
 /* Labels come from files as well: nothing in them may steer a terminal. */
-static void table_label(FILE *out, JsonObject *contender)
+static void table_label(FILE *out, JsonObject *contender, int width)
 {
     g_autofree char *text = g_strescape(table_text(contender, "label"),
                                         NULL);
 
-    fprintf(out, "  %-*.*s", LABEL_WIDTH, LABEL_WIDTH, text);
+    fprintf(out, "  %-*.*s", width, width, text);
+}
+
+/* So that no two labels are cut to the same. */
+static int table_label_width(JsonArray *contenders)
+{
+    size_t width = LABEL_WIDTH_MIN;
+    guint i;
+
+    for (i = 0; i < result_length(contenders); i++) {
+        JsonObject *c = result_element(contenders, i);
+
+        width = MAX(width, strlen(table_text(c, "label")));
+    }
+    return MIN(width, LABEL_WIDTH_MAX);
+}
+
+/* How many rounds the medians are of. */
+static double table_round_count(JsonArray *contenders)
+{
+    double most = 0;
+    guint i;
+
+    for (i = 0; i < result_length(contenders); i++) {
+        most = MAX(most, table_number(result_element(contenders, i),
+                                      "run_count"));
+    }
+    return most;
 }
 
 static void table_times(FILE *out, JsonObject *c)
 {
-    table_label(out, c);
     table_cell(out, 10, table_ns(table_measure(c, "run_ns", "median")));
     table_cell(out, 10, table_ns(table_measure(c, "work_ns", "median")));
     table_cell(out, 7, table_spread(c, "work_ns"));
@@ -136,7 +163,6 @@ static void table_faults(FILE *out, JsonObject *c)
     bool has_idle = table_number(idle, "count") > 0;
     guint i;
 
-    table_label(out, c);
     table_cell(out, 8, has_faults
                ? g_strdup_printf("%.0f", table_number(faults, "count"))
                : g_strdup("-"));
@@ -155,7 +181,6 @@ static void table_faults(FILE *out, JsonObject *c)
 
 static void table_costs(FILE *out, JsonObject *c)
 {
-    table_label(out, c);
     table_cell(out, 8, table_ns(table_measure(c, "cpu_ns", "median")));
     table_cell(out, 7, table_ratio(table_measure(c, "cpu_ns", "ratio")));
     table_cell(out, 9, table_bytes(table_measure(c, "read_bytes",
@@ -188,15 +213,17 @@ void table_print_error(const char *text)
 typedef void TableRow(FILE *out, JsonObject *contender);
 
 static void table_rows(FILE *out, JsonArray *contenders, const char *title,
-                       TableRow *row)
+                       const char *columns, TableRow *row)
 {
+    int width = table_label_width(contenders);
     guint i;
 
-    fprintf(out, "\n  %s\n", title);
+    fprintf(out, "\n  %-*s %s\n", width, title, columns);
     for (i = 0; i < result_length(contenders); i++) {
         JsonObject *c = result_element(contenders, i);
 
         if (c && table_number(c, "run_count") > 0) {
+            table_label(out, c, width);
             row(out, c);
         }
     }
@@ -232,7 +259,7 @@ static void table_failures(FILE *out, JsonArray *contenders)
             continue;
         }
         fputc('\n', out);
-        table_label(out, c);
+        table_label(out, c, table_label_width(contenders));
         fprintf(out, " FAILED %.0f times\n", table_number(c, "failed_count"));
         for (e = 0; e < result_length(errors); e++) {
             JsonNode *node = json_array_get_element(errors, e);
@@ -276,28 +303,27 @@ static void table_scenario(FILE *out, JsonObject *scenario,
                            JsonObject *snapshot)
 {
     JsonArray *contenders = result_array(scenario, "contenders");
-    g_autofree char *times = NULL, *faults = NULL, *costs = NULL;
     g_autofree char *baseline = table_safe_text(scenario, "baseline");
+    char columns[100];
 
     table_knobs(scenario, out);
-    times = g_strdup_printf(
-        "%-*s %10s %10s %7s %10s %7s %7s %8s %8s", LABEL_WIDTH, "WHEN",
-        "runs", "worked", "", "loaded", "", "ratio", "device", "progress");
-    faults = g_strdup_printf(
-        "%-*s %8s %8s %8s %8s %8s %8s %9s %8s %8s", LABEL_WIDTH, "FAULTS",
-        "count", "p50", "p90", "p99", "p99.9", "max", "idle p50", "p99",
-        "max");
-    costs = g_strdup_printf(
-        "%-*s %8s %7s %9s %9s %9s %9s %6s %7s %9s", LABEL_WIDTH, "COSTS",
-        "cpu", "ratio", "read", "peak", "end", "tables", "huge", "speed",
-        "cached");
-    table_rows(out, contenders, times, table_times);
-    table_rows(out, contenders, faults, table_faults);
-    table_rows(out, contenders, costs, table_costs);
+    g_snprintf(columns, sizeof(columns), "%10s %10s %7s %10s %7s %7s %8s %8s",
+               "runs", "worked", "", "loaded", "", "ratio", "device",
+               "progress");
+    table_rows(out, contenders, "WHEN", columns, table_times);
+    g_snprintf(columns, sizeof(columns),
+               "%8s %8s %8s %8s %8s %8s %9s %8s %8s", "count", "p50", "p90",
+               "p99", "p99.9", "max", "idle p50", "p99", "max");
+    table_rows(out, contenders, "FAULTS", columns, table_faults);
+    g_snprintf(columns, sizeof(columns),
+               "%8s %7s %9s %9s %9s %9s %6s %7s %9s", "cpu", "ratio", "read",
+               "peak", "end", "tables", "huge", "speed", "cached");
+    table_rows(out, contenders, "COSTS", columns, table_costs);
     table_failures(out, contenders);
     table_cold(out, scenario, snapshot);
     fprintf(out, "\n  ratio (less is better) and speed (more is better): "
-            "to %s\n", baseline);
+            "to %s; rounds: %.0f\n", baseline,
+            table_round_count(contenders));
 }
 
 static void table_storage(FILE *out, JsonObject *storage)
