@@ -7,7 +7,8 @@
  * before the load starts.  Each turn of the loop looks for faults first and
  * places at most one piece of background data, so that an urgent page waits
  * for FASTLOAD_PIECE_BYTES of copying at the most, or for one huge page of
- * staging where chunks are moved.  A read that fails is
+ * staging where chunks are moved; and while the guest faults, the first of
+ * several workers begins none of that.  A read that fails is
  * tried again here FASTLOAD_READ_TRIES_MAX times; then its claim is given up
  * and the scheduler brings it back later.
  */
@@ -286,8 +287,8 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
 }
 
 /*
- * While the guest faults, one worker of several begins nothing else: a fault
- * never finds all of them placing chunks, or the processor taken by them.
+ * While the guest faults, one worker of several begins nothing else: once it
+ * has placed what it had, a fault finds it waiting, and a processor for it.
  */
 static bool worker_is_reserved(const FastloadWorker *w, uint64_t now_ns)
 {
@@ -303,8 +304,8 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
     uint64_t chunk_idx;
 
     if (!read || worker_is_reserved(w, now_ns) ||
-        !fastload_sched_next_chunk(fl, now_ns, &read->area,
-                                            &chunk_idx, &read->is_retried)) {
+        !fastload_sched_next_chunk(fl, now_ns, &read->area, &chunk_idx,
+                                   &read->is_retried)) {
         return false;
     }
     trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
