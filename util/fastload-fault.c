@@ -3,10 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Any worker may drain the messages.  What can be answered at once is: a
- * page that the snapshot says is zero is placed, a page that is there
- * already has its waiters woken.  Everything else goes to the scheduler's
- * fault queue.  Messages for which the queue has no room stay in the kernel.
+ * Any worker may drain the messages; while they keep coming, one does.  What
+ * can be answered at once is: a page that the snapshot says is zero is placed,
+ * a page that is there already has its waiters woken.  Everything else goes to
+ * the scheduler's fault queue.  Messages for which the queue has no room stay
+ * in the kernel.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -33,10 +34,11 @@ static FastloadArea *fault_find_area(Fastload *fl, uint64_t hva)
     return NULL;
 }
 
-static void fault_answer(FastloadWorker *w, uint64_t hva, uint64_t now_ns)
+static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
+                         uint64_t now_ns)
 {
     Fastload *fl = w->fl;
-    FastloadArea *area = fault_find_area(fl, hva);
+    FastloadArea *area = fault_find_area(fl, msg->hva);
     FastloadFault fault = { .area = area, .begin_ns = now_ns };
     uint64_t ram_off;
     bool is_queued;
@@ -44,9 +46,13 @@ static void fault_answer(FastloadWorker *w, uint64_t hva, uint64_t now_ns)
 
     /* The kernel reports only what we registered. */
     assert(area);
-    fault.page_idx = (hva - (uintptr_t)area->hva) >> area->page_shift;
+    fault.page_idx = (msg->hva - (uintptr_t)area->hva) >> area->page_shift;
     ram_off = fault.page_idx << area->page_shift;
-    trace_fastload_fault_received(fl, w->idx, hva);
+    trace_fastload_fault_received(fl, w->idx, msg->hva);
+    if (fl->config.fault_func) {
+        fl->config.fault_func(area->hva + ram_off, msg->tid,
+                              fl->config.fault_opaque);
+    }
 
     if (fastload_bit_test(area->placed, fault.page_idx) ||
         !fastload_plan_page_has_data(area, fault.page_idx)) {
@@ -76,7 +82,7 @@ static void fault_answer(FastloadWorker *w, uint64_t hva, uint64_t now_ns)
 void fastload_fault_drain(FastloadWorker *w)
 {
     Fastload *fl = w->fl;
-    uint64_t hvas[FASTLOAD_FAULT_BATCH_MAX];
+    FastloadUffdFault msgs[FASTLOAD_FAULT_BATCH_MAX];
     int count, i;
 
     do {
@@ -86,7 +92,7 @@ void fastload_fault_drain(FastloadWorker *w)
         if (!room) {
             break;
         }
-        count = fastload_uffd_read(fl->uffd, hvas,
+        count = fastload_uffd_read(fl->uffd, msgs,
                                    MIN(room, FASTLOAD_FAULT_BATCH_MAX));
         if (count <= 0) {
             break;
@@ -94,7 +100,7 @@ void fastload_fault_drain(FastloadWorker *w)
         now_ns = fastload_stats_now_ns();
         __atomic_store_n(&fl->last_fault_ns, now_ns, __ATOMIC_RELAXED);
         for (i = 0; i < count; i++) {
-            fault_answer(w, hvas[i], now_ns);
+            fault_answer(w, &msgs[i], now_ns);
         }
     } while (count == FASTLOAD_FAULT_BATCH_MAX);
 }

@@ -6,7 +6,7 @@
  * A dense chunk of private anonymous memory is read into a huge page of
  * staging and given away whole with UFFDIO_MOVE: no copy, and the guest keeps
  * its huge pages.  Chunks of which a page came earlier, urgently, are copied,
- * and collapsed when everything is placed.  Knows when this is possible and
+ * and collapsed when the load is complete.  Knows when this is possible and
  * worth it; the kernel has the last word, and nothing here fails: what cannot
  * be moved is copied, what cannot be collapsed stays small.  UFFDIO_MOVE in
  * ioctl_userfaultfd(2), MADV_COLLAPSE in madvise(2).
@@ -96,17 +96,9 @@ void fastload_huge_prepare(Fastload *fl)
 
 static bool huge_span_is_dense(const FastloadArea *area, FastloadSpan span)
 {
-    uint64_t first = span.ram_off >> area->granule_shift;
-    uint64_t count = span.len_bytes >> area->granule_shift;
-    uint64_t i, data_count = 0;
-
-    if (span.len_bytes != FASTLOAD_CHUNK_BYTES) {
-        return false;
-    }
-    for (i = 0; i < count; i++) {
-        data_count += fastload_bit_test(area->data_bits, first + i);
-    }
-    return data_count * FASTLOAD_DENSE_SHARE >= count;
+    return span.len_bytes == FASTLOAD_CHUNK_BYTES &&
+           fastload_plan_data_bytes(area, span) * FASTLOAD_DENSE_SHARE >=
+           span.len_bytes;
 }
 
 bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span)
@@ -152,12 +144,32 @@ void fastload_huge_staging_drop(uint8_t *buf)
     madvise(buf, FASTLOAD_CHUNK_BYTES, MADV_DONTNEED);
 }
 
+/* Not what was discarded since: a balloon's memory would come back. */
+static bool huge_is_present(const uint8_t *hva)
+{
+    unsigned char present[FASTLOAD_CHUNK_PAGE_COUNT_MAX];
+    uint32_t i;
+
+    if (mincore((void *)hva, FASTLOAD_CHUNK_BYTES, present) < 0) {
+        return false;
+    }
+    for (i = 0; i < G_N_ELEMENTS(present); i++) {
+        if (!(present[i] & 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool huge_wants_collapse(const FastloadArea *area, uint64_t chunk_idx)
 {
+    FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
+
     return !fastload_bit_test(area->moved, chunk_idx) &&
            area->chunk_states[chunk_idx] != FASTLOAD_CHUNK_UNTRAPPED &&
-           huge_span_is_dense(area,
-                              fastload_plan_chunk_span(area, chunk_idx));
+           span.len_bytes == FASTLOAD_CHUNK_BYTES &&
+           (area->wants_populated || huge_span_is_dense(area, span)) &&
+           huge_is_present(area->hva + span.ram_off);
 }
 
 /* Returns whether it makes sense to go on. */
@@ -184,8 +196,7 @@ void fastload_huge_collapse(FastloadWorker *w)
     Fastload *fl = w->fl;
     uint64_t now_ns = fastload_stats_now_ns();
     /* A machine whose memory is in pieces takes long to make huge pages. */
-    uint64_t end_ns = now_ns + MAX((now_ns - fl->start_ns) /
-                                   FASTLOAD_COLLAPSE_SHARE,
+    uint64_t end_ns = now_ns + MAX(now_ns - fl->start_ns,
                                    FASTLOAD_COLLAPSE_NS_MIN);
     uint64_t c, run;
     guint a;

@@ -20,6 +20,7 @@ typedef struct SyncList {
 
 struct FastloadIo {
     int fd;
+    int direct_fd;
     struct pollfd watch[2];
     SyncList urgent;
     SyncList background;
@@ -56,6 +57,7 @@ static FastloadIo *sync_open(const FastloadIoSetup *setup, GError **error)
     int i;
 
     io->fd = setup->fd;
+    io->direct_fd = setup->direct_fd;
     for (i = 0; i < 2; i++) {
         io->watch[i].fd = setup->watch_fds[i];
         io->watch[i].events = POLLIN;
@@ -79,7 +81,8 @@ static bool sync_step(FastloadIo *io, FastloadIoReq *req)
         .iov_len = MIN(req->len_bytes - req->done_bytes,
                        FASTLOAD_PIECE_BYTES),
     };
-    ssize_t got = preadv(io->fd, &iov, 1, req->file_off + req->done_bytes);
+    int fd = req->is_direct ? io->direct_fd : io->fd;
+    ssize_t got = preadv(fd, &iov, 1, req->file_off + req->done_bytes);
 
     if (got < 0 && (errno == EINTR || errno == EAGAIN) &&
         ++req->again_count < FASTLOAD_IO_AGAIN_MAX) {
@@ -93,7 +96,7 @@ static bool sync_step(FastloadIo *io, FastloadIoReq *req)
     return req->done_bytes == req->len_bytes;
 }
 
-static void sync_poll(FastloadIo *io, int64_t timeout_ns)
+static void sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     SyncList *list = io->urgent.head ? &io->urgent : &io->background;
 
@@ -109,6 +112,7 @@ static void sync_poll(FastloadIo *io, int64_t timeout_ns)
             .tv_nsec = timeout_ns % 1000000000,
         };
 
+        io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
         ppoll(io->watch, 2, timeout_ns < 0 ? NULL : &ts, NULL);
     }
 }
@@ -129,6 +133,7 @@ static void sync_close(FastloadIo *io)
 
 const FastloadIoOps fastload_io_sync_ops = {
     .name = "preadv",
+    .is_blocking = true,
     .open = sync_open,
     .queue = sync_queue,
     .poll = sync_poll,

@@ -23,7 +23,7 @@
 
 struct FastloadIo {
     struct io_uring ring;
-    int fd;
+    int fds[2];              /* the second with O_DIRECT, or -1 */
     int watch_fds[URING_WATCH_COUNT];
     bool is_watched[URING_WATCH_COUNT];
     bool has_fixed_file;
@@ -76,12 +76,13 @@ static FastloadIo *uring_open(const FastloadIoSetup *setup, GError **error)
         g_free(io);
         return NULL;
     }
-    io->fd = setup->fd;
+    io->fds[0] = setup->fd;
+    io->fds[1] = setup->direct_fd;
     io->watch_fds[0] = setup->watch_fds[0];
     io->watch_fds[1] = setup->watch_fds[1];
     /* Registration saves a lookup a read; without it reads work as well. */
     io->has_fixed_file =
-        io_uring_register_files(&io->ring, &io->fd, 1) == 0;
+        io_uring_register_files(&io->ring, io->fds, 2) == 0;
     io->fixed_buf.iov_base = setup->staging;
     io->fixed_buf.iov_len = setup->fixed_bytes;
     if (!setup->fixed_bytes ||
@@ -124,7 +125,7 @@ static void uring_start(FastloadIo *io, FastloadIoReq *req)
     uint32_t len_bytes = req->len_bytes - req->done_bytes;
     uint64_t file_off = req->file_off + req->done_bytes;
     uint8_t *fixed = io->fixed_buf.iov_base;
-    int fd = io->has_fixed_file ? 0 : io->fd;
+    int fd = io->has_fixed_file ? req->is_direct : io->fds[req->is_direct];
 
     if (!sqe) {
         uring_complete(io, req, -EAGAIN);
@@ -149,14 +150,15 @@ static void uring_queue(FastloadIo *io, FastloadIoReq *req)
     uring_start(io, req);
 }
 
-static void uring_watch(FastloadIo *io)
+static void uring_watch(FastloadIo *io, bool minds_faults)
 {
     uintptr_t i;
 
     for (i = 0; i < URING_WATCH_COUNT; i++) {
         struct io_uring_sqe *sqe;
 
-        if (io->is_watched[i] || io->watch_fds[i] < 0) {
+        if (io->is_watched[i] || io->watch_fds[i] < 0 ||
+            (i == FASTLOAD_IO_WATCH_FAULTS && !minds_faults)) {
             continue;
         }
         sqe = uring_get_sqe(io);
@@ -215,7 +217,7 @@ static void uring_collect(FastloadIo *io)
     io_uring_cq_advance(&io->ring, count);
 }
 
-static void uring_poll(FastloadIo *io, int64_t timeout_ns)
+static void uring_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     struct __kernel_timespec ts = {
         .tv_sec = timeout_ns / 1000000000,
@@ -223,7 +225,7 @@ static void uring_poll(FastloadIo *io, int64_t timeout_ns)
     };
     struct io_uring_cqe *cqe;
 
-    uring_watch(io);
+    uring_watch(io, minds_faults);
     uring_collect(io);
     if (timeout_ns == 0 || io->done_head || io->has_fired) {
         io_uring_submit_and_get_events(&io->ring);

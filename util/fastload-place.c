@@ -97,9 +97,9 @@ static int place_zero_run(Fastload *fl, FastloadArea *area, uint64_t ram_off,
         return fastload_uffd_zero(fl->uffd, area->hva + ram_off, len_bytes,
                                   ret_done_bytes);
     }
-    /* hugetlb has no UFFDIO_ZEROPAGE: copy zeros, a page at a time. */
+    /* hugetlb has no UFFDIO_ZEROPAGE, and its page has no memory of its own. */
     return fastload_uffd_copy(fl->uffd, area->hva + ram_off, fl->zeros,
-                              MIN(len_bytes, area->page_bytes),
+                              MIN(len_bytes, fl->zeros_bytes),
                               ret_done_bytes);
 }
 
@@ -227,99 +227,4 @@ void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
             memset(buf + (i << area->granule_shift), 0, area->granule_bytes);
         }
     }
-}
-
-static int place_eager_read(int fd, uint8_t *dst, uint64_t file_off,
-                            uint64_t len_bytes, FastloadFailure *ret_failure)
-{
-    uint64_t at = 0;
-    uint32_t tries = 0;
-
-    while (at < len_bytes) {
-        ssize_t got = pread(fd, dst + at, MIN(len_bytes - at, 1u << 30),
-                            file_off + at);
-
-        if (got > 0) {
-            at += got;
-            continue;
-        }
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got == 0 || ++tries == FASTLOAD_READ_TRIES_MAX) {
-            ret_failure->error_number = got < 0 ? errno : ENODATA;
-            ret_failure->file_off = file_off + at;
-            return -ret_failure->error_number;
-        }
-    }
-    return 0;
-}
-
-static void place_eager_zero(uint8_t *dst, uint64_t len_bytes)
-{
-    uint64_t at;
-
-    /* Look before writing: memory that is zero should not be populated. */
-    for (at = 0; at < len_bytes; at += FASTLOAD_PAGE_BYTES_MIN) {
-        uint8_t *page = dst + at;
-
-        if (page[0] || memcmp(page, page + 1, FASTLOAD_PAGE_BYTES_MIN - 1)) {
-            memset(page, 0, FASTLOAD_PAGE_BYTES_MIN);
-        }
-    }
-}
-
-static void place_report_eager(const Fastload *fl, const FastloadArea *area)
-{
-    PlaceRun run = { 0 };
-    uint64_t i;
-
-    for (i = 0; i < area->page_count; i += run.page_count) {
-        bool has_data = fastload_plan_page_has_data(area, i);
-
-        run.page_idx = i;
-        run.page_count = 1;
-        while (i + run.page_count < area->page_count &&
-               fastload_plan_page_has_data(area, i + run.page_count) ==
-               has_data) {
-            run.page_count++;
-        }
-        place_report(fl, area, &run, FASTLOAD_CLASS_BACKGROUND, has_data);
-    }
-}
-
-int fastload_place_eager(Fastload *fl, FastloadArea *area,
-                         FastloadFailure *ret_failure)
-{
-    uint64_t count = area->len_bytes >> area->granule_shift;
-    uint64_t i, run;
-
-    for (i = 0; i < count; i += run) {
-        bool has_data = fastload_bit_test(area->data_bits, i);
-        uint64_t ram_off = i << area->granule_shift;
-        uint64_t len_bytes;
-
-        for (run = 1; i + run < count; run++) {
-            if (fastload_bit_test(area->data_bits, i + run) != has_data) {
-                break;
-            }
-        }
-        len_bytes = run << area->granule_shift;
-        if (has_data) {
-            int ret = place_eager_read(fl->fd, area->hva + ram_off,
-                                       area->file_off + ram_off, len_bytes,
-                                       ret_failure);
-
-            if (ret) {
-                return ret;
-            }
-            fastload_stats_add(&fl->eager_bytes, len_bytes);
-        } else {
-            place_eager_zero(area->hva + ram_off, len_bytes);
-        }
-    }
-    if (fl->config.placed_func) {
-        place_report_eager(fl, area);
-    }
-    return 0;
 }

@@ -10,16 +10,36 @@
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
+/* The guest waits for this: a word at a time, where that is possible. */
+static uint64_t plan_zero_bytes(const FastloadArea *area)
+{
+    uint64_t granule_count = area->len_bytes >> area->granule_shift;
+    uint64_t word_count = FASTLOAD_BIT_WORDS(granule_count);
+    uint64_t i, data_count = 0;
+
+    if (area->granule_shift == area->page_shift) {
+        for (i = 0; i < word_count; i++) {
+            data_count += __builtin_popcountll(area->data_bits[i]);
+        }
+    } else {
+        for (i = 0; i < area->page_count; i++) {
+            data_count += fastload_plan_page_has_data(area, i);
+        }
+    }
+    return area->len_bytes - (data_count << area->page_shift);
+}
+
 FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
 {
     FastloadArea *area = g_new0(FastloadArea, 1);
-    uint64_t granule_count, word_count, i;
+    uint64_t granule_count, word_count;
 
     area->hva = region->hva;
     area->len_bytes = region->len_bytes;
     area->file_off = region->file_off;
     area->is_eager = region->is_eager;
     area->wants_huge = region->wants_huge;
+    area->wants_populated = region->wants_populated;
     area->page_bytes = region->page_bytes;
     area->page_shift = __builtin_ctz(region->page_bytes);
     area->granule_bytes = region->granule_bytes;
@@ -40,11 +60,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
             (1ull << (granule_count % FASTLOAD_BITS)) - 1;
     }
 
-    for (i = 0; i < area->page_count; i++) {
-        if (!fastload_plan_page_has_data(area, i)) {
-            area->zero_bytes += area->page_bytes;
-        }
-    }
+    area->zero_bytes = plan_zero_bytes(area);
     return area;
 }
 
@@ -94,6 +110,12 @@ static bool plan_span_has_data(const FastloadArea *area, FastloadSpan span)
                          area->granule_shift);
 }
 
+/* Is there anything to place? */
+static bool plan_span_is_wanted(const FastloadArea *area, FastloadSpan span)
+{
+    return area->wants_populated || plan_span_has_data(area, span);
+}
+
 bool fastload_plan_page_has_data(const FastloadArea *area, uint64_t page_idx)
 {
     FastloadSpan page = { page_idx << area->page_shift, area->page_bytes };
@@ -104,6 +126,18 @@ bool fastload_plan_page_has_data(const FastloadArea *area, uint64_t page_idx)
 uint64_t fastload_plan_chunk_of(const FastloadArea *area, uint64_t ram_off)
 {
     return (area->head_bytes + ram_off) / FASTLOAD_CHUNK_BYTES;
+}
+
+uint64_t fastload_plan_data_bytes(const FastloadArea *area, FastloadSpan span)
+{
+    uint64_t first = span.ram_off >> area->granule_shift;
+    uint64_t count = span.len_bytes >> area->granule_shift;
+    uint64_t i, data_count = 0;
+
+    for (i = 0; i < count; i++) {
+        data_count += fastload_bit_test(area->data_bits, first + i);
+    }
+    return data_count << area->granule_shift;
 }
 
 FastloadSpan fastload_plan_chunk_span(const FastloadArea *area,
@@ -187,20 +221,20 @@ static uint64_t plan_area_spans(FastloadArea *area, uint64_t run_chunk_min)
     g_array_set_size(area->spans, 0);
     for (i = 0; i < area->chunk_count; i += run) {
         FastloadSpan first = fastload_plan_chunk_span(area, i);
-        bool has_data = plan_span_has_data(area, first);
+        bool is_wanted = plan_span_is_wanted(area, first);
         FastloadChunkState state = FASTLOAD_CHUNK_PENDING;
         FastloadSpan span = first;
 
         for (run = 1; i + run < area->chunk_count; run++) {
             FastloadSpan next = fastload_plan_chunk_span(area, i + run);
 
-            if (plan_span_has_data(area, next) != has_data) {
+            if (plan_span_is_wanted(area, next) != is_wanted) {
                 break;
             }
             span.len_bytes += next.len_bytes;
         }
         /* Less than a chunk is never worth a hole: a region's odd ends. */
-        if (!has_data && run >= run_chunk_min &&
+        if (!is_wanted && run >= run_chunk_min &&
             span.len_bytes >= FASTLOAD_CHUNK_BYTES) {
             state = FASTLOAD_CHUNK_UNTRAPPED;
         }

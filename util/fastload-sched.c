@@ -103,7 +103,9 @@ uint64_t fastload_sched_quiet_ns(Fastload *fl)
 
 uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
 {
-    uint32_t reader_count = MAX(fl->config.worker_count, 2) - 1;
+    /* While the guest faults, the one that waits for faults reads as well. */
+    uint32_t reader_count = fastload_file_is_busy(fl)
+        ? MAX(fl->config.worker_count, 2) - 1 : 1;
 
     if (now_ns >= fastload_sched_quiet_ns(fl)) {
         return FASTLOAD_FLIGHT_BYTES_MAX;

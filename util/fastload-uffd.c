@@ -33,19 +33,21 @@ typedef struct UffdMove {
 
 #define UFFD_MOVE _IOWR(UFFDIO, 0x05, UffdMove)
 
-/* The handshake: with UFFDIO_MOVE, or without where it is not known. */
+/* The handshake: with as much as the kernel knows. */
 static int uffd_shake_hands(int uffd, bool *ret_has_move)
 {
-    struct uffdio_api api = { .api = UFFD_API, .features = UFFD_MOVE_FEATURE };
+    static const uint64_t wishes[] = {
+        UFFD_MOVE_FEATURE | UFFD_FEATURE_THREAD_ID, UFFD_FEATURE_THREAD_ID, 0,
+    };
+    uint32_t i;
 
-    if (ioctl(uffd, UFFDIO_API, &api) == 0) {
-        *ret_has_move = true;
-        return 0;
-    }
-    api = (struct uffdio_api) { .api = UFFD_API };
-    if (ioctl(uffd, UFFDIO_API, &api) == 0) {
-        *ret_has_move = false;
-        return 0;
+    for (i = 0; i < G_N_ELEMENTS(wishes); i++) {
+        struct uffdio_api api = { .api = UFFD_API, .features = wishes[i] };
+
+        if (ioctl(uffd, UFFDIO_API, &api) == 0) {
+            *ret_has_move = wishes[i] & UFFD_MOVE_FEATURE;
+            return 0;
+        }
     }
     return -errno;
 }
@@ -192,7 +194,8 @@ int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
     return 0;
 }
 
-int fastload_uffd_read(int uffd, uint64_t *ret_hvas, uint32_t count_max)
+int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
+                       uint32_t count_max)
 {
     struct uffd_msg msgs[FASTLOAD_FAULT_BATCH_MAX];
     uint32_t count = 0;
@@ -205,7 +208,8 @@ int fastload_uffd_read(int uffd, uint64_t *ret_hvas, uint32_t count_max)
     }
     for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
         if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
-            ret_hvas[count++] = msgs[i].arg.pagefault.address;
+            ret_faults[count].hva = msgs[i].arg.pagefault.address;
+            ret_faults[count++].tid = msgs[i].arg.pagefault.feat.ptid;
         }
     }
     return count;

@@ -3,14 +3,14 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * One thread with its own ring, staging memory and counters, all allocated
- * before the load starts.  Each turn of the loop looks for faults first and
- * places at most one piece of background data, so that an urgent page waits
- * for FASTLOAD_PIECE_BYTES of copying at the most, or for one huge page of
- * staging where chunks are moved; and while the guest faults, the first of
- * several workers begins none of that.  A read that fails is
- * tried again here FASTLOAD_READ_TRIES_MAX times; then its claim is given up
- * and the scheduler brings it back later.
+ * One thread with its own ring, counters and staging for urgent reads, all
+ * allocated before the load starts.  Each turn of the loop looks for urgent
+ * work first and places at most one piece of background data, so that an urgent
+ * page waits for FASTLOAD_PIECE_BYTES of copying at the most, or for one huge
+ * page of staging where chunks are moved; and while the guest faults, the
+ * first of several workers begins none of that and leaves it to the others.
+ * A read that fails is tried again here FASTLOAD_READ_TRIES_MAX times; then
+ * its claim is given up and the scheduler brings it back later.
  */
 #include "qemu/osdep.h"
 #include <sys/eventfd.h>
@@ -20,10 +20,10 @@
 /* How often an ending worker looks whether its last reads are back. */
 #define WORKER_DRAIN_POLL_NS (100 * 1000 * 1000ll)
 
-static void worker_free_list_push(FastloadRead **list, FastloadRead *read)
+static void worker_urgent_free(FastloadWorker *w, FastloadRead *read)
 {
-    read->next = *list;
-    *list = read;
+    read->next = w->free_urgent;
+    w->free_urgent = read;
 }
 
 static void worker_req_free(FastloadWorker *w, FastloadIoReq *req)
@@ -40,59 +40,25 @@ static uint32_t worker_req_count(const Fastload *fl)
 static void worker_lay_out_reads(FastloadWorker *w)
 {
     Fastload *fl = w->fl;
-    uint32_t urgent_count = fl->urgent_read_count;
-    uint32_t count = urgent_count + fl->chunk_read_count;
-    uint8_t *buf = w->staging;
-    uint8_t *chunk_buf =
-        (uint8_t *)(((uintptr_t)w->chunk_map + FASTLOAD_CHUNK_BYTES - 1) /
-                    FASTLOAD_CHUNK_BYTES * FASTLOAD_CHUNK_BYTES);
     uint32_t i;
 
-    for (i = 0; i < count; i++) {
+    for (i = 0; i < fl->urgent_read_count; i++) {
         FastloadRead *read = &w->reads[i];
-        bool is_urgent = i < urgent_count;
 
-        read->class = is_urgent ? FASTLOAD_CLASS_URGENT
-                                : FASTLOAD_CLASS_BACKGROUND;
+        read->class = FASTLOAD_CLASS_URGENT;
         read->extents = w->extents + i * FASTLOAD_EXTENT_COUNT_MAX;
-        if (is_urgent) {
-            read->buf = buf;
-            buf += fl->urgent_bytes;
-            worker_free_list_push(&w->free_urgent, read);
-        } else {
-            read->buf = chunk_buf;
-            chunk_buf += FASTLOAD_CHUNK_BYTES;
-            worker_free_list_push(fl->has_move ? &w->spent_chunks
-                                               : &w->free_chunks, read);
-        }
+        read->buf = w->staging + (size_t)i * fl->urgent_bytes;
+        worker_urgent_free(w, read);
     }
-    assert(buf == w->staging + w->staging_bytes);
-    assert(chunk_buf <= w->chunk_map + w->chunk_map_bytes);
     for (i = 0; i < worker_req_count(fl); i++) {
         worker_req_free(w, &w->reqs[i]);
     }
 }
 
-static bool worker_map_staging(size_t map_bytes, uint8_t **ret_map,
-                               GError **error)
-{
-    void *map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    if (map == MAP_FAILED) {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "cannot map %zu bytes of staging memory: %s",
-                    map_bytes, g_strerror(errno));
-        return false;
-    }
-    *ret_map = map;
-    return true;
-}
-
 bool fastload_worker_prepare(FastloadWorker *w, GError **error)
 {
     Fastload *fl = w->fl;
-    uint32_t read_count = fl->urgent_read_count + fl->chunk_read_count;
+    uint32_t read_count = fl->urgent_read_count;
 
     w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (w->kick_fd < 0) {
@@ -101,18 +67,10 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error)
                     g_strerror(errno));
         return false;
     }
-    w->staging_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes;
-    /* One more, to begin on the grid. */
-    w->chunk_map_bytes = (fl->chunk_read_count + (size_t)1) *
-                         FASTLOAD_CHUNK_BYTES;
-    if (!worker_map_staging(w->staging_bytes, &w->staging, error) ||
-        !worker_map_staging(w->chunk_map_bytes, &w->chunk_map, error)) {
+    w->staging_bytes = (size_t)read_count * fl->urgent_bytes;
+    w->staging = fastload_pool_map(w->staging_bytes, error);
+    if (!w->staging) {
         return false;
-    }
-    if (fl->has_move) {
-        /* A page shared with a child could not be moved. */
-        madvise(w->chunk_map, w->chunk_map_bytes, MADV_HUGEPAGE);
-        madvise(w->chunk_map, w->chunk_map_bytes, MADV_DONTFORK);
     }
     w->reads = g_new0(FastloadRead, read_count);
     w->extents = g_new0(FastloadSpan, read_count * FASTLOAD_EXTENT_COUNT_MAX);
@@ -125,9 +83,6 @@ void fastload_worker_release(FastloadWorker *w)
 {
     if (w->staging) {
         munmap(w->staging, w->staging_bytes);
-    }
-    if (w->chunk_map) {
-        munmap(w->chunk_map, w->chunk_map_bytes);
     }
     if (w->kick_fd >= 0) {
         close(w->kick_fd);
@@ -142,6 +97,7 @@ static void worker_open_io(FastloadWorker *w)
     Fastload *fl = w->fl;
     FastloadIoSetup setup = {
         .fd = fl->fd,
+        .direct_fd = fl->direct_fd,
         .watch_fds = { fl->uffd, w->kick_fd },
         .staging = w->staging,
         /*
@@ -200,6 +156,7 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     req->len_bytes = MIN(extent->len_bytes, bytes_max);
     req->tries = 0;
     req->is_urgent = read->class == FASTLOAD_CLASS_URGENT;
+    req->is_direct = read->is_direct;
     req->read = read;
 
     extent->ram_off += req->len_bytes;
@@ -212,17 +169,6 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
         w->flight_count++;
     }
     w->io_ops->queue(w->io, req);
-}
-
-static void worker_ready_append(FastloadWorker *w, FastloadRead *read)
-{
-    read->next = NULL;
-    if (w->ready_tail) {
-        w->ready_tail->next = read;
-    } else {
-        w->ready_head = read;
-    }
-    w->ready_tail = read;
 }
 
 static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
@@ -249,7 +195,7 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
         fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
     }
     fastload_sched_read_done(w->fl, read, now_ns);
-    worker_free_list_push(&w->free_urgent, read);
+    worker_urgent_free(w, read);
 }
 
 static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
@@ -287,32 +233,89 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
 }
 
 /*
- * While the guest faults, one worker of several begins nothing else: once it
- * has placed what it had, a fault finds it waiting, and a processor for it.
+ * While the guest faults, several workers share the work out: the first one
+ * waits for faults, and since its hands are free, it keeps the device busy as
+ * well, with little at a time; the others place what it reads and make new
+ * staging.  Where reading is work itself, they do that, too.
  */
-static bool worker_is_reserved(const FastloadWorker *w, uint64_t now_ns)
+static bool worker_is_first_of_several(const FastloadWorker *w)
 {
-    return w->idx == 0 && w->fl->config.worker_count > 1 &&
-           now_ns < fastload_sched_quiet_ns(w->fl);
+    return w->idx == 0 && w->fl->config.worker_count > 1;
+}
+
+/*
+ * Of several that wait for a fault, all but one are woken for nothing, and
+ * cost the guest a processor just when it needs one: while it faults the first
+ * worker sees to it, unless reading keeps that one busy.
+ */
+static bool worker_minds_faults(const FastloadWorker *w, uint64_t now_ns)
+{
+    return w->idx == 0 || w->fl->workers[0].io_ops->is_blocking ||
+           now_ns >= fastload_sched_quiet_ns(w->fl);
+}
+
+static bool worker_may_place(const FastloadWorker *w, uint64_t now_ns)
+{
+    return !worker_is_first_of_several(w) ||
+           now_ns >= fastload_sched_quiet_ns(w->fl);
+}
+
+static bool worker_may_read(const FastloadWorker *w, uint64_t now_ns)
+{
+    const Fastload *fl = w->fl;
+
+    return fl->config.worker_count == 1 ||
+           worker_is_first_of_several(w) != fastload_file_is_busy(fl) ||
+           now_ns >= fastload_sched_quiet_ns(w->fl);
+}
+
+/* Puts @read where it belongs next; somebody may have been waiting for it. */
+static void worker_pass_on(FastloadWorker *w, FastloadPoolList to,
+                           FastloadRead *read)
+{
+    Fastload *fl = w->fl;
+    uint64_t now_ns = fastload_stats_now_ns();
+    uint32_t i;
+
+    fastload_pool_put(fl, to, read);
+    for (i = 0; i < fl->config.worker_count; i++) {
+        FastloadWorker *other = &fl->workers[i];
+
+        if (other != w &&
+            (to == FASTLOAD_POOL_FRESH ? worker_may_read(other, now_ns)
+                                       : worker_may_place(other, now_ns)) &&
+            __atomic_exchange_n(&other->is_idle, 0, __ATOMIC_SEQ_CST)) {
+            fastload_session_kick(other);
+            return;
+        }
+    }
 }
 
 /* Takes the next chunk for issuing; false when there is none, or no room. */
 static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
 {
     Fastload *fl = w->fl;
-    FastloadRead *read = w->free_chunks;
+    FastloadRead *read;
     uint64_t chunk_idx;
 
-    if (!read || worker_is_reserved(w, now_ns) ||
-        !fastload_sched_next_chunk(fl, now_ns, &read->area, &chunk_idx,
+    if (!worker_may_read(w, now_ns) ||
+        fastload_sched_next_due_ns(fl, false, true) > now_ns) {
+        return false;
+    }
+    read = fastload_pool_take(fl, FASTLOAD_POOL_FRESH);
+    if (!read) {
+        return false;
+    }
+    if (!fastload_sched_next_chunk(fl, now_ns, &read->area, &chunk_idx,
                                    &read->is_retried)) {
+        fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
         return false;
     }
     trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
-    w->free_chunks = read->next;
     read->span = fastload_plan_chunk_span(read->area, chunk_idx);
     read->is_moving = fastload_huge_fits(read->area, read->span);
     worker_plan_read(read);
+    fastload_file_choose(fl, read);
     w->issuing = read;
     return true;
 }
@@ -351,7 +354,7 @@ static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
         if (!worker_read_has_rest(read)) {
             w->issuing = NULL;
             if (!read->inflight_count) {
-                worker_ready_append(w, read);
+                worker_pass_on(w, FASTLOAD_POOL_READY, read);
             }
         }
     }
@@ -363,9 +366,9 @@ static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
     if (read->is_spent) {
         read->is_spent = false;
         fastload_huge_staging_drop(read->buf);
-        worker_free_list_push(&w->spent_chunks, read);
+        worker_pass_on(w, FASTLOAD_POOL_SPENT, read);
     } else {
-        worker_free_list_push(&w->free_chunks, read);
+        worker_pass_on(w, FASTLOAD_POOL_FRESH, read);
     }
 }
 
@@ -427,22 +430,31 @@ static void worker_place_piece(FastloadWorker *w, FastloadRead *read)
     }
 }
 
-/* Places a piece of the oldest background read that is complete. */
-static void worker_place_step(FastloadWorker *w)
+/* Places a piece of a background read that is complete. */
+static void worker_place_step(FastloadWorker *w, uint64_t now_ns)
 {
-    FastloadRead *read = w->ready_head;
+    FastloadRead *read = w->placing;
 
+    w->placing = NULL;
+    if (read && !worker_may_place(w, now_ns)) {
+        worker_pass_on(w, FASTLOAD_POOL_READY, read);
+        return;
+    }
+    if (!read && worker_may_place(w, now_ns)) {
+        read = fastload_pool_take(w->fl, FASTLOAD_POOL_READY);
+    }
+    if (!read) {
+        return;
+    }
     if (!read->error && read->is_moving) {
         worker_place_move(w, read);
     } else if (!read->error) {
         worker_place_piece(w, read);
     }
     if (read->error || read->placed_bytes == read->span.len_bytes) {
-        w->ready_head = read->next;
-        if (!w->ready_head) {
-            w->ready_tail = NULL;
-        }
         worker_background_finish(w, read);
+    } else {
+        w->placing = read;
     }
 }
 
@@ -458,6 +470,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
         if (++req->tries < FASTLOAD_READ_TRIES_MAX &&
             !fastload_session_is_ending(w->fl)) {
             fastload_stats_add(&w->counters.retry_count, 1);
+            req->is_direct = read->is_direct = false;
             if (!req->is_urgent) {
                 fastload_sched_rate_charge(w->fl, req->len_bytes);
             }
@@ -480,7 +493,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
         worker_urgent_finish(w, read);
     } else if (!read->inflight_count && !worker_read_has_rest(read)) {
         w->issuing = w->issuing == read ? NULL : w->issuing;
-        worker_ready_append(w, read);
+        worker_pass_on(w, FASTLOAD_POOL_READY, read);
     }
 }
 
@@ -496,27 +509,40 @@ static void worker_reap(FastloadWorker *w)
 /*
  * How long to sleep.  All that can be begun has been begun: a completed read,
  * a fault or a kick wakes the worker, or a retry that falls due, or the next
- * read that the background's rate allows.
+ * read that the background's rate allows; or the guest becoming quiet, if
+ * there is something that the worker must not do before.
  */
 static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
 {
+    Fastload *fl = w->fl;
+    uint64_t due_ns, chunk_due_ns = UINT64_MAX;
     bool has_room =
-        worker_has_flight_room(w, fastload_sched_flight_bytes(w->fl, now_ns));
-    bool takes_chunks = has_room && w->free_chunks && !w->issuing;
-    bool is_reserved = worker_is_reserved(w, now_ns);
-    uint64_t due_ns;
+        worker_has_flight_room(w, fastload_sched_flight_bytes(fl, now_ns));
 
-    if (w->ready_head) {
+    if (w->placing) {
         return 0;
     }
-    due_ns = fastload_sched_next_due_ns(w->fl, w->free_urgent,
-                                        takes_chunks && !is_reserved);
-    if (is_reserved &&
-        fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX) {
-        due_ns = MIN(due_ns, fastload_sched_quiet_ns(w->fl));
-    }
+    due_ns = fastload_sched_next_due_ns(fl, w->free_urgent, false);
     if (has_room && w->issuing) {
-        due_ns = MIN(due_ns, fastload_sched_rate_due_ns(w->fl));
+        due_ns = MIN(due_ns, fastload_sched_rate_due_ns(fl));
+    } else if (has_room && fastload_pool_has(fl, FASTLOAD_POOL_FRESH)) {
+        chunk_due_ns = fastload_sched_next_due_ns(fl, false, true);
+        if (chunk_due_ns != UINT64_MAX && !worker_may_read(w, now_ns)) {
+            chunk_due_ns = MAX(chunk_due_ns, fastload_sched_quiet_ns(fl));
+        }
+    }
+    due_ns = MIN(due_ns, chunk_due_ns);
+    if (fastload_pool_has(fl, FASTLOAD_POOL_READY)) {
+        due_ns = MIN(due_ns, worker_may_place(w, now_ns)
+                             ? 0 : fastload_sched_quiet_ns(fl));
+    }
+    if (!worker_may_place(w, now_ns) &&
+        fastload_pool_has(fl, FASTLOAD_POOL_SPENT) &&
+        fastload_sched_next_due_ns(fl, false, true) != UINT64_MAX) {
+        due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl));
+    }
+    if (!worker_minds_faults(w, now_ns)) {
+        due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl));
     }
     if (due_ns == UINT64_MAX) {
         return -1;
@@ -531,40 +557,61 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
  */
 static bool worker_wants_renewal(const FastloadWorker *w, uint64_t now_ns)
 {
-    return w->spent_chunks && !w->ready_head &&
-           !worker_is_reserved(w, now_ns) &&
+    return !w->placing && worker_may_place(w, now_ns) &&
            w->inflight_count == w->flight_count &&
+           fastload_pool_has(w->fl, FASTLOAD_POOL_SPENT) &&
+           !fastload_pool_has(w->fl, FASTLOAD_POOL_READY) &&
            fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX;
 }
 
 static void worker_renew_staging(FastloadWorker *w)
 {
-    FastloadRead *read = w->spent_chunks;
+    FastloadRead *read = fastload_pool_take(w->fl, FASTLOAD_POOL_SPENT);
 
-    w->spent_chunks = read->next;
-    fastload_huge_staging_renew(read->buf);
-    worker_free_list_push(&w->free_chunks, read);
+    if (read) {
+        fastload_huge_staging_renew(read->buf);
+        worker_pass_on(w, FASTLOAD_POOL_FRESH, read);
+    }
+}
+
+/*
+ * Starts what was queued; sleeps when there is nothing else to do.  Returns
+ * whether staging should be renewed, and has not slept then.
+ */
+static bool worker_poll(FastloadWorker *w, uint64_t now_ns)
+{
+    bool wants_renewal;
+    int64_t idle_ns;
+
+    /* First the flag, then a look: who passes something on later sees it. */
+    __atomic_store_n(&w->is_idle, 1, __ATOMIC_SEQ_CST);
+    wants_renewal = worker_wants_renewal(w, now_ns);
+    idle_ns = wants_renewal ? 0 : worker_idle_ns(w, now_ns);
+    if (idle_ns == 0) {
+        __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
+    }
+    w->io_ops->poll(w->io, idle_ns, worker_minds_faults(w, now_ns));
+    __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
+    return wants_renewal;
 }
 
 static void worker_turn(FastloadWorker *w)
 {
     uint64_t now_ns = fastload_stats_now_ns();
-    bool wants_renewal;
+    bool wants_renewal = false;
 
-    fastload_fault_drain(w);
-    worker_issue_urgent(w, now_ns);
-    if (w->ready_head) {
-        worker_place_step(w);
+    if (worker_minds_faults(w, now_ns)) {
+        fastload_fault_drain(w);
     }
+    worker_issue_urgent(w, now_ns);
+    worker_place_step(w, now_ns);
     worker_issue_background(w, now_ns);
-    wants_renewal = worker_wants_renewal(w, now_ns);
     if (!fastload_session_is_ending(w->fl)) {
         /* Reads go out before the worker is busy. */
-        w->io_ops->poll(w->io,
-                        wants_renewal ? 0 : worker_idle_ns(w, now_ns));
+        wants_renewal = worker_poll(w, now_ns);
     }
     worker_reap(w);
-    if (wants_renewal && !w->ready_head) {
+    if (wants_renewal) {
         worker_renew_staging(w);
     }
 }
@@ -573,7 +620,7 @@ static void worker_turn(FastloadWorker *w)
 static void worker_drain(FastloadWorker *w)
 {
     while (w->inflight_count) {
-        w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS);
+        w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS, false);
         worker_reap(w);
     }
 }

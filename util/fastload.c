@@ -14,7 +14,10 @@
  *   fastload-sched.c     what to read next: faults, then chunks; no I/O
  *   fastload-worker.c    worker thread: take, read, place, repeat
  *   fastload-fault.c     userfaultfd messages to urgent reads
- *   fastload-place.c     make bytes appear: copy, zero, move, eager
+ *   fastload-pool.c      staging of chunks, from hand to hand
+ *   fastload-place.c     make bytes appear: copy, zero, move
+ *   fastload-eager.c     memory that cannot be trapped, before the guest runs
+ *   fastload-file.c      the page cache, and the way around it
  *   fastload-huge.c      where chunks become huge pages, and their staging
  *   fastload-io-uring.c  read backend: io_uring
  *   fastload-io-sync.c   read backend: preadv
@@ -28,19 +31,24 @@
  *                             +------all placed (worker) or------------+
  *                             |      cancelled (anybody)
  *                             v
- *                          DRAINED --last worker out--> COMPLETED
- *                                                    or CANCELLED
+ *                          DRAINED --last worker--> CANCELLED or COMPLETED
+ *                                                                |
+ *                                      huge pages mended (last worker)
+ *                                                                v
+ *                                                             SETTLED
  *   NEW --free (owner), never started--> CANCELLED
  *
  *   NEW        no thread, nothing registered
  *   RUNNING    threads live, spans registered, pages missing
  *   STALLED    as RUNNING; something failed FASTLOAD_STALL_ROUND_COUNT times
  *   DRAINED    threads leave; nothing is missing, or it was cancelled
- *   COMPLETED  threads gone, nothing registered, every page placed
+ *   COMPLETED  one thread left, nothing registered, every page placed
+ *   SETTLED    threads gone
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
- * Lock order: event_lock, then state_lock or sched_lock, never both.  No lock
- * is held over I/O or placement, none but event_lock over the event callback.
+ * Lock order: event_lock, then state_lock or sched_lock, never both; pool_lock
+ * and the lock of an eager load alone.  No lock is held over I/O or placement,
+ * none but event_lock over the event callback.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -54,6 +62,7 @@ static const char *const session_state_names[FASTLOAD_STATE_MAX] = {
     [FASTLOAD_STATE_STALLED] = "stalled",
     [FASTLOAD_STATE_DRAINED] = "drained",
     [FASTLOAD_STATE_COMPLETED] = "completed",
+    [FASTLOAD_STATE_SETTLED] = "settled",
     [FASTLOAD_STATE_CANCELLED] = "cancelled",
 };
 
@@ -63,6 +72,7 @@ static const uint32_t session_moves[FASTLOAD_STATE_MAX] = {
     [FASTLOAD_STATE_RUNNING] = TO(STALLED) | TO(DRAINED),
     [FASTLOAD_STATE_STALLED] = TO(RUNNING) | TO(DRAINED),
     [FASTLOAD_STATE_DRAINED] = TO(COMPLETED) | TO(CANCELLED),
+    [FASTLOAD_STATE_COMPLETED] = TO(SETTLED),
 };
 
 static void session_move_locked(Fastload *fl, FastloadState to)
@@ -139,16 +149,23 @@ static void session_tell(Fastload *fl, FastloadEvent event,
     }
 }
 
-void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except)
+void fastload_session_kick(FastloadWorker *w)
 {
     uint64_t one = 1;
+
+    if (write(w->kick_fd, &one, sizeof(one)) < 0) {
+        /* Only EAGAIN is possible: it has been kicked 2^64 - 2 times. */
+        return;
+    }
+}
+
+void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except)
+{
     uint32_t i;
 
     for (i = 0; i < fl->config.worker_count; i++) {
-        if (&fl->workers[i] != except &&
-            write(fl->workers[i].kick_fd, &one, sizeof(one)) < 0) {
-            /* Only EAGAIN is possible: it has been kicked 2^64 - 2 times. */
-            continue;
+        if (&fl->workers[i] != except) {
+            fastload_session_kick(&fl->workers[i]);
         }
     }
 }
@@ -212,13 +229,18 @@ void fastload_session_stalled(Fastload *fl)
     g_mutex_unlock(&fl->event_lock);
 }
 
-void fastload_session_resumed(Fastload *fl)
+static void session_move_and_tell(Fastload *fl, FastloadState from,
+                                  FastloadState to, FastloadEvent event)
 {
     g_mutex_lock(&fl->event_lock);
-    session_move_and_tell_locked(fl, FASTLOAD_STATE_STALLED,
-                                 FASTLOAD_STATE_RUNNING,
-                                 FASTLOAD_EVENT_RESUMED, NULL);
+    session_move_and_tell_locked(fl, from, to, event, NULL);
     g_mutex_unlock(&fl->event_lock);
+}
+
+void fastload_session_resumed(Fastload *fl)
+{
+    session_move_and_tell(fl, FASTLOAD_STATE_STALLED, FASTLOAD_STATE_RUNNING,
+                          FASTLOAD_EVENT_RESUMED);
 }
 
 /* Called by each worker when its backend is open, or could not be opened. */
@@ -258,17 +280,18 @@ void fastload_session_worker_ended(FastloadWorker *w)
         session_check_complete(fl);
     }
     session_untrap(fl);
-    if (!is_cancelled) {
-        fastload_huge_collapse(w);
+    fastload_pool_release(fl);
+    if (is_cancelled) {
+        session_move_and_tell(fl, FASTLOAD_STATE_DRAINED,
+                              FASTLOAD_STATE_CANCELLED,
+                              FASTLOAD_EVENT_CANCELLED);
+        return;
     }
-    g_mutex_lock(&fl->event_lock);
-    g_mutex_lock(&fl->state_lock);
-    session_move_locked(fl, is_cancelled ? FASTLOAD_STATE_CANCELLED
-                                         : FASTLOAD_STATE_COMPLETED);
-    g_mutex_unlock(&fl->state_lock);
-    session_tell(fl, is_cancelled ? FASTLOAD_EVENT_CANCELLED
-                                  : FASTLOAD_EVENT_COMPLETED, NULL);
-    g_mutex_unlock(&fl->event_lock);
+    session_move_and_tell(fl, FASTLOAD_STATE_DRAINED, FASTLOAD_STATE_COMPLETED,
+                          FASTLOAD_EVENT_COMPLETED);
+    fastload_huge_collapse(w);
+    session_move_and_tell(fl, FASTLOAD_STATE_COMPLETED, FASTLOAD_STATE_SETTLED,
+                          FASTLOAD_EVENT_SETTLED);
 }
 
 bool fastload_probe(GError **error)
@@ -316,6 +339,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     }
     fl = g_new0(Fastload, 1);
     fl->fd = fd;
+    fl->direct_fd = -1;
     fl->uffd = -1;
     fl->config = *config;
     if (!fl->config.worker_count) {
@@ -330,6 +354,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     fl->areas_by_hva = g_ptr_array_new();
     g_mutex_init(&fl->state_lock);
     g_mutex_init(&fl->event_lock);
+    g_mutex_init(&fl->pool_lock);
     g_mutex_init(&fl->sched_lock);
     g_cond_init(&fl->state_cond);
     fastload_sched_rate_set(fl, fastload_stats_now_ns(),
@@ -353,8 +378,9 @@ static const char *session_region_fault(const FastloadRegion *region)
         return "its page size is not a power of two of at least 4096";
     }
     if (granule < FASTLOAD_PAGE_BYTES_MIN || (granule & (granule - 1)) ||
-        granule > page) {
-        return "its granule is not a power of two from 4096 to its page size";
+        granule > MIN(page, FASTLOAD_CHUNK_BYTES)) {
+        return "its granule is not a power of two from 4096 to its page size "
+               "or 2 MiB";
     }
     if (!region->len_bytes || region->len_bytes % page ||
         (uintptr_t)region->hva % page) {
@@ -434,6 +460,41 @@ static uint32_t session_span_count_max(void)
                UINT32_MAX);
 }
 
+/*
+ * Trapping parts of a mapping splits it, and the kernel joins the pieces again
+ * only when they share what it keeps of anonymous memory, its anon_vma.  A
+ * copy prepares that before it looks at its source; from where nothing can be
+ * read it places nothing.  It leaves a page table, which would be in a huge
+ * page's way: it goes where none will be moved, to what is not trapped.
+ */
+static void session_keep_whole(Fastload *fl, const FastloadArea *area)
+{
+    uint8_t *hva = NULL;
+    uint64_t done_bytes, i;
+    void *nothing;
+    bool has;
+
+    for (i = 0; i < area->chunk_count && !hva; i++) {
+        if (area->chunk_states[i] == FASTLOAD_CHUNK_UNTRAPPED) {
+            hva = area->hva + fastload_plan_chunk_span(area, i).ram_off;
+        }
+    }
+    if (!hva) {
+        return;
+    }
+    nothing = mmap(NULL, area->page_bytes, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (nothing == MAP_FAILED) {
+        return;
+    }
+    if (fastload_uffd_register(fl->uffd, hva, area->page_bytes, &has) == 0) {
+        fastload_uffd_copy(fl->uffd, hva, nothing, area->page_bytes,
+                           &done_bytes);
+        fastload_uffd_unregister(fl->uffd, hva, area->page_bytes);
+    }
+    munmap(nothing, area->page_bytes);
+}
+
 /* Returns 0, -EINVAL: this memory cannot be trapped, or another -errno. */
 static int session_trap_area(Fastload *fl, FastloadArea *area)
 {
@@ -455,6 +516,9 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
         }
         fastload_uffd_unregister(fl->uffd, area->hva, area->len_bytes);
     }
+    if (area->wants_huge && area->spans->len) {
+        session_keep_whole(fl, area);
+    }
     for (s = 0; s < area->spans->len && ret == 0; s++) {
         FastloadSpan span = g_array_index(area->spans, FastloadSpan, s);
         bool has;
@@ -473,7 +537,8 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
         return ret;
     }
     area->is_trapped = true;
-    area->has_zeropage = has_zeropage;
+    /* In private memory UFFDIO_ZEROPAGE maps a page that all share. */
+    area->has_zeropage = has_zeropage && !area->wants_populated;
     area->claimed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
     area->placed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
     for (s = 0; s < area->spans->len; s++) {
@@ -482,8 +547,9 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
                                          s).len_bytes);
     }
     fl->urgent_bytes = MAX(fl->urgent_bytes, area->page_bytes);
-    if (!has_zeropage) {
-        fl->zeros_bytes = MAX(fl->zeros_bytes, area->page_bytes);
+    if (!area->has_zeropage) {
+        fl->zeros_bytes = MAX(fl->zeros_bytes,
+                              MAX(area->page_bytes, FASTLOAD_PIECE_BYTES));
     }
     g_ptr_array_add(fl->areas_by_hva, area);
     return 0;
@@ -512,7 +578,7 @@ static bool session_trap(Fastload *fl, GError **error)
                         g_strerror(-ret));
             return false;
         }
-        if (fastload_place_eager(fl, area, &failure) < 0) {
+        if (!fastload_eager_load(fl, area, &failure)) {
             g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ,
                         "cannot read the snapshot at file offset %" PRIu64
                         ": %s", failure.file_off,
@@ -531,6 +597,7 @@ static const FastloadIoOps *session_choose_io(Fastload *fl)
 {
     FastloadIoSetup setup = {
         .fd = fl->fd,
+        .direct_fd = -1,
         .watch_fds = { -1, -1 },
         .req_count_max = 1,
     };
@@ -545,31 +612,47 @@ static const FastloadIoOps *session_choose_io(Fastload *fl)
 
 static void session_size_staging(Fastload *fl)
 {
-    uint32_t share_bytes = FASTLOAD_STAGING_BYTES_MAX /
-                           fl->config.worker_count;
+    uint32_t chunks_each = FASTLOAD_CHUNK_READ_COUNT_MAX;
 
     fl->urgent_bytes = MAX(fl->urgent_bytes, FASTLOAD_PAGE_BYTES_MIN);
     fl->urgent_read_count = CLAMP(FASTLOAD_URGENT_STAGING_BYTES_MAX /
                                   fl->urgent_bytes, 1,
                                   FASTLOAD_URGENT_READ_COUNT_MAX);
-    fl->chunk_read_count = CLAMP(share_bytes / FASTLOAD_CHUNK_BYTES, 1,
-                                 FASTLOAD_CHUNK_READ_COUNT_MAX);
-    if (fl->io_ops == &fastload_io_sync_ops) {
+    if (fl->io_ops->is_blocking) {
         /* One read at a time anyway: leave the rest to other workers. */
         fl->urgent_read_count = 1;
-        fl->chunk_read_count = 1;
+        chunks_each = 1;
     }
+    fl->chunk_read_count = MIN(fl->config.worker_count * chunks_each,
+                               FASTLOAD_STAGING_BYTES_MAX /
+                               FASTLOAD_CHUNK_BYTES);
     if (fl->zeros_bytes) {
         fl->zeros = g_malloc0(fl->zeros_bytes);
     }
 }
 
-static bool session_spawn(Fastload *fl, GError **error)
+GThread *fastload_session_thread(const char *name, GThreadFunc main_func,
+                                 void *opaque, GError **error)
 {
     sigset_t all, old;
+    GThread *thread;
+
+    /* Signals are the business of the program, not of its loader. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    thread = g_thread_try_new(name, main_func, opaque, error);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return thread;
+}
+
+static bool session_spawn(Fastload *fl, GError **error)
+{
     GError *cause = NULL;
     uint32_t i;
 
+    if (!fastload_pool_prepare(fl, error)) {
+        return false;
+    }
     fl->workers = g_new0(FastloadWorker, fl->config.worker_count);
     for (i = 0; i < fl->config.worker_count; i++) {
         fl->workers[i].fl = fl;
@@ -581,17 +664,15 @@ static bool session_spawn(Fastload *fl, GError **error)
             return false;
         }
     }
-    /* Signals are the business of the program, not of its loader. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     for (i = 0; i < fl->config.worker_count && !cause; i++) {
         g_autofree char *name = g_strdup_printf("fastload-%u", i);
 
-        fl->workers[i].thread = g_thread_try_new(name, fastload_worker_main,
-                                                 &fl->workers[i], &cause);
+        fl->workers[i].thread = fastload_session_thread(name,
+                                                        fastload_worker_main,
+                                                        &fl->workers[i],
+                                                        &cause);
         fl->live_count += fl->workers[i].thread ? 1 : 0;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
 
     g_mutex_lock(&fl->state_lock);
     while (fl->ready_count < fl->live_count) {
@@ -640,6 +721,7 @@ bool fastload_start(Fastload *fl, GError **error)
      * front of every urgent read; what to read ahead is decided here.
      */
     posix_fadvise(fl->fd, 0, 0, POSIX_FADV_RANDOM);
+    fastload_file_prepare(fl);
     if (!session_trap(fl, error)) {
         session_untrap(fl);
         return false;
@@ -670,17 +752,29 @@ bool fastload_wait(Fastload *fl, GError **error)
     bool is_completed;
 
     g_mutex_lock(&fl->state_lock);
-    while (fl->state != FASTLOAD_STATE_COMPLETED &&
-           fl->state != FASTLOAD_STATE_CANCELLED) {
+    while (fl->state < FASTLOAD_STATE_COMPLETED) {
         g_cond_wait(&fl->state_cond, &fl->state_lock);
     }
-    is_completed = fl->state == FASTLOAD_STATE_COMPLETED;
+    is_completed = fl->state != FASTLOAD_STATE_CANCELLED;
     g_mutex_unlock(&fl->state_lock);
     if (!is_completed) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_CANCELLED,
                     "the load was cancelled");
     }
     return is_completed;
+}
+
+void fastload_settle(Fastload *fl)
+{
+    uint32_t i;
+
+    /* Joined, so that the last event is over as well. */
+    for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
+        if (fl->workers[i].thread) {
+            g_thread_join(fl->workers[i].thread);
+            fl->workers[i].thread = NULL;
+        }
+    }
 }
 
 void fastload_cancel(Fastload *fl)
@@ -733,7 +827,9 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     }
     memcpy(stats.loaded_bytes, sum->loaded_bytes, sizeof(sum->loaded_bytes));
     stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] += eager_bytes;
-    stats.read_bytes = sum->read_bytes + eager_bytes;
+    stats.read_bytes = sum->read_bytes +
+                       __atomic_load_n(&fl->eager_read_bytes,
+                                       __ATOMIC_RELAXED);
     stats.moved_bytes = sum->moved_bytes;
     stats.collapsed_bytes = sum->collapsed_bytes;
     stats.fault_count = sum->fault_count;
@@ -764,22 +860,25 @@ void fastload_free(Fastload *fl)
         session_move_locked(fl, FASTLOAD_STATE_CANCELLED);
     }
     g_mutex_unlock(&fl->state_lock);
+    fastload_settle(fl);
     for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
-        if (fl->workers[i].thread) {
-            g_thread_join(fl->workers[i].thread);
-        }
         fastload_worker_release(&fl->workers[i]);
     }
     g_free(fl->workers);
+    fastload_pool_release(fl);
     g_free(fl->zeros);
     g_ptr_array_free(fl->areas_by_hva, true);
     g_ptr_array_free(fl->areas, true);
     if (fl->uffd >= 0) {
         close(fl->uffd);
     }
+    if (fl->direct_fd >= 0) {
+        close(fl->direct_fd);
+    }
     g_cond_clear(&fl->state_cond);
     g_mutex_clear(&fl->state_lock);
     g_mutex_clear(&fl->event_lock);
+    g_mutex_clear(&fl->pool_lock);
     g_mutex_clear(&fl->sched_lock);
     g_free(fl);
 }

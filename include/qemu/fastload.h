@@ -18,21 +18,22 @@
  * Threads: one thread, the "owner", makes the calls marked [owner].  Calls
  *   marked [any] are safe from every thread until fastload_free() begins.
  *   The event callback runs on an engine thread, one call at a time; the
- *   placed callback on all of them at once, and on the owner's in
- *   fastload_start().  The only engine calls allowed in either are
+ *   placed and fault callbacks on all of them at once, the former also on
+ *   the owner's in fastload_start().  The only engine calls allowed in any are
  *   fastload_cancel(), fastload_get_stats() and
  *   fastload_set_background_rate().
  * Blocking: fastload_start() blocks while it loads regions that cannot be
- *   trapped; fastload_wait() and fastload_free() block until threads end.
- *   No other call blocks on storage or on the guest.
+ *   trapped; fastload_wait() until the load is over, fastload_settle() and
+ *   fastload_free() until threads end.  No other call blocks on storage or on
+ *   the guest.
  * Errors: calls with a GError ** return false or NULL and set it once; the
  *   engine logs nothing.  On failure every output is left as it was.
  * Units: *_bytes are bytes, *_ns nanoseconds of CLOCK_MONOTONIC, *_count a
  *   number of things.  file_off counts bytes from the start of the file; hva
  *   is a host virtual address; ram_off counts bytes from a region's start.
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
- * Order: new -> add_region* -> start -> wait -> free.  free is legal after
- *   any of them; cancel, get_stats and set_background_rate after new.
+ * Order: new -> add_region* -> start -> wait -> settle -> free.  free is legal
+ *   after any of them; cancel, get_stats and set_background_rate after new.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -77,11 +78,11 @@ typedef struct FastloadFailure {
 } FastloadFailure;
 
 typedef enum FastloadEvent {
-    /* All is placed, nothing registered, huge pages as far as they went. */
-    FASTLOAD_EVENT_COMPLETED,
+    FASTLOAD_EVENT_COMPLETED, /* all is placed, nothing is registered */
     FASTLOAD_EVENT_STALLED,   /* reads fail; they are retried with back-off */
     FASTLOAD_EVENT_RESUMED,   /* something that failed has been read since */
     FASTLOAD_EVENT_CANCELLED, /* workers are gone, waiters were released */
+    FASTLOAD_EVENT_SETTLED,   /* after COMPLETED: huge pages are mended */
 } FastloadEvent;
 
 /**
@@ -92,6 +93,20 @@ typedef enum FastloadEvent {
  */
 typedef void FastloadEventFunc(FastloadEvent event,
                                const FastloadFailure *failure, void *opaque);
+
+/**
+ * FastloadFaultFunc: told that somebody waits for a page, or just did
+ * @hva: the page
+ * @tid: the thread that touched it, as of gettid(); 0: the kernel does not
+ *   tell (before Linux 4.14)
+ * @opaque: from the configuration
+ *
+ * Called on an engine thread, several at once, before this fault is answered;
+ * again when there was no room for it and the thread has to fault once more.
+ * Another thread may have placed the page by then, and the placed callback
+ * may have been called for it.  The same rules as there.
+ */
+typedef void FastloadFaultFunc(void *hva, uint32_t tid, void *opaque);
 
 typedef enum FastloadClass {
     FASTLOAD_CLASS_URGENT,     /* somebody waited for the page */
@@ -126,6 +141,8 @@ typedef struct FastloadConfig {
     void *event_opaque;
     FastloadPlacedFunc *placed_func;
     void *placed_opaque;
+    FastloadFaultFunc *fault_func;
+    void *fault_opaque;
     /* As for fastload_set_background_rate(); 0: no limit. */
     uint64_t background_bytes_per_s;
     bool is_move_disabled; /* as on a kernel without UFFDIO_MOVE; for tests */
@@ -139,7 +156,8 @@ typedef struct FastloadRegion {
     /*
      * One bit for each granule_bytes of the region, least significant bit of
      * word 0 first; set: the file has the data, clear: the memory is zero.
-     * granule_bytes is a power of two, at least 4096, at most page_bytes.
+     * granule_bytes is a power of two, at least 4096, at most page_bytes
+     * and 2 MiB.
      */
     const uint64_t *data_bits;
     uint32_t granule_bytes;
@@ -147,10 +165,13 @@ typedef struct FastloadRegion {
     /*
      * Private anonymous memory that may have transparent huge pages, by
      * madvise() or the system's default: where at least half of 2 MiB has
-     * data it ends as a huge page, zeros included, as far as the kernel has
-     * them to give in the time that completion may wait for it.
+     * data, or zero pages are populated, it ends as a huge page, as far as
+     * the kernel has them to give; what is small at completion is mended
+     * after it.
      */
     bool wants_huge;
+    /* Zero pages get memory of their own as well, where it can be trapped. */
+    bool wants_populated;
 } FastloadRegion;
 
 /* A snapshot of the counters; cheap, and coherent only field by field. */
@@ -164,7 +185,7 @@ typedef struct FastloadStats {
     uint64_t read_bytes;       /* from the file, re-reads included */
     uint64_t fault_count;      /* userfaultfd messages answered */
     uint64_t moved_bytes;      /* placed by UFFDIO_MOVE, zeros included */
-    uint64_t collapsed_bytes;  /* made huge pages once all was placed */
+    uint64_t collapsed_bytes;  /* made huge pages after completion */
     uint64_t retry_count;      /* reads issued again after a failure */
     uint64_t io_error_count;   /* reads that failed */
     /* From reading the fault message to the page being there. */
@@ -189,7 +210,10 @@ bool fastload_probe(GError **error);
 
 /**
  * fastload_new: create an idle load                                  [owner]
- * @fd: snapshot file, opened for reading, with O_DIRECT or without
+ * @fd: snapshot file, opened for reading, with O_DIRECT or without.  Without,
+ *   what the page cache has is taken from there; the rest is read around it,
+ *   by a descriptor of the engine's own, where kernel (Linux 6.5) and file
+ *   system allow that
  * @config: NULL means all defaults
  * @error: set on failure
  *
@@ -228,9 +252,20 @@ bool fastload_start(Fastload *fl, GError **error);
  * @error: FASTLOAD_ERROR_CANCELLED when it was cancelled
  *
  * A stalled load is waited for: it goes on when the file can be read again.
- * The last event may come after this returns, but not after fastload_free().
+ * COMPLETED and SETTLED may come after this returns, but not after
+ * fastload_free().
  */
 bool fastload_wait(Fastload *fl, GError **error);
+
+/**
+ * fastload_settle: wait until the engine is idle for good            [owner]
+ * @fl: a started load
+ *
+ * After completion one thread makes huge pages of what has become small ones
+ * by urgent reads, while the memory is in use; fastload_free() would end that
+ * early.  Returns after the last event.
+ */
+void fastload_settle(Fastload *fl);
 
 /**
  * fastload_cancel: ask a running load to stop                          [any]
@@ -240,7 +275,8 @@ bool fastload_wait(Fastload *fl, GError **error);
  * a page are released and find ZEROS in it, as does everybody who touches a
  * missing page later: cancel only when the content of guest memory does not
  * matter any more.
- * Cancelling twice, or after completion, does nothing.
+ * Cancelling twice, or after completion, does nothing, but that settling ends
+ * early.
  */
 void fastload_cancel(Fastload *fl);
 

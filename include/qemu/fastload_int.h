@@ -32,16 +32,21 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_DENSE_SHARE 2
 /*
- * What was not moved is collapsed in pieces, and completion waits no longer
- * for it than one part in so many of the time that the load took, or this.
+ * What was not moved is collapsed in pieces after completion, for no longer
+ * than the load took, or this if that is longer.
  */
 #define FASTLOAD_COLLAPSE_BYTES_MAX (8u << 20)
-#define FASTLOAD_COLLAPSE_SHARE 2
-#define FASTLOAD_COLLAPSE_NS_MIN (100 * 1000 * 1000ull)
+#define FASTLOAD_COLLAPSE_NS_MIN (1000 * 1000 * 1000ull)
 
-/* Staging for chunks, shared out among workers; each gets one chunk at least */
+/*
+ * A chunk is read around the page cache when more than one part in so many of
+ * it is not there; docs/design/0004-around-the-page-cache.md.
+ */
+#define FASTLOAD_UNCACHED_SHARE 4
+
+/* Staging for chunks, all workers' together. */
 #define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
-#define FASTLOAD_CHUNK_READ_COUNT_MAX 4
+#define FASTLOAD_CHUNK_READ_COUNT_MAX 4 /* for each worker */
 #define FASTLOAD_URGENT_READ_COUNT_MAX 16
 #define FASTLOAD_URGENT_STAGING_BYTES_MAX (4u << 20)
 #define FASTLOAD_FAULT_COUNT_MAX 1024
@@ -70,7 +75,7 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
 #define FASTLOAD_FLIGHT_BYTES_MAX (4u << 20)
-#define FASTLOAD_FLIGHT_BYTES_MIN (256u << 10)
+#define FASTLOAD_FLIGHT_BYTES_MIN (320u << 10)
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
 /*
@@ -136,9 +141,10 @@ typedef struct FastloadArea {
     uint64_t zero_bytes;
     bool is_eager;
     bool wants_huge;
+    bool wants_populated;
     GArray *spans;         /* of FastloadSpan: what is registered */
     bool is_trapped;
-    bool has_zeropage;     /* the kernel can place zeros here */
+    bool has_zeropage;     /* the kernel can place zeros here, and may */
     bool has_move;         /* dense chunks are moved, if the kernel agrees */
     /* atomic */
     uint8_t *chunk_states; /* FastloadChunkState; taken by the scheduler */
@@ -152,6 +158,8 @@ void fastload_plan_area_free(FastloadArea *area);
 /* Is any byte of the page in the file? */
 bool fastload_plan_page_has_data(const FastloadArea *area, uint64_t page_idx);
 uint64_t fastload_plan_chunk_of(const FastloadArea *area, uint64_t ram_off);
+/* How much of @span the file has. */
+uint64_t fastload_plan_data_bytes(const FastloadArea *area, FastloadSpan span);
 /* The part of chunk_idx that lies in the region. */
 FastloadSpan fastload_plan_chunk_span(const FastloadArea *area,
                                       uint64_t chunk_idx);
@@ -191,6 +199,7 @@ typedef struct FastloadIoReq {
     uint32_t tries;       /* the worker's */
     uint32_t again_count; /* EINTR and EAGAIN so far; the backend's */
     bool is_urgent;
+    bool is_direct;       /* by direct_fd */
     FastloadRead *read;
     struct FastloadIoReq *next; /* in whatever list the holder keeps */
 } FastloadIoReq;
@@ -209,18 +218,23 @@ struct FastloadRead {
     uint64_t error_file_off;
     uint64_t begin_ns;      /* urgent: when the fault message was read */
     bool is_retried;        /* counted in failing_count */
+    bool is_direct;         /* around the page cache, unless that fails */
     bool is_moving;         /* into guest memory, if nothing comes between */
     bool is_spent;          /* some of buf was moved away */
-    FastloadRead *next;
+    FastloadRead *next;     /* in whatever list the holder keeps */
 };
 
 /* ---- I/O backends ---- */
 
 typedef struct FastloadIo FastloadIo;
 
+#define FASTLOAD_IO_WATCH_FAULTS 0
+
 typedef struct FastloadIoSetup {
     int fd;                  /* the snapshot */
-    int watch_fds[2];        /* userfaultfd, the worker's eventfd */
+    int direct_fd;           /* the same, with O_DIRECT; or -1 */
+    /* userfaultfd at FASTLOAD_IO_WATCH_FAULTS, then the worker's eventfd */
+    int watch_fds[2];
     uint8_t *staging;        /* the first fixed_bytes are worth registering */
     size_t fixed_bytes;
     uint32_t req_count_max;  /* queued or in flight at any time */
@@ -235,7 +249,8 @@ typedef struct FastloadIoSetup {
  * poll:  starts what was queued and lets completions come in.  Returns at
  *        once when @timeout_ns is 0, else when a request has completed, a
  *        watched descriptor became readable or the time is over (-1: never).
- *        May return early.
+ *        May return early.  The userfaultfd is watched while @minds_faults,
+ *        and may be until it is next readable.
  * reap:  a completed request, or NULL: done_bytes == len_bytes and error 0,
  *        or error -errno (-ENODATA: end of file).  Short reads and EINTR
  *        are resumed by the backend.
@@ -243,9 +258,10 @@ typedef struct FastloadIoSetup {
  */
 typedef struct FastloadIoOps {
     const char *name;
+    bool is_blocking; /* poll() reads: the worker is busy for that long */
     FastloadIo *(*open)(const FastloadIoSetup *setup, GError **error);
     void (*queue)(FastloadIo *io, FastloadIoReq *req);
-    void (*poll)(FastloadIo *io, int64_t timeout_ns);
+    void (*poll)(FastloadIo *io, int64_t timeout_ns, bool minds_faults);
     FastloadIoReq *(*reap)(FastloadIo *io);
     void (*close)(FastloadIo *io);
 } FastloadIoOps;
@@ -288,10 +304,19 @@ typedef enum FastloadState {
     FASTLOAD_STATE_RUNNING,
     FASTLOAD_STATE_STALLED,
     FASTLOAD_STATE_DRAINED,   /* all placed, or cancelled: workers end */
-    FASTLOAD_STATE_COMPLETED,
+    FASTLOAD_STATE_COMPLETED, /* the last worker mends huge pages */
+    FASTLOAD_STATE_SETTLED,
     FASTLOAD_STATE_CANCELLED,
     FASTLOAD_STATE_MAX,
 } FastloadState;
+
+/* Where a chunk's read is while no worker holds it. */
+typedef enum FastloadPoolList {
+    FASTLOAD_POOL_FRESH, /* staging to read into */
+    FASTLOAD_POOL_READY, /* all read, or failed: to be placed */
+    FASTLOAD_POOL_SPENT, /* staging that needs a new huge page */
+    FASTLOAD_POOL_MAX,
+} FastloadPoolList;
 
 typedef struct FastloadFault {
     FastloadArea *area;
@@ -308,45 +333,49 @@ typedef struct FastloadWorker {
     int kick_fd;
     uint8_t *staging;            /* for urgent reads */
     size_t staging_bytes;
-    uint8_t *chunk_map;          /* for background reads, on the chunk grid */
-    size_t chunk_map_bytes;
     /* worker thread only */
     const FastloadIoOps *io_ops;
     FastloadIo *io;
-    FastloadRead *reads;         /* these three: one allocation each */
+    FastloadRead *reads;         /* urgent; these three: one allocation each */
     FastloadIoReq *reqs;
     FastloadSpan *extents;
     FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
-    FastloadRead *free_chunks;
-    FastloadRead *spent_chunks;  /* their staging needs a new huge page */
     FastloadRead *issuing;       /* background read with extents to issue */
+    FastloadRead *placing;       /* background read, placed in part */
     uint64_t flight_bytes;       /* of background requests */
     uint32_t flight_count;
-    FastloadRead *ready_head;    /* background reads waiting to be placed */
-    FastloadRead *ready_tail;
     uint32_t inflight_count;     /* requests, of either class */
     FastloadCounters counters;
+    /* atomic */
+    uint32_t is_idle;            /* may sleep: kick it when there is work */
 } FastloadWorker;
 
 struct Fastload {
     /* constant after start */
     int fd;
+    int direct_fd;               /* the same file with O_DIRECT, or -1 */
+    bool is_direct;              /* fd has O_DIRECT itself */
     int uffd;
     FastloadConfig config;
     const FastloadIoOps *io_ops;
     GPtrArray *areas;            /* of FastloadArea, in file order */
     GPtrArray *areas_by_hva;     /* the trapped ones, borrowed */
     FastloadWorker *workers;
-    uint8_t *zeros;              /* one page of the largest trapped size */
+    uint8_t *zeros;              /* what UFFDIO_ZEROPAGE does not place */
     size_t zeros_bytes;
     uint32_t urgent_read_count;  /* for each worker */
-    uint32_t chunk_read_count;
+    uint32_t chunk_read_count;   /* all together */
+    uint8_t *chunk_map;          /* their staging, on the chunk grid */
+    size_t chunk_map_bytes;
+    FastloadRead *chunk_reads;
+    FastloadSpan *chunk_extents;
     bool has_move;               /* of the userfaultfd, then of any area */
     uint32_t urgent_bytes;       /* staging for one urgent read */
     uint64_t total_bytes;
     uint64_t zero_bytes;
-    uint64_t eager_bytes;        /* loaded by start */
+    uint64_t eager_bytes;        /* atomic: data loaded by start */
+    uint64_t eager_read_bytes;   /* atomic: read for it */
     uint64_t start_ns;
 
     /* lock state_lock */
@@ -362,6 +391,10 @@ struct Fastload {
 
     /* lock event_lock: one event callback at a time, in order */
     GMutex event_lock;
+
+    /* lock pool_lock */
+    GMutex pool_lock;
+    FastloadRead *pool[FASTLOAD_POOL_MAX];
 
     /* lock sched_lock */
     GMutex sched_lock;
@@ -382,6 +415,7 @@ struct Fastload {
 
     /* atomic */
     uint64_t last_fault_ns;      /* relaxed: a hint for the depth */
+    uint32_t is_cached;          /* relaxed: the last chunk was; a hint, too */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
@@ -389,6 +423,10 @@ struct Fastload {
 
 /* session: util/fastload.c */
 void fastload_set_io_ops(Fastload *fl, const FastloadIoOps *ops);
+/* A thread that no signal is delivered to; NULL and @error when refused. */
+GThread *fastload_session_thread(const char *name, GThreadFunc main_func,
+                                 void *opaque, GError **error);
+void fastload_session_kick(FastloadWorker *w);
 void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except);
 void fastload_session_worker_ready(FastloadWorker *w);
 void fastload_session_worker_ended(FastloadWorker *w);
@@ -447,6 +485,17 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error);
 void *fastload_worker_main(void *opaque);
 void fastload_worker_release(FastloadWorker *w);
 
+/* staging of chunks: util/fastload-pool.c */
+/* Memory to read into, of any kind; NULL: @error is set. */
+uint8_t *fastload_pool_map(size_t len_bytes, GError **error);
+bool fastload_pool_prepare(Fastload *fl, GError **error);
+/* When no worker reads or places any more; may be called again. */
+void fastload_pool_release(Fastload *fl);
+void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read);
+/* The first, or NULL. */
+FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from);
+bool fastload_pool_has(Fastload *fl, FastloadPoolList list);
+
 /* placement: util/fastload-place.c */
 /* Returns 0 or -errno; whatever was placed is accounted either way. */
 int fastload_place_data(FastloadWorker *w, FastloadArea *area,
@@ -465,8 +514,10 @@ void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
 uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
                              uint64_t ram_off, uint8_t *buf,
                              uint64_t len_bytes);
-/* For regions that cannot be trapped; called by start, no threads yet. */
-int fastload_place_eager(Fastload *fl, FastloadArea *area,
+
+/* regions that cannot be trapped: util/fastload-eager.c */
+/* Loads all of it with threads of its own; false with the first failure. */
+bool fastload_eager_load(Fastload *fl, FastloadArea *area,
                          FastloadFailure *ret_failure);
 
 /* huge pages: util/fastload-huge.c */
@@ -480,8 +531,16 @@ void fastload_huge_fill_holes(const FastloadArea *area, FastloadSpan span,
 /* Staging of a chunk, before a read and after a part of it was moved. */
 void fastload_huge_staging_renew(uint8_t *buf);
 void fastload_huge_staging_drop(uint8_t *buf);
-/* Huge pages for dense chunks that were not moved; all is placed. */
+/* Huge pages for dense chunks that were not moved; COMPLETED. */
 void fastload_huge_collapse(FastloadWorker *w);
+
+/* the snapshot file: util/fastload-file.c */
+/* Opens direct_fd where it can be of use; called by start, no threads yet. */
+void fastload_file_prepare(Fastload *fl);
+/* Which way a chunk, planned and not begun, is read; remembers it as a hint. */
+void fastload_file_choose(Fastload *fl, FastloadRead *read);
+/* Does reading ahead keep a processor busy, as things are? */
+bool fastload_file_is_busy(const Fastload *fl);
 
 /* userfaultfd: util/fastload-uffd.c; all return 0 or -errno */
 int fastload_uffd_open(int *ret_uffd, bool *ret_has_move);
@@ -497,7 +556,14 @@ int fastload_uffd_move(int uffd, void *hva, void *src, uint64_t len_bytes,
                        uint64_t *ret_done_bytes);
 int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
                        uint64_t *ret_done_bytes);
-/* Fault addresses waiting now: count, 0 for none, or -errno. */
-int fastload_uffd_read(int uffd, uint64_t *ret_hvas, uint32_t count_max);
+
+typedef struct FastloadUffdFault {
+    uint64_t hva;
+    uint32_t tid; /* of who touched it; 0: the kernel does not tell */
+} FastloadUffdFault;
+
+/* Faults waiting now: count, 0 for none, or -errno. */
+int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
+                       uint32_t count_max);
 
 #endif /* QEMU_FASTLOAD_INT_H */

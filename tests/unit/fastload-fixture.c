@@ -234,6 +234,44 @@ static int fixture_temp_file(void)
     return fd;
 }
 
+uint64_t fixture_cached_bytes(const Fixture *f)
+{
+    uint64_t len_bytes = f->file_off + f->len_bytes;
+    g_autofree unsigned char *resident = g_malloc(len_bytes / PAGE + 1);
+    void *map = mmap(NULL, len_bytes, PROT_READ, MAP_SHARED, f->fd, 0);
+    uint64_t i, count = 0;
+
+    g_assert(map != MAP_FAILED);
+    g_assert_cmpint(mincore(map, len_bytes, resident), ==, 0);
+    for (i = 0; i < (len_bytes + PAGE - 1) / PAGE; i++) {
+        count += resident[i] & 1;
+    }
+    munmap(map, len_bytes);
+    return count * PAGE;
+}
+
+uint64_t fixture_drop_cache(const Fixture *f)
+{
+    int i;
+
+    for (i = 0; i < 5 && fixture_cached_bytes(f); i++) {
+        g_assert_cmpint(fsync(f->fd), ==, 0);
+        posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+    }
+    return fixture_cached_bytes(f);
+}
+
+uint64_t fixture_storage_bytes(void)
+{
+    g_autofree char *text = NULL;
+    const char *found;
+
+    g_assert_true(g_file_get_contents("/proc/self/io", &text, NULL, NULL));
+    found = strstr(text, "\nread_bytes: ");
+    g_assert_nonnull(found);
+    return g_ascii_strtoull(found + strlen("\nread_bytes: "), NULL, 10);
+}
+
 /* ---- memory ---- */
 
 /* Root may have huge pages for the time of a test, one process at a time. */
@@ -428,7 +466,11 @@ bool fixture_has_move(void)
     struct uffdio_api api = { .api = UFFD_API, .features = 1ull << 16 };
     int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     bool has_move = uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0;
+    uint64_t nothing[5] = { 0 };
 
+    /* EINVAL: the kernel looked at it; EPERM: a filter is before the kernel */
+    has_move = has_move && ioctl(uffd, _IOWR(UFFDIO, 0x05, nothing), nothing)
+                           < 0 && errno == EINVAL;
     if (uffd >= 0) {
         close(uffd);
     }
@@ -438,11 +480,18 @@ bool fixture_has_move(void)
            !strstr(enabled, "[never]");
 }
 
-uint64_t fixture_huge_bytes(const Fixture *f)
+/*
+ * The sum of what smaps says as "@field: N kB" of the region's mappings; NULL:
+ * their number.
+ */
+static uint64_t fixture_smaps_sum(const Fixture *f, const char *field)
 {
+    g_autofree char *format = g_strdup_printf("%s: %%lu",
+                                              field ? field : "");
     g_autofree char *text = NULL;
     g_auto(GStrv) lines = NULL;
-    uint64_t begin = 0, end = 0, bytes = 0;
+    bool is_ours = false;
+    uint64_t sum = 0;
     char **line;
 
     g_assert_true(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL));
@@ -451,15 +500,29 @@ uint64_t fixture_huge_bytes(const Fixture *f)
         unsigned long from, to, kib;
 
         if (sscanf(*line, "%lx-%lx ", &from, &to) == 2) {
-            begin = from;
-            end = to;
-        } else if (sscanf(*line, "AnonHugePages: %lu", &kib) == 1 &&
-                   begin < (uintptr_t)f->hva + f->len_bytes &&
-                   (uintptr_t)f->hva < end) {
-            bytes += kib * 1024;
+            is_ours = from < (uintptr_t)f->hva + f->len_bytes &&
+                      (uintptr_t)f->hva < to;
+            sum += is_ours && !field;
+        } else if (is_ours && field && sscanf(*line, format, &kib) == 1) {
+            sum += kib * 1024;
         }
     }
-    return bytes;
+    return sum;
+}
+
+uint64_t fixture_huge_bytes(const Fixture *f)
+{
+    return fixture_smaps_sum(f, "AnonHugePages");
+}
+
+uint64_t fixture_own_bytes(const Fixture *f)
+{
+    return fixture_smaps_sum(f, "Rss");
+}
+
+uint32_t fixture_mapping_count(const Fixture *f)
+{
+    return fixture_smaps_sum(f, NULL);
 }
 
 bool fixture_all_data(uint64_t page_idx)

@@ -80,6 +80,12 @@ Fixture *fixture_new_skewed(FixtureMemory memory, uint64_t page_count,
 void fixture_free(Fixture *f);
 /* Puts back what was cut off the end of the file. */
 void fixture_write_file(Fixture *f);
+/* How much of the file is in the page cache, by mincore(). */
+uint64_t fixture_cached_bytes(const Fixture *f);
+/* Makes the file cold; returns what stayed in the page cache. */
+uint64_t fixture_drop_cache(const Fixture *f);
+/* What came from storage for this process so far. */
+uint64_t fixture_storage_bytes(void);
 void fixture_region(const Fixture *f, FastloadRegion *ret_region);
 bool fixture_page_has_data(const Fixture *f, uint64_t page_idx);
 uint64_t fixture_page_count(const Fixture *f);
@@ -102,6 +108,10 @@ bool fixture_mixed(uint64_t page_idx);
 bool fixture_has_move(void);
 /* How much of the region is mapped by transparent huge pages. */
 uint64_t fixture_huge_bytes(const Fixture *f);
+/* How much of it has memory of its own; the shared zero page does not count. */
+uint64_t fixture_own_bytes(const Fixture *f);
+/* Of how many mappings the kernel makes the region. */
+uint32_t fixture_mapping_count(const Fixture *f);
 
 /* ---- loads ---- */
 

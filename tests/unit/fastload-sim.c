@@ -304,7 +304,7 @@ static bool sim_turn(FastloadIo *io)
     return is_busy;
 }
 
-static void sim_poll(FastloadIo *io, int64_t timeout_ns)
+static void sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     struct timespec ts;
 
@@ -316,6 +316,7 @@ static void sim_poll(FastloadIo *io, int64_t timeout_ns)
     }
     ts.tv_sec = timeout_ns / 1000000000;
     ts.tv_nsec = timeout_ns % 1000000000;
+    io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
     ppoll(io->watch, 2, timeout_ns < 0 ? NULL : &ts, NULL);
 }
 

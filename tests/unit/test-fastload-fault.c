@@ -124,14 +124,18 @@ static uint64_t fault_file_off(const FaultTest *t, uint64_t page_idx)
     return t->f->file_off + page_idx * PAGE;
 }
 
-/* Exactly these events, in this order; @count of them. */
+/* Exactly these events, in this order; SETTLED goes without saying. */
 static void fault_assert_events(FaultTest *t, const FastloadEvent *want,
                                 uint32_t count)
 {
+    bool is_settled = want[count - 1] == FASTLOAD_EVENT_COMPLETED;
     uint32_t i;
 
+    if (is_settled) {
+        fixture_events_wait(&t->events, FASTLOAD_EVENT_SETTLED);
+    }
     g_mutex_lock(&t->events.lock);
-    g_assert_cmpuint(t->events.count, ==, count);
+    g_assert_cmpuint(t->events.count, ==, count + is_settled);
     for (i = 0; i < count; i++) {
         g_assert_cmpint(t->events.events[i], ==, want[i]);
     }

@@ -85,7 +85,7 @@ static FastloadIoReq *io_test_reap(IoTest *t)
     FastloadIoReq *req;
 
     while (!(req = t->ops->reap(t->io))) {
-        t->ops->poll(t->io, -1);
+        t->ops->poll(t->io, -1, true);
     }
     return req;
 }
@@ -274,7 +274,7 @@ static uint64_t io_test_poll_ns(IoTest *t, int64_t timeout_ns)
 {
     uint64_t begin_ns = fastload_stats_now_ns();
 
-    t->ops->poll(t->io, timeout_ns);
+    t->ops->poll(t->io, timeout_ns, true);
     return fastload_stats_now_ns() - begin_ns;
 }
 
@@ -295,7 +295,8 @@ static void test_readable_watch_ends_the_wait(const void *ops)
     for (i = 0; i < 2; i++) {
         io_test_signal(t->setup.watch_fds[i]);
         for (round = 0; round < 5; round++) {
-            t->ops->poll(t->io, -1); /* returns: else the deadline ends it */
+            /* Returns: else the deadline ends it. */
+            t->ops->poll(t->io, -1, true);
             g_assert_null(t->ops->reap(t->io));
         }
         g_assert_cmpint(read(t->setup.watch_fds[i], &value, sizeof(value)),
@@ -331,7 +332,7 @@ static void test_watch_wakes_a_sleeper(const void *ops)
     while (seen < 200) {
         uint64_t value;
 
-        t->ops->poll(t->io, -1);
+        t->ops->poll(t->io, -1, true);
         if (read(t->setup.watch_fds[1], &value, sizeof(value)) > 0) {
             seen++;
             io_test_signal(t->setup.watch_fds[0]);
@@ -381,7 +382,7 @@ static void test_poll_without_wait_makes_progress(const void *ops)
     FastloadIoReq *done;
 
     while (!(done = t->ops->reap(t->io))) {
-        t->ops->poll(t->io, 0);
+        t->ops->poll(t->io, 0, true);
     }
     g_assert_true(done == req);
     io_test_assert_right(t, req);
@@ -397,7 +398,7 @@ static void test_urgent_comes_first(const void *ops)
 
     io_test_queue(t, 0, 512, false);
     io_test_queue(t, 512, 512, false);
-    t->ops->poll(t->io, 0); /* the first one has begun */
+    t->ops->poll(t->io, 0, true); /* the first one has begun */
     urgent = io_test_queue(t, 1500, 1, true);
     g_assert_true(io_test_reap(t) == urgent);
     io_test_assert_right(t, urgent);

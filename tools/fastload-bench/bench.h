@@ -261,11 +261,13 @@ typedef struct BenchLoader {
     /*
      * Returns when the guest may run.  wait() returns when everything is
      * loaded; it is not called without has_end or with is_background_off.
+     * settle(), which may be NULL, waits for what a loader still does then.
      * stop() ends all threads and frees; after wait() all of guest memory
      * stays as it is, without wait() what is missing may become zero.
      */
     bool (*start)(LoaderRun *run, GError **error);
     bool (*wait)(LoaderRun *run, GError **error);
+    void (*settle)(LoaderRun *run);
     void (*stop)(LoaderRun *run);
 } BenchLoader;
 

@@ -127,6 +127,13 @@ static bool loader_fastload_wait(LoaderRun *run, GError **error)
     return fastload_wait(l->fl, error);
 }
 
+static void loader_fastload_settle(LoaderRun *run)
+{
+    LoaderFastload *l = run->state;
+
+    fastload_settle(l->fl);
+}
+
 const BenchLoader loader_fastload = {
     .name = "fastload",
     .summary = "this project's engine",
@@ -135,5 +142,6 @@ const BenchLoader loader_fastload = {
     .has_end = true,
     .start = loader_fastload_start,
     .wait = loader_fastload_wait,
+    .settle = loader_fastload_settle,
     .stop = loader_fastload_stop,
 };

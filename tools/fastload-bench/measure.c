@@ -210,8 +210,11 @@ static bool measure_load(Measure *m, GError **error)
             return false;
         }
         r->load_ns = bench_now_ns() - m->run.begin_ns;
-        measure_note_cpu(m);
         guest_set_loaded(m->guest);
+        if (loader->settle) {
+            loader->settle(&m->run);
+        }
+        measure_note_cpu(m);
     }
     while (!guest_worked_ns(m->guest) || !guest_has_windowed(m->guest)) {
         g_usleep(POLL_US);

@@ -1,0 +1,111 @@
+/*
+ * fastload file: the page cache, and the way around it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A caller who did not ask for O_DIRECT wants what the page cache has, and
+ * has no wish to see it filled: what is not there is read faster, with less
+ * CPU, and without pushing out what others keep there, by a second descriptor
+ * of the same file.  Knows whether that can be had and which reads should
+ * take it; where in doubt, the caller's descriptor serves.  statx(2) for what
+ * O_DIRECT demands (Linux 6.1), cachestat(2) for what is resident (6.5).
+ * docs/design/0004-around-the-page-cache.md.
+ */
+#include "qemu/osdep.h"
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* the same on every architecture */
+#endif
+
+typedef struct FileRange {
+    uint64_t off;
+    uint64_t len_bytes;
+} FileRange;
+
+/* Numbers of pages. */
+typedef struct FileCached {
+    uint64_t cache_count;
+    uint64_t dirty_count;
+    uint64_t writeback_count;
+    uint64_t evicted_count;
+    uint64_t recently_evicted_count;
+} FileCached;
+
+/* Bytes of the range that are in the page cache, or -errno. */
+static int64_t file_cached_bytes(int fd, uint64_t file_off,
+                                 uint64_t len_bytes)
+{
+    FileRange range = { .off = file_off, .len_bytes = len_bytes };
+    FileCached cached = { 0 };
+
+    if (syscall(SYS_cachestat, fd, &range, &cached, 0) < 0) {
+        return -errno;
+    }
+    return MIN(cached.cache_count * getpagesize(), len_bytes);
+}
+
+/* Do reads on FASTLOAD_PAGE_BYTES_MIN suit O_DIRECT, and is it worth it? */
+static bool file_has_direct(int fd)
+{
+#ifdef STATX_DIOALIGN
+    struct statx found = { 0 };
+
+    return statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) == 0 &&
+           (found.stx_mask & STATX_DIOALIGN) &&
+           found.stx_dio_offset_align && found.stx_dio_mem_align &&
+           FASTLOAD_PAGE_BYTES_MIN % found.stx_dio_offset_align == 0 &&
+           FASTLOAD_PAGE_BYTES_MIN % found.stx_dio_mem_align == 0;
+#else
+    return false;
+#endif
+}
+
+void fastload_file_prepare(Fastload *fl)
+{
+    int flags = fcntl(fl->fd, F_GETFL);
+    g_autofree char *path = NULL;
+
+    fl->is_direct = flags >= 0 && (flags & O_DIRECT);
+    if (flags < 0 || fl->is_direct || !file_has_direct(fl->fd) ||
+        file_cached_bytes(fl->fd, 0, 1) < 0) {
+        return;
+    }
+    /* The name may be gone, or another file's by now. */
+    path = g_strdup_printf("/proc/self/fd/%d", fl->fd);
+    fl->direct_fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    trace_fastload_direct_opened(fl, fl->direct_fd >= 0 ? 0 : errno);
+}
+
+void fastload_file_choose(Fastload *fl, FastloadRead *read)
+{
+    int64_t cached_bytes, data_bytes;
+    bool is_cached;
+
+    read->is_direct = false;
+    if (fl->direct_fd < 0 || !read->extent_count) {
+        return;
+    }
+    /* Holes are hardly ever in the cache: what is there is what we want. */
+    data_bytes = fastload_plan_data_bytes(read->area, read->span);
+    cached_bytes = file_cached_bytes(fl->fd, read->area->file_off +
+                                     read->span.ram_off,
+                                     read->span.len_bytes);
+    is_cached = cached_bytes < 0 ||
+                cached_bytes >= data_bytes - data_bytes /
+                                FASTLOAD_UNCACHED_SHARE;
+    __atomic_store_n(&fl->is_cached, is_cached, __ATOMIC_RELAXED);
+    read->is_direct = !is_cached;
+}
+
+bool fastload_file_is_busy(const Fastload *fl)
+{
+    /* From the page cache a read is a copy, whoever asks for it. */
+    return fl->workers[0].io_ops->is_blocking ||
+           (!fl->is_direct &&
+            (fl->direct_fd < 0 ||
+             __atomic_load_n(&fl->is_cached, __ATOMIC_RELAXED)));
+}

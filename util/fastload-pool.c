@@ -1,0 +1,112 @@
+/*
+ * fastload pool: the staging of chunks, shared by all workers.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Who reads a chunk need not be who places it: a chunk's staging goes from
+ * hand to hand through three lists.
+ *
+ *   FRESH --taken, a chunk is read into it--> READY --taken, placed--> FRESH
+ *     ^                                                  |
+ *     +--taken, given a new huge page-- SPENT <--moved---+
+ *
+ * Takes pool_lock for a list operation and nothing else; wakes nobody.
+ */
+#include "qemu/osdep.h"
+#include "qemu/fastload_int.h"
+
+uint8_t *fastload_pool_map(size_t len_bytes, GError **error)
+{
+    void *map = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (map == MAP_FAILED) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot map %zu bytes of staging memory: %s",
+                    len_bytes, g_strerror(errno));
+        return NULL;
+    }
+    return map;
+}
+
+bool fastload_pool_prepare(Fastload *fl, GError **error)
+{
+    uint32_t count = fl->chunk_read_count;
+    uint8_t *map, *buf;
+    uint32_t i;
+
+    /* One more, to begin on the grid. */
+    fl->chunk_map_bytes = (count + (size_t)1) * FASTLOAD_CHUNK_BYTES;
+    map = fl->chunk_map = fastload_pool_map(fl->chunk_map_bytes, error);
+    if (!map) {
+        return false;
+    }
+    /* Moved or not: O_DIRECT into small pages is a third as fast. */
+    madvise(map, fl->chunk_map_bytes, MADV_HUGEPAGE);
+    /* A page shared with a child could not be moved. */
+    madvise(map, fl->chunk_map_bytes, MADV_DONTFORK);
+    fl->chunk_reads = g_new0(FastloadRead, count);
+    fl->chunk_extents = g_new0(FastloadSpan,
+                               count * FASTLOAD_EXTENT_COUNT_MAX);
+    buf = (uint8_t *)(((uintptr_t)map + FASTLOAD_CHUNK_BYTES - 1) /
+                      FASTLOAD_CHUNK_BYTES * FASTLOAD_CHUNK_BYTES);
+    for (i = 0; i < count; i++) {
+        FastloadRead *read = &fl->chunk_reads[i];
+
+        read->class = FASTLOAD_CLASS_BACKGROUND;
+        read->extents = fl->chunk_extents + i * FASTLOAD_EXTENT_COUNT_MAX;
+        read->buf = buf + (size_t)i * FASTLOAD_CHUNK_BYTES;
+        fastload_pool_put(fl, fl->has_move ? FASTLOAD_POOL_SPENT
+                                           : FASTLOAD_POOL_FRESH, read);
+    }
+    return true;
+}
+
+void fastload_pool_release(Fastload *fl)
+{
+    if (fl->chunk_map) {
+        munmap(fl->chunk_map, fl->chunk_map_bytes);
+        fl->chunk_map = NULL;
+    }
+    g_clear_pointer(&fl->chunk_reads, g_free);
+    g_clear_pointer(&fl->chunk_extents, g_free);
+}
+
+void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read)
+{
+    FastloadRead **at = &fl->pool[to];
+
+    g_mutex_lock(&fl->pool_lock);
+    /* What has been begun is first; staging used last is warm in caches. */
+    while (to == FASTLOAD_POOL_READY && *at &&
+           (!read->placed_bytes || (*at)->placed_bytes)) {
+        at = &(*at)->next;
+    }
+    read->next = *at;
+    *at = read;
+    g_mutex_unlock(&fl->pool_lock);
+}
+
+FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from)
+{
+    FastloadRead *read;
+
+    g_mutex_lock(&fl->pool_lock);
+    read = fl->pool[from];
+    if (read) {
+        fl->pool[from] = read->next;
+        read->next = NULL;
+    }
+    g_mutex_unlock(&fl->pool_lock);
+    return read;
+}
+
+bool fastload_pool_has(Fastload *fl, FastloadPoolList list)
+{
+    bool has;
+
+    g_mutex_lock(&fl->pool_lock);
+    has = fl->pool[list];
+    g_mutex_unlock(&fl->pool_lock);
+    return has;
+}
