@@ -18,6 +18,10 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     return true;
 }
 
+void migration_fastload_begin(void)
+{
+}
+
 bool migration_fastload_is_armed(void)
 {
     return false;
@@ -64,4 +68,30 @@ void migration_fastload_print(Monitor *mon, const FastLoadStats *stats)
 
 void migration_fastload_apply_parameters(void)
 {
+}
+
+bool migration_fastload_check_parameters(const MigrationParameters *params,
+                                         Error **errp)
+{
+    return true;
+}
+
+bool migration_fastload_check_outgoing(Error **errp)
+{
+    return true;
+}
+
+bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
+{
+    return true;
+}
+
+bool migration_fastload_check_loadvm(Error **errp)
+{
+    return true;
+}
+
+bool migration_fastload_check_capabilities(Error **errp)
+{
+    return true;
 }

@@ -11,7 +11,8 @@
  *   start          all blocks known: trapped from here on, so that devices
  *                  that read guest RAM while they load find it
  *   loaded         stream at its end: postcopy-active, the guest may run
- *   finish         the engine is through: completed, all resources returned
+ *   finish         nothing is missing any more: completed
+ *   settled        the engine is through: all resources returned
  *
  * A read error seen before "loaded" fails the migration; the guest has not
  * run, so the engine may let go of whoever waits.  After it the load goes to
@@ -27,6 +28,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "exec/target_page.h"
+#include "hw/mem/memory-device.h"
 #include "hw/qdev-core.h"
 #include "io/channel-file.h"
 #include "migration/misc.h"
@@ -41,6 +43,7 @@
 #include "fastload.h"
 #include "migration.h"
 #include "options.h"
+#include "postcopy-ram.h"
 #include "qemu-file.h"
 #include "ram.h"
 
@@ -56,15 +59,25 @@ typedef struct FastLoadBlock {
     uint64_t pages_offset;
 } FastLoadBlock;
 
+/* A block that is being loaded. */
+typedef struct FastLoadTarget {
+    RAMBlock *block;
+    uint8_t *host;
+    uint64_t length;
+} FastLoadTarget;
+
 typedef struct FastLoad {
     /* BQL */
     char *filename;
+    bool is_reading;         /* the stream of RAM blocks and devices */
     Fastload *engine;
     QIOChannelFile *ioc;     /* what the engine reads from */
     uint64_t file_bytes;
     int64_t begin_ns;
     uint64_t run_us;
+    bool is_unlocked;        /* -mem-lock does not hold now */
     Error *block_error;      /* why load_block or start failed */
+    GArray *targets;         /* of FastLoadTarget; constant after start */
     FastLoadStats *last;     /* of a load that is over */
 
     /* lock: what engine threads and the main loop share */
@@ -72,12 +85,13 @@ typedef struct FastLoad {
     bool guest_may_run;
     bool is_failed;          /* cancelled because of failure below */
     FastloadFailure failure;
-    bool is_ended;           /* the engine is through */
+    bool is_ended;           /* nothing is missing any more */
+    bool is_settled;         /* the engine is through */
     uint64_t complete_us;
     bool may_finish;         /* defer_completion was called */
 
     /* atomic */
-    bool is_active;
+    bool is_active;          /* pages may be missing */
 } FastLoad;
 
 static FastLoad fast_load;
@@ -106,6 +120,16 @@ static void fast_load_find_vhost_user_nic(NICState *nic, void *opaque)
     }
 }
 
+/* Does such a device reach all memory by itself, or pin it? */
+static bool fast_load_needs_all(const char *driver, const NetClientState *peer)
+{
+    return (driver && (strstr(driver, "vhost-user") ||
+                       strstr(driver, "vhost-vdpa") ||
+                       g_str_has_prefix(driver, "vfio-"))) ||
+           (peer && (peer->info->type == NET_CLIENT_DRIVER_VHOST_USER ||
+                     peer->info->type == NET_CLIENT_DRIVER_VHOST_VDPA));
+}
+
 /* What fast_load_check_devices() refuses, plugged while pages are missing. */
 static bool fast_load_hide_device(DeviceListener *listener,
                                   const QDict *opts, bool from_json,
@@ -115,10 +139,10 @@ static bool fast_load_hide_device(DeviceListener *listener,
     const char *netdev = qdict_get_try_str(opts, "netdev");
     NetClientState *peer = netdev ? qemu_find_netdev(netdev) : NULL;
 
-    if ((driver && strstr(driver, "vhost-user")) ||
-        (peer && peer->info->type == NET_CLIENT_DRIVER_VHOST_USER)) {
-        error_setg(errp, "vhost-user cannot be plugged while fast load is "
-                   "under way: wait until the migration is completed");
+    if (fast_load_needs_all(driver, peer)) {
+        error_setg(errp, "%s cannot be plugged while fast load is under way, "
+                   "it needs all memory at once: wait until the migration is "
+                   "completed", driver);
     }
     return false;
 }
@@ -188,6 +212,24 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
                    "switch one of them off");
         return false;
     }
+    if (migrate_mode() == MIG_MODE_CPR_TRANSFER ||
+        migrate_mode() == MIG_MODE_CPR_EXEC) {
+        /* The memory is there; nothing of it would be loaded. */
+        error_setg(errp, "x-fast-load-threads cannot be used with mode '%s': "
+                   "set the migration parameter 'mode' to 'normal'",
+                   MigMode_str(migrate_mode()));
+        return false;
+    }
+    if (migrate_background_snapshot()) {
+        error_setg(errp, "x-fast-load-threads cannot be used with the "
+                   "capability 'background-snapshot': switch one of them off");
+        return false;
+    }
+    if (migrate_tls()) {
+        error_setg(errp, "x-fast-load-threads cannot be used with TLS: files "
+                   "are not encrypted; set tls-creds to the empty string");
+        return false;
+    }
     if (!fast_load_check_devices(errp)) {
         return false;
     }
@@ -201,9 +243,14 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     return true;
 }
 
+void migration_fastload_begin(void)
+{
+    fast_load.is_reading = fast_load.filename != NULL;
+}
+
 bool migration_fastload_is_armed(void)
 {
-    return fast_load.filename;
+    return fast_load.is_reading;
 }
 
 bool migration_fastload_is_active(void)
@@ -211,20 +258,47 @@ bool migration_fastload_is_active(void)
     return qatomic_read(&fast_load.is_active);
 }
 
-static void fast_load_finish_bh(void *opaque)
+static bool fast_load_is_under_way(void)
 {
-    FastLoad *s = opaque;
+    return fast_load.is_reading || migration_fastload_is_active();
+}
+
+/* Guest memory is what it was before: no page is missing, or nobody cares. */
+static void fast_load_deactivate(FastLoad *s)
+{
+    if (s->is_unlocked && os_mlock(is_mlock_on_fault(mlock_state)) < 0) {
+        warn_report("fast load: cannot lock guest memory again: %s",
+                    strerror(errno));
+    }
+    s->is_unlocked = false;
+    if (migration_fastload_is_active()) {
+        device_listener_unregister(&fast_load_listener);
+        qatomic_set(&s->is_active, false);
+    }
+}
+
+static void fast_load_finish(FastLoad *s)
+{
     MigrationIncomingState *mis = migration_incoming_get_current();
 
-    if (!s->engine) {
-        return; /* cleaned up in the meantime */
-    }
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
                       MIGRATION_STATUS_POSTCOPY_ACTIVE);
-    migration_fastload_cleanup();
+    fast_load_deactivate(s);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_COMPLETED);
     migration_incoming_state_destroy();
+}
+
+/* All is there, the guest has its run state: what is due of the end. */
+static void fast_load_end_bh(void *opaque)
+{
+    FastLoad *s = opaque;
+
+    if (s->engine && migration_fastload_is_active()) {
+        fast_load_finish(s);
+    }
+    /* Keeps the engine for as long as it has something to do. */
+    migration_fastload_cleanup();
 }
 
 static Error *fast_load_read_error(const FastloadFailure *failure)
@@ -287,11 +361,63 @@ static void fast_load_event(FastloadEvent event,
         s->is_ended = true;
         s->complete_us = fast_load_elapsed_us(s);
         if (s->may_finish) {
-            migration_bh_schedule(fast_load_finish_bh, s);
+            migration_bh_schedule(fast_load_end_bh, s);
+        }
+        break;
+    case FASTLOAD_EVENT_SETTLED:
+        s->is_settled = true;
+        if (s->may_finish) {
+            migration_bh_schedule(fast_load_end_bh, s);
         }
         break;
     case FASTLOAD_EVENT_CANCELLED:
         break;
+    }
+}
+
+/* Engine threads must not look through QEMU's list: it is under RCU. */
+static RAMBlock *fast_load_block_at(const FastLoad *s, const uint8_t *hva)
+{
+    guint i;
+
+    for (i = 0; i < s->targets->len; i++) {
+        FastLoadTarget *t = &g_array_index(s->targets, FastLoadTarget, i);
+
+        if (hva >= t->host && hva < t->host + t->length) {
+            return t->block;
+        }
+    }
+    g_assert_not_reached();
+}
+
+/*
+ * postcopy-blocktime, kept as in network postcopy: whatever comes first of
+ * fault and page, the bitmap of received pages tells, under this lock.
+ */
+static void fast_load_page_wanted(void *hva, uint32_t tid, void *opaque)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    RAMBlock *block = fast_load_block_at(opaque, hva);
+
+    QEMU_LOCK_GUARD(&mis->page_request_mutex);
+    if (!ramblock_recv_bitmap_test(block, hva)) {
+        mark_postcopy_blocktime_begin((uintptr_t)hva, tid, block);
+    }
+}
+
+static void fast_load_pages_placed(void *hva, uint64_t len_bytes,
+                                   FastloadClass class, bool has_data,
+                                   void *opaque)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    RAMBlock *block = fast_load_block_at(opaque, hva);
+    uint8_t *page = hva;
+
+    QEMU_LOCK_GUARD(&mis->page_request_mutex);
+    ramblock_recv_bitmap_set_range(block, hva,
+                                   len_bytes / qemu_target_page_size());
+    for (; page < (uint8_t *)hva + len_bytes; page += block->page_size) {
+        mark_postcopy_blocktime_end((uintptr_t)page);
     }
 }
 
@@ -316,9 +442,17 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
         .event_func = fast_load_event,
         .event_opaque = s,
     };
+    MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(GError) gerr = NULL;
     int flags = O_RDONLY;
     off_t end;
+
+    if (migrate_postcopy_blocktime()) {
+        config.fault_func = fast_load_page_wanted;
+        config.placed_func = fast_load_pages_placed;
+        config.fault_opaque = config.placed_opaque = s;
+        mis->blocktime_ctx = mis->blocktime_ctx ?: blocktime_context_new();
+    }
 
 #ifdef O_DIRECT
     if (migrate_get_current()->parameters.direct_io) {
@@ -341,6 +475,7 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
         return false;
     }
     s->file_bytes = end;
+    s->targets = g_array_new(false, false, sizeof(FastLoadTarget));
     s->engine = fastload_new(s->ioc->fd, &config, &gerr);
     if (!s->engine) {
         error_setg(errp, "cannot start fast load: %s", gerr->message);
@@ -353,6 +488,7 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
         error_setg_errno(errp, errno, "cannot unlock guest memory");
         return false;
     }
+    s->is_unlocked = should_mlock(mlock_state);
     return true;
 }
 
@@ -400,18 +536,44 @@ static bool fast_load_check_pages(FastLoad *s, const RAMBlock *block,
     return true;
 }
 
+/*
+ * Did QEMU make the file of this private mapping for itself?  Then it may be
+ * emptied; a user's file, or one that others may map too, may not.
+ */
+static bool fast_load_made_file(const RAMBlock *block)
+{
+    Object *owner = memory_region_owner(block->mr);
+    g_autofree char *path = NULL;
+
+    if (object_dynamic_cast(owner, "memory-backend-memfd")) {
+        return true;
+    }
+    /* In a directory: a file without a name, as -mem-path makes them. */
+    path = owner ? object_property_get_str(owner, "mem-path", NULL) : NULL;
+    return path && g_file_test(path, G_FILE_TEST_IS_DIR);
+}
+
 /* Returns whether the block is empty now, and so can be trapped. */
 static bool fast_load_empty_block(RAMBlock *block)
 {
-    /*
-     * A private mapping of a file must not be punched: that would change the
-     * user's file.  And what is not made of whole pages cannot be.
-     */
-    if ((block->fd >= 0 && !qemu_ram_is_shared(block)) ||
-        block->used_length % block->page_size) {
+    if (block->used_length % block->page_size) {
         return false;
     }
-    return ram_block_discard_range(block, 0, block->used_length) == 0;
+    if (block->fd < 0 || qemu_ram_is_shared(block)) {
+        return ram_block_discard_range(block, 0, block->used_length) == 0;
+    }
+    /* The same, without QEMU's warning that others may use the file. */
+    return fast_load_made_file(block) &&
+           fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     block->fd_offset, block->used_length) == 0 &&
+           madvise(block->host, block->used_length, MADV_DONTNEED) == 0;
+}
+
+static bool fast_load_is_preallocated(const RAMBlock *block)
+{
+    Object *owner = memory_region_owner(block->mr);
+
+    return owner && object_property_get_bool(owner, "prealloc", NULL);
 }
 
 static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
@@ -422,6 +584,7 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
     size_t bitmap_bytes = BITS_TO_LONGS(page_count) * sizeof(unsigned long);
     g_autofree unsigned long *bitmap = NULL;
     g_autoptr(GError) gerr = NULL;
+    FastLoadTarget target = { .block = block, .host = block->host };
     FastloadRegion region;
     bool is_trappable;
 
@@ -459,6 +622,7 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
         return false;
     }
     is_trappable = fast_load_empty_block(block);
+    target.length = block->used_length;
     region = (FastloadRegion) {
         .hva = block->host,
         .len_bytes = block->used_length,
@@ -470,7 +634,11 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
         /* QEMU advises huge pages for all RAM; only this kind can move. */
         .wants_huge = is_trappable && block->fd < 0 &&
                       !qemu_ram_is_shared(block),
+        .wants_populated = fast_load_is_preallocated(block),
     };
+    /* Whoever unplugs it: block and mapping stay until the load is over. */
+    memory_region_ref(block->mr);
+    g_array_append_val(s->targets, target);
     if (!fastload_add_region(s->engine, &region, &gerr)) {
         error_setg(errp, "cannot load the RAM block '%s' from '%s': %s",
                    block->idstr, s->filename, gerr->message);
@@ -493,6 +661,9 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
     FastLoadBlock desc = { .length = length };
     int ret;
 
+    if (migrate_ignore_shared()) {
+        qemu_get_be64(f); /* where the block is in guest memory */
+    }
     desc.version = qemu_get_be32(f);
     desc.page_size = qemu_get_be64(f);
     desc.bitmap_offset = qemu_get_be64(f);
@@ -550,6 +721,7 @@ int migration_fastload_loaded(int ret, Error **errp)
     MigrationIncomingState *mis = migration_incoming_get_current();
     Error *err = NULL;
 
+    s->is_reading = false;
     if (s->block_error) {
         err = g_steal_pointer(&s->block_error);
         ret = ret < 0 ? ret : -EINVAL;
@@ -588,7 +760,65 @@ bool migration_fastload_defer_completion(void)
     QEMU_LOCK_GUARD(&s->lock);
     s->may_finish = true;
     if (s->is_ended) {
-        migration_bh_schedule(fast_load_finish_bh, s);
+        migration_bh_schedule(fast_load_end_bh, s);
+    }
+    return true;
+}
+
+/* False, with what to do about it, while it is under way. */
+static bool fast_load_is_over(const char *hint, Error **errp)
+{
+    if (fast_load_is_under_way()) {
+        error_setg(errp, "'%s' is still being loaded: %s",
+                   fast_load.filename, hint);
+        return false;
+    }
+    return true;
+}
+
+bool migration_fastload_check_parameters(const MigrationParameters *params,
+                                         Error **errp)
+{
+    if (!params->has_x_fast_load_threads) {
+        return true;
+    }
+    if (params->x_fast_load_threads > FASTLOAD_WORKER_COUNT_MAX) {
+        error_setg(errp, "Parameter 'x-fast-load-threads' expects a value "
+                   "between 0 and %d", FASTLOAD_WORKER_COUNT_MAX);
+        return false;
+    }
+    return (params->x_fast_load_threads == fast_load_threads() &&
+            params->multifd_channels == migrate_multifd_channels()) ||
+           fast_load_is_over("x-fast-load-threads and multifd-channels cannot "
+                             "be changed before it is completed", errp);
+}
+
+bool migration_fastload_check_capabilities(Error **errp)
+{
+    /* What ends the load would look for what others make at its begin. */
+    return fast_load_is_over("capabilities cannot be changed before it is "
+                             "completed", errp);
+}
+
+bool migration_fastload_check_outgoing(Error **errp)
+{
+    return fast_load_is_over("wait until the migration is completed, or use "
+                             "snapshot-save", errp);
+}
+
+bool migration_fastload_check_loadvm(Error **errp)
+{
+    return fast_load_is_over("wait until the migration is completed before "
+                             "loading a snapshot", errp);
+}
+
+bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
+{
+    if (migration_fastload_is_active() &&
+        object_dynamic_cast(OBJECT(dev), TYPE_MEMORY_DEVICE)) {
+        error_setg(errp, "memory cannot be unplugged while it is being "
+                   "loaded: wait until the migration is completed");
+        return false;
     }
     return true;
 }
@@ -642,34 +872,51 @@ FastLoadStats *migration_fastload_query(void)
     return s->last ? QAPI_CLONE(FastLoadStats, s->last) : NULL;
 }
 
-void migration_fastload_cleanup(void)
+static void fast_load_release_targets(FastLoad *s)
 {
-    FastLoad *s = &fast_load;
+    guint i;
 
+    for (i = 0; s->targets && i < s->targets->len; i++) {
+        memory_region_unref(
+            g_array_index(s->targets, FastLoadTarget, i).block->mr);
+    }
+    g_clear_pointer(&s->targets, g_array_unref);
+}
+
+static void fast_load_release(FastLoad *s)
+{
     if (s->engine) {
         qapi_free_FastLoadStats(s->last);
         s->last = fast_load_stats(s);
         fastload_free(s->engine);
         s->engine = NULL;
         object_unref(OBJECT(migrate_get_current()));
-        if (should_mlock(mlock_state) &&
-            os_mlock(is_mlock_on_fault(mlock_state)) < 0) {
-            warn_report("fast load: cannot lock guest memory again: %s",
-                        strerror(errno));
-        }
     }
+    fast_load_release_targets(s);
+    fast_load_deactivate(s);
     object_unref(OBJECT(s->ioc));
     s->ioc = NULL;
     g_free(s->filename);
     s->filename = NULL;
     error_free(s->block_error);
     s->block_error = NULL;
-    if (migration_fastload_is_active()) {
-        device_listener_unregister(&fast_load_listener);
-    }
     s->run_us = 0;
-    s->guest_may_run = s->is_failed = s->is_ended = s->may_finish = false;
-    qatomic_set(&s->is_active, false);
+    s->is_reading = false;
+    s->guest_may_run = s->is_failed = s->may_finish = false;
+    s->is_ended = s->is_settled = false;
+}
+
+void migration_fastload_cleanup(void)
+{
+    FastLoad *s = &fast_load;
+    bool is_settling;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        is_settling = s->may_finish && s->is_ended && !s->is_settled;
+    }
+    if (!is_settling) {
+        fast_load_release(s);
+    }
 }
 
 void migration_fastload_print(Monitor *mon, const FastLoadStats *stats)

@@ -9,8 +9,9 @@
  * Threads: everything runs with the BQL held, on the thread that loads the
  *   stream, except migration_fastload_is_active(), safe from any thread.
  * Off: with x-fast-load-threads=0 no call has an effect.
- * Order: prepare -> load_block* -> start -> loaded -> defer_completion;
- *   cleanup at any time ends the load and is what a failure calls.
+ * Order: prepare -> begin -> load_block* -> start -> loaded ->
+ *   defer_completion; cleanup ends the load and is what a failure calls; but
+ *   a load that is complete ends by itself.
  * Errors: Error ** is set on failure, nothing is logged except warnings.
  */
 #ifndef QEMU_MIGRATION_FASTLOAD_H
@@ -26,6 +27,9 @@
  * Returns true when it is off, too.
  */
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp);
+
+/* The stream begins; what is prepared is loaded by fast load. */
+void migration_fastload_begin(void);
 
 /* Is the stream that is being read loaded by fast load? */
 bool migration_fastload_is_armed(void);
@@ -65,13 +69,32 @@ int migration_fastload_loaded(int ret, Error **errp);
  */
 bool migration_fastload_defer_completion(void);
 
+/* May migration parameters be set to these? */
+bool migration_fastload_check_parameters(const MigrationParameters *params,
+                                         Error **errp);
+
+/* May migration capabilities be changed? */
+bool migration_fastload_check_capabilities(Error **errp);
+
+/* May an outgoing migration begin?  Not while pages are missing. */
+bool migration_fastload_check_outgoing(Error **errp);
+
+/* May a snapshot be loaded over it?  Not while pages are missing. */
+bool migration_fastload_check_loadvm(Error **errp);
+
+/* May @dev be unplugged?  Not memory that is being loaded. */
+bool migration_fastload_check_unplug(DeviceState *dev, Error **errp);
+
 /* Migration parameters were set: those that a running load minds count now. */
 void migration_fastload_apply_parameters(void);
 
 /* Pages are missing, or may be: guest memory must not be discarded. */
 bool migration_fastload_is_active(void);
 
-/* End the load.  Pages that are missing become zero: the guest never ran. */
+/*
+ * End the load.  Pages that are missing become zero: the guest never ran.  A
+ * load that is complete is left to mend huge pages, and ends by itself.
+ */
 void migration_fastload_cleanup(void);
 
 /* NULL when there is nothing to tell; figures stay after completion. */
