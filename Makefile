@@ -18,6 +18,9 @@ demo: python
 check: python
 	tests/check
 
+check-qemu: python
+	tests/check-qemu
+
 bench: python
 	tools/fastload-bench/bench
 
@@ -35,9 +38,10 @@ help:
 	@echo 'make qemu        QEMU with the engine in it, in build-qemu/'
 	@echo 'make demo        a real guest, restored both ways'
 	@echo 'make check       all tests; tests/check SUITE... runs some'
+	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make bench       the standard comparison, in build/bench.html'
 	@echo 'make check-unit  the unit tests of the engine'
 	@echo 'make clean       remove build/, build-asan/, build-tsan/'
 	@echo 'make distclean   remove build-qemu/ too'
 
-.PHONY: all python qemu demo check bench check-unit clean distclean help
+.PHONY: all python qemu demo check check-qemu bench check-unit clean distclean help

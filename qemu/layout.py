@@ -6,6 +6,7 @@ of one base.  Reads; changes nothing.  Every error is a Fail whose text is one
 sentence for the user.
 """
 
+import copy
 import os
 import re
 from pathlib import Path
@@ -48,7 +49,10 @@ class Base:
         self.suite = suite
         self.version = version
         self.patches = HERE / patches
-        self.root = TOP / "build-qemu" / name
+        self._lie_in(TOP / "build-qemu" / name)
+
+    def _lie_in(self, root):
+        self.root = root
         self.orig = self.root / "orig"      # QEMU's own copy of what we change
         self.src = self.root / "src"        # QEMU with our files and patches
         self.build = self.root / "build"
@@ -57,6 +61,12 @@ class Base:
         self.stamp = self.root / "source"   # which source src was made from
         self.state = self.root / "state.json"
         self.binary = self.build / "qemu-system-x86_64"
+
+    def unpatched(self):
+        """The same QEMU without us, in folders of its own."""
+        other = copy.copy(self)
+        other._lie_in(self.root.with_name(f"{self.name}-unpatched"))
+        return other
 
     @property
     def dsc(self):

@@ -35,6 +35,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/reboot.h>
 #include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <termios.h>
@@ -52,6 +53,7 @@
  *   's'  sweep over every page, in random order
  *   'p'  a TICK at once
  *   'q'  quiet: TICK every 50 ms instead of every 10 ms
+ *   'r'  reboot
  *
  * The figures of a TICK are sums since the start, but worst_us, which is the
  * longest single first touch of a page since the TICK before.
@@ -86,6 +88,8 @@ static uint32_t *versions;
 static uint64_t page_count;
 static uint64_t seed = 1;
 static uint64_t zero_pct = 10;
+static uint64_t think_us;       /* of work between two pages */
+static uint64_t think_rounds;   /* the same, in rounds of think() */
 static uint64_t fill_mib = 64;
 static unsigned worker_count = 1;
 static Worker workers[CPUS_MAX];
@@ -408,6 +412,29 @@ static void sweep_own_pages(Worker *w, unsigned number)
     }
 }
 
+static void think(uint64_t rounds)
+{
+    static volatile uint64_t thought;
+    uint64_t sum = 0;
+
+    for (uint64_t i = 0; i < rounds; i++) {
+        sum += mix(i);
+    }
+    thought = sum;
+}
+
+/* Counted in work, not in time: a vCPU that is held up thinks longer. */
+static void think_calibrate(void)
+{
+    const uint64_t rounds = 4 << 20;
+    uint64_t begin;
+
+    think(rounds / 16);
+    begin = now_ns();
+    think(rounds);
+    think_rounds = think_us * 1000 * rounds / (now_ns() - begin);
+}
+
 static void *worker_main(void *opaque)
 {
     Worker *w = opaque;
@@ -431,6 +458,7 @@ static void *worker_main(void *opaque)
               &worst_ns);
         atomic_fetch_add_explicit(&w->verified_pages, 1, memory_order_relaxed);
         tick_maybe(now_ns());
+        think(think_rounds);
     }
     return NULL;
 }
@@ -519,6 +547,8 @@ static void serve_serial(void)
                 tick(now_ns());
             } else if (bytes[i] == 'q') {
                 atomic_store(&tick_ms, TICK_QUIET_MS);
+            } else if (bytes[i] == 'r') {
+                reboot(RB_AUTOBOOT);
             }
         }
         if (sweeping && atomic_load(&sweep_done_workers) == worker_count) {
@@ -584,6 +614,7 @@ static void read_parameters(void)
     close(fd);
     fill_mib = parameter(cmdline, "fl.fill_mib=", fill_mib);
     zero_pct = parameter(cmdline, "fl.zero_pct=", zero_pct);
+    think_us = parameter(cmdline, "fl.think_us=", think_us);
     seed = parameter(cmdline, "fl.seed=", seed);
 }
 
@@ -618,6 +649,19 @@ static void wait_for_disk(void)
     }
 }
 
+/* Memory devices are plugged, or plug their memory, while we start. */
+static bool wait_for_memory(uint64_t bytes, struct sysinfo *ret_info)
+{
+    for (int i = 0; i < 1000; i++) {
+        sysinfo(ret_info);
+        if (ret_info->freeram >= bytes) {
+            return true;
+        }
+        usleep(10 * 1000);
+    }
+    return false;
+}
+
 static void *map_memory(uint64_t bytes)
 {
     const uint64_t huge = CHUNK_PAGES * PAGE_BYTES;
@@ -645,9 +689,8 @@ int main(void)
     load_modules();
     wait_for_disk();
 
-    sysinfo(&info);
     page_count = (fill_mib << 20) / PAGE_BYTES;
-    if ((fill_mib << 20) + (24 << 20) > info.freeram) {
+    if (!wait_for_memory((fill_mib << 20) + (24 << 20), &info)) {
         fail("fl.fill_mib=%llu does not fit: %llu MiB are free",
              (unsigned long long)fill_mib,
              (unsigned long long)(info.freeram >> 20));
@@ -658,6 +701,9 @@ int main(void)
 
     begin_ns = now_ns();
     fill();
+    if (think_us) {
+        think_calibrate();
+    }
     for (uint64_t page = 0; page < page_count; page++) {
         zeros += page_starts_zero(page);
     }

@@ -196,6 +196,35 @@ def touch_memory(mib):
         memory.close()
 
 
+class HeldMemory:
+    """As touch_memory(), for what takes seconds; see hold-memory."""
+
+    def __init__(self):
+        self._child = subprocess.Popen(
+            [HERE / "hold-memory"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, preexec_fn=_die_with_parent)
+
+    def _say(self, line):
+        self._child.stdin.write(line)
+        self._child.stdin.flush()
+        if not self._child.stdout.readline():
+            raise VmError("hold-memory has ended: too little memory?")
+
+    def hold(self):
+        self._say(b"hold\n")
+
+    def let_go(self):
+        self._say(b"go\n")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for pipe in (self._child.stdin, self._child.stdout):
+            pipe.close()
+        self._child.wait()
+
+
 def _die_with_parent():
     PR_SET_PDEATHSIG = 1
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -215,7 +244,8 @@ class Line:
 class Qemu:
     """A QEMU process with a monitor and a serial port on socket pairs."""
 
-    def __init__(self, binary, args, *, user=None, env=None, preexec=None):
+    def __init__(self, binary, args, *, user=None, env=None, preexec=None,
+                 pass_fds=()):
         self.events = []            # Line, text is the event's dict
         self.serial = []            # Line, text is str, a full line
         self.serial_first_at = None
@@ -260,7 +290,8 @@ class Qemu:
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE, preexec_fn=before_exec,
                 env=dict(os.environ, **env) if env else None,
-                pass_fds=(qmp_there.fileno(), ser_there.fileno()), **ids)
+                pass_fds=(qmp_there.fileno(), ser_there.fileno(),
+                          *pass_fds), **ids)
         except OSError as e:
             raise VmError(f"{binary}: {e.strerror}") from None
         finally:
@@ -487,9 +518,9 @@ class Qemu:
                 pass
         return [n for n in names if n.startswith(prefix)]
 
-    def descriptors(self):
-        """How many userfaultfd and io_uring descriptors are open."""
-        found = {"userfaultfd": 0, "io_uring": 0}
+    def descriptors(self, path=None):
+        """How many userfaultfd, io_uring, and of this file, are open."""
+        found = {"userfaultfd": 0, "io_uring": 0, "snapshot": 0}
         folder = f"/proc/{self.process.pid}/fd"
         for fd in os.listdir(folder):
             try:
@@ -499,6 +530,7 @@ class Qemu:
             for kind in found:
                 if f"[{kind}]" in target:
                     found[kind] += 1
+            found["snapshot"] += target == str(path)
         return found
 
     def cpu_seconds(self, vcpus=True):
@@ -566,15 +598,19 @@ class Machine:
     """What both ends of a snapshot must agree on."""
 
     def __init__(self, guest, *, mem_mib=1024, fill_mib=700, cpus=2,
-                 zero_pct=10, seed=1, machine="q35", accel="tcg"):
+                 zero_pct=10, seed=1, think_us=0, machine="q35",
+                 accel="tcg", mem_more="", more=()):
         self.guest = guest
         self.mem_mib = mem_mib
         self.fill_mib = fill_mib
         self.cpus = cpus
         self.zero_pct = zero_pct
         self.seed = seed
+        self.think_us = think_us
         self.machine = machine
         self.accel = accel
+        self.mem_more = mem_more    # slots and maxmem, as of -m
+        self.more = tuple(more)     # arguments of both ends
 
     def but(self, **changes):
         values = dict(vars(self))
@@ -583,12 +619,14 @@ class Machine:
 
     def args(self):
         append = (f"console=ttyS0 quiet panic=-1 tsc=reliable "
-                  f"clocksource=tsc fl.fill_mib={self.fill_mib} "
-                  f"fl.zero_pct={self.zero_pct} fl.seed={self.seed}")
+                  f"clocksource=tsc memhp_default_state=online "
+                  f"fl.fill_mib={self.fill_mib} "
+                  f"fl.zero_pct={self.zero_pct} fl.seed={self.seed} "
+                  f"fl.think_us={self.think_us}")
         return [
             "-no-user-config", "-nodefaults", "-display", "none",
             "-M", self.machine, "-accel", self.accel,
-            "-m", f"{self.mem_mib}M", "-smp", str(self.cpus),
+            "-m", f"{self.mem_mib}M{self.mem_more}", "-smp", str(self.cpus),
             "-kernel", self.guest["kernel"], "-initrd", self.guest["initrd"],
             "-append", append,
             "-object", "rng-random,id=rng0,filename=/dev/urandom",
@@ -596,6 +634,7 @@ class Machine:
             "-blockdev",
             "null-co,node-name=disk0,size=1048576,read-zeroes=on",
             "-device", "virtio-blk-pci,drive=disk0",
+            *self.more,
         ]
 
 
@@ -619,11 +658,13 @@ def kvm_works(qemu, guest, timeout=10):
             return False
 
 
-def boot(qemu, machine, timeout=240):
-    """A running guest whose memory is filled."""
+def boot(qemu, machine, timeout=240, plug=None):
+    """A running guest whose memory is filled, after plug(vm)."""
     vm = Qemu(qemu, machine.args())
     try:
         vm.greet()
+        if plug:
+            plug(vm)
         vm.wait_line(r"^FASTLOAD READY", timeout)
         vm.verified_more(100)
     except BaseException:
@@ -632,21 +673,22 @@ def boot(qemu, machine, timeout=240):
     return vm
 
 
-def save(vm, path, *, paused=False, timeout=240):
-    """Write a mapped-ram snapshot.
+def save(vm, path, *, paused=False, timeout=240, uri=None,
+         capabilities=None, parameters=None):
+    """Write a mapped-ram snapshot to path, or to what uri says of it.
 
     Paused: the guest is stopped first and the snapshot says so.  Else it
     runs until its memory is written the first time, and is restored running.
     """
     if paused:
         vm.qmp("stop")
-    vm.set_capabilities(mapped_ram=True, events=True)
+    vm.set_capabilities(mapped_ram=True, events=True, **(capabilities or {}))
     # A guest that writes all the time would never be done otherwise.
     vm.qmp("migrate-set-parameters", downtime_limit=2000 * 1000,
-           max_bandwidth=0)
+           max_bandwidth=0, **(parameters or {}))
     with vm._cond:
         start = len(vm.events)
-    vm.qmp("migrate", uri=f"file:{path}")
+    vm.qmp("migrate", uri=uri or f"file:{path}")
 
     def ended(data):
         return data.get("status") in ("completed", "failed")
@@ -659,12 +701,15 @@ def save(vm, path, *, paused=False, timeout=240):
     return info
 
 
-def boot_and_save(qemu, machine, path, *, paused=False, run_s=1.0):
-    """Boot, fill, let it run, save, quit; the guest's READY line."""
-    with boot(qemu, machine) as vm:
+def boot_and_save(qemu, machine, path, *, run_s=1.0, plug=None, **how):
+    """Boot, fill, let it run, save, quit; the guest's READY line.
+
+    The rest is as of boot() and save().
+    """
+    with boot(qemu, machine, plug=plug) as vm:
         time.sleep(run_s)
         ready = vm.wait_line(r"^FASTLOAD READY", 1)
-        save(vm, path, paused=paused)
+        save(vm, path, **how)
         if vm.wrong_max:
             raise VmError(f"{vm.wrong_max} wrong pages before the snapshot")
     return {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", ready.text)}
@@ -688,7 +733,8 @@ class Restore:
         self._seen_completed = None
         self.samples = []
         self.uri = uri or f"file:{snapshot}"
-        self.descriptors_before = {"userfaultfd": 0, "io_uring": 0}
+        self.snapshot = snapshot
+        self.descriptors_before = {}
         self._incoming = None
         capabilities = dict(capabilities or {})
         parameters = dict(parameters or {})
@@ -719,7 +765,7 @@ class Restore:
                 **{k.replace("-", "_"): v for k, v in capabilities.items()})
             if parameters:
                 self.vm.qmp("migrate-set-parameters", **parameters)
-            self.descriptors_before = self.vm.descriptors()
+            self.descriptors_before = self.vm.descriptors(snapshot)
             more = {} if exit_on_error is None else \
                 {"exit_on_error": exit_on_error}
             self.t0 = time.monotonic()
