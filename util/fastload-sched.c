@@ -103,15 +103,55 @@ uint64_t fastload_sched_quiet_ns(Fastload *fl)
 
 uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
 {
-    /* While the guest faults, the one that waits for faults reads as well. */
-    uint32_t reader_count = fastload_file_is_busy(fl)
-        ? MAX(fl->config.worker_count, 2) - 1 : 1;
+    uint32_t max_bytes = __atomic_load_n(&fl->flight_bytes_max,
+                                         __ATOMIC_RELAXED);
+    bool is_quiet = now_ns >= fastload_sched_quiet_ns(fl);
+    uint32_t reader_count = 1;
 
-    if (now_ns >= fastload_sched_quiet_ns(fl)) {
-        return FASTLOAD_FLIGHT_BYTES_MAX;
+    if (fastload_file_is_busy(fl)) {
+        /* Without the one that waits for faults. */
+        reader_count = MAX(fl->config.worker_count - !is_quiet, 1);
     }
-    return MAX(FASTLOAD_FLIGHT_BYTES_MIN / reader_count /
-               FASTLOAD_REQ_BYTES_MIN, 1) * FASTLOAD_REQ_BYTES_MIN;
+    if (is_quiet) {
+        max_bytes *= FASTLOAD_FLIGHT_QUIET_FACTOR;
+    }
+    return MAX(max_bytes / reader_count / FASTLOAD_REQ_BYTES_MIN, 1) *
+           FASTLOAD_REQ_BYTES_MIN;
+}
+
+/*
+ * As TCP Vegas does it: the least time that a read took is how far away the
+ * storage is, what a read takes beyond that is how long it waited for others.
+ * Workers may overwrite each other's result; the next read brings a new one.
+ */
+void fastload_sched_flight_done(Fastload *fl, uint32_t len_bytes,
+                                uint64_t took_ns)
+{
+    uint64_t least_ns = __atomic_load_n(&fl->flight_least_ns,
+                                        __ATOMIC_RELAXED);
+    uint64_t max_bytes = __atomic_load_n(&fl->flight_bytes_max,
+                                         __ATOMIC_RELAXED);
+    uint64_t step_bytes = (uint64_t)len_bytes * len_bytes / max_bytes;
+
+    if (len_bytes < FASTLOAD_REQ_BYTES_MIN) {
+        return; /* too short to compare */
+    }
+    if (!least_ns || took_ns < least_ns) {
+        least_ns = took_ns;
+    } else {
+        least_ns += (took_ns - least_ns) / FASTLOAD_FLIGHT_DRIFT_SHARE;
+    }
+    /* One read more, or less, by the time as many came back as are out. */
+    if (took_ns - least_ns < FASTLOAD_FLIGHT_WAIT_NS) {
+        max_bytes += step_bytes;
+    } else {
+        max_bytes -= MIN(step_bytes, max_bytes);
+    }
+    max_bytes = MIN(max_bytes, least_ns * FASTLOAD_FLIGHT_BYTES_PER_NS);
+    max_bytes = CLAMP(max_bytes, FASTLOAD_FLIGHT_BYTES_MIN,
+                      FASTLOAD_FLIGHT_BYTES_MAX);
+    __atomic_store_n(&fl->flight_least_ns, least_ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&fl->flight_bytes_max, max_bytes, __ATOMIC_RELAXED);
 }
 
 static bool sched_rate_is_limited_locked(const Fastload *fl)

@@ -165,6 +165,7 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     read->inflight_count++;
     w->inflight_count++;
     if (!req->is_urgent) {
+        req->begin_ns = fastload_stats_now_ns();
         w->flight_bytes += req->len_bytes;
         w->flight_count++;
     }
@@ -198,11 +199,68 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
     worker_urgent_free(w, read);
 }
 
+/*
+ * Several workers share the work out: the first one waits for faults, and since
+ * its hands are free, it keeps the device busy as well; the others place what
+ * it reads and make new staging.  Where reading is work itself, they do that,
+ * too.  While the guest does not fault the first one helps them.
+ */
+static bool worker_is_first_of_several(const FastloadWorker *w)
+{
+    return w->idx == 0 && w->fl->config.worker_count > 1;
+}
+
+/*
+ * Of several that wait for a fault, all but one are woken for nothing, cost the
+ * guest a processor just when it needs one, and may be in the middle of
+ * something long when the read is back: the first worker sees to it, unless
+ * reading keeps that one busy, or there are more than it has room for.
+ */
+static bool worker_minds_faults(const FastloadWorker *w)
+{
+    return w->idx == 0 || w->fl->workers[0].io_ops->is_blocking ||
+           __atomic_load_n(&w->fl->are_faults_shared, __ATOMIC_RELAXED);
+}
+
+static bool worker_may_place(const FastloadWorker *w, uint64_t now_ns)
+{
+    return !worker_is_first_of_several(w) ||
+           now_ns >= fastload_sched_quiet_ns(w->fl);
+}
+
+static bool worker_may_read(const FastloadWorker *w, uint64_t now_ns)
+{
+    const Fastload *fl = w->fl;
+
+    if (fl->config.worker_count == 1) {
+        return true;
+    }
+    if (!fastload_file_is_busy(fl)) {
+        return w->idx == 0;
+    }
+    return w->idx != 0 || now_ns >= fastload_sched_quiet_ns(w->fl);
+}
+
+/* Called by the one that minds faults: has it more of them than room? */
+static void worker_share_faults(FastloadWorker *w, bool is_swamped)
+{
+    if (w->idx == 0) {
+        __atomic_store_n(&w->fl->are_faults_shared, is_swamped,
+                         __ATOMIC_RELAXED);
+    }
+    if (is_swamped) {
+        fastload_session_kick_all(w->fl, w);
+    }
+}
+
 static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
 {
     Fastload *fl = w->fl;
     FastloadFault fault;
 
+    if (!worker_minds_faults(w)) {
+        return;
+    }
     while (w->free_urgent &&
            fastload_sched_pop_fault(fl, now_ns, &fault)) {
         FastloadArea *area = fault.area;
@@ -227,46 +285,8 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
             worker_urgent_finish(w, read);
         }
     }
-    if (!w->free_urgent && fastload_sched_fault_is_due(fl, now_ns)) {
-        fastload_session_kick_all(fl, w);
-    }
-}
-
-/*
- * While the guest faults, several workers share the work out: the first one
- * waits for faults, and since its hands are free, it keeps the device busy as
- * well, with little at a time; the others place what it reads and make new
- * staging.  Where reading is work itself, they do that, too.
- */
-static bool worker_is_first_of_several(const FastloadWorker *w)
-{
-    return w->idx == 0 && w->fl->config.worker_count > 1;
-}
-
-/*
- * Of several that wait for a fault, all but one are woken for nothing, and
- * cost the guest a processor just when it needs one: while it faults the first
- * worker sees to it, unless reading keeps that one busy.
- */
-static bool worker_minds_faults(const FastloadWorker *w, uint64_t now_ns)
-{
-    return w->idx == 0 || w->fl->workers[0].io_ops->is_blocking ||
-           now_ns >= fastload_sched_quiet_ns(w->fl);
-}
-
-static bool worker_may_place(const FastloadWorker *w, uint64_t now_ns)
-{
-    return !worker_is_first_of_several(w) ||
-           now_ns >= fastload_sched_quiet_ns(w->fl);
-}
-
-static bool worker_may_read(const FastloadWorker *w, uint64_t now_ns)
-{
-    const Fastload *fl = w->fl;
-
-    return fl->config.worker_count == 1 ||
-           worker_is_first_of_several(w) != fastload_file_is_busy(fl) ||
-           now_ns >= fastload_sched_quiet_ns(w->fl);
+    worker_share_faults(w, !w->free_urgent &&
+                        fastload_sched_fault_is_due(fl, now_ns));
 }
 
 /* Puts @read where it belongs next; somebody may have been waiting for it. */
@@ -330,7 +350,8 @@ static bool worker_has_flight_room(const FastloadWorker *w,
 static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
 {
     uint32_t bytes_max = fastload_sched_flight_bytes(w->fl, now_ns);
-    uint32_t req_bytes_max = MAX(bytes_max / 2, FASTLOAD_REQ_BYTES_MIN);
+    uint32_t req_bytes_max = CLAMP(bytes_max / 2, FASTLOAD_REQ_BYTES_MIN,
+                                   FASTLOAD_REQ_BYTES_MAX);
 
     while (worker_has_flight_room(w, bytes_max)) {
         FastloadRead *read = w->issuing;
@@ -430,6 +451,13 @@ static void worker_place_piece(FastloadWorker *w, FastloadRead *read)
     }
 }
 
+/* Is there something that this worker may place, or has to pass on? */
+static bool worker_can_place(const FastloadWorker *w, uint64_t now_ns)
+{
+    return w->placing || (worker_may_place(w, now_ns) &&
+                          fastload_pool_has(w->fl, FASTLOAD_POOL_READY));
+}
+
 /* Places a piece of a background read that is complete. */
 static void worker_place_step(FastloadWorker *w, uint64_t now_ns)
 {
@@ -487,6 +515,11 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     if (!req->is_urgent) {
         w->flight_bytes -= req->len_bytes;
         w->flight_count--;
+        if (!req->error && !req->tries) {
+            fastload_sched_flight_done(w->fl, req->len_bytes,
+                                       fastload_stats_now_ns() -
+                                       req->begin_ns);
+        }
     }
     worker_req_free(w, req);
     if (read->class == FASTLOAD_CLASS_URGENT) {
@@ -519,10 +552,11 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
     bool has_room =
         worker_has_flight_room(w, fastload_sched_flight_bytes(fl, now_ns));
 
-    if (w->placing) {
+    if (worker_can_place(w, now_ns)) {
         return 0;
     }
-    due_ns = fastload_sched_next_due_ns(fl, w->free_urgent, false);
+    due_ns = fastload_sched_next_due_ns(fl, w->free_urgent &&
+                                        worker_minds_faults(w), false);
     if (has_room && w->issuing) {
         due_ns = MIN(due_ns, fastload_sched_rate_due_ns(fl));
     } else if (has_room && fastload_pool_has(fl, FASTLOAD_POOL_FRESH)) {
@@ -532,16 +566,14 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
         }
     }
     due_ns = MIN(due_ns, chunk_due_ns);
-    if (fastload_pool_has(fl, FASTLOAD_POOL_READY)) {
-        due_ns = MIN(due_ns, worker_may_place(w, now_ns)
-                             ? 0 : fastload_sched_quiet_ns(fl));
+    if (!has_room && worker_may_read(w, now_ns) &&
+        now_ns < fastload_sched_quiet_ns(fl)) {
+        due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl)); /* then it has */
     }
     if (!worker_may_place(w, now_ns) &&
-        fastload_pool_has(fl, FASTLOAD_POOL_SPENT) &&
-        fastload_sched_next_due_ns(fl, false, true) != UINT64_MAX) {
-        due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl));
-    }
-    if (!worker_minds_faults(w, now_ns)) {
+        (fastload_pool_has(fl, FASTLOAD_POOL_READY) ||
+         (fastload_pool_has(fl, FASTLOAD_POOL_SPENT) &&
+          fastload_sched_next_due_ns(fl, false, true) != UINT64_MAX))) {
         due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl));
     }
     if (due_ns == UINT64_MAX) {
@@ -590,7 +622,7 @@ static bool worker_poll(FastloadWorker *w, uint64_t now_ns)
     if (idle_ns == 0) {
         __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     }
-    w->io_ops->poll(w->io, idle_ns, worker_minds_faults(w, now_ns));
+    w->io_ops->poll(w->io, idle_ns, worker_minds_faults(w));
     __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     return wants_renewal;
 }
@@ -598,19 +630,23 @@ static bool worker_poll(FastloadWorker *w, uint64_t now_ns)
 static void worker_turn(FastloadWorker *w)
 {
     uint64_t now_ns = fastload_stats_now_ns();
-    bool wants_renewal = false;
+    bool wants_renewal = false, can_place;
 
-    if (worker_minds_faults(w, now_ns)) {
+    if (worker_minds_faults(w)) {
         fastload_fault_drain(w);
     }
     worker_issue_urgent(w, now_ns);
-    worker_place_step(w, now_ns);
     worker_issue_background(w, now_ns);
+    can_place = worker_can_place(w, now_ns);
     if (!fastload_session_is_ending(w->fl)) {
         /* Reads go out before the worker is busy. */
         wants_renewal = worker_poll(w, now_ns);
     }
     worker_reap(w);
+    if (can_place) {
+        /* It has not slept: no fault has come since it looked. */
+        worker_place_step(w, now_ns);
+    }
     if (wants_renewal) {
         worker_renew_staging(w);
     }

@@ -66,18 +66,27 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 /* UFFDIO_COPY and friends answer EAGAIN while the address space changes. */
 #define FASTLOAD_PLACE_TRIES_MAX 1000000
 /*
- * What a worker has in flight for the background.  The device's queue must
- * not be the place where urgent reads wait: from a fault on, for as long as
- * FASTLOAD_FAULT_QUIET_NS, all workers together have FASTLOAD_FLIGHT_BYTES_MIN
- * there, but each that reads ahead at least one read of the smallest size.
- * A read is begun while there is less in flight: it may be one read more.
+ * What is in flight for the background, of all workers together.  The device's
+ * queue must not be the place where urgent reads wait: the least that keeps a
+ * local device busy, and more only for as long as that makes no read wait for
+ * longer than FASTLOAD_FLIGHT_WAIT_NS (storage that is far away), nor more than
+ * any storage gives in the time that one read takes.  A read is begun while
+ * there is less in flight: it may be one read more.
  * docs/design/0001-urgent-before-background.md.
  */
-#define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
-#define FASTLOAD_FLIGHT_BYTES_MAX (4u << 20)
 #define FASTLOAD_FLIGHT_BYTES_MIN (320u << 10)
+#define FASTLOAD_FLIGHT_BYTES_MAX (8u << 20)
+/* While the guest does not fault, so many times as much. */
+#define FASTLOAD_FLIGHT_QUIET_FACTOR 2
+#define FASTLOAD_FLIGHT_WAIT_NS (200 * 1000ull)
+#define FASTLOAD_FLIGHT_BYTES_PER_NS 2
+/* The shortest read forgets by one part in so many with every longer one. */
+#define FASTLOAD_FLIGHT_DRIFT_SHARE 128
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
+#define FASTLOAD_REQ_BYTES_MAX (160u << 10)
+/* For so long after a fault the guest counts as faulting. */
+#define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
 /*
  * A background rate is kept by a token bucket that holds what is due in
  * FASTLOAD_RATE_BURST_NS, more than a worker ever sleeps too long; one
@@ -200,6 +209,7 @@ typedef struct FastloadIoReq {
     uint32_t again_count; /* EINTR and EAGAIN so far; the backend's */
     bool is_urgent;
     bool is_direct;       /* by direct_fd */
+    uint64_t begin_ns;    /* background: when it was queued first */
     FastloadRead *read;
     struct FastloadIoReq *next; /* in whatever list the holder keeps */
 } FastloadIoReq;
@@ -416,6 +426,9 @@ struct Fastload {
     /* atomic */
     uint64_t last_fault_ns;      /* relaxed: a hint for the depth */
     uint32_t is_cached;          /* relaxed: the last chunk was; a hint, too */
+    uint32_t are_faults_shared;  /* relaxed: the first worker is swamped */
+    uint32_t flight_bytes_max;   /* relaxed, as what follows */
+    uint64_t flight_least_ns;    /* what a read takes with no other before it */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
@@ -458,6 +471,9 @@ void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault);
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
 /* What a worker may have in flight for the background now. */
 uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns);
+/* A background read of @len_bytes took so long: what does that tell? */
+void fastload_sched_flight_done(Fastload *fl, uint32_t len_bytes,
+                                uint64_t took_ns);
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadArea **ret_area,
                                uint64_t *ret_chunk_idx,

@@ -545,6 +545,16 @@ class Qemu:
                          for cpu in self.qmp("query-cpus-fast"))
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    def vcpu_times(self):
+        """Of the vCPUs: now, ran, and was ready to run; seconds, summed."""
+        found = [time.monotonic(), 0.0, 0.0]
+        for cpu in self.qmp("query-cpus-fast"):
+            path = f"/proc/{self.process.pid}/task/{cpu['thread-id']}"
+            ran_ns, ready_ns, _ = Path(f"{path}/schedstat").read_text().split()
+            found[1] += int(ran_ns) / 1e9
+            found[2] += int(ready_ns) / 1e9
+        return found
+
     def page_table_mib(self):
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"^VmPTE:\s+(\d+)", text, re.M).group(1)) / 1024
