@@ -136,11 +136,7 @@ void fastload_sched_flight_done(Fastload *fl, uint32_t len_bytes,
     if (len_bytes < FASTLOAD_REQ_BYTES_MIN) {
         return; /* too short to compare */
     }
-    if (!least_ns || took_ns < least_ns) {
-        least_ns = took_ns;
-    } else {
-        least_ns += (took_ns - least_ns) / FASTLOAD_FLIGHT_DRIFT_SHARE;
-    }
+    least_ns = least_ns ? MIN(least_ns, took_ns) : took_ns;
     /* One read more, or less, by the time as many came back as are out. */
     if (took_ns - least_ns < FASTLOAD_FLIGHT_WAIT_NS) {
         max_bytes += step_bytes;

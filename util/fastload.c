@@ -341,6 +341,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     fl->fd = fd;
     fl->direct_fd = -1;
     fl->uffd = -1;
+    fl->flight_bytes_max = FASTLOAD_FLIGHT_BYTES_MIN;
     fl->config = *config;
     if (!fl->config.worker_count) {
         fl->config.worker_count = 2;
@@ -702,7 +703,6 @@ bool fastload_start(Fastload *fl, GError **error)
     fl->start_ns = fastload_stats_now_ns();
     /* Devices will load and touch memory: begin as if there were faults. */
     fl->last_fault_ns = fl->start_ns;
-    fl->flight_bytes_max = FASTLOAD_FLIGHT_BYTES_MIN;
     if (!fl->areas->len) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
                     "there is no memory to load");

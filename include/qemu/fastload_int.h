@@ -67,21 +67,19 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_PLACE_TRIES_MAX 1000000
 /*
  * What is in flight for the background, of all workers together.  The device's
- * queue must not be the place where urgent reads wait: the least that keeps a
- * local device busy, and more only for as long as that makes no read wait for
- * longer than FASTLOAD_FLIGHT_WAIT_NS (storage that is far away), nor more than
- * any storage gives in the time that one read takes.  A read is begun while
- * there is less in flight: it may be one read more.
+ * queue must not be the place where urgent reads wait: FASTLOAD_FLIGHT_BYTES_MIN
+ * keeps a local device busy.  More is there where storage is far away: for as
+ * long as no read waits for others longer than FASTLOAD_FLIGHT_WAIT_NS, and no
+ * more than comes in at FASTLOAD_FLIGHT_BYTES_PER_NS while one read is on its
+ * way.  While the guest does not fault, it is FASTLOAD_FLIGHT_QUIET_FACTOR times
+ * that.  A read is begun while there is less in flight: it may be one read more.
  * docs/design/0001-urgent-before-background.md.
  */
 #define FASTLOAD_FLIGHT_BYTES_MIN (320u << 10)
 #define FASTLOAD_FLIGHT_BYTES_MAX (8u << 20)
-/* While the guest does not fault, so many times as much. */
-#define FASTLOAD_FLIGHT_QUIET_FACTOR 2
-#define FASTLOAD_FLIGHT_WAIT_NS (200 * 1000ull)
 #define FASTLOAD_FLIGHT_BYTES_PER_NS 2
-/* The shortest read forgets by one part in so many with every longer one. */
-#define FASTLOAD_FLIGHT_DRIFT_SHARE 128
+#define FASTLOAD_FLIGHT_WAIT_NS (200 * 1000ull)
+#define FASTLOAD_FLIGHT_QUIET_FACTOR 2
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
 #define FASTLOAD_REQ_BYTES_MAX (160u << 10)

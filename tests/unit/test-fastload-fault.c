@@ -1195,6 +1195,76 @@ static void test_unknown_page_in_a_chunk(const void *opaque)
     fault_free(t);
 }
 
+/* ---- the depth of the device's queue ---- */
+
+/* What is in flight after many reads that take @far_ns and wait for others. */
+static uint64_t fault_flight_bytes(uint64_t far_ns, uint64_t bytes_per_us)
+{
+    g_autoptr(Fastload) fl = fastload_new(0, NULL, NULL);
+    uint64_t flight_bytes = 0;
+    int i;
+
+    for (i = 0; i < 100 * 1000; i++) {
+        flight_bytes = __atomic_load_n(&fl->flight_bytes_max,
+                                       __ATOMIC_RELAXED);
+        /* The first came alone, the others when all before them was read. */
+        fastload_sched_flight_done(fl, FASTLOAD_REQ_BYTES_MAX,
+                                   i ? MAX(far_ns, flight_bytes * 1000 /
+                                                   bytes_per_us) : far_ns);
+        /* What is too short to tell anything tells nothing. */
+        fastload_sched_flight_done(fl, FASTLOAD_PAGE_BYTES_MIN, 1);
+    }
+    return flight_bytes;
+}
+
+static void test_flight_suits_the_storage(const void *opaque)
+{
+    /* Near: the least. Far: what keeps it busy, and hardly a queue. */
+    const uint64_t near_ns = 100 * 1000, far_ns = 5 * 1000 * 1000;
+
+    g_assert_cmpuint(fault_flight_bytes(near_ns, 2000), ==,
+                     FASTLOAD_FLIGHT_BYTES_MIN);
+    g_assert_cmpuint(fault_flight_bytes(near_ns, 100), ==,
+                     FASTLOAD_FLIGHT_BYTES_MIN);
+    /* 500 MB/s, 5 ms away: 2.5 MB, and 0.2 ms of queue. */
+    g_assert_cmpuint(fault_flight_bytes(far_ns, 500), >, 2500 * 1000);
+    g_assert_cmpuint(fault_flight_bytes(far_ns, 500), <, 2700 * 1000);
+    g_assert_cmpuint(fault_flight_bytes(far_ns, 1000 * 1000), ==,
+                     FASTLOAD_FLIGHT_BYTES_MAX);
+}
+
+static void test_swamped_worker_is_helped(const void *opaque)
+{
+    /* When the first worker has no room for faults, the second takes them. */
+    enum { TOUCHER_COUNT = FASTLOAD_URGENT_READ_COUNT_MAX + 4 };
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = {
+        .worker_count = 2,
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+    };
+    FixtureToucher touchers[TOUCHER_COUNT];
+    FaultTest *t;
+    int i;
+
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_URGENT);
+    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 4 * CHUNK_PAGES,
+                         fixture_all_data);
+    fault_start(t);
+    for (i = 0; i < TOUCHER_COUNT; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, i * 7);
+    }
+    fixture_wait_until(sim_pending_count() == TOUCHER_COUNT);
+    sim_hold(SIM_HOLD_NONE);
+    for (i = 0; i < TOUCHER_COUNT; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fastload_set_background_rate(t->fl, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 /* ---- the background's rate ---- */
 
 static void test_repeated_reads_are_rated(const void *opaque)
@@ -1373,6 +1443,8 @@ int main(int argc, char **argv)
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
     add_test("one-worker-stays-free", test_one_worker_stays_free);
+    add_test("swamped-worker-is-helped", test_swamped_worker_is_helped);
+    add_test("flight-suits-the-storage", test_flight_suits_the_storage);
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
