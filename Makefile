@@ -10,6 +10,7 @@ python:
 	@qemu/bootstrap
 
 qemu: python
+	qemu/import --install-packages
 	qemu/import
 
 demo: python

@@ -75,6 +75,7 @@ typedef struct FastLoad {
     uint64_t file_bytes;
     int64_t begin_ns;
     uint64_t run_us;
+    bool is_listening;       /* fast_load_listener is registered */
     bool is_unlocked;        /* -mem-lock does not hold now */
     Error *block_error;      /* why load_block or start failed */
     GArray *targets;         /* of FastLoadTarget; constant after start */
@@ -245,7 +246,13 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
 
 void migration_fastload_begin(void)
 {
-    fast_load.is_reading = fast_load.filename != NULL;
+    FastLoad *s = &fast_load;
+
+    if (s->filename) {
+        s->is_reading = true;
+        device_listener_register(&fast_load_listener);
+        s->is_listening = true;
+    }
 }
 
 bool migration_fastload_is_armed(void)
@@ -271,10 +278,11 @@ static void fast_load_deactivate(FastLoad *s)
                     strerror(errno));
     }
     s->is_unlocked = false;
-    if (migration_fastload_is_active()) {
+    if (s->is_listening) {
         device_listener_unregister(&fast_load_listener);
-        qatomic_set(&s->is_active, false);
+        s->is_listening = false;
     }
+    qatomic_set(&s->is_active, false);
 }
 
 static void fast_load_finish(FastLoad *s)
@@ -447,6 +455,10 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
     int flags = O_RDONLY;
     off_t end;
 
+    /* Again: one may have been plugged before the listener was there. */
+    if (!fast_load_check_devices(errp)) {
+        return false;
+    }
     if (migrate_postcopy_blocktime()) {
         config.fault_func = fast_load_page_wanted;
         config.placed_func = fast_load_pages_placed;
@@ -701,7 +713,6 @@ int migration_fastload_start(void)
         return fast_load_listed_twice(s);
     }
     qatomic_set(&s->is_active, true);
-    device_listener_register(&fast_load_listener);
     if (!fastload_start(s->engine, &gerr)) {
         error_setg(&s->block_error, "cannot start fast load of '%s': %s",
                    s->filename, gerr->message);

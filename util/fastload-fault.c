@@ -3,11 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Any worker may drain the messages; while they keep coming, one does.  What
- * can be answered at once is: a page that the snapshot says is zero is placed,
- * a page that is there already has its waiters woken.  Everything else goes to
- * the scheduler's fault queue.  Messages for which the queue has no room stay
- * in the kernel.
+ * Any worker may drain the messages; the first one does, others when it is
+ * swamped or reading keeps it busy.  What can be answered at once is: a page
+ * that the snapshot says is zero is placed, a page that is there already has
+ * its waiters woken.  Everything else goes to the scheduler's fault queue.
+ * Messages for which the queue has no room stay in the kernel.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -65,6 +65,10 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
                                   FASTLOAD_CLASS_URGENT);
         if (ret) {
             fastload_sched_zero_failed(fl, &fault, -ret, now_ns);
+            if (w->idx) {
+                /* It knows when the page is due again. */
+                fastload_session_kick(&fl->workers[0]);
+            }
             return;
         }
         fastload_uffd_wake(fl->uffd, area->hva + ram_off, area->page_bytes);
@@ -79,9 +83,10 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     }
 }
 
-void fastload_fault_drain(FastloadWorker *w)
+bool fastload_fault_drain(FastloadWorker *w)
 {
     Fastload *fl = w->fl;
+    bool has_any = false;
     FastloadUffdFault msgs[FASTLOAD_FAULT_BATCH_MAX];
     int count, i;
 
@@ -97,10 +102,12 @@ void fastload_fault_drain(FastloadWorker *w)
         if (count <= 0) {
             break;
         }
+        has_any = true;
         now_ns = fastload_stats_now_ns();
         __atomic_store_n(&fl->last_fault_ns, now_ns, __ATOMIC_RELAXED);
         for (i = 0; i < count; i++) {
             fault_answer(w, &msgs[i], now_ns);
         }
     } while (count == FASTLOAD_FAULT_BATCH_MAX);
+    return has_any;
 }

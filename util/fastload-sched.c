@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Two queues that all workers drain: faults (high priority, a bounded ring)
+ * Two queues for all workers: faults (high priority, a bounded ring)
  * and chunks in file order (low priority, a cursor and a state per chunk).
  * Failed pages and chunks come back through the same two, after a back-off
  * that doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
@@ -133,15 +133,20 @@ void fastload_sched_flight_done(Fastload *fl, uint32_t len_bytes,
                                          __ATOMIC_RELAXED);
     uint64_t step_bytes = (uint64_t)len_bytes * len_bytes / max_bytes;
 
-    if (len_bytes < FASTLOAD_REQ_BYTES_MIN) {
-        return; /* too short to compare */
+    uint64_t wait_ns;
+
+    if (len_bytes < FASTLOAD_REQ_BYTES_MIN ||
+        took_ns < FASTLOAD_FLIGHT_LEAST_NS) {
+        return; /* too short to compare, or from memory */
     }
     least_ns = least_ns ? MIN(least_ns, took_ns) : took_ns;
     /* One read more, or less, by the time as many came back as are out. */
-    if (took_ns - least_ns < FASTLOAD_FLIGHT_WAIT_NS) {
+    wait_ns = MAX(FASTLOAD_FLIGHT_WAIT_NS,
+                  least_ns / FASTLOAD_FLIGHT_WAIT_SHARE);
+    if (took_ns - least_ns < wait_ns) {
         max_bytes += step_bytes;
     } else {
-        max_bytes -= MIN(step_bytes, max_bytes);
+        max_bytes -= step_bytes;
     }
     max_bytes = MIN(max_bytes, least_ns * FASTLOAD_FLIGHT_BYTES_PER_NS);
     max_bytes = CLAMP(max_bytes, FASTLOAD_FLIGHT_BYTES_MIN,

@@ -196,6 +196,10 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
         fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
     }
     fastload_sched_read_done(w->fl, read, now_ns);
+    if (read->error && w->idx) {
+        /* It is in the queue again; the first worker knows when it is due. */
+        fastload_session_kick(&w->fl->workers[0]);
+    }
     worker_urgent_free(w, read);
 }
 
@@ -241,27 +245,38 @@ static bool worker_may_read(const FastloadWorker *w, uint64_t now_ns)
     return w->idx != 0 || now_ns >= fastload_sched_quiet_ns(w->fl);
 }
 
-/* Called by the one that minds faults: has it more of them than room? */
-static void worker_share_faults(FastloadWorker *w, bool is_swamped)
+/* One that reads while it polls takes one at a time: leave others the rest. */
+static bool worker_has_urgent_room(const FastloadWorker *w)
 {
-    if (w->idx == 0) {
-        __atomic_store_n(&w->fl->are_faults_shared, is_swamped,
-                         __ATOMIC_RELAXED);
-    }
-    if (is_swamped) {
+    return w->free_urgent && !(w->io_ops->is_blocking &&
+                               w->inflight_count > w->flight_count);
+}
+
+/*
+ * A worker that minds faults has more of them than room, or not.  Others are
+ * told once, and when there are new ones: they are swamped themselves, perhaps.
+ */
+static void worker_share_faults(FastloadWorker *w, bool is_swamped,
+                                bool has_new)
+{
+    uint32_t *are_shared = &w->fl->are_faults_shared;
+    bool were_shared = w->idx == 0
+        ? __atomic_exchange_n(are_shared, is_swamped, __ATOMIC_RELAXED)
+        : __atomic_load_n(are_shared, __ATOMIC_RELAXED);
+
+    if (is_swamped && (has_new || !were_shared)) {
         fastload_session_kick_all(w->fl, w);
     }
 }
 
-static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
+/* @has_new: faults have come in this turn. */
+static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
+                                bool has_new)
 {
     Fastload *fl = w->fl;
     FastloadFault fault;
 
-    if (!worker_minds_faults(w)) {
-        return;
-    }
-    while (w->free_urgent &&
+    while (worker_has_urgent_room(w) &&
            fastload_sched_pop_fault(fl, now_ns, &fault)) {
         FastloadArea *area = fault.area;
         FastloadRead *read = w->free_urgent;
@@ -285,8 +300,8 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns)
             worker_urgent_finish(w, read);
         }
     }
-    worker_share_faults(w, !w->free_urgent &&
-                        fastload_sched_fault_is_due(fl, now_ns));
+    worker_share_faults(w, !worker_has_urgent_room(w) &&
+                        fastload_sched_fault_is_due(fl, now_ns), has_new);
 }
 
 /* Puts @read where it belongs next; somebody may have been waiting for it. */
@@ -539,11 +554,20 @@ static void worker_reap(FastloadWorker *w)
     }
 }
 
+static bool worker_times_faults(const FastloadWorker *w)
+{
+    /* The first one tells the others, too, when it has no room. */
+    return worker_minds_faults(w) &&
+           (worker_has_urgent_room(w) ||
+            (worker_is_first_of_several(w) &&
+             !__atomic_load_n(&w->fl->are_faults_shared, __ATOMIC_RELAXED)));
+}
+
 /*
  * How long to sleep.  All that can be begun has been begun: a completed read,
  * a fault or a kick wakes the worker, or a retry that falls due, or the next
  * read that the background's rate allows; or the guest becoming quiet, if
- * there is something that the worker must not do before.
+ * there is something that this worker must not do before.
  */
 static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
 {
@@ -552,17 +576,16 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
     bool has_room =
         worker_has_flight_room(w, fastload_sched_flight_bytes(fl, now_ns));
 
-    if (worker_can_place(w, now_ns)) {
-        return 0;
-    }
-    due_ns = fastload_sched_next_due_ns(fl, w->free_urgent &&
-                                        worker_minds_faults(w), false);
+    due_ns = fastload_sched_next_due_ns(fl, worker_times_faults(w), false);
     if (has_room && w->issuing) {
         due_ns = MIN(due_ns, fastload_sched_rate_due_ns(fl));
     } else if (has_room && fastload_pool_has(fl, FASTLOAD_POOL_FRESH)) {
         chunk_due_ns = fastload_sched_next_due_ns(fl, false, true);
-        if (chunk_due_ns != UINT64_MAX && !worker_may_read(w, now_ns)) {
-            chunk_due_ns = MAX(chunk_due_ns, fastload_sched_quiet_ns(fl));
+        if (!worker_may_read(w, now_ns)) {
+            /* The first of several may later, the others are kicked. */
+            chunk_due_ns = w->idx || chunk_due_ns == UINT64_MAX
+                ? UINT64_MAX
+                : MAX(chunk_due_ns, fastload_sched_quiet_ns(fl));
         }
     }
     due_ns = MIN(due_ns, chunk_due_ns);
@@ -608,17 +631,20 @@ static void worker_renew_staging(FastloadWorker *w)
 
 /*
  * Starts what was queued; sleeps when there is nothing else to do.  Returns
- * whether staging should be renewed, and has not slept then.
+ * whether staging should be renewed; it has not slept then, nor when there is
+ * something to place.
  */
-static bool worker_poll(FastloadWorker *w, uint64_t now_ns)
+static bool worker_poll(FastloadWorker *w, uint64_t now_ns,
+                        bool *ret_can_place)
 {
     bool wants_renewal;
     int64_t idle_ns;
 
     /* First the flag, then a look: who passes something on later sees it. */
     __atomic_store_n(&w->is_idle, 1, __ATOMIC_SEQ_CST);
+    *ret_can_place = worker_can_place(w, now_ns);
     wants_renewal = worker_wants_renewal(w, now_ns);
-    idle_ns = wants_renewal ? 0 : worker_idle_ns(w, now_ns);
+    idle_ns = *ret_can_place || wants_renewal ? 0 : worker_idle_ns(w, now_ns);
     if (idle_ns == 0) {
         __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     }
@@ -630,21 +656,21 @@ static bool worker_poll(FastloadWorker *w, uint64_t now_ns)
 static void worker_turn(FastloadWorker *w)
 {
     uint64_t now_ns = fastload_stats_now_ns();
-    bool wants_renewal = false, can_place;
+    bool wants_renewal = false, can_place = false;
 
+    /* Asked once: who takes a fault from the kernel sees to it. */
     if (worker_minds_faults(w)) {
-        fastload_fault_drain(w);
+        bool has_new = fastload_fault_drain(w);
+
+        worker_issue_urgent(w, now_ns, has_new);
     }
-    worker_issue_urgent(w, now_ns);
     worker_issue_background(w, now_ns);
-    can_place = worker_can_place(w, now_ns);
     if (!fastload_session_is_ending(w->fl)) {
         /* Reads go out before the worker is busy. */
-        wants_renewal = worker_poll(w, now_ns);
+        wants_renewal = worker_poll(w, now_ns, &can_place);
     }
     worker_reap(w);
     if (can_place) {
-        /* It has not slept: no fault has come since it looked. */
         worker_place_step(w, now_ns);
     }
     if (wants_renewal) {

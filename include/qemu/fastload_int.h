@@ -67,18 +67,23 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_PLACE_TRIES_MAX 1000000
 /*
  * What is in flight for the background, of all workers together.  The device's
- * queue must not be the place where urgent reads wait: FASTLOAD_FLIGHT_BYTES_MIN
- * keeps a local device busy.  More is there where storage is far away: for as
- * long as no read waits for others longer than FASTLOAD_FLIGHT_WAIT_NS, and no
- * more than comes in at FASTLOAD_FLIGHT_BYTES_PER_NS while one read is on its
- * way.  While the guest does not fault, it is FASTLOAD_FLIGHT_QUIET_FACTOR times
- * that.  A read is begun while there is less in flight: it may be one read more.
+ * queue must not be the place where urgent reads wait: the least keeps a local
+ * device busy.  More is there where storage is far away: for as long as no read
+ * waits for others longer than FASTLOAD_FLIGHT_WAIT_NS, or than a part of its
+ * way, and no more than comes in at FASTLOAD_FLIGHT_BYTES_PER_NS while one read
+ * is on its way.  While the guest does not fault, it is
+ * FASTLOAD_FLIGHT_QUIET_FACTOR times that.  A read is begun while there is less
+ * in flight: it may be one read more, and each that reads ahead has at least
+ * one read of the smallest size.
  * docs/design/0001-urgent-before-background.md.
  */
 #define FASTLOAD_FLIGHT_BYTES_MIN (320u << 10)
 #define FASTLOAD_FLIGHT_BYTES_MAX (8u << 20)
 #define FASTLOAD_FLIGHT_BYTES_PER_NS 2
 #define FASTLOAD_FLIGHT_WAIT_NS (200 * 1000ull)
+#define FASTLOAD_FLIGHT_WAIT_SHARE 4
+/* No storage is as near as that: it came from the page cache. */
+#define FASTLOAD_FLIGHT_LEAST_NS (50 * 1000ull)
 #define FASTLOAD_FLIGHT_QUIET_FACTOR 2
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
@@ -422,7 +427,7 @@ struct Fastload {
     uint64_t rate_at_ns;         /* when the tokens were counted last */
 
     /* atomic */
-    uint64_t last_fault_ns;      /* relaxed: a hint for the depth */
+    uint64_t last_fault_ns;      /* relaxed: does the guest fault? a hint */
     uint32_t is_cached;          /* relaxed: the last chunk was; a hint, too */
     uint32_t are_faults_shared;  /* relaxed: the first worker is swamped */
     uint32_t flight_bytes_max;   /* relaxed, as what follows */
@@ -492,7 +497,8 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
                               uint64_t now_ns);
 
 /* faults: util/fastload-fault.c */
-void fastload_fault_drain(FastloadWorker *w);
+/* Whether there were any. */
+bool fastload_fault_drain(FastloadWorker *w);
 
 /* workers: util/fastload-worker.c */
 bool fastload_worker_prepare(FastloadWorker *w, GError **error);

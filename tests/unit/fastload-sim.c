@@ -26,6 +26,7 @@ static struct {
     bool is_refused;
     uint32_t open_count;
     uint64_t failed_count;
+    uint64_t sleepless_count;
     uint64_t failed_urgent_count;
     uint64_t pending_count;
 } sim;
@@ -51,6 +52,7 @@ void sim_reset(const SimConfig *config)
     sim.is_refused = false;
     sim.open_count = 0;
     sim.failed_count = 0;
+    sim.sleepless_count = 0;
     sim.failed_urgent_count = 0;
     g_mutex_unlock(&sim.lock);
 }
@@ -122,6 +124,11 @@ static uint64_t sim_get(const uint64_t *counter)
 uint64_t sim_failed_count(void)
 {
     return sim_get(&sim.failed_count);
+}
+
+uint64_t sim_sleepless_count(void)
+{
+    return sim_get(&sim.sleepless_count);
 }
 
 uint64_t sim_failed_urgent_count(void)
@@ -308,6 +315,11 @@ static void sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     struct timespec ts;
 
+    if (timeout_ns == 0) {
+        g_mutex_lock(&sim.lock);
+        sim.sleepless_count++;
+        g_mutex_unlock(&sim.lock);
+    }
     if (sim_turn(io) || io->done || timeout_ns == 0) {
         return;
     }

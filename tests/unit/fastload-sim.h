@@ -51,6 +51,8 @@ void sim_refuse(bool is_refused);
 uint64_t sim_failed_count(void);
 /* Of those, urgent ones. */
 uint64_t sim_failed_urgent_count(void);
+/* Polls so far that were not to sleep. */
+uint64_t sim_sleepless_count(void);
 /* Requests queued and not completed. */
 uint64_t sim_pending_count(void);
 

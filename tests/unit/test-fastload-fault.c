@@ -1198,21 +1198,25 @@ static void test_unknown_page_in_a_chunk(const void *opaque)
 /* ---- the depth of the device's queue ---- */
 
 /* What is in flight after many reads that take @far_ns and wait for others. */
-static uint64_t fault_flight_bytes(uint64_t far_ns, uint64_t bytes_per_us)
+static uint64_t fault_flight_bytes(uint64_t far_ns, uint64_t first_per_us,
+                                   uint64_t later_per_us)
 {
     g_autoptr(Fastload) fl = fastload_new(0, NULL, NULL);
     uint64_t flight_bytes = 0;
     int i;
 
     for (i = 0; i < 100 * 1000; i++) {
+        uint64_t bytes_per_us = i < 50 * 1000 ? first_per_us : later_per_us;
+
         flight_bytes = __atomic_load_n(&fl->flight_bytes_max,
                                        __ATOMIC_RELAXED);
         /* The first came alone, the others when all before them was read. */
         fastload_sched_flight_done(fl, FASTLOAD_REQ_BYTES_MAX,
                                    i ? MAX(far_ns, flight_bytes * 1000 /
                                                    bytes_per_us) : far_ns);
-        /* What is too short to tell anything tells nothing. */
-        fastload_sched_flight_done(fl, FASTLOAD_PAGE_BYTES_MIN, 1);
+        /* What is short or cached tells nothing. */
+        fastload_sched_flight_done(fl, FASTLOAD_PAGE_BYTES_MIN, 1000 * 1000);
+        fastload_sched_flight_done(fl, FASTLOAD_REQ_BYTES_MAX, 30 * 1000);
     }
     return flight_bytes;
 }
@@ -1222,15 +1226,45 @@ static void test_flight_suits_the_storage(const void *opaque)
     /* Near: the least. Far: what keeps it busy, and hardly a queue. */
     const uint64_t near_ns = 100 * 1000, far_ns = 5 * 1000 * 1000;
 
-    g_assert_cmpuint(fault_flight_bytes(near_ns, 2000), ==,
+    g_assert_cmpuint(fault_flight_bytes(near_ns, 2000, 2000), ==,
                      FASTLOAD_FLIGHT_BYTES_MIN);
-    g_assert_cmpuint(fault_flight_bytes(near_ns, 100), ==,
+    g_assert_cmpuint(fault_flight_bytes(near_ns, 100, 100), ==,
                      FASTLOAD_FLIGHT_BYTES_MIN);
-    /* 500 MB/s, 5 ms away: 2.5 MB, and 0.2 ms of queue. */
-    g_assert_cmpuint(fault_flight_bytes(far_ns, 500), >, 2500 * 1000);
-    g_assert_cmpuint(fault_flight_bytes(far_ns, 500), <, 2700 * 1000);
-    g_assert_cmpuint(fault_flight_bytes(far_ns, 1000 * 1000), ==,
+    /* 500 MB/s, 5 ms away: 2.5 MB, and a quarter of that as a queue. */
+    g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 500), >, 2500 * 1000);
+    g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 500), <, 3300 * 1000);
+    g_assert_cmpuint(fault_flight_bytes(far_ns, 1000 * 1000, 1000 * 1000), ==,
                      FASTLOAD_FLIGHT_BYTES_MAX);
+    /* It becomes slower: what is too much now is taken back. */
+    g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 100), <, 700 * 1000);
+}
+
+static void test_who_may_not_read_sleeps(const void *opaque)
+{
+    /* Cold file, quiet guest: the second worker has nothing to do. */
+    SimConfig sim_config = { .seed = 1 };
+    FaultTest *t;
+    uint64_t turn_count;
+
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    t = fault_new_sim(fixture_all_data);
+    if (fcntl(t->f->fd, F_SETFL, O_DIRECT) < 0) {
+        g_test_skip("the file system of TMPDIR has no O_DIRECT");
+        sim_hold(SIM_HOLD_NONE);
+        fault_free(t);
+        return;
+    }
+    fault_start(t);
+    fixture_wait_until(sim_pending_count() >= 4);
+    turn_count = sim_sleepless_count();
+    g_usleep(100 * 1000);
+    /* A worker that does not sleep polls ten thousands of times. */
+    g_assert_cmpuint(sim_sleepless_count() - turn_count, <, 1000);
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
 }
 
 static void test_swamped_worker_is_helped(const void *opaque)
@@ -1443,6 +1477,7 @@ int main(int argc, char **argv)
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
     add_test("one-worker-stays-free", test_one_worker_stays_free);
+    add_test("who-may-not-read-sleeps", test_who_may_not_read_sleeps);
     add_test("swamped-worker-is-helped", test_swamped_worker_is_helped);
     add_test("flight-suits-the-storage", test_flight_suits_the_storage);
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
