@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * preadv() on the worker's own thread, urgent requests first, background
- * requests in pieces of FASTLOAD_PIECE_BYTES so that the worker can look for
- * faults between them.  The fallback where io_uring is refused, and the
+ * preadv() on the worker's own thread, urgent requests first, one read for each
+ * poll and none longer than FASTLOAD_PIECE_BYTES, so that the worker can look
+ * for faults in between.  The fallback where io_uring is refused, and the
  * reference for what a backend does.  Errors become the request's.
  */
 #include "qemu/osdep.h"

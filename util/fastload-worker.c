@@ -554,9 +554,10 @@ static void worker_reap(FastloadWorker *w)
     }
 }
 
+/* Does this worker wake when a fault in the queue falls due? */
 static bool worker_times_faults(const FastloadWorker *w)
 {
-    /* The first one tells the others, too, when it has no room. */
+    /* The first one also does to tell the others that it has no room. */
     return worker_minds_faults(w) &&
            (worker_has_urgent_room(w) ||
             (worker_is_first_of_several(w) &&
