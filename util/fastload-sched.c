@@ -110,7 +110,7 @@ uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
 
     if (fastload_file_is_busy(fl)) {
         /* Without the one that waits for faults. */
-        reader_count = MAX(fl->config.worker_count - !is_quiet, 1);
+        reader_count = MAX(fl->busy_count - !is_quiet, 1);
     }
     if (is_quiet) {
         max_bytes *= FASTLOAD_FLIGHT_QUIET_FACTOR;

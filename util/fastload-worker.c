@@ -226,10 +226,21 @@ static bool worker_minds_faults(const FastloadWorker *w)
            __atomic_load_n(&w->fl->are_faults_shared, __ATOMIC_RELAXED);
 }
 
+/*
+ * Reading ahead keeps a device busy with few threads, placing is work for a
+ * processor: with more threads than processors, the surplus would only take
+ * the guest's turn.  They are there for more faults than one has room for.
+ */
+static bool worker_is_surplus(const FastloadWorker *w)
+{
+    return w->idx >= w->fl->busy_count;
+}
+
 static bool worker_may_place(const FastloadWorker *w, uint64_t now_ns)
 {
-    return !worker_is_first_of_several(w) ||
-           now_ns >= fastload_sched_quiet_ns(w->fl);
+    return !worker_is_surplus(w) &&
+           (!worker_is_first_of_several(w) ||
+            now_ns >= fastload_sched_quiet_ns(w->fl));
 }
 
 static bool worker_may_read(const FastloadWorker *w, uint64_t now_ns)
@@ -238,6 +249,9 @@ static bool worker_may_read(const FastloadWorker *w, uint64_t now_ns)
 
     if (fl->config.worker_count == 1) {
         return true;
+    }
+    if (worker_is_surplus(w)) {
+        return false;
     }
     if (!fastload_file_is_busy(fl)) {
         return w->idx == 0;
@@ -594,7 +608,7 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
         now_ns < fastload_sched_quiet_ns(fl)) {
         due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl)); /* then it has */
     }
-    if (!worker_may_place(w, now_ns) &&
+    if (!worker_is_surplus(w) && !worker_may_place(w, now_ns) &&
         (fastload_pool_has(fl, FASTLOAD_POOL_READY) ||
          (fastload_pool_has(fl, FASTLOAD_POOL_SPENT) &&
           fastload_sched_next_due_ns(fl, false, true) != UINT64_MAX))) {

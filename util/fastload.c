@@ -615,6 +615,8 @@ static void session_size_staging(Fastload *fl)
 {
     uint32_t chunks_each = FASTLOAD_CHUNK_READ_COUNT_MAX;
 
+    fl->busy_count = MIN(fl->config.worker_count,
+                         MAX(g_get_num_processors(), 2));
     fl->urgent_bytes = MAX(fl->urgent_bytes, FASTLOAD_PAGE_BYTES_MIN);
     fl->urgent_read_count = CLAMP(FASTLOAD_URGENT_STAGING_BYTES_MAX /
                                   fl->urgent_bytes, 1,
@@ -623,8 +625,9 @@ static void session_size_staging(Fastload *fl)
         /* One read at a time anyway: leave the rest to other workers. */
         fl->urgent_read_count = 1;
         chunks_each = 1;
+        fl->busy_count = fl->config.worker_count;
     }
-    fl->chunk_read_count = MIN(fl->config.worker_count * chunks_each,
+    fl->chunk_read_count = MIN(fl->busy_count * chunks_each,
                                FASTLOAD_STAGING_BYTES_MAX /
                                FASTLOAD_CHUNK_BYTES);
     if (fl->zeros_bytes) {

@@ -377,6 +377,7 @@ struct Fastload {
     FastloadWorker *workers;
     uint8_t *zeros;              /* what UFFDIO_ZEROPAGE does not place */
     size_t zeros_bytes;
+    uint32_t busy_count;         /* workers that read ahead and place */
     uint32_t urgent_read_count;  /* for each worker */
     uint32_t chunk_read_count;   /* all together */
     uint8_t *chunk_map;          /* their staging, on the chunk grid */

@@ -335,8 +335,8 @@ static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
     int flags = memory == FIXTURE_SHARED ? MAP_SHARED : MAP_PRIVATE;
     void *map;
 
-    /* Room to begin wherever we like relative to 2 MiB. */
-    f->map_bytes = f->len_bytes + skew_bytes + HUGE_BYTES;
+    /* Room to begin wherever we like relative to 2 MiB, and for two guards. */
+    f->map_bytes = f->len_bytes + skew_bytes + HUGE_BYTES + 2 * PAGE;
     if (memory == FIXTURE_HUGETLB) {
         f->map_bytes = f->len_bytes;
         f->page_bytes = HUGE_BYTES;
@@ -359,15 +359,17 @@ static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
         return madvise(map, f->map_bytes, MADV_POPULATE_WRITE) == 0 &&
                madvise(map, f->map_bytes, MADV_DONTNEED) == 0;
     }
-    f->hva = (uint8_t *)(((uintptr_t)map + HUGE_BYTES - 1) /
+    f->hva = (uint8_t *)(((uintptr_t)map + PAGE + HUGE_BYTES - 1) /
                          HUGE_BYTES * HUGE_BYTES) + skew_bytes;
-    g_assert_true(f->hva + f->len_bytes <= f->map + f->map_bytes);
+    g_assert_true(f->hva + f->len_bytes + PAGE <= f->map + f->map_bytes);
     if (memory == FIXTURE_THP) {
         /* Without huge pages it is as good as other memory. */
         f->wants_huge = true;
         madvise(map, f->map_bytes, MADV_HUGEPAGE);
     }
-    return true;
+    /* The kernel would make one mapping of it and its equals next to it. */
+    return mprotect(map, PAGE, PROT_NONE) == 0 &&
+           mprotect(f->map + f->map_bytes - PAGE, PAGE, PROT_NONE) == 0;
 }
 
 Fixture *fixture_new_skewed(FixtureMemory memory, uint64_t page_count,
@@ -513,6 +515,15 @@ static uint64_t fixture_smaps_sum(const Fixture *f, const char *field)
 uint64_t fixture_huge_bytes(const Fixture *f)
 {
     return fixture_smaps_sum(f, "AnonHugePages");
+}
+
+uint64_t fixture_khugepaged_count(void)
+{
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents("/sys/kernel/mm/transparent_hugepage/"
+                               "khugepaged/pages_collapsed", &text, NULL,
+                               NULL) ? g_ascii_strtoull(text, NULL, 10) : 0;
 }
 
 uint64_t fixture_own_bytes(const Fixture *f)

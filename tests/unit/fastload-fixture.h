@@ -108,6 +108,8 @@ bool fixture_mixed(uint64_t page_idx);
 bool fixture_has_move(void);
 /* How much of the region is mapped by transparent huge pages. */
 uint64_t fixture_huge_bytes(const Fixture *f);
+/* How many huge pages the kernel has made by itself since it started. */
+uint64_t fixture_khugepaged_count(void);
 /* How much of it has memory of its own; the shared zero page does not count. */
 uint64_t fixture_own_bytes(const Fixture *f);
 /* Of how many mappings the kernel makes the region. */

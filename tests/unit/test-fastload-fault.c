@@ -1024,6 +1024,7 @@ static void test_unreadable_eager_region(const void *opaque)
 static void test_memory_that_is_not_there(const void *opaque)
 {
     /* A region that is not mapped makes start fail, the others are let go. */
+    void *low = (void *)0x10000000; /* where no mapping comes by itself */
     g_autofree char *text = NULL;
     FixtureUse before;
     FastloadRegion gone;
@@ -1034,9 +1035,9 @@ static void test_memory_that_is_not_there(const void *opaque)
     t = fault_new(NULL, FASTLOAD_IO_PREADV, FIXTURE_ANON, CHUNK_PAGES, 2,
                   fixture_all_data);
     fixture_region(t->f, &gone);
-    gone.hva = mmap(NULL, gone.len_bytes, PROT_NONE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    g_assert_true(gone.hva != MAP_FAILED);
+    gone.hva = mmap(low, gone.len_bytes, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    g_assert_true(gone.hva == low);
     g_assert_cmpint(munmap(gone.hva, gone.len_bytes), ==, 0);
     gone.file_off += PAGE; /* comes second */
     gone.len_bytes -= PAGE;
@@ -1267,6 +1268,40 @@ static void test_who_may_not_read_sleeps(const void *opaque)
     fault_free(t);
 }
 
+static void test_surplus_workers_wait(const void *opaque)
+{
+    /* Beyond the processors they neither read ahead, nor place, nor spin. */
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = {
+        .worker_count = MIN(MAX(g_get_num_processors(), 2) + 2,
+                            FASTLOAD_WORKER_COUNT_MAX),
+    };
+    uint64_t turn_count;
+    FaultTest *t;
+    uint32_t i;
+
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 32 * CHUNK_PAGES,
+                         fixture_all_data);
+    fault_start(t);
+    fixture_wait_until(sim_pending_count());
+    turn_count = sim_sleepless_count();
+    g_usleep(100 * 1000);
+    g_assert_cmpuint(sim_sleepless_count() - turn_count, <, 1000);
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    for (i = t->fl->busy_count; i < config.worker_count; i++) {
+        FastloadCounters *counters = &t->fl->workers[i].counters;
+
+        g_assert_cmpuint(counters->read_bytes, ==, 0);
+        g_assert_cmpuint(counters->loaded_bytes[FASTLOAD_CLASS_BACKGROUND],
+                         ==, 0);
+    }
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 static void test_swamped_worker_is_helped(const void *opaque)
 {
     /* When the first worker has no room for faults, the second takes them. */
@@ -1478,6 +1513,7 @@ int main(int argc, char **argv)
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
     add_test("one-worker-stays-free", test_one_worker_stays_free);
     add_test("who-may-not-read-sleeps", test_who_may_not_read_sleeps);
+    add_test("surplus-workers-wait", test_surplus_workers_wait);
     add_test("swamped-worker-is-helped", test_swamped_worker_is_helped);
     add_test("flight-suits-the-storage", test_flight_suits_the_storage);
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);

@@ -1337,6 +1337,7 @@ static void test_sparse_chunks_stay_sparse(const void *opaque)
     /* Chunks with little data are not filled up; dense ones are, by zeros. */
     const LoadCase *lc = opaque;
     Fixture *f = load_new_huge(load_quarters);
+    uint64_t khugepaged_count = fixture_khugepaged_count();
     FastloadStats stats;
     Fastload *fl;
 
@@ -1347,7 +1348,9 @@ static void test_sparse_chunks_stay_sparse(const void *opaque)
     load_wait(fl);
     fastload_get_stats(fl, &stats);
     load_assert_most(stats.moved_bytes, f->len_bytes / 2);
-    load_assert_most(fixture_huge_bytes(f), f->len_bytes / 2);
+    if (fixture_khugepaged_count() == khugepaged_count) {
+        load_assert_most(fixture_huge_bytes(f), f->len_bytes / 2);
+    }
     fastload_free(fl);
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
     fixture_free(f);
