@@ -32,6 +32,7 @@
  * Fails with one sentence: what is wrong, at which offset, what to do.
  */
 #include "bench.h"
+#include "qemu/fastload_header.h"
 
 #include <sys/stat.h>
 
@@ -49,8 +50,6 @@
 #define RAM_FLAG_MEM_SIZE 0x004
 #define RAM_FLAG_EOS 0x010
 #define RAM_FLAG_MULTIFD_FLUSH 0x200
-#define HEADER_VERSION 1
-#define HEADER_BYTES 28
 #define UUID_BYTES 16
 #define RAM_HEAD_BYTES 25
 
@@ -487,19 +486,23 @@ static bool parse_length(Parser *p, SnapshotBlock *block, const char *name,
     return true;
 }
 
-static bool is_like_header(uint64_t version, uint64_t page_bytes)
+static bool is_like_header(const FastloadHeader *header)
 {
-    return version == HEADER_VERSION && page_bytes >= 1024 &&
-           page_bytes <= BENCH_HUGE_BYTES && !(page_bytes & (page_bytes - 1));
+    return header->version == FASTLOAD_HEADER_VERSION &&
+           header->page_bytes >= 1024 &&
+           header->page_bytes <= BENCH_HUGE_BYTES &&
+           !(header->page_bytes & (header->page_bytes - 1));
 }
 
 /*
  * Passes over the fields that may come before a block's header.  Where none
  * is found, the place is the one that the capabilities speak for.
  */
-static bool skip_to_header(Parser *p, GError **error)
+static bool parse_header_at(Parser *p, FastloadHeader *ret_header,
+                            GError **error)
 {
     const char *what = "the header of a RAM block";
+    const uint8_t *bytes;
     uint32_t first_bytes = p->is_ignore_shared ? 8 : 0;
     uint32_t last_bytes = EXTRA_BYTES_MAX;
     uint32_t extra_bytes;
@@ -509,107 +512,97 @@ static bool skip_to_header(Parser *p, GError **error)
     }
     for (extra_bytes = first_bytes; extra_bytes <= last_bytes;
          extra_bytes += 8) {
-        const uint8_t *bytes = parser_look(p, p->off + extra_bytes,
-                                           HEADER_BYTES, what, error);
-
+        bytes = parser_look(p, p->off + extra_bytes, FASTLOAD_HEADER_BYTES,
+                            what, error);
         if (!bytes) {
             return false;
         }
-        if (is_like_header(from_big_endian(bytes, 4),
-                           from_big_endian(bytes + 4, 8))) {
+        fastload_header_parse(bytes, ret_header);
+        if (is_like_header(ret_header)) {
             p->off += extra_bytes;
             return true;
         }
     }
     p->off += first_bytes;
-    return true;
+    bytes = parser_look(p, p->off, FASTLOAD_HEADER_BYTES, what, error);
+    if (bytes) {
+        fastload_header_parse(bytes, ret_header);
+    }
+    return bytes != NULL;
+}
+
+/* Says what is wrong, at which offset. */
+static void set_header_fault(Parser *p, FastloadHeaderFault fault,
+                             const FastloadHeader *header, uint64_t off,
+                             const char *name, GError **error)
+{
+    g_autofree char *what = NULL;
+
+    switch (fault) {
+    case FASTLOAD_HEADER_SOUND:
+        break;
+    case FASTLOAD_HEADER_BAD_VERSION:
+        parser_set_unusable(p, error, "the header of the RAM block '%s' at "
+                            "offset %" PRIu64 " has version %u, %d is known "
+                            "here; save with QEMU 10.2", name, off,
+                            header->version, FASTLOAD_HEADER_VERSION);
+        break;
+    case FASTLOAD_HEADER_BAD_PAGE_BYTES:
+        parser_set_unusable(p, error, "the RAM block '%s' has pages of %"
+                            PRIu64 " bytes at offset %" PRIu64 ", pages of %u "
+                            "are known here; save a guest that has those",
+                            name, header->page_bytes, off + 4,
+                            BENCH_PAGE_BYTES);
+        break;
+    case FASTLOAD_HEADER_BITMAP_TOO_EARLY:
+        parser_set_damaged(p, error, "the bitmap of the RAM block '%s' lies "
+                           "at offset %" PRIu64 ", before the end of its "
+                           "header at %" PRIu64, name, header->bitmap_off,
+                           off + FASTLOAD_HEADER_BYTES);
+        break;
+    case FASTLOAD_HEADER_BITMAP_CUT:
+        what = g_strdup_printf("the bitmap of the RAM block '%s'", name);
+        parser_set_truncated(p, what, header->bitmap_off, error);
+        break;
+    case FASTLOAD_HEADER_PAGES_TOO_EARLY:
+    case FASTLOAD_HEADER_PAGES_UNALIGNED:
+        parser_set_damaged(p, error, "the pages of the RAM block '%s' lie at "
+                           "offset %" PRIu64 ", which is %s", name,
+                           header->pages_off,
+                           fault == FASTLOAD_HEADER_PAGES_UNALIGNED ?
+                           "not a multiple of 4096" :
+                           "before the end of its bitmap");
+        break;
+    case FASTLOAD_HEADER_PAGES_CUT:
+        what = g_strdup_printf("the pages of the RAM block '%s'", name);
+        parser_set_truncated(p, what, header->pages_off, error);
+        break;
+    }
 }
 
 static bool parse_header(Parser *p, SnapshotBlock *block, const char *name,
                          GError **error)
 {
-    const char *what = "the header of a RAM block";
-    uint64_t off, version, page_bytes;
+    FastloadHeader header;
+    FastloadHeaderFault fault;
+    uint64_t off;
 
-    if (!skip_to_header(p, error)) {
+    if (!parse_header_at(p, &header, error)) {
         return false;
     }
     off = p->off;
-    if (!parser_take(p, 4, what, &version, error) ||
-        !parser_take(p, 8, what, &page_bytes, error) ||
-        !parser_take(p, 8, what, &block->bitmap_off, error) ||
-        !parser_take(p, 8, what, &block->file_off, error)) {
-        return false;
-    }
-    if (!p->has_capabilities && !is_like_header(version, page_bytes)) {
+    if (!p->has_capabilities && !is_like_header(&header)) {
         parser_set_foreign(p, error, "no header for the RAM block '%s' is at "
                            "offset %" PRIu64, name, off);
         return false;
     }
-    if (version != HEADER_VERSION) {
-        parser_set_unusable(p, error, "the header of the RAM block '%s' at "
-                            "offset %" PRIu64 " has version %" PRIu64
-                            ", %d is known here; save with QEMU 10.2", name,
-                            off, version, HEADER_VERSION);
-        return false;
-    }
-    if (page_bytes != BENCH_PAGE_BYTES) {
-        parser_set_unusable(p, error, "the RAM block '%s' has pages of %"
-                            PRIu64 " bytes at offset %" PRIu64 ", pages of %u "
-                            "are known here; save a guest that has those",
-                            name, page_bytes, off + 4, BENCH_PAGE_BYTES);
-        return false;
-    }
-    return true;
-}
-
-/* Whole words, as they are in the file. */
-static uint64_t bitmap_bytes(const SnapshotBlock *block)
-{
-    uint64_t page_count = block->len_bytes / BENCH_PAGE_BYTES;
-
-    return (page_count + 63) / 64 * sizeof(uint64_t);
-}
-
-/* @header_end: what comes next must lie behind it. */
-static bool check_places(Parser *p, const SnapshotBlock *block,
-                         uint64_t header_end, const char *name,
-                         GError **error)
-{
-    uint64_t need_bytes = bitmap_bytes(block);
-
-    if (block->bitmap_off < header_end) {
-        parser_set_damaged(p, error, "the bitmap of the RAM block '%s' lies "
-                           "at offset %" PRIu64 ", before the end of its "
-                           "header at %" PRIu64, name, block->bitmap_off,
-                           header_end);
-        return false;
-    }
-    if (!parser_is_inside(p, block->bitmap_off, need_bytes)) {
-        g_autofree char *what = g_strdup_printf("the bitmap of the RAM block "
-                                                "'%s'", name);
-
-        parser_set_truncated(p, what, block->bitmap_off, error);
-        return false;
-    }
-    if (block->file_off < block->bitmap_off + need_bytes ||
-        block->file_off % BENCH_PAGE_BYTES) {
-        parser_set_damaged(p, error, "the pages of the RAM block '%s' lie at "
-                           "offset %" PRIu64 ", which is %s", name,
-                           block->file_off,
-                           block->file_off % BENCH_PAGE_BYTES ?
-                           "not a multiple of 4096" :
-                           "before the end of its bitmap");
-        return false;
-    }
-    if (!parser_is_inside(p, block->file_off, block->len_bytes)) {
-        g_autofree char *what = g_strdup_printf("the pages of the RAM block "
-                                                "'%s'", name);
-
-        parser_set_truncated(p, what, block->file_off, error);
-        return false;
-    }
-    return true;
+    p->off += FASTLOAD_HEADER_BYTES;
+    block->bitmap_off = header.bitmap_off;
+    block->file_off = header.pages_off;
+    fault = fastload_header_check(&header, block->len_bytes, BENCH_PAGE_BYTES,
+                                  p->off, p->file_bytes);
+    set_header_fault(p, fault, &header, off, name, error);
+    return fault == FASTLOAD_HEADER_SOUND;
 }
 
 static bool parse_block(Parser *p, GError **error)
@@ -622,8 +615,7 @@ static bool parse_block(Parser *p, GError **error)
     }
     name = g_strescape(block.name, NULL);
     if (!parse_length(p, &block, name, error) ||
-        !parse_header(p, &block, name, error) ||
-        !check_places(p, &block, p->off, name, error)) {
+        !parse_header(p, &block, name, error)) {
         return false;
     }
     if (p->blocks->len) {
@@ -802,7 +794,8 @@ static bool read_bitmap(Parser *p, SnapshotBlock *block, uint64_t *data_bits,
     uint64_t *words = data_bits + block->guest_off / BENCH_PAGE_BYTES / 64;
     uint64_t page_count = block->len_bytes / BENCH_PAGE_BYTES;
     uint64_t last_mask = UINT64_MAX >> (-page_count % 64);
-    uint64_t len_bytes = bitmap_bytes(block);
+    uint64_t len_bytes = fastload_header_bitmap_bytes(block->len_bytes,
+                                                      BENCH_PAGE_BYTES);
     uint64_t done_bytes = 0;
 
     while (done_bytes < len_bytes) {
