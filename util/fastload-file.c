@@ -64,20 +64,61 @@ static bool file_has_direct(int fd)
 #endif
 }
 
+/* A descriptor of the same file with O_DIRECT; -1: errno says why not. */
+static int file_open_direct(int fd)
+{
+    /* The name may be gone, or another file's by now. */
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+
+    return open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+}
+
 void fastload_file_prepare(Fastload *fl)
 {
     int flags = fcntl(fl->fd, F_GETFL);
-    g_autofree char *path = NULL;
 
     fl->is_direct = flags >= 0 && (flags & O_DIRECT);
     if (flags < 0 || fl->is_direct || !file_has_direct(fl->fd) ||
         file_cached_bytes(fl->fd, 0, 1) < 0) {
         return;
     }
-    /* The name may be gone, or another file's by now. */
-    path = g_strdup_printf("/proc/self/fd/%d", fl->fd);
-    fl->direct_fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    fl->direct_fd = file_open_direct(fl->fd);
     trace_fastload_direct_opened(fl, fl->direct_fd >= 0 ? 0 : errno);
+}
+
+bool fastload_file_replace(Fastload *fl, int fd, GError **error)
+{
+    int flags = fcntl(fd, F_GETFL);
+    int direct_fd = -1;
+
+    if (flags < 0 || !!(flags & O_DIRECT) != fl->is_direct) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
+                    "the copy of the snapshot is not opened as the first one "
+                    "was, %s O_DIRECT", fl->is_direct ? "with" : "without");
+        return false;
+    }
+    if (fl->direct_fd >= 0) {
+        direct_fd = file_open_direct(fd);
+    }
+    /* Without it, what goes around the page cache goes through it. */
+    if ((fl->direct_fd >= 0 &&
+         dup3(direct_fd >= 0 ? direct_fd : fd, fl->direct_fd,
+              O_CLOEXEC) < 0) ||
+        dup3(fd, fl->fd, O_CLOEXEC) < 0) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot take over the copy's descriptor: %s",
+                    g_strerror(errno));
+        if (direct_fd >= 0) {
+            close(direct_fd);
+        }
+        return false;
+    }
+    if (direct_fd >= 0) {
+        close(direct_fd);
+    }
+    posix_fadvise(fl->fd, 0, 0, POSIX_FADV_RANDOM);
+    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELEASE);
+    return true;
 }
 
 void fastload_file_choose(Fastload *fl, FastloadRead *read)

@@ -251,6 +251,14 @@ static FastloadIoReq *uring_reap(FastloadIo *io)
     return req;
 }
 
+static void uring_reopen(FastloadIo *io)
+{
+    if (io->has_fixed_file &&
+        io_uring_register_files_update(&io->ring, 0, io->fds, 2) != 2) {
+        io->has_fixed_file = false; /* by their numbers, then */
+    }
+}
+
 static void uring_close(FastloadIo *io)
 {
     if (!io) {
@@ -267,5 +275,6 @@ const FastloadIoOps fastload_io_uring_ops = {
     .queue = uring_queue,
     .poll = uring_poll,
     .reap = uring_reap,
+    .reopen = uring_reopen,
     .close = uring_close,
 };

@@ -252,6 +252,22 @@ void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
     g_mutex_unlock(&fl->sched_lock);
 }
 
+void fastload_sched_retry_now(Fastload *fl)
+{
+    uint32_t i;
+
+    g_mutex_lock(&fl->sched_lock);
+    fl->retry_at_ns = 0;
+    fl->backoff_ns = 0;
+    for (i = 0; i < fl->fault_count; i++) {
+        uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+
+        /* Not 0: that is a fault which did not fail. */
+        fl->faults[at].not_before_ns = MIN(fl->faults[at].not_before_ns, 1);
+    }
+    g_mutex_unlock(&fl->sched_lock);
+}
+
 static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
                                      uint64_t *ret_chunk_idx)
 {

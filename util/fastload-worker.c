@@ -668,11 +668,26 @@ static bool worker_poll(FastloadWorker *w, uint64_t now_ns,
     return wants_renewal;
 }
 
+/* Before anything else is queued: it is to come from there. */
+static void worker_note_file(FastloadWorker *w)
+{
+    uint32_t file_count = __atomic_load_n(&w->fl->file_count,
+                                          __ATOMIC_ACQUIRE);
+
+    if (w->file_count != file_count) {
+        w->file_count = file_count;
+        if (w->io_ops->reopen) {
+            w->io_ops->reopen(w->io);
+        }
+    }
+}
+
 static void worker_turn(FastloadWorker *w)
 {
     uint64_t now_ns = fastload_stats_now_ns();
     bool wants_renewal = false, can_place = false;
 
+    worker_note_file(w);
     /* Asked once: who takes a fault from the kernel sees to it. */
     if (worker_minds_faults(w)) {
         bool has_new = fastload_fault_drain(w);

@@ -23,6 +23,7 @@
  *   fastload-io-sync.c   read backend: preadv
  *   fastload-uffd.c      userfaultfd calls with errno and progress
  *   fastload-stats.c     counters, log2 histograms, summing
+ *   fastload-header.c    what a file says of a RAM block; for the callers
  *
  * State (state_lock; who moves it in parentheses):
  *
@@ -794,15 +795,30 @@ void fastload_cancel(Fastload *fl)
     g_mutex_unlock(&fl->state_lock);
 }
 
-void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)
+/* Who sleeps until something is due must look again: it may be now. */
+static void session_look_again(Fastload *fl)
 {
-    fastload_sched_rate_set(fl, fastload_stats_now_ns(), bytes_per_s);
     g_mutex_lock(&fl->state_lock);
-    /* Who sleeps until the old rate allows a read must look again. */
     if (session_is_live_locked(fl)) {
         fastload_session_kick_all(fl, NULL);
     }
     g_mutex_unlock(&fl->state_lock);
+}
+
+void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)
+{
+    fastload_sched_rate_set(fl, fastload_stats_now_ns(), bytes_per_s);
+    session_look_again(fl);
+}
+
+bool fastload_recover(Fastload *fl, int fd, GError **error)
+{
+    if (fd >= 0 && !fastload_file_replace(fl, fd, error)) {
+        return false;
+    }
+    fastload_sched_retry_now(fl);
+    session_look_again(fl);
+    return true;
 }
 
 void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)

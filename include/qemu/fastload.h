@@ -304,6 +304,21 @@ void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s);
 bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
 
 /**
+ * fastload_recover: read at once what failed, from another copy maybe  [any]
+ * @fl: a load that was started
+ * @fd: a copy of the snapshot, opened as the first one was, with O_DIRECT or
+ *   without it; or -1: the same file.  Stays the caller's
+ * @error: set when @fd cannot be read from; the load is as it was then
+ *
+ * That the copy has the same bytes where the regions are is for the caller to
+ * know.  The descriptor that fastload_new() was given refers to the copy's
+ * open file from now on, under its old number.  Reads in flight are finished
+ * with the old one.  Failing reads go on being tried by themselves, called or
+ * not.  One call at a time.
+ */
+bool fastload_recover(Fastload *fl, int fd, GError **error);
+
+/**
  * fastload_get_stats: how far the load is                              [any]
  * @fl: any load
  * @ret_stats: filled in

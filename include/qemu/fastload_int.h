@@ -267,6 +267,8 @@ typedef struct FastloadIoSetup {
  * reap:  a completed request, or NULL: done_bytes == len_bytes and error 0,
  *        or error -errno (-ENODATA: end of file).  Short reads and EINTR
  *        are resumed by the backend.
+ * reopen: the descriptors of @setup refer to another file now, which requests
+ *        queued from here on are read from; NULL where that is no matter.
  * close: no request may be outstanding.
  */
 typedef struct FastloadIoOps {
@@ -276,6 +278,7 @@ typedef struct FastloadIoOps {
     void (*queue)(FastloadIo *io, FastloadIoReq *req);
     void (*poll)(FastloadIo *io, int64_t timeout_ns, bool minds_faults);
     FastloadIoReq *(*reap)(FastloadIo *io);
+    void (*reopen)(FastloadIo *io);
     void (*close)(FastloadIo *io);
 } FastloadIoOps;
 
@@ -359,6 +362,7 @@ typedef struct FastloadWorker {
     uint64_t flight_bytes;       /* of background requests */
     uint32_t flight_count;
     uint32_t inflight_count;     /* requests, of either class */
+    uint32_t file_count;         /* the file that the backend knows */
     FastloadCounters counters;
     /* atomic */
     uint32_t is_idle;            /* may sleep: kick it when there is work */
@@ -366,8 +370,8 @@ typedef struct FastloadWorker {
 
 struct Fastload {
     /* constant after start */
-    int fd;
-    int direct_fd;               /* the same file with O_DIRECT, or -1 */
+    int fd;                      /* the numbers are; fastload_recover() may */
+    int direct_fd;               /* have them refer to another copy; or -1 */
     bool is_direct;              /* fd has O_DIRECT itself */
     int uffd;
     FastloadConfig config;
@@ -433,6 +437,7 @@ struct Fastload {
     uint32_t are_faults_shared;  /* relaxed: the first worker is swamped */
     uint32_t flight_bytes_max;   /* relaxed, as what follows */
     uint64_t flight_least_ns;    /* what a read takes with no other before it */
+    uint32_t file_count;         /* how often it was replaced */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
@@ -489,6 +494,8 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
 void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes);
 void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
                              uint64_t bytes_per_s);
+/* What waits for its retry is due now; back-off begins anew. */
+void fastload_sched_retry_now(Fastload *fl);
 /* When fastload_sched_rate_take() gives something; UINT64_MAX: not by itself */
 uint64_t fastload_sched_rate_due_ns(Fastload *fl);
 /* When there is something to take, as far as it is known: UINT64_MAX: never. */
@@ -558,6 +565,11 @@ void fastload_huge_collapse(FastloadWorker *w);
 /* the snapshot file: util/fastload-file.c */
 /* Opens direct_fd where it can be of use; called by start, no threads yet. */
 void fastload_file_prepare(Fastload *fl);
+/*
+ * From now on the descriptors refer to the open file of @fd.  False: nothing
+ * changed.  One caller at a time; workers may read.
+ */
+bool fastload_file_replace(Fastload *fl, int fd, GError **error);
 /* Which way a chunk, planned and not begun, is read; remembers it as a hint. */
 void fastload_file_choose(Fastload *fl, FastloadRead *read);
 /* Does reading ahead keep a processor busy, as things are? */

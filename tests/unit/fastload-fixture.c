@@ -224,7 +224,7 @@ static void fixture_set_bits(Fixture *f, FixtureHasData *has_data)
     }
 }
 
-static int fixture_temp_file(void)
+int fixture_temp_file(void)
 {
     g_autofree char *name = NULL;
     int fd = g_file_open_tmp("fastload-test-XXXXXX", &name, NULL);

@@ -101,6 +101,9 @@ bool fixture_page_is_resident(const Fixture *f, uint64_t page_idx);
 
 bool fixture_all_data(uint64_t page_idx);
 bool fixture_all_zero(uint64_t page_idx);
+/* A file without a name, in TMPDIR. */
+int fixture_temp_file(void);
+
 /* Runs and single pages of both kinds, dense and sparse chunks, wide holes. */
 bool fixture_mixed(uint64_t page_idx);
 

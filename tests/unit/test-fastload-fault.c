@@ -11,7 +11,8 @@
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 #define CHUNK_BYTES (CHUNK_PAGES * PAGE)
 /* How long random loads go on, all together. */
-#define SEEDS_NS (4 * 1000 * 1000 * 1000ull)
+#define SEEDS_S 4
+#define DISCARD_COUNT 300
 
 typedef struct FaultTest {
     Fixture *f;
@@ -1375,7 +1376,92 @@ static bool fault_sparse(uint64_t page_idx)
     return page_idx * 2654435761u % 7 < 2;
 }
 
-static void fault_random_load(uint32_t seed)
+/* Gives pages back at random, as a balloon does. */
+typedef struct Discarder {
+    const Fixture *f;
+    uint32_t seed;
+    uint64_t *discarded; /* set before the page is given back */
+    GThread *thread;
+} Discarder;
+
+static void *discarder_main(void *opaque)
+{
+    Discarder *d = opaque;
+    g_autoptr(GRand) rand = g_rand_new_with_seed(d->seed);
+    uint32_t i;
+
+    for (i = 0; i < DISCARD_COUNT; i++) {
+        uint64_t page = g_rand_int_range(rand, 0, fixture_page_count(d->f));
+
+        fastload_bit_test_and_set(d->discarded, page);
+        g_assert_cmpint(madvise(fixture_page(d->f, page), PAGE,
+                                MADV_DONTNEED), ==, 0);
+        if (i % 16 == 0) {
+            g_usleep(g_rand_int_range(rand, 0, 300));
+        }
+    }
+    return NULL;
+}
+
+/*
+ * Touchers, workers, a balloon, somebody who recovers and somebody who cancels
+ * meet.  What was given back may be zero, after a cancel everything may; what
+ * is not is right.  Returns how many pages were loaded.
+ */
+static uint64_t fault_random_meeting(uint32_t seed)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    SimConfig config = {
+        .seed = seed,
+        .eio_permille = g_rand_int_range(rand, 0, 4) * 50,
+        .delay_turns_max = g_rand_int_range(rand, 0, 10),
+    };
+    FastloadConfig load_config = {
+        .worker_count = g_rand_int_range(rand, 1, 9),
+    };
+    uint64_t page_count = g_rand_int_range(rand, 1, 4 * CHUNK_PAGES);
+    g_autofree uint64_t *discarded = g_new0(uint64_t,
+                                            FASTLOAD_BIT_WORDS(page_count));
+    bool is_cancelled = g_rand_int_range(rand, 0, 3) == 0;
+    Discarder discarder = { .seed = seed, .discarded = discarded };
+    FixtureToucher touchers[3];
+    uint64_t loaded_count, i;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_config(&sim_ops, load_config,
+                         g_rand_boolean(rand) ? FIXTURE_ANON : FIXTURE_THP,
+                         page_count, fixture_mixed);
+    fault_start(t);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        fixture_toucher_start(&touchers[i], t->f, seed + i, 200);
+    }
+    discarder.f = t->f;
+    discarder.thread = g_thread_new("discarder", discarder_main, &discarder);
+    for (i = g_rand_int_range(rand, 0, 20); i; i--) {
+        g_assert_true(fastload_recover(t->fl, -1, NULL));
+        g_usleep(g_rand_int_range(rand, 0, 300));
+    }
+    if (is_cancelled) {
+        fastload_cancel(t->fl);
+    }
+    g_thread_join(discarder.thread);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        fixture_toucher_join(&touchers[i]);
+    }
+    is_cancelled = !fastload_wait(t->fl, NULL);
+    for (i = 0; i < page_count; i++) {
+        g_assert_true(fixture_page_is_right(t->f, i) ||
+                      ((is_cancelled || fastload_bit_test(discarded, i)) &&
+                       fault_page_is_zero(t->f, i)));
+    }
+    loaded_count = t->f->data_bytes / PAGE;
+    fault_free(t);
+    return loaded_count;
+}
+
+/* Returns how many pages were loaded. */
+static uint64_t fault_random_load(uint32_t seed)
 {
     static FixtureHasData *const contents[] = {
         fixture_mixed, fixture_all_data, fault_sparse, fault_even_pages,
@@ -1400,6 +1486,7 @@ static void fault_random_load(uint32_t seed)
             : 0,
     };
     FixtureToucher touchers[3];
+    uint64_t loaded_count;
     FaultTest *t;
     uint32_t i;
 
@@ -1429,23 +1516,45 @@ static void fault_random_load(uint32_t seed)
                                           FASTLOAD_EVENT_RESUMED));
     g_assert_cmpuint(fixture_events_count(&t->events,
                                           FASTLOAD_EVENT_COMPLETED), ==, 1);
+    loaded_count = t->f->data_bytes / PAGE;
     fault_free(t);
+    return loaded_count;
 }
 
-static void test_many_seeds(const void *opaque)
+/*
+ * Loads with one seed after the other, for FASTLOAD_TEST_SECONDS;
+ * FASTLOAD_TEST_SEED repeats one.
+ */
+static void fault_try_seeds(uint64_t (*load_func)(uint32_t seed))
 {
-    /* Random loads from random storage; FASTLOAD_TEST_SEED repeats one. */
     const char *text = g_getenv("FASTLOAD_TEST_SEED");
+    const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
     uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
     uint64_t begin_ns = fastload_stats_now_ns();
+    uint64_t end_ns = begin_ns + (seconds ? strtoul(seconds, NULL, 10)
+                                          : SEEDS_S) * 1000000000ull;
+    uint64_t page_count = 0;
     uint32_t count = 0;
 
     do {
         fixture_note("FASTLOAD_TEST_SEED=%u", seed + count);
-        fault_random_load(seed + count);
+        page_count += load_func(seed + count);
         count++;
-    } while (!text && fastload_stats_now_ns() - begin_ns < SEEDS_NS);
-    g_test_message("%u loads, from seed %u", count, seed);
+    } while (!text && fastload_stats_now_ns() < end_ns);
+    g_test_message("%u loads of %" PRIu64 " pages, from seed %u", count,
+                   page_count, seed);
+}
+
+static void test_many_seeds(const void *opaque)
+{
+    /* Random loads from random storage. */
+    fault_try_seeds(fault_random_load);
+}
+
+static void test_many_meetings(const void *opaque)
+{
+    /* Everybody at once, and a cancel at any time. */
+    fault_try_seeds(fault_random_meeting);
 }
 
 static void add_test(const char *behaviour, GTestDataFunc func)
@@ -1520,5 +1629,6 @@ int main(int argc, char **argv)
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
     add_test("many-seeds", test_many_seeds);
+    add_test("many-meetings", test_many_meetings);
     return g_test_run();
 }

@@ -9,6 +9,7 @@
 
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 /* All patterns of fixture_mixed(), and an odd end. */
+#define CHUNK_BYTES (CHUNK_PAGES * FIXTURE_PAGE_BYTES)
 #define PAGE_COUNT (13 * CHUNK_PAGES + 39)
 #define HUGE_PAGE_COUNT (13 * CHUNK_PAGES)
 #define TOUCHER_COUNT 3
@@ -1292,6 +1293,92 @@ static bool load_quarters(uint64_t page_idx)
     return (page_idx / 2 % 4 == 0) ^ (page_idx / CHUNK_PAGES % 2);
 }
 
+/* A second file with the same bytes, before the first is cut to nothing. */
+static int load_copy_and_cut(const Fixture *f)
+{
+    g_autofree uint8_t *bytes = g_malloc(CHUNK_BYTES);
+    int fd = fixture_temp_file();
+    off_t off = 0;
+    ssize_t got;
+
+    while ((got = pread(f->fd, bytes, CHUNK_BYTES, off)) > 0) {
+        g_assert_cmpint(pwrite(fd, bytes, got, off), ==, got);
+        off += got;
+    }
+    g_assert_cmpint(ftruncate(f->fd, 0), ==, 0);
+    return fd;
+}
+
+static void test_recover_from_a_copy(const void *opaque)
+{
+    /* The file is gone for good: the load goes on from a copy, at once. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(lc->memory, PAGE_COUNT, lc->has_data);
+    int copy_fd = load_copy_and_cut(f);
+    int fd = dup(f->fd);
+    FixtureToucher toucher;
+    FixtureEvents events;
+    FastloadFailure failure;
+    FastloadRegion region;
+    GError *error = NULL;
+    Fastload *fl;
+
+    fixture_events_init(&events);
+    fl = load_new(fd, lc->io_kind, lc->worker_count, &events);
+    fixture_region(f, &region);
+    load_add(fl, &region);
+    load_go(fl);
+    fixture_toucher_start_page(&toucher, f, 77);
+    fixture_events_wait(&events, FASTLOAD_EVENT_STALLED);
+    g_assert_true(fastload_is_failing(fl, &failure));
+    g_assert_cmpint(failure.error_number, ==, ENODATA);
+
+    g_assert_true(fastload_recover(fl, -1, &error)); /* as bad as before */
+    g_assert_no_error(error);
+    g_usleep(10 * 1000);
+    g_assert_true(fastload_is_failing(fl, &failure));
+    g_assert_false(fixture_toucher_is_done(&toucher));
+
+    g_assert_true(fastload_recover(fl, copy_fd, &error));
+    g_assert_no_error(error);
+    close(copy_fd); /* the load has its own */
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    load_wait(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fastload_free(fl);
+    fixture_events_clear(&events);
+    close(fd);
+    fixture_free(f);
+}
+
+static void test_recover_refuses(const void *opaque)
+{
+    /* What cannot be read from is said, and the load goes on as it was. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(lc->memory, PAGE_COUNT, lc->has_data);
+    Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
+    int fd = dup(f->fd);
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", f->fd);
+    int direct_fd = open(path, O_RDONLY | O_DIRECT);
+    GError *error = NULL;
+
+    close(fd);
+    g_assert_false(fastload_recover(fl, fd, &error)); /* not open */
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
+    g_clear_error(&error);
+    if (direct_fd >= 0) {
+        g_assert_false(fastload_recover(fl, direct_fd, &error));
+        g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
+        g_clear_error(&error);
+        close(direct_fd);
+    }
+    fastload_set_background_rate(fl, 0);
+    load_wait(fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
 static void load_discard_first(FastloadEvent event,
                                const FastloadFailure *failure, void *opaque)
 {
@@ -1556,6 +1643,8 @@ static void add_all(FastloadIoKind io_kind)
     add_case("statistics-are-monotone", test_statistics_are_monotone, lc);
     add_case("statistics-during-start", test_statistics_during_start, lc);
     add_case("writes-to-data-are-kept", test_writes_are_kept, lc);
+    add_case("recover-from-a-copy", test_recover_from_a_copy, lc);
+    add_case("recover-refuses", test_recover_refuses, lc);
     add_case("rate-is-kept", test_rate_is_kept, lc);
     add_case("zeros-are-not-rated", test_zeros_are_not_rated, lc);
     add_case("background-off", test_background_off, lc);
