@@ -5,6 +5,7 @@
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-fastload.h"
 #include "fastload.h"
 #include "migration.h"
 
@@ -57,8 +58,24 @@ void migration_fastload_cleanup(void)
 {
 }
 
+void migration_fastload_recover(const char *uri, Error **errp)
+{
+    g_assert_not_reached();
+}
+
+void migration_fastload_shutdown(void)
+{
+}
+
 FastLoadStats *migration_fastload_query(void)
 {
+    return NULL;
+}
+
+FastLoadStats *qmp_x_query_fast_load(Error **errp)
+{
+    error_setg(errp, "this QEMU was built without liburing, and so without "
+               "fast load");
     return NULL;
 }
 

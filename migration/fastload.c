@@ -21,13 +21,16 @@
 #include "qemu/osdep.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-fastload.h"
 #include "qapi/qapi-visit-fastload.h"
 #include "qemu/error-report.h"
 #include "qemu/fastload.h"
+#include "qemu/fastload_header.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "exec/target_page.h"
+#include "hw/core/cpu.h"
 #include "hw/mem/memory-device.h"
 #include "hw/qdev-core.h"
 #include "io/channel-file.h"
@@ -39,6 +42,7 @@
 #include "system/memory.h"
 #include "system/ramblock.h"
 #include "system/ram_addr.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "fastload.h"
 #include "migration.h"
@@ -47,38 +51,43 @@
 #include "qemu-file.h"
 #include "ram.h"
 
-/* The version of a block's header in the file that is understood here. */
-#define FAST_LOAD_HEADER_VERSION 1
-
-/* What the file says of a RAM block, from the big-endian header. */
-typedef struct FastLoadBlock {
-    uint32_t version;
-    uint64_t length;
-    uint64_t page_size;     /* bytes for each bit of the bitmap */
-    uint64_t bitmap_offset; /* in the file, as is pages_offset */
-    uint64_t pages_offset;
-} FastLoadBlock;
+/* How long quitting waits for vCPUs that wait for pages: failing, or not. */
+#define FAST_LOAD_STOP_FAILING_US (1 * 1000 * 1000)
+#define FAST_LOAD_STOP_US (10 * 1000 * 1000)
+#define FAST_LOAD_STOP_POLL_US 2000
+/* And when it gives up, because something waits that must not. */
+#define FAST_LOAD_EXIT_US (10 * 1000 * 1000)
+#define FAST_LOAD_EXIT_POLL_US (100 * 1000)
 
 /* A block that is being loaded. */
 typedef struct FastLoadTarget {
     RAMBlock *block;
     uint8_t *host;
     uint64_t length;
+    /* what a copy of the file is known by */
+    FastloadHeader header;
+    uint64_t *bitmap;
+    size_t bitmap_bytes;
 } FastLoadTarget;
 
 typedef struct FastLoad {
     /* BQL */
-    char *filename;
     bool is_reading;         /* the stream of RAM blocks and devices */
-    Fastload *engine;
+    uint64_t block_end;      /* where the last block of it ends */
     QIOChannelFile *ioc;     /* what the engine reads from */
-    uint64_t file_bytes;
     int64_t begin_ns;
     uint64_t run_us;
     bool is_listening;       /* fast_load_listener is registered */
     bool is_unlocked;        /* -mem-lock does not hold now */
     Error *block_error;      /* why load_block or start failed */
     GArray *targets;         /* of FastLoadTarget; constant after start */
+
+    /* BQL and lock to write, either to read: commands out of band have one */
+    char *filename;
+    uint64_t file_off;       /* where the stream begins */
+    uint64_t file_bytes;
+    int open_flags;
+    Fastload *engine;
     FastLoadStats *last;     /* of a load that is over */
 
     /* lock: what engine threads and the main loop share */
@@ -90,6 +99,8 @@ typedef struct FastLoad {
     bool is_settled;         /* the engine is through */
     uint64_t complete_us;
     bool may_finish;         /* defer_completion was called */
+    bool is_quitting;        /* migration_fastload_shutdown() was called */
+    bool is_watched;         /* by a thread, so that it can be ended */
 
     /* atomic */
     bool is_active;          /* pages may be missing */
@@ -192,6 +203,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     g_autoptr(GError) gerr = NULL;
 
     if (s->engine) {
+        QEMU_LOCK_GUARD(&s->lock);
         error_setg(errp, "a fast load is under way: it goes on by itself "
                    "when '%s' can be read again", s->filename);
         return false;
@@ -239,7 +251,10 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
                    gerr->message);
         return false;
     }
-    s->filename = g_strdup(addr->u.file.filename);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->filename = g_strdup(addr->u.file.filename);
+        s->file_off = addr->u.file.offset;
+    }
     s->begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     return true;
 }
@@ -320,12 +335,51 @@ static Error *fast_load_read_error(const FastloadFailure *failure)
     return err;
 }
 
+/*
+ * While pages cannot be read, the thread that ends QEMU may wait for one: with
+ * the BQL, or in the draining of disks.  When QEMU was told to end, and does
+ * not for that long, this ends it: nothing that waits can be saved any more.
+ */
+static void *fast_load_watch(void *opaque)
+{
+    FastLoad *s = opaque;
+    FastloadFailure failure;
+    int64_t waited_us = 0;
+
+    while (waited_us < FAST_LOAD_EXIT_US) {
+        g_usleep(FAST_LOAD_EXIT_POLL_US);
+        QEMU_LOCK_GUARD(&s->lock);
+        if (!s->engine) {
+            s->is_watched = false;
+            return NULL; /* all is there */
+        }
+        waited_us = (s->is_quitting || qemu_shutdown_requested_get()) &&
+                    fastload_is_failing(s->engine, &failure)
+            ? waited_us + FAST_LOAD_EXIT_POLL_US : 0;
+    }
+    error_report("fast load: QEMU cannot end in good order, it waits for "
+                 "pages that cannot be read; ending at once");
+    _exit(EXIT_FAILURE);
+}
+
+static void fast_load_watch_locked(FastLoad *s)
+{
+    QemuThread thread;
+
+    if (!s->is_watched) {
+        s->is_watched = true;
+        qemu_thread_create(&thread, "fastload-watch", fast_load_watch, s,
+                           QEMU_THREAD_DETACHED);
+    }
+}
+
 static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(Error) err = fast_load_read_error(failure);
 
     if (!s->guest_may_run) {
+        /* Not freed: whoever does that waits for this to return. */
         s->is_failed = true;
         s->failure = *failure;
         fastload_cancel(s->engine);
@@ -337,6 +391,7 @@ static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
     migrate_set_error(migrate_get_current(), err);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_POSTCOPY_PAUSED);
+    fast_load_watch_locked(s);
 }
 
 static void fast_load_resumed(void)
@@ -358,6 +413,9 @@ static void fast_load_event(FastloadEvent event,
     FastLoad *s = opaque;
 
     QEMU_LOCK_GUARD(&s->lock);
+    if (!s->engine) {
+        return; /* being freed */
+    }
     switch (event) {
     case FASTLOAD_EVENT_STALLED:
         fast_load_stalled(s, failure);
@@ -441,6 +499,13 @@ static bool fast_load_is_same_file(FastLoad *s, QEMUFile *f)
            ours.st_rdev == theirs.st_rdev;
 }
 
+static void fast_load_clear_target(void *opaque)
+{
+    FastLoadTarget *target = opaque;
+
+    g_free(target->bitmap);
+}
+
 /* Our own descriptor: with O_DIRECT if asked, and closed when we are done. */
 static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
 {
@@ -453,6 +518,7 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
     MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(GError) gerr = NULL;
     int flags = O_RDONLY;
+    Fastload *engine;
     off_t end;
 
     /* Again: one may have been plugged before the listener was there. */
@@ -486,12 +552,17 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
                          s->filename);
         return false;
     }
-    s->file_bytes = end;
     s->targets = g_array_new(false, false, sizeof(FastLoadTarget));
-    s->engine = fastload_new(s->ioc->fd, &config, &gerr);
-    if (!s->engine) {
+    g_array_set_clear_func(s->targets, fast_load_clear_target);
+    engine = fastload_new(s->ioc->fd, &config, &gerr);
+    if (!engine) {
         error_setg(errp, "cannot start fast load: %s", gerr->message);
         return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->file_bytes = end;
+        s->open_flags = flags;
+        s->engine = engine;
     }
     /* The engine's events may outlast migration_shutdown(). */
     object_ref(OBJECT(migrate_get_current()));
@@ -505,47 +576,53 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
 }
 
 /* Every number in the file is a stranger's. */
-static bool fast_load_check_block(FastLoad *s, const RAMBlock *block,
-                                  const FastLoadBlock *desc,
-                                  uint64_t bitmap_bytes, Error **errp)
+static bool fast_load_check_header(FastLoad *s, const RAMBlock *block,
+                                   const FastloadHeader *header,
+                                   uint64_t length, Error **errp)
 {
-    if (desc->length != block->used_length) {
+    uint64_t page_size = qemu_target_page_size();
+
+    if (length != block->used_length) {
         error_setg(errp, "'%s' has %" PRIu64 " bytes for the RAM block '%s', "
                    "this machine has %" PRIu64 ": start QEMU with the machine "
                    "and memory size that were saved", s->filename,
-                   desc->length, block->idstr, (uint64_t)block->used_length);
+                   length, block->idstr, (uint64_t)block->used_length);
         return false;
     }
-    if (desc->bitmap_offset > s->file_bytes ||
-        bitmap_bytes > s->file_bytes - desc->bitmap_offset) {
+    switch (fastload_header_check(header, length, page_size, s->block_end,
+                                  s->file_bytes)) {
+    case FASTLOAD_HEADER_SOUND:
+        return true;
+    case FASTLOAD_HEADER_BAD_VERSION:
+        error_setg(errp, "'%s' has version %u of the mapped-ram header in the "
+                   "RAM block '%s', this QEMU knows version %d", s->filename,
+                   header->version, block->idstr, FASTLOAD_HEADER_VERSION);
+        break;
+    case FASTLOAD_HEADER_BAD_PAGE_BYTES:
+        error_setg(errp, "'%s' has page size %" PRIu64 " in the RAM block "
+                   "'%s', this machine has %" PRIu64, s->filename,
+                   header->page_bytes, block->idstr, page_size);
+        break;
+    case FASTLOAD_HEADER_BITMAP_CUT:
         error_setg(errp, "'%s' is truncated or damaged: the bitmap of the RAM "
                    "block '%s' lies past its end", s->filename, block->idstr);
-        return false;
-    }
-    if (desc->pages_offset % qemu_target_page_size() ||
-        desc->pages_offset > INT64_MAX - desc->length) {
-        error_setg(errp, "'%s' is damaged: the pages of the RAM block '%s' "
-                   "have no valid place in it", s->filename, block->idstr);
-        return false;
-    }
-    return true;
-}
-
-static bool fast_load_check_pages(FastLoad *s, const RAMBlock *block,
-                                  const FastLoadBlock *desc,
-                                  const unsigned long *bitmap,
-                                  uint64_t page_count, Error **errp)
-{
-    uint64_t last = find_last_bit(bitmap, page_count);
-    uint64_t end = desc->pages_offset + (last + 1) * qemu_target_page_size();
-
-    if (last < page_count && end > s->file_bytes) {
+        break;
+    case FASTLOAD_HEADER_PAGES_CUT:
         error_setg(errp, "'%s' is truncated or damaged: the pages of the RAM "
-                   "block '%s' end at %" PRIu64 ", the file at %" PRIu64,
-                   s->filename, block->idstr, end, s->file_bytes);
-        return false;
+                   "block '%s' begin at %" PRIu64 " and take %" PRIu64
+                   " bytes, the file ends at %" PRIu64, s->filename,
+                   block->idstr, header->pages_off, length, s->file_bytes);
+        break;
+    case FASTLOAD_HEADER_BITMAP_TOO_EARLY:
+    case FASTLOAD_HEADER_PAGES_TOO_EARLY:
+    case FASTLOAD_HEADER_PAGES_UNALIGNED:
+        error_setg(errp, "'%s' is damaged: bitmap and pages of the RAM block "
+                   "'%s' have no valid place in it (%" PRIu64 ", %" PRIu64
+                   ")", s->filename, block->idstr, header->bitmap_off,
+                   header->pages_off);
+        break;
     }
-    return true;
+    return false;
 }
 
 /*
@@ -589,48 +666,41 @@ static bool fast_load_is_preallocated(const RAMBlock *block)
 }
 
 static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
-                                const FastLoadBlock *desc, Error **errp)
+                                const FastloadHeader *header, uint64_t length,
+                                Error **errp)
 {
     uint64_t target_page = qemu_target_page_size();
-    uint64_t page_count = desc->length / target_page;
-    size_t bitmap_bytes = BITS_TO_LONGS(page_count) * sizeof(unsigned long);
-    g_autofree unsigned long *bitmap = NULL;
+    size_t bitmap_bytes = fastload_header_bitmap_bytes(length, target_page);
+    g_autofree uint64_t *bitmap = NULL;
     g_autoptr(GError) gerr = NULL;
-    FastLoadTarget target = { .block = block, .host = block->host };
+    FastLoadTarget target = {
+        .block = block,
+        .host = block->host,
+        .header = *header,
+        .bitmap_bytes = bitmap_bytes,
+    };
     FastloadRegion region;
     bool is_trappable;
 
-    if (desc->version != FAST_LOAD_HEADER_VERSION) {
-        error_setg(errp, "'%s' has version %u of the mapped-ram header in the "
-                   "RAM block '%s', this QEMU knows version %d", s->filename,
-                   desc->version, block->idstr, FAST_LOAD_HEADER_VERSION);
+    if (target_page < FASTLOAD_PAGE_BYTES_MIN) {
+        error_setg(errp, "x-fast-load-threads needs guests with pages of %d "
+                   "bytes at least: set it to 0", FASTLOAD_PAGE_BYTES_MIN);
         return false;
     }
-    if (desc->page_size != target_page ||
-        target_page < FASTLOAD_PAGE_BYTES_MIN) {
-        error_setg(errp, "'%s' has page size %" PRIu64 " in the RAM block "
-                   "'%s', this machine has %" PRIu64, s->filename,
-                   desc->page_size, block->idstr, target_page);
-        return false;
-    }
-    if (desc->length != block->used_length &&
-        desc->length <= block->max_length &&
+    if (length != block->used_length && length <= block->max_length &&
         (block->flags & RAM_RESIZEABLE) &&
-        qemu_ram_resize(block, desc->length, errp) < 0) {
+        qemu_ram_resize(block, length, errp) < 0) {
         return false;
     }
-    if (!fast_load_check_block(s, block, desc, bitmap_bytes, errp)) {
+    if (!fast_load_check_header(s, block, header, length, errp)) {
         return false;
     }
-    /* One word more: the engine reads whole words of 64 bits. */
-    bitmap = g_malloc0(bitmap_bytes + sizeof(uint64_t));
+    s->block_end = header->pages_off + length;
+    bitmap = g_malloc0(bitmap_bytes);
     if (qemu_get_buffer_at(f, (uint8_t *)bitmap, bitmap_bytes,
-                           desc->bitmap_offset) != bitmap_bytes) {
+                           header->bitmap_off) != bitmap_bytes) {
         error_setg(errp, "cannot read the bitmap of the RAM block '%s' in "
                    "'%s'", block->idstr, s->filename);
-        return false;
-    }
-    if (!fast_load_check_pages(s, block, desc, bitmap, page_count, errp)) {
         return false;
     }
     is_trappable = fast_load_empty_block(block);
@@ -638,10 +708,10 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
     region = (FastloadRegion) {
         .hva = block->host,
         .len_bytes = block->used_length,
-        .file_off = desc->pages_offset,
+        .file_off = header->pages_off,
         .page_bytes = is_trappable ? block->page_size : target_page,
         .is_eager = !is_trappable,
-        .data_bits = (uint64_t *)bitmap,
+        .data_bits = bitmap,
         .granule_bytes = target_page,
         /* QEMU advises huge pages for all RAM; only this kind can move. */
         .wants_huge = is_trappable && block->fd < 0 &&
@@ -650,6 +720,7 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
     };
     /* Whoever unplugs it: block and mapping stay until the load is over. */
     memory_region_ref(block->mr);
+    target.bitmap = g_steal_pointer(&bitmap);
     g_array_append_val(s->targets, target);
     if (!fastload_add_region(s->engine, &region, &gerr)) {
         error_setg(errp, "cannot load the RAM block '%s' from '%s': %s",
@@ -670,16 +741,15 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
                                   uint64_t length)
 {
     FastLoad *s = &fast_load;
-    FastLoadBlock desc = { .length = length };
+    uint8_t bytes[FASTLOAD_HEADER_BYTES] = { 0 };
+    FastloadHeader header;
     int ret;
 
     if (migrate_ignore_shared()) {
         qemu_get_be64(f); /* where the block is in guest memory */
     }
-    desc.version = qemu_get_be32(f);
-    desc.page_size = qemu_get_be64(f);
-    desc.bitmap_offset = qemu_get_be64(f);
-    desc.pages_offset = qemu_get_be64(f);
+    qemu_get_buffer(f, bytes, sizeof(bytes));
+    fastload_header_parse(bytes, &header);
     ret = qemu_file_get_error(f);
 
     if (migration_fastload_is_active()) {
@@ -693,10 +763,11 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
     /* Ignored blocks (x-ignore-shared) keep what they have. */
     if (!migrate_ram_is_ignored(block) &&
         ((!s->engine && !fast_load_open(s, f, &s->block_error)) ||
-         !fast_load_add_block(s, f, block, &desc, &s->block_error))) {
+         !fast_load_add_block(s, f, block, &header, length,
+                              &s->block_error))) {
         return -EINVAL;
     }
-    qemu_set_offset(f, desc.pages_offset + desc.length, SEEK_SET);
+    qemu_set_offset(f, header.pages_off + length, SEEK_SET);
     return 0;
 }
 
@@ -780,6 +851,7 @@ bool migration_fastload_defer_completion(void)
 static bool fast_load_is_over(const char *hint, Error **errp)
 {
     if (fast_load_is_under_way()) {
+        QEMU_LOCK_GUARD(&fast_load.lock);
         error_setg(errp, "'%s' is still being loaded: %s",
                    fast_load.filename, hint);
         return false;
@@ -843,9 +915,10 @@ void migration_fastload_apply_parameters(void)
     }
 }
 
-static FastLoadStats *fast_load_stats(FastLoad *s)
+static FastLoadStats *fast_load_stats_locked(FastLoad *s)
 {
     FastLoadStats *info = g_new0(FastLoadStats, 1);
+    FastloadFailure failure;
     FastloadStats stats;
 
     fastload_get_stats(s->engine, &stats);
@@ -866,9 +939,12 @@ static FastLoadStats *fast_load_stats(FastLoad *s)
     info->error_count = stats.io_error_count;
     info->has_time_to_run_us = s->run_us != 0;
     info->time_to_run_us = s->run_us;
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        info->has_time_to_complete_us = s->is_ended;
-        info->time_to_complete_us = s->complete_us;
+    info->has_time_to_complete_us = s->is_ended;
+    info->time_to_complete_us = s->complete_us;
+    if (fastload_is_failing(s->engine, &failure)) {
+        g_autoptr(Error) err = fast_load_read_error(&failure);
+
+        info->error_desc = g_strdup(error_get_pretty(err));
     }
     return info;
 }
@@ -877,10 +953,237 @@ FastLoadStats *migration_fastload_query(void)
 {
     FastLoad *s = &fast_load;
 
+    QEMU_LOCK_GUARD(&s->lock);
     if (s->engine) {
-        return fast_load_stats(s);
+        return fast_load_stats_locked(s);
     }
     return s->last ? QAPI_CLONE(FastLoadStats, s->last) : NULL;
+}
+
+FastLoadStats *qmp_x_query_fast_load(Error **errp)
+{
+    FastLoadStats *stats = migration_fastload_query();
+
+    if (!stats) {
+        error_setg(errp, "nothing was loaded by fast load: set "
+                   "x-fast-load-threads before migrate-incoming");
+    }
+    return stats;
+}
+
+/* Reads all of it, or says at which offset that failed. */
+static bool fast_load_read_copy(int fd, const char *filename, void *buf,
+                                size_t len_bytes, uint64_t file_off,
+                                Error **errp)
+{
+    size_t done_bytes = 0;
+
+    while (done_bytes < len_bytes) {
+        ssize_t got = pread(fd, (uint8_t *)buf + done_bytes,
+                            len_bytes - done_bytes, file_off + done_bytes);
+
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            error_setg(errp, "cannot read '%s' at offset %" PRIu64 ": %s",
+                       filename, file_off + done_bytes,
+                       got ? strerror(errno) : "the file ends there");
+            return false;
+        }
+        done_bytes += got;
+    }
+    return true;
+}
+
+/* The header is where QEMU writes it: right before its bitmap. */
+static bool fast_load_check_copied_block(int fd, const char *filename,
+                                         const FastLoadTarget *target,
+                                         Error **errp)
+{
+    const FastloadHeader *header = &target->header;
+    FastloadHeader copied;
+    uint8_t bytes[FASTLOAD_HEADER_BYTES];
+    g_autofree uint8_t *bitmap = g_malloc(target->bitmap_bytes);
+
+    if (header->bitmap_off < sizeof(bytes)) {
+        error_setg(errp, "the snapshot was not written by QEMU: copies of it "
+                   "are not known");
+        return false;
+    }
+    if (!fast_load_read_copy(fd, filename, bytes, sizeof(bytes),
+                             header->bitmap_off - sizeof(bytes), errp) ||
+        !fast_load_read_copy(fd, filename, bitmap, target->bitmap_bytes,
+                             header->bitmap_off, errp)) {
+        return false;
+    }
+    fastload_header_parse(bytes, &copied);
+    if (copied.version != header->version ||
+        copied.page_bytes != header->page_bytes ||
+        copied.bitmap_off != header->bitmap_off ||
+        copied.pages_off != header->pages_off ||
+        memcmp(bitmap, target->bitmap, target->bitmap_bytes)) {
+        error_setg(errp, "'%s' is not a copy of what is being loaded: header "
+                   "or bitmap of a RAM block at offset %" PRIu64 " differ; "
+                   "name a copy of the same snapshot", filename,
+                   header->bitmap_off - (uint64_t)sizeof(bytes));
+        return false;
+    }
+    return true;
+}
+
+/* As far as it can be told without reading all of it. */
+static bool fast_load_check_copy(int fd, const char *filename,
+                                 const GArray *targets, uint64_t file_bytes,
+                                 Error **errp)
+{
+    off_t end = lseek(fd, 0, SEEK_END);
+    guint i;
+
+    if (end < 0 || end != file_bytes) {
+        error_setg(errp, "'%s' is not a copy of what is being loaded: it has "
+                   "%" PRId64 " bytes instead of %" PRIu64 "; name a complete "
+                   "copy of the same snapshot", filename, (int64_t)end,
+                   file_bytes);
+        return false;
+    }
+    for (i = 0; i < targets->len; i++) {
+        if (!fast_load_check_copied_block(fd, filename,
+                                          &g_array_index(targets,
+                                                         FastLoadTarget, i),
+                                          errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool fast_load_is_paused(const FastLoad *s, Error **errp)
+{
+    if (!s->engine || migration_incoming_get_current()->state !=
+                      MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        error_setg(errp, "no fast load is paused: there is nothing to "
+                   "recover");
+        return false;
+    }
+    return true;
+}
+
+/*
+ * Out of band, perhaps: without the BQL, while the main loop waits for a page.
+ * The lock is not held over reads, engine threads would wait for them.
+ */
+void migration_fastload_recover(const char *uri, Error **errp)
+{
+    FastLoad *s = &fast_load;
+    g_autoptr(MigrationChannel) channel = NULL;
+    g_autoptr(QIOChannelFile) ioc = NULL, plain = NULL;
+    g_autoptr(GArray) targets = NULL;
+    g_autoptr(GError) gerr = NULL;
+    FileMigrationArgs *file;
+    uint64_t file_off = 0, file_bytes = 0;
+    struct stat ours, theirs;
+    int flags = 0;
+
+    if (!migrate_uri_parse(uri, &channel, errp)) {
+        return;
+    }
+    if (channel->addr->transport != MIGRATION_ADDRESS_TYPE_FILE) {
+        error_setg(errp, "a fast load recovers from a file: give a URI that "
+                   "begins with 'file:'");
+        return;
+    }
+    file = &channel->addr->u.file;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (!fast_load_is_paused(s, errp)) {
+            return;
+        }
+        targets = g_array_ref(s->targets);
+        file_off = s->file_off;
+        file_bytes = s->file_bytes;
+        flags = s->open_flags;
+    }
+    if (file->offset != file_off) {
+        error_setg(errp, "the snapshot begins at offset %" PRIu64 ", a copy "
+                   "has to as well: add ',offset=%" PRIu64 "' to the URI",
+                   file_off, file_off);
+        return;
+    }
+    ioc = qio_channel_file_new_path(file->filename, flags, 0, errp);
+    plain = ioc ? qio_channel_file_new_path(file->filename, O_RDONLY, 0, errp)
+                : NULL;
+    if (!plain || !fast_load_check_copy(plain->fd, file->filename, targets,
+                                        file_bytes, errp)) {
+        return;
+    }
+    if (fstat(ioc->fd, &ours) || fstat(plain->fd, &theirs) ||
+        ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino) {
+        error_setg(errp, "'%s' was replaced while it was opened: try again",
+                   file->filename);
+        return;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!fast_load_is_paused(s, errp)) {
+        return;
+    }
+    if (!fastload_recover(s->engine, ioc->fd, &gerr)) {
+        error_setg(errp, "cannot read on from '%s': %s", file->filename,
+                   gerr->message);
+        return;
+    }
+    g_free(s->filename);
+    s->filename = g_strdup(file->filename);
+}
+
+/* vCPUs that do not stop: they wait for a page, in the kernel. */
+static int fast_load_waiting_vcpus(void)
+{
+    CPUState *cpu;
+    int count = 0;
+
+    CPU_FOREACH(cpu) {
+        count += !cpu->stopped;
+    }
+    return count;
+}
+
+void migration_fastload_shutdown(void)
+{
+    FastLoad *s = &fast_load;
+    int64_t begin_us = g_get_monotonic_time();
+    FastloadFailure failure;
+    CPUState *cpu;
+    int64_t us;
+    int count;
+
+    if (!migration_fastload_is_active() || !s->guest_may_run) {
+        return;
+    }
+    CPU_FOREACH(cpu) {
+        cpu_pause(cpu);
+    }
+    for (us = 0; (count = fast_load_waiting_vcpus()) &&
+                 us < (fastload_is_failing(s->engine, &failure)
+                       ? FAST_LOAD_STOP_FAILING_US : FAST_LOAD_STOP_US);
+         us = g_get_monotonic_time() - begin_us) {
+        bql_unlock();
+        g_usleep(FAST_LOAD_STOP_POLL_US);
+        bql_lock();
+    }
+    if (count) {
+        warn_report("fast load: %d vCPUs wait for pages that cannot be read; "
+                    "they are left where they are", count);
+    }
+    /*
+     * Their pages do not come any more, or come right: userfaultfd stays as it
+     * is until the process is gone, and its threads before it.
+     */
+    CPU_FOREACH(cpu) {
+        cpu->stopped = true;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    s->is_quitting = true;
+    fast_load_watch_locked(s);
 }
 
 static void fast_load_release_targets(FastLoad *s)
@@ -896,22 +1199,31 @@ static void fast_load_release_targets(FastLoad *s)
 
 static void fast_load_release(FastLoad *s)
 {
-    if (s->engine) {
-        qapi_free_FastLoadStats(s->last);
-        s->last = fast_load_stats(s);
-        fastload_free(s->engine);
-        s->engine = NULL;
+    Fastload *engine = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (s->engine) {
+            qapi_free_FastLoadStats(s->last);
+            s->last = fast_load_stats_locked(s);
+            engine = s->engine;
+            s->engine = NULL;
+        }
+    }
+    if (engine) {
+        fastload_free(engine);
         object_unref(OBJECT(migrate_get_current()));
     }
     fast_load_release_targets(s);
     fast_load_deactivate(s);
     object_unref(OBJECT(s->ioc));
     s->ioc = NULL;
-    g_free(s->filename);
-    s->filename = NULL;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        g_free(s->filename);
+        s->filename = NULL;
+    }
     error_free(s->block_error);
     s->block_error = NULL;
-    s->run_us = 0;
+    s->run_us = s->block_end = 0;
     s->is_reading = false;
     s->guest_may_run = s->is_failed = s->may_finish = false;
     s->is_ended = s->is_settled = false;
@@ -951,6 +1263,9 @@ void migration_fastload_print(Monitor *mon, const FastLoadStats *stats)
                    stats->fault_latency_max_us);
     monitor_printf(mon, "  Errors: \t\tretries=%" PRIu64 ", failed reads=%"
                    PRIu64 "\n", stats->retry_count, stats->error_count);
+    if (stats->error_desc) {
+        monitor_printf(mon, "  Waiting: \t\t%s\n", stats->error_desc);
+    }
     if (stats->has_time_to_run_us) {
         monitor_printf(mon, "  Time (ms): \t\trun=%" PRIu64,
                        stats->time_to_run_us / 1000);

@@ -7,7 +7,8 @@
  *   the engine (qemu/fastload.h), lets the guest run while they fill, and
  *   reports.  Does not know how pages are read or placed.
  * Threads: everything runs with the BQL held, on the thread that loads the
- *   stream, except migration_fastload_is_active(), safe from any thread.
+ *   stream, except migration_fastload_is_active(), _recover() and _query(),
+ *   safe from any thread.
  * Off: with x-fast-load-threads=0 no call has an effect.
  * Order: prepare -> begin -> load_block* -> start -> loaded ->
  *   defer_completion; cleanup ends the load and is what a failure calls; but
@@ -96,6 +97,18 @@ bool migration_fastload_is_active(void);
  * load that is complete is left to mend huge pages, and ends by itself.
  */
 void migration_fastload_cleanup(void);
+
+/*
+ * migrate-recover while a fast load is active: read what failed from @uri, a
+ * copy, or the same file.  Any thread.
+ */
+void migration_fastload_recover(const char *uri, Error **errp);
+
+/*
+ * QEMU ends: stop the vCPUs.  Those that wait for pages which do not come
+ * count as stopped; a thread ends the process if all else takes too long.
+ */
+void migration_fastload_shutdown(void);
 
 /* NULL when there is nothing to tell; figures stay after completion. */
 FastLoadStats *migration_fastload_query(void);

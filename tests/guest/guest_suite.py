@@ -308,6 +308,37 @@ def folder_in(place):
         yield folder
 
 
+@contextlib.contextmanager
+def network_store(path, *filters):
+    """The snapshot as a file that nbdfuse gets from nbdkit."""
+    with folder_in("/var/tmp") as folder, \
+            tempfile.TemporaryFile() as errors:
+        mount = Path(folder) / "snapshot"
+        mount.touch()
+        plain = [word for word in filters if word.startswith("--")]
+        values = [word for word in filters if not word.startswith("--")]
+        try:
+            child = subprocess.Popen(
+                ["nbdfuse", mount, "--command", "nbdkit", "-s", "-r", *plain,
+                 "file", path, *values], stderr=errors)
+        except FileNotFoundError:
+            raise Skip("nbdfuse is not installed") from None
+        try:
+            until = time.monotonic() + 10
+            while not os.path.ismount(mount):
+                if child.poll() is not None or time.monotonic() > until:
+                    errors.seek(0)
+                    raise Skip("nbdfuse does not mount: " +
+                               errors.read().decode())
+                time.sleep(0.05)
+            yield mount
+        finally:
+            subprocess.run(["umount", "--lazy", mount], check=False,
+                           stderr=subprocess.DEVNULL)
+            child.terminate()
+            child.wait()
+
+
 # ------------------------------------------------------------------ running
 
 def on_alarm(signum, frame):
