@@ -19,6 +19,9 @@ demo: python
 check: python
 	tests/check
 
+check-full: python
+	tests/check long
+
 check-qemu: python
 	tests/check-qemu
 
@@ -38,11 +41,13 @@ help:
 	@echo 'make             the engine on its own, in build/'
 	@echo 'make qemu        QEMU with the engine in it, in build-qemu/'
 	@echo 'make demo        a real guest, restored both ways'
-	@echo 'make check       all tests; tests/check SUITE... runs some'
+	@echo 'make check       the tests; tests/check SUITE... runs some'
+	@echo 'make check-full  what is random or repeated, for minutes each'
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make bench       the standard comparison, in build/bench.html'
 	@echo 'make check-unit  the unit tests of the engine'
 	@echo 'make clean       remove build/, build-asan/, build-tsan/'
 	@echo 'make distclean   remove build-qemu/ too'
 
-.PHONY: all python qemu demo check check-qemu bench check-unit clean distclean help
+.PHONY: all python qemu demo check check-full check-qemu bench check-unit
+.PHONY: clean distclean help
