@@ -339,6 +339,27 @@ def network_store(path, *filters):
             child.wait()
 
 
+def _place_for_nobody(source, folder):
+    target = Path(folder) / Path(source).name
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+    target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+    return str(target)
+
+
+def placed_for_nobody(suite, folder):
+    """QEMU, the small machine and its snapshot, where anybody can go."""
+    os.chmod(folder, 0o755)
+    guest = dict(suite.guest)
+    for name in "kernel", "initrd":
+        guest[name] = _place_for_nobody(guest[name], folder)
+    return (_place_for_nobody(suite.qemu, folder),
+            suite.small_machine.but(guest=guest),
+            _place_for_nobody(suite.snapshot("small"), folder))
+
+
 # ------------------------------------------------------------------ running
 
 def on_alarm(signum, frame):
