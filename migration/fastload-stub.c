@@ -98,6 +98,11 @@ bool migration_fastload_check_outgoing(Error **errp)
     return true;
 }
 
+bool migration_fastload_check_stop(Error **errp)
+{
+    return true;
+}
+
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
 {
     return true;

@@ -895,6 +895,22 @@ bool migration_fastload_check_loadvm(Error **errp)
                              "loading a snapshot", errp);
 }
 
+bool migration_fastload_check_stop(Error **errp)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    if (migration_fastload_is_active() && runstate_is_running() &&
+        mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        QEMU_LOCK_GUARD(&fast_load.lock);
+        error_setg(errp, "vCPUs that wait for pages of '%s' would not stop, "
+                   "as they cannot be read: use migrate-recover first, or "
+                   "wait until the file can be read again",
+                   fast_load.filename);
+        return false;
+    }
+    return true;
+}
+
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
 {
     if (migration_fastload_is_active() &&

@@ -83,6 +83,9 @@ bool migration_fastload_check_outgoing(Error **errp);
 /* May a snapshot be loaded over it?  Not while pages are missing. */
 bool migration_fastload_check_loadvm(Error **errp);
 
+/* May the guest be stopped?  Not while its pages cannot be read. */
+bool migration_fastload_check_stop(Error **errp);
+
 /* May @dev be unplugged?  Not memory that is being loaded. */
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp);
 
