@@ -19,6 +19,10 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     return true;
 }
 
+void migration_fastload_not_opened(Error *err)
+{
+}
+
 void migration_fastload_begin(void)
 {
 }

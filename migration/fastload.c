@@ -37,6 +37,7 @@
 #include "migration/misc.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
+#include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "qom/object.h"
 #include "system/memory.h"
@@ -55,9 +56,13 @@
 #define FAST_LOAD_STOP_FAILING_US (1 * 1000 * 1000)
 #define FAST_LOAD_STOP_US (10 * 1000 * 1000)
 #define FAST_LOAD_STOP_POLL_US 2000
-/* And when it gives up, because something waits that must not. */
+/*
+ * And when it gives up: the main loop does not hear of it, or it does, and has
+ * disks to drain and flush.
+ */
 #define FAST_LOAD_EXIT_US (10 * 1000 * 1000)
-#define FAST_LOAD_EXIT_POLL_US (100 * 1000)
+#define FAST_LOAD_CLEANUP_US (60 * 1000 * 1000)
+#define FAST_LOAD_WATCH_MS 100
 
 /* A block that is being loaded. */
 typedef struct FastLoadTarget {
@@ -81,6 +86,7 @@ typedef struct FastLoad {
     bool is_unlocked;        /* -mem-lock does not hold now */
     Error *block_error;      /* why load_block or start failed */
     GArray *targets;         /* of FastLoadTarget; constant after start */
+    GThread *watcher;        /* so that QEMU can be ended */
 
     /* BQL and lock to write, either to read: commands out of band have one */
     char *filename;
@@ -100,7 +106,8 @@ typedef struct FastLoad {
     uint64_t complete_us;
     bool may_finish;         /* defer_completion was called */
     bool is_quitting;        /* migration_fastload_shutdown() was called */
-    bool is_watched;         /* by a thread, so that it can be ended */
+    bool is_recovering;      /* somebody uses engine without the lock */
+    QemuCond watch_cond;     /* engine is gone */
 
     /* atomic */
     bool is_active;          /* pages may be missing */
@@ -111,6 +118,7 @@ static FastLoad fast_load;
 static void __attribute__((constructor)) fast_load_init(void)
 {
     qemu_mutex_init(&fast_load.lock);
+    qemu_cond_init(&fast_load.watch_cond);
 }
 
 static uint8_t fast_load_threads(void)
@@ -121,6 +129,14 @@ static uint8_t fast_load_threads(void)
 static int fast_load_find_vhost_user(Object *obj, void *opaque)
 {
     return strstr(object_get_typename(obj), "vhost-user") != NULL;
+}
+
+/* virtio-gpu pins blobs by the memory's descriptor, past the page tables. */
+static int fast_load_find_blob(Object *obj, void *opaque)
+{
+    return object_dynamic_cast(obj, TYPE_DEVICE) &&
+           object_property_find(obj, "blob") &&
+           object_property_get_bool(obj, "blob", NULL);
 }
 
 static void fast_load_find_vhost_user_nic(NICState *nic, void *opaque)
@@ -150,8 +166,14 @@ static bool fast_load_hide_device(DeviceListener *listener,
     const char *driver = qdict_get_try_str(opts, "driver");
     const char *netdev = qdict_get_try_str(opts, "netdev");
     NetClientState *peer = netdev ? qemu_find_netdev(netdev) : NULL;
+    bool has_blob = opts && qdict_haskey(opts, "blob") &&
+                    g_strcmp0(qdict_get_try_str(opts, "blob"), "off") &&
+                    !(qobject_to(QBool, qdict_get(opts, "blob")) &&
+                      !qdict_get_bool(opts, "blob"));
 
-    if (fast_load_needs_all(driver, peer)) {
+    if (has_blob || fast_load_needs_all(driver, peer) ||
+        object_child_foreach_recursive(object_get_root(),
+                                       fast_load_find_vhost_user, NULL)) {
         error_setg(errp, "%s cannot be plugged while fast load is under way, "
                    "it needs all memory at once: wait until the migration is "
                    "completed", driver);
@@ -175,6 +197,13 @@ static bool fast_load_check_devices(Error **errp)
         error_setg(errp, "x-fast-load-threads cannot be used with vhost-user: "
                    "its process reads guest memory by itself; remove the "
                    "device or set x-fast-load-threads to 0");
+        return false;
+    }
+    if (object_child_foreach_recursive(object_get_root(), fast_load_find_blob,
+                                       NULL)) {
+        error_setg(errp, "x-fast-load-threads cannot be used with blobs of "
+                   "virtio-gpu, which pin guest memory: set blob=off on the "
+                   "device or x-fast-load-threads to 0");
         return false;
     }
     if (ram_block_discard_is_disabled()) {
@@ -259,6 +288,19 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     return true;
 }
 
+void migration_fastload_not_opened(Error *err)
+{
+    FastLoad *s = &fast_load;
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    if (s->filename && mis->state == MIGRATION_STATUS_SETUP) {
+        migrate_set_error(migrate_get_current(), err);
+        migrate_set_state(&mis->state, MIGRATION_STATUS_SETUP,
+                          MIGRATION_STATUS_FAILED);
+        migration_fastload_cleanup();
+    }
+}
+
 void migration_fastload_begin(void)
 {
     FastLoad *s = &fast_load;
@@ -336,41 +378,59 @@ static Error *fast_load_read_error(const FastloadFailure *failure)
 }
 
 /*
- * While pages cannot be read, the thread that ends QEMU may wait for one: with
- * the BQL, or in the draining of disks.  When QEMU was told to end, and does
- * not for that long, this ends it: nothing that waits can be saved any more.
+ * Was QEMU told to end?  The main thread may be in the kernel, waiting for a
+ * page: then a signal is pending for as long as that takes, and no handler runs.
+ */
+static bool fast_load_must_end(const FastLoad *s)
+{
+    ShutdownCause cause = qemu_shutdown_requested_get();
+    sigset_t pending;
+
+    return s->is_quitting || cause == SHUTDOWN_CAUSE_HOST_SIGNAL ||
+           cause == SHUTDOWN_CAUSE_HOST_QMP_QUIT ||
+           (sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) ||
+                                          sigismember(&pending, SIGINT) ||
+                                          sigismember(&pending, SIGHUP)));
+}
+
+/*
+ * While pages do not come, the thread that ends QEMU may wait for one: with the
+ * BQL, in the kernel, or for a disk's request to be done.  When QEMU was told
+ * to end, does not, and nothing is loaded meanwhile, this ends it: what waits
+ * for such a page cannot be saved.  Lives as long as the load.
  */
 static void *fast_load_watch(void *opaque)
 {
     FastLoad *s = opaque;
-    FastloadFailure failure;
+    uint64_t remaining_bytes = 0;
     int64_t waited_us = 0;
 
-    while (waited_us < FAST_LOAD_EXIT_US) {
-        g_usleep(FAST_LOAD_EXIT_POLL_US);
-        QEMU_LOCK_GUARD(&s->lock);
+    qemu_mutex_lock(&s->lock);
+    while (s->engine && waited_us < (s->is_quitting ? FAST_LOAD_CLEANUP_US
+                                                    : FAST_LOAD_EXIT_US)) {
+        FastloadFailure failure;
+        FastloadStats stats;
+        bool is_stuck;
+
+        qemu_cond_timedwait(&s->watch_cond, &s->lock, FAST_LOAD_WATCH_MS);
         if (!s->engine) {
-            s->is_watched = false;
-            return NULL; /* all is there */
+            break;
         }
-        waited_us = (s->is_quitting || qemu_shutdown_requested_get()) &&
-                    fastload_is_failing(s->engine, &failure)
-            ? waited_us + FAST_LOAD_EXIT_POLL_US : 0;
+        fastload_get_stats(s->engine, &stats);
+        is_stuck = stats.remaining_bytes &&
+                   (fastload_is_failing(s->engine, &failure) ||
+                    stats.remaining_bytes == remaining_bytes);
+        remaining_bytes = stats.remaining_bytes;
+        waited_us = is_stuck && fast_load_must_end(s)
+            ? waited_us + FAST_LOAD_WATCH_MS * SCALE_MS / SCALE_US : 0;
     }
-    error_report("fast load: QEMU cannot end in good order, it waits for "
-                 "pages that cannot be read; ending at once");
-    _exit(EXIT_FAILURE);
-}
-
-static void fast_load_watch_locked(FastLoad *s)
-{
-    QemuThread thread;
-
-    if (!s->is_watched) {
-        s->is_watched = true;
-        qemu_thread_create(&thread, "fastload-watch", fast_load_watch, s,
-                           QEMU_THREAD_DETACHED);
+    if (s->engine) {
+        error_report("fast load: QEMU cannot end in good order, it waits for "
+                     "pages that cannot be read; ending at once");
+        _exit(EXIT_FAILURE);
     }
+    qemu_mutex_unlock(&s->lock);
+    return NULL;
 }
 
 static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
@@ -391,7 +451,6 @@ static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
     migrate_set_error(migrate_get_current(), err);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_POSTCOPY_PAUSED);
-    fast_load_watch_locked(s);
 }
 
 static void fast_load_resumed(void)
@@ -703,6 +762,14 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
                    "'%s'", block->idstr, s->filename);
         return false;
     }
+    if ((block->flags & (RAM_READONLY | RAM_READONLY_FD)) &&
+        find_first_bit((unsigned long *)bitmap, length / target_page) <
+        length / target_page) {
+        error_setg(errp, "the RAM block '%s' is read-only and cannot be "
+                   "loaded: set x-fast-load-threads to 0, or make its "
+                   "memory-backend-file writable", block->idstr);
+        return false;
+    }
     is_trappable = fast_load_empty_block(block);
     target.length = block->used_length;
     region = (FastloadRegion) {
@@ -771,6 +838,18 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
     return 0;
 }
 
+static bool fast_load_start_watch(FastLoad *s, GError **gerr)
+{
+    sigset_t all, old;
+
+    /* It looks for signals that the main thread has not taken yet. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    s->watcher = g_thread_try_new("fastload-watch", fast_load_watch, s, gerr);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return s->watcher;
+}
+
 int migration_fastload_start(void)
 {
     FastLoad *s = &fast_load;
@@ -784,7 +863,7 @@ int migration_fastload_start(void)
         return fast_load_listed_twice(s);
     }
     qatomic_set(&s->is_active, true);
-    if (!fastload_start(s->engine, &gerr)) {
+    if (!fastload_start(s->engine, &gerr) || !fast_load_start_watch(s, &gerr)) {
         error_setg(&s->block_error, "cannot start fast load of '%s': %s",
                    s->filename, gerr->message);
         return -EINVAL;
@@ -1085,21 +1164,71 @@ static bool fast_load_is_paused(const FastLoad *s, Error **errp)
     return true;
 }
 
-/*
- * Out of band, perhaps: without the BQL, while the main loop waits for a page.
- * The lock is not held over reads, engine threads would wait for them.
- */
+/* Opened as @flags say, and a file that can be waited for. */
+static QIOChannelFile *fast_load_open_copy(const char *filename, int flags,
+                                           struct stat *st, Error **errp)
+{
+    g_autoptr(QIOChannelFile) ioc =
+        qio_channel_file_new_path(filename, flags, 0, errp);
+
+    if (!ioc) {
+        return NULL;
+    }
+    if (fstat(ioc->fd, st) < 0 ||
+        !(S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))) {
+        error_setg(errp, "'%s' is neither a file nor a block device: name a "
+                   "copy of the snapshot", filename);
+        return NULL;
+    }
+    return g_steal_pointer(&ioc);
+}
+
+/* The engine stays while is_recovering; no lock is held over I/O. */
+static void fast_load_recover_from(FastLoad *s, const FileMigrationArgs *file,
+                                   Error **errp)
+{
+    g_autoptr(QIOChannelFile) plain = NULL, ioc = NULL;
+    g_autoptr(GError) gerr = NULL;
+    struct stat ours, theirs;
+
+    if (file->offset != s->file_off) {
+        error_setg(errp, "the snapshot begins at offset %" PRIu64 ", a copy "
+                   "has to as well: add ',offset=%" PRIu64 "' to the URI",
+                   s->file_off, s->file_off);
+        return;
+    }
+    /* Opening a pipe would wait for somebody to write to it. */
+    plain = fast_load_open_copy(file->filename, O_RDONLY | O_NONBLOCK, &theirs,
+                                errp);
+    if (!plain || !fast_load_check_copy(plain->fd, file->filename, s->targets,
+                                        s->file_bytes, errp)) {
+        return;
+    }
+    ioc = fast_load_open_copy(file->filename, s->open_flags, &ours, errp);
+    if (!ioc) {
+        return;
+    }
+    if (ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino ||
+        ours.st_rdev != theirs.st_rdev) {
+        error_setg(errp, "'%s' was replaced while it was opened: try again",
+                   file->filename);
+        return;
+    }
+    if (!fastload_recover(s->engine, ioc->fd, &gerr)) {
+        error_setg(errp, "cannot read on from '%s': %s", file->filename,
+                   gerr->message);
+        return;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    g_free(s->filename);
+    s->filename = g_strdup(file->filename);
+}
+
+/* Out of band, perhaps: without the BQL, while the main loop waits for a page */
 void migration_fastload_recover(const char *uri, Error **errp)
 {
     FastLoad *s = &fast_load;
     g_autoptr(MigrationChannel) channel = NULL;
-    g_autoptr(QIOChannelFile) ioc = NULL, plain = NULL;
-    g_autoptr(GArray) targets = NULL;
-    g_autoptr(GError) gerr = NULL;
-    FileMigrationArgs *file;
-    uint64_t file_off = 0, file_bytes = 0;
-    struct stat ours, theirs;
-    int flags = 0;
 
     if (!migrate_uri_parse(uri, &channel, errp)) {
         return;
@@ -1109,46 +1238,25 @@ void migration_fastload_recover(const char *uri, Error **errp)
                    "begins with 'file:'");
         return;
     }
-    file = &channel->addr->u.file;
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         if (!fast_load_is_paused(s, errp)) {
             return;
         }
-        targets = g_array_ref(s->targets);
-        file_off = s->file_off;
-        file_bytes = s->file_bytes;
-        flags = s->open_flags;
+        if (s->is_recovering) {
+            error_setg(errp, "the load is being recovered by another command: "
+                       "wait until that is answered");
+            return;
+        }
+        s->is_recovering = true;
     }
-    if (file->offset != file_off) {
-        error_setg(errp, "the snapshot begins at offset %" PRIu64 ", a copy "
-                   "has to as well: add ',offset=%" PRIu64 "' to the URI",
-                   file_off, file_off);
-        return;
+    fast_load_recover_from(s, &channel->addr->u.file, errp);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->is_recovering = false;
+        if (s->is_ended) {
+            /* What was due of the end, and had to wait for us. */
+            migration_bh_schedule(fast_load_end_bh, s);
+        }
     }
-    ioc = qio_channel_file_new_path(file->filename, flags, 0, errp);
-    plain = ioc ? qio_channel_file_new_path(file->filename, O_RDONLY, 0, errp)
-                : NULL;
-    if (!plain || !fast_load_check_copy(plain->fd, file->filename, targets,
-                                        file_bytes, errp)) {
-        return;
-    }
-    if (fstat(ioc->fd, &ours) || fstat(plain->fd, &theirs) ||
-        ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino) {
-        error_setg(errp, "'%s' was replaced while it was opened: try again",
-                   file->filename);
-        return;
-    }
-    QEMU_LOCK_GUARD(&s->lock);
-    if (!fast_load_is_paused(s, errp)) {
-        return;
-    }
-    if (!fastload_recover(s->engine, ioc->fd, &gerr)) {
-        error_setg(errp, "cannot read on from '%s': %s", file->filename,
-                   gerr->message);
-        return;
-    }
-    g_free(s->filename);
-    s->filename = g_strdup(file->filename);
 }
 
 /* vCPUs that do not stop: they wait for a page, in the kernel. */
@@ -1175,6 +1283,10 @@ void migration_fastload_shutdown(void)
     if (!migration_fastload_is_active() || !s->guest_may_run) {
         return;
     }
+    /* From here on the watcher counts: a vCPU may come to wait with the BQL. */
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->is_quitting = true;
+    }
     CPU_FOREACH(cpu) {
         cpu_pause(cpu);
     }
@@ -1187,19 +1299,16 @@ void migration_fastload_shutdown(void)
         bql_lock();
     }
     if (count) {
-        warn_report("fast load: %d vCPUs wait for pages that cannot be read; "
-                    "they are left where they are", count);
+        warn_report("fast load: %d vCPUs wait for pages that do not come; they "
+                    "are left where they are", count);
     }
     /*
-     * Their pages do not come any more, or come right: userfaultfd stays as it
-     * is until the process is gone, and its threads before it.
+     * Their pages come right or not at all: userfaultfd stays as it is until the
+     * process is gone, and its threads before it.
      */
     CPU_FOREACH(cpu) {
         cpu->stopped = true;
     }
-    QEMU_LOCK_GUARD(&s->lock);
-    s->is_quitting = true;
-    fast_load_watch_locked(s);
 }
 
 static void fast_load_release_targets(FastLoad *s)
@@ -1223,7 +1332,12 @@ static void fast_load_release(FastLoad *s)
             s->last = fast_load_stats_locked(s);
             engine = s->engine;
             s->engine = NULL;
+            qemu_cond_broadcast(&s->watch_cond);
         }
+    }
+    if (s->watcher) {
+        g_thread_join(s->watcher);
+        s->watcher = NULL;
     }
     if (engine) {
         fastload_free(engine);
@@ -1248,12 +1362,13 @@ static void fast_load_release(FastLoad *s)
 void migration_fastload_cleanup(void)
 {
     FastLoad *s = &fast_load;
-    bool is_settling;
+    bool is_busy;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        is_settling = s->may_finish && s->is_ended && !s->is_settled;
+        is_busy = s->is_recovering ||
+                  (s->may_finish && s->is_ended && !s->is_settled);
     }
-    if (!is_settling) {
+    if (!is_busy) {
         fast_load_release(s);
     }
 }

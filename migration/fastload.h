@@ -8,7 +8,7 @@
  *   reports.  Does not know how pages are read or placed.
  * Threads: everything runs with the BQL held, on the thread that loads the
  *   stream, except migration_fastload_is_active(), _recover() and _query(),
- *   safe from any thread.
+ *   safe from any thread, as is the command x-query-fast-load.
  * Off: with x-fast-load-threads=0 no call has an effect.
  * Order: prepare -> begin -> load_block* -> start -> loaded ->
  *   defer_completion; cleanup ends the load and is what a failure calls; but
@@ -28,6 +28,9 @@
  * Returns true when it is off, too.
  */
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp);
+
+/* The file that was prepared for could not be opened: the migration failed. */
+void migration_fastload_not_opened(Error *err);
 
 /* The stream begins; what is prepared is loaded by fast load. */
 void migration_fastload_begin(void);
@@ -109,7 +112,7 @@ void migration_fastload_recover(const char *uri, Error **errp);
 
 /*
  * QEMU ends: stop the vCPUs.  Those that wait for pages which do not come
- * count as stopped; a thread ends the process if all else takes too long.
+ * count as stopped; if all else waits for such pages, too, the process is ended.
  */
 void migration_fastload_shutdown(void);
 

@@ -86,6 +86,23 @@ void fastload_file_prepare(Fastload *fl)
     trace_fastload_direct_opened(fl, fl->direct_fd >= 0 ? 0 : errno);
 }
 
+/* Can what the load needs of @fd be read, as it was opened? */
+static bool file_is_readable(Fastload *fl, int fd)
+{
+    FastloadArea *area = g_ptr_array_index(fl->areas, 0);
+    void *buf = NULL;
+    bool is_readable;
+
+    if (posix_memalign(&buf, FASTLOAD_PAGE_BYTES_MIN,
+                       FASTLOAD_PAGE_BYTES_MIN)) {
+        return false;
+    }
+    is_readable = pread(fd, buf, FASTLOAD_PAGE_BYTES_MIN, area->file_off) ==
+                  FASTLOAD_PAGE_BYTES_MIN;
+    free(buf);
+    return is_readable;
+}
+
 bool fastload_file_replace(Fastload *fl, int fd, GError **error)
 {
     int flags = fcntl(fd, F_GETFL);
@@ -97,24 +114,31 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
                     "was, %s O_DIRECT", fl->is_direct ? "with" : "without");
         return false;
     }
-    if (fl->direct_fd >= 0) {
-        direct_fd = file_open_direct(fd);
+    if (!file_is_readable(fl, fd)) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ,
+                    "the copy of the snapshot cannot be read at file offset %"
+                    PRIu64,
+                    ((FastloadArea *)g_ptr_array_index(fl->areas,
+                                                       0))->file_off);
+        return false;
     }
-    /* Without it, what goes around the page cache goes through it. */
-    if ((fl->direct_fd >= 0 &&
-         dup3(direct_fd >= 0 ? direct_fd : fd, fl->direct_fd,
-              O_CLOEXEC) < 0) ||
-        dup3(fd, fl->fd, O_CLOEXEC) < 0) {
+    if (dup3(fd, fl->fd, O_CLOEXEC) < 0) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
                     "cannot take over the copy's descriptor: %s",
                     g_strerror(errno));
+        return false;
+    }
+    if (fl->direct_fd >= 0) {
+        /* Without it, what goes around the page cache goes through it. */
+        direct_fd = file_open_direct(fd);
+        if (dup3(direct_fd >= 0 ? direct_fd : fd, fl->direct_fd,
+                 O_CLOEXEC) < 0) {
+            /* What it fails to read is read by the first. */
+            trace_fastload_direct_opened(fl, errno);
+        }
         if (direct_fd >= 0) {
             close(direct_fd);
         }
-        return false;
-    }
-    if (direct_fd >= 0) {
-        close(direct_fd);
     }
     posix_fadvise(fl->fd, 0, 0, POSIX_FADV_RANDOM);
     __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELEASE);

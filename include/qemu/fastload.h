@@ -33,7 +33,8 @@
  *   is a host virtual address; ram_off counts bytes from a region's start.
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> start -> wait -> settle -> free.  free is legal
- *   after any of them; cancel, get_stats and set_background_rate after new.
+ *   after any of them; cancel, get_stats, is_failing and set_background_rate
+ *   after new, recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
