@@ -379,7 +379,7 @@ static Error *fast_load_read_error(const FastloadFailure *failure)
 
 /*
  * Was QEMU told to end?  The main thread may be in the kernel, waiting for a
- * page: then a signal is pending for as long as that takes, and no handler runs.
+ * page: then a signal is pending for as long as that takes; no handler runs.
  */
 static bool fast_load_must_end(const FastLoad *s)
 {
@@ -724,6 +724,22 @@ static bool fast_load_is_preallocated(const RAMBlock *block)
     return owner && object_property_get_bool(owner, "prealloc", NULL);
 }
 
+/* What nothing has to be put into may be read-only. */
+static bool fast_load_check_writable(const RAMBlock *block,
+                                     const uint64_t *bitmap,
+                                     uint64_t page_count, Error **errp)
+{
+    if ((block->flags & (RAM_READONLY | RAM_READONLY_FD)) &&
+        find_first_bit((const unsigned long *)bitmap, page_count) <
+        page_count) {
+        error_setg(errp, "the RAM block '%s' is read-only and cannot be "
+                   "loaded: set x-fast-load-threads to 0, or make its "
+                   "memory-backend-file writable", block->idstr);
+        return false;
+    }
+    return true;
+}
+
 static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
                                 const FastloadHeader *header, uint64_t length,
                                 Error **errp)
@@ -762,12 +778,7 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
                    "'%s'", block->idstr, s->filename);
         return false;
     }
-    if ((block->flags & (RAM_READONLY | RAM_READONLY_FD)) &&
-        find_first_bit((unsigned long *)bitmap, length / target_page) <
-        length / target_page) {
-        error_setg(errp, "the RAM block '%s' is read-only and cannot be "
-                   "loaded: set x-fast-load-threads to 0, or make its "
-                   "memory-backend-file writable", block->idstr);
+    if (!fast_load_check_writable(block, bitmap, length / target_page, errp)) {
         return false;
     }
     is_trappable = fast_load_empty_block(block);
@@ -1224,7 +1235,7 @@ static void fast_load_recover_from(FastLoad *s, const FileMigrationArgs *file,
     s->filename = g_strdup(file->filename);
 }
 
-/* Out of band, perhaps: without the BQL, while the main loop waits for a page */
+/* Out of band, perhaps: without the BQL, the main loop may wait for a page. */
 void migration_fastload_recover(const char *uri, Error **errp)
 {
     FastLoad *s = &fast_load;
@@ -1303,8 +1314,8 @@ void migration_fastload_shutdown(void)
                     "are left where they are", count);
     }
     /*
-     * Their pages come right or not at all: userfaultfd stays as it is until the
-     * process is gone, and its threads before it.
+     * Their pages come right or not at all: userfaultfd stays as it is until
+     * the process is gone, and its threads before it.
      */
     CPU_FOREACH(cpu) {
         cpu->stopped = true;

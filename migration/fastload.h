@@ -112,7 +112,8 @@ void migration_fastload_recover(const char *uri, Error **errp);
 
 /*
  * QEMU ends: stop the vCPUs.  Those that wait for pages which do not come
- * count as stopped; if all else waits for such pages, too, the process is ended.
+ * count as stopped; if all else waits for such pages, too, the process is
+ * ended.
  */
 void migration_fastload_shutdown(void);
 
