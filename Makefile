@@ -32,7 +32,7 @@ check-unit: all
 	meson test -C build --print-errorlogs
 
 clean:
-	rm -rf build build-asan build-tsan
+	rm -rf build build-asan build-tsan build-fuzz
 
 distclean: clean
 	rm -rf build-qemu
@@ -46,7 +46,7 @@ help:
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make bench       the standard comparison, in build/bench.html'
 	@echo 'make check-unit  the unit tests of the engine'
-	@echo 'make clean       remove build/, build-asan/, build-tsan/'
+	@echo 'make clean       remove build/, build-asan/, build-tsan/, build-fuzz/'
 	@echo 'make distclean   remove build-qemu/ too'
 
 .PHONY: all python qemu demo check check-full check-qemu bench check-unit
