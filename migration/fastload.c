@@ -40,12 +40,10 @@
 #include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "qom/object.h"
-#include "system/memory.h"
-#include "system/ramblock.h"
-#include "system/ram_addr.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #include "fastload.h"
+#include "fastload-base.h"
 #include "migration.h"
 #include "options.h"
 #include "postcopy-ram.h"
@@ -254,9 +252,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
                    "switch one of them off");
         return false;
     }
-    if (migrate_mode() == MIG_MODE_CPR_TRANSFER ||
-        migrate_mode() == MIG_MODE_CPR_EXEC) {
-        /* The memory is there; nothing of it would be loaded. */
+    if (fastload_mode_keeps_memory()) {
         error_setg(errp, "x-fast-load-threads cannot be used with mode '%s': "
                    "set the migration parameter 'mode' to 'normal'",
                    MigMode_str(migrate_mode()));

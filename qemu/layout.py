@@ -113,6 +113,24 @@ def manifest():
     return whole, appended
 
 
+def own_files(base):
+    """Our whole files in one base: path there -> file here.
+
+    Those of the MANIFEST, and what lies in files/ beside the patches.
+    """
+    found = {path: TOP / path for path in manifest()[0]}
+    more = base.patches / "files"
+    for here in sorted(more.rglob("*")):
+        if not here.is_file():
+            continue
+        path = str(here.relative_to(more))
+        if path in found:
+            raise Fail(f"{shown(here)} and qemu/MANIFEST both put {path} "
+                       "into QEMU: keep one of them.")
+        found[path] = here
+    return found
+
+
 class Patch:
     """One patch of a series, read apart."""
 

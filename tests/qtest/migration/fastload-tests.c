@@ -24,6 +24,8 @@ static char *fastload_uri(void)
 static void *fastload_set_threads(QTestState *from, QTestState *to,
                                   int thread_count)
 {
+    migrate_set_capability(from, "mapped-ram", true);
+    migrate_set_capability(to, "mapped-ram", true);
     migrate_set_parameter_int(to, "x-fast-load-threads", thread_count);
     return NULL;
 }
@@ -64,9 +66,6 @@ static void fastload_check(TestMigrateStartHook hook, bool stop_src)
     MigrateCommon args = {
         .connect_uri = uri,
         .listen_uri = "defer",
-        .start = {
-            .caps[MIGRATION_CAPABILITY_MAPPED_RAM] = true,
-        },
         .start_hook = hook,
         .end_hook = fastload_check_stats,
     };
