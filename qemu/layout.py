@@ -14,7 +14,12 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 HERE = TOP / "qemu"
 
-HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@ ?(.*)")
+# What a hunk lies in is the line that begins so before it, as diff -F has it:
+# a function in C, a type or a command in QAPI's schema.
+SECTION = "^[[:alpha:]_]\\|^{ '"
+SECTION_START = re.compile(r"[A-Za-z_]|\{ '")
+SECTION_CHARS = 40
 CONTEXT_LINES_MAX = 2       # of a hunk, before and after together
 
 
@@ -147,6 +152,7 @@ class Patch:
         self.header = text[:start.start()] if start else text
         self.files = []         # in the order of the patch
         self.added = 0
+        self.hunks = {}         # file -> (first old line, section) of each
         self.wide_hunks = []    # "file:line" of hunks with too much context
         self._read(text[start.start():] if start else "")
 
@@ -162,6 +168,8 @@ class Patch:
                 self._read_hunk(lines, hunk, path)
 
     def _read_hunk(self, lines, hunk, path):
+        self.hunks.setdefault(path, []).append(
+            (int(hunk.group(1)), hunk.group(5).strip()))
         old_left = int(hunk.group(2) or 1)
         new_left = int(hunk.group(4) or 1)
         context = 0
@@ -193,6 +201,14 @@ class Patch:
             yield (f"{shown(self.path)} has more than {CONTEXT_LINES_MAX} "
                    f"context lines in the hunk at {place}: keep additions "
                    "together, or more than two lines apart.")
+
+
+def section_of(lines, number):
+    """What line @number, counted from 1, lies in; as a hunk's head has it."""
+    for line in reversed(lines[:number - 1]):
+        if SECTION_START.match(line):
+            return line[:SECTION_CHARS].strip()
+    return ""
 
 
 def series(base):
