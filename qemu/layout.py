@@ -73,6 +73,10 @@ class Base:
         other._lie_in(self.root.with_name(f"{self.name}-unpatched"))
         return other
 
+    def fits(self, version):
+        """Is a QEMU of this version a patch release of the base?"""
+        return version.split(".")[:2] == self.name.split("-")[0].split(".")
+
     @property
     def dsc(self):
         """The name of the source package's .dsc; the epoch is not in it."""

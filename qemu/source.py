@@ -134,12 +134,15 @@ class DebianSource:
         self.dsc = cache_dir() / "downloads" / base.dsc
         self.stamp = f"Debian qemu {base.version}"
 
+    def is_at_hand(self):
+        return is_whole(self.dsc)
+
     def fetch(self):
         with locked(cache_dir() / "downloads" / ".lock"):
-            if is_whole(self.dsc):
-                self.say(f"{self.stamp}, downloaded before")
+            if self.is_at_hand():
+                self.say("source", f"{self.stamp}, downloaded before")
                 return
-            self.say(f"{self.stamp}, downloading from {MIRROR}")
+            self.say("source", f"{self.stamp}, downloading from {MIRROR}")
             apt = Apt("deb-src", self.base.suite)
             apt.update()
             done = apt.get(self.dsc.parent, "source", "--download-only",
@@ -160,6 +163,21 @@ class DebianSource:
                        "remove that file.")
 
 
+def version_of(tree):
+    try:
+        return Path(tree, "VERSION").read_text().strip()
+    except OSError as error:
+        raise Fail(f"QEMU_SRC={tree} has no file VERSION: name the top "
+                   "folder of a QEMU source tree.") from error
+
+
+def no_base_for(tree, bases):
+    names = " or ".join(base.name for base in bases)
+    return Fail(f"QEMU_SRC={tree} is QEMU {version_of(tree)}, the patches "
+                f"are for {names}: name a tree of QEMU {names}"
+                f"{', or choose another BASE' if len(bases) == 1 else ''}.")
+
+
 class UserSource:
     """A tree of the user; it is copied and never changed."""
 
@@ -170,17 +188,11 @@ class UserSource:
         self.stamp = ""
 
     def fetch(self):
-        try:
-            version = (self.path / "VERSION").read_text().strip()
-        except OSError as error:
-            raise Fail(f"QEMU_SRC={self.path} has no file VERSION: name the "
-                       "top folder of a QEMU source tree.") from error
-        if version.split(".")[:2] != self.base.name.split("-")[0].split("."):
-            raise Fail(f"QEMU_SRC={self.path} is QEMU {version}, the patches "
-                       f"are for {self.base.name}: name a tree of QEMU "
-                       f"{self.base.name}, or choose another --base.")
+        version = version_of(self.path)
+        if not self.base.fits(version):
+            raise no_base_for(self.path, [self.base])
         self.stamp = f"QEMU {version} in {self.path} {self._fingerprint()}"
-        self.say(f"QEMU {version} in {self.path}")
+        self.say("source", f"QEMU {version} in {self.path}")
 
     def unpack(self, target):
         shutil.copytree(self.path, target, symlinks=True, ignore=self._leave)
@@ -205,24 +217,51 @@ class UserSource:
         return digest.hexdigest()[:16]
 
 
+def candidates(name):
+    """The bases to try, in order, and why just these: the words for it.
+
+    @name: a base the user asked for, or None.
+    """
+    user_tree = os.environ.get("QEMU_SRC")
+    if name or not user_tree:
+        return wanted_bases(name), ("as you asked for" if name else
+                                    "the newest whose source can be had")
+    fit = [base for base in wanted_bases(None)
+           if base.fits(version_of(user_tree))]
+    if not fit:
+        raise no_base_for(user_tree, wanted_bases(None))
+    return fit, "that of QEMU_SRC"
+
+
 def fetched(name, say):
     """The base to build and its source, ready to unpack.
 
     @name: a base the user asked for, or None for the first that can be had.
     """
     user_tree = os.environ.get("QEMU_SRC")
-    candidates = wanted_bases(name)
-    for base in candidates:
+    bases, why = candidates(name)
+    for base in bases:
         source = (UserSource(base, user_tree, say) if user_tree
                   else DebianSource(base, say))
         try:
             source.fetch()
+            say("base", f"{base.name}, {why}")
             return base, source
         except Fail as fail:
-            if base is candidates[-1]:
+            if len(bases) == 1:
                 raise
-            say(str(fail))
-    raise Fail("qemu/bases is empty.")
+            say("source", str(fail))
+    raise Fail("No source can be had, see above: set QEMU_SRC to a tree of "
+               f"QEMU {' or '.join(base.name for base in bases)}.")
+
+
+def ready(name):
+    """As `candidates`, but without network: what is at hand comes first."""
+    bases, why = candidates(name)
+    if name or os.environ.get("QEMU_SRC"):
+        return bases, why
+    return sorted(bases, key=lambda base: not DebianSource(base, None)
+                  .is_at_hand()), "the newest that is built"
 
 
 def pristine_file(base, path, target, say):

@@ -67,7 +67,7 @@ class Suite:
     """Snapshots made when first asked for, and the QEMU they belong to."""
 
     def __init__(self, options, folder):
-        self.qemu = qemu_vm.find_qemu()
+        self.qemu = qemu_vm.find_qemu(comment)
         self.guest = qemu_vm.build_guest()
         self.folder = folder
         self.restores = options.restores

@@ -52,8 +52,11 @@ class VmTimeout(VmError):
 
 # ---------------------------------------------------------------- the host
 
-def find_qemu():
-    """$QEMU, or what the import script built; VmError when neither is."""
+def find_qemu(tell=None):
+    """$QEMU, or what the import script built; VmError when neither is.
+
+    @tell: is called with a line that says which it is, and why.
+    """
     path = os.environ.get("QEMU")
     if not path:
         script = TOP / "qemu" / "import"
@@ -62,8 +65,12 @@ def find_qemu():
                           "qemu/import")
         done = subprocess.run([script, "--print-qemu"], text=True,
                               stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, check=False)
+                              stderr=subprocess.PIPE, check=False)
         path = done.stdout.strip()
+        if not path:
+            raise VmError(done.stderr.strip())
+        if tell:
+            tell(done.stderr.strip())
     if not path or not os.access(path, os.X_OK):
         raise VmError(f"no QEMU at '{path}': set QEMU=path, or build one "
                       "with qemu/import")
