@@ -971,8 +971,7 @@ bool migration_fastload_check_capabilities(Error **errp)
 
 bool migration_fastload_check_outgoing(Error **errp)
 {
-    return fast_load_is_over("wait until the migration is completed, or use "
-                             "snapshot-save", errp);
+    return fast_load_is_over(FASTLOAD_HINT_OUTGOING, errp);
 }
 
 bool migration_fastload_check_loadvm(Error **errp)

@@ -67,7 +67,8 @@ class Suite:
     """Snapshots made when first asked for, and the QEMU they belong to."""
 
     def __init__(self, options, folder):
-        self.qemu = qemu_vm.find_qemu(comment)
+        self.choice = []        # which QEMU, and why
+        self.qemu = qemu_vm.find_qemu(self.choice.append)
         self.guest = qemu_vm.build_guest()
         self.folder = folder
         self.restores = options.restores
@@ -113,7 +114,7 @@ class Suite:
         machine = machine or (self.small_machine if name == "small"
                               else self.machine)
         path = options.pop("path", None) or self.snapshot(name)
-        r = Restore(self.qemu, machine, path, **options)
+        r = Restore(options.pop("qemu", self.qemu), machine, path, **options)
         self.vms.append(r.vm)
         return r
 
@@ -446,7 +447,7 @@ def main(doc):
         suite = Suite(options, folder)
         print("TAP version 13")
         print(f"1..{len(chosen)}", flush=True)
-        comment(f"QEMU: {suite.qemu}")
+        comment(" ".join([f"QEMU: {suite.qemu}", *suite.choice]))
         comment(f"guest: {suite.guest['release']}, {suite.machine.mem_mib} "
                 f"MiB, {suite.machine.fill_mib} MiB filled, "
                 f"{suite.machine.cpus} vCPUs")

@@ -655,6 +655,16 @@ class Machine:
         ]
 
 
+def version(qemu):
+    """(major, minor) of a QEMU, for what one has and another has not."""
+    done = subprocess.run([qemu, "--version"], text=True, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    found = re.search(r"version (\d+)\.(\d+)", done.stdout)
+    if not found:
+        raise VmError(f"{qemu} does not say its version")
+    return int(found[1]), int(found[2])
+
+
 def has_fast_load(qemu):
     """Whether this QEMU knows x-fast-load-threads."""
     with Qemu(qemu, ["-M", "none", "-nodefaults", "-display", "none"]) as vm:

@@ -20,4 +20,7 @@ static inline bool fastload_mode_keeps_memory(void)
     return migrate_mode() == MIG_MODE_CPR_TRANSFER;
 }
 
+/* What to do instead of migrate; savevm cannot work with mapped-ram here. */
+#define FASTLOAD_HINT_OUTGOING "wait until the migration is completed"
+
 #endif

@@ -21,4 +21,8 @@ static inline bool fastload_mode_keeps_memory(void)
            migrate_mode() == MIG_MODE_CPR_EXEC;
 }
 
+/* What to do instead of migrate. */
+#define FASTLOAD_HINT_OUTGOING \
+    "wait until the migration is completed, or use snapshot-save"
+
 #endif
