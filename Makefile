@@ -46,6 +46,8 @@ help:
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make bench       the standard comparison, in build/bench.html'
 	@echo 'make check-unit  the unit tests of the engine'
+	@echo 'BASE=NAME        after qemu, demo, check, check-qemu: which QEMU,'
+	@echo '                 a row of qemu/bases; else the newest there is'
 	@echo 'make clean       remove build/, build-asan/, build-tsan/, build-fuzz/'
 	@echo 'make distclean   remove build-qemu/ too'
 
