@@ -20,7 +20,7 @@ check: python
 	tests/check
 
 check-full: python
-	tests/check long
+	tests/check long bases
 
 check-qemu: python
 	tests/check-qemu
@@ -42,7 +42,7 @@ help:
 	@echo 'make qemu        QEMU with the engine in it, in build-qemu/'
 	@echo 'make demo        a real guest, restored both ways'
 	@echo 'make check       the tests; tests/check SUITE... runs some'
-	@echo 'make check-full  what is random or repeated, for minutes each'
+	@echo 'make check-full  what is random or repeated; the other QEMU versions'
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make bench       the standard comparison, in build/bench.html'
 	@echo 'make check-unit  the unit tests of the engine'
