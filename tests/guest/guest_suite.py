@@ -26,6 +26,7 @@ from qemu_vm import Machine, Restore, VmError
 
 CASE_TIMEOUT_S = 180
 RESUME_MAX_S = 0.250        # a guest that ran later was not fast-loaded
+BUSY_LOAD = 3               # for each processor; the tests alone make 2
 VERIFIED_MIN = 300
 FAST = "fast"               # marks the cases that need fast load
 
@@ -54,6 +55,16 @@ def case(name, *needs, timeout=CASE_TIMEOUT_S):
 def check(condition, text):
     if not condition:
         raise Failed(text)
+
+
+def check_time(condition, text):
+    """As check(), but a machine with too much to do says nothing of time."""
+    load, processors = os.getloadavg()[0], os.cpu_count()
+    if not condition and load > BUSY_LOAD * processors:
+        comment(f"{text}; but the load is {load:.1f} on {processors} "
+                "processors, so this proves nothing")
+    else:
+        check(condition, text)
 
 
 def comment(text):
@@ -231,8 +242,8 @@ def check_fast(suite, *, threads=2, cold=True, backend=None, name="running",
                 f"{output_s * 1000:.1f} ms, completed at {completed_s:.3f} s,"
                 f" worst touch {r.vm.worst_us} us")
         if r.how == "defer":
-            check(run_s <= resume_max_s,
-                  f"the guest ran only after {run_s * 1000:.0f} ms")
+            check_time(run_s <= resume_max_s,
+                       f"the guest ran only after {run_s * 1000:.0f} ms")
             check_order(r, "active", "postcopy-active", "completed")
         check_statistics(r, threads, backend)
         r.vm.verified_more(VERIFIED_MIN)
