@@ -1199,7 +1199,7 @@ static void fast_load_recover_from(FastLoad *s, const FileMigrationArgs *file,
 
     if (file->offset != s->file_off) {
         error_setg(errp, "the snapshot begins at offset %" PRIu64 ", a copy "
-                   "has to as well: add ',offset=%" PRIu64 "' to the URI",
+                   "has to as well: end the URI with ',offset=%" PRIu64 "'",
                    s->file_off, s->file_off);
         return;
     }

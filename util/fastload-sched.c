@@ -252,13 +252,20 @@ void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
     g_mutex_unlock(&fl->sched_lock);
 }
 
+static void sched_note_recovery_locked(Fastload *fl)
+{
+    fl->failed_round_count = 0;
+    fl->backoff_ns = 0;
+}
+
 void fastload_sched_retry_now(Fastload *fl)
 {
     uint32_t i;
 
     g_mutex_lock(&fl->sched_lock);
     fl->retry_at_ns = 0;
-    fl->backoff_ns = 0;
+    sched_note_recovery_locked(fl);
+    fl->is_failure_known = false;
     for (i = 0; i < fl->fault_count; i++) {
         uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
 
@@ -368,15 +375,10 @@ static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
                                FASTLOAD_BACKOFF_NS_MAX);
         fl->retry_at_ns = now_ns + fl->backoff_ns;
     }
-    if (!fl->failing_count) {
+    if (!fl->failing_count || !fl->is_failure_known) {
         fl->failure = *failure;
+        fl->is_failure_known = true;
     }
-}
-
-static void sched_note_recovery_locked(Fastload *fl)
-{
-    fl->failed_round_count = 0;
-    fl->backoff_ns = 0;
 }
 
 static void sched_retry_ended_locked(Fastload *fl)
@@ -409,7 +411,7 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
     bool is_failing;
 
     g_mutex_lock(&fl->sched_lock);
-    is_failing = fl->failing_count != 0;
+    is_failing = fl->failing_count && fl->is_failure_known;
     if (is_failing) {
         *ret_failure = fl->failure;
     }

@@ -817,6 +817,7 @@ bool fastload_recover(Fastload *fl, int fd, GError **error)
         return false;
     }
     fastload_sched_retry_now(fl);
+    fastload_session_resumed(fl);
     session_look_again(fl);
     return true;
 }

@@ -423,6 +423,7 @@ struct Fastload {
     uint64_t next_chunk;
     uint64_t failing_count;      /* pages and chunks waiting for a retry */
     FastloadFailure failure;     /* the first of those */
+    bool is_failure_known;       /* it came after the last recovery */
     uint32_t failed_round_count; /* since something failing was read */
     uint64_t failed_chunk_count;
     uint64_t retry_at_ns;        /* for failed chunks */

@@ -1335,12 +1335,14 @@ static void test_recover_from_a_copy(const void *opaque)
 
     g_assert_true(fastload_recover(fl, -1, &error)); /* as bad as before */
     g_assert_no_error(error);
-    g_usleep(10 * 1000);
-    g_assert_true(fastload_is_failing(fl, &failure));
+    g_assert_cmpuint(fixture_events_count(&events, FASTLOAD_EVENT_RESUMED),
+                     ==, 1);
+    fixture_wait_until(fastload_is_failing(fl, &failure));
     g_assert_false(fixture_toucher_is_done(&toucher));
 
     g_assert_true(fastload_recover(fl, copy_fd, &error));
     g_assert_no_error(error);
+    g_assert_false(fastload_is_failing(fl, &failure)); /* not the copy */
     close(copy_fd); /* the load has its own */
     g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
     load_wait(fl);
