@@ -314,9 +314,10 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
  * That the copy has the same bytes where the regions are is for the caller to
  * know.  The descriptor that fastload_new() was given refers to the copy's
  * open file from now on, under its old number.  Reads in flight are finished
- * with the old one.  A stalled load counts as resumed, which the event callback
- * is told by this thread; it stalls again if reads go on to fail.  Failing reads
- * go on being tried by themselves, called or not.  One call at a time.
+ * with the old one.  A stalled load counts as resumed, which the event
+ * callback is told by this thread; it stalls again if reads go on to fail.
+ * Failing reads go on being tried by themselves, called or not.  One call at
+ * a time.
  */
 bool fastload_recover(Fastload *fl, int fd, GError **error);
 
