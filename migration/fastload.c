@@ -766,7 +766,6 @@ static bool fast_load_add_block(FastLoad *s, QEMUFile *f, RAMBlock *block,
     if (!fast_load_check_header(s, block, header, length, errp)) {
         return false;
     }
-    s->block_end = header->pages_off + length;
     bitmap = g_malloc0(bitmap_bytes);
     if (qemu_get_buffer_at(f, (uint8_t *)bitmap, bitmap_bytes,
                            header->bitmap_off) != bitmap_bytes) {
@@ -841,7 +840,14 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
                               &s->block_error))) {
         return -EINVAL;
     }
-    qemu_set_offset(f, header.pages_off + length, SEEK_SET);
+    if (length > INT64_MAX || header.pages_off > INT64_MAX - length ||
+        header.pages_off + length <= s->block_end) {
+        error_setg(&s->block_error, "'%s' is damaged: the RAM block '%s' lies "
+                   "before the one before it", s->filename, block->idstr);
+        return -EINVAL;
+    }
+    s->block_end = header.pages_off + length;
+    qemu_set_offset(f, s->block_end, SEEK_SET);
     return 0;
 }
 
@@ -1371,7 +1377,8 @@ void migration_fastload_cleanup(void)
     bool is_busy;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        is_busy = s->is_recovering ||
+        /* Whoever asks: the memory of a guest that may run is not given up. */
+        is_busy = s->is_recovering || (s->guest_may_run && !s->is_ended) ||
                   (s->may_finish && s->is_ended && !s->is_settled);
     }
     if (!is_busy) {
