@@ -58,12 +58,16 @@ int fastload_uffd_open(int *ret_uffd, bool *ret_has_move)
     int uffd = syscall(SYS_userfaultfd, flags);
     int ret;
 
-    if (uffd < 0 && errno == EPERM) {
-        /* Since Linux 6.1 a device node grants what the sysctl denies. */
+    if (uffd < 0 && (errno == EPERM || errno == ENOSYS)) {
+        /*
+         * Since Linux 6.1 a device node grants what the sysctl denies, or a
+         * filter of system calls, which may say that there is no such call.
+         */
+        int denied = errno;
         int dev_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 
         if (dev_fd < 0) {
-            return errno == EACCES || errno == ENOENT ? -EPERM : -errno;
+            return errno == EACCES || errno == ENOENT ? -denied : -errno;
         }
         uffd = ioctl(dev_fd, USERFAULTFD_IOC_NEW, flags);
         ret = -errno;
