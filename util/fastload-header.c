@@ -8,25 +8,22 @@
 #include "qemu/osdep.h"
 #include "qemu/fastload_header.h"
 
-static uint64_t header_number(const uint8_t *bytes, uint32_t count)
+static uint64_t header_number(const uint8_t bytes[8])
 {
-    uint64_t value = 0;
-    uint32_t i;
+    uint64_t value;
 
-    for (i = 0; i < count; i++) {
-        value = value << 8 | bytes[i];
-    }
-    return value;
+    memcpy(&value, bytes, sizeof(value));
+    return GUINT64_FROM_BE(value);
 }
 
 void fastload_header_parse(const uint8_t bytes[FASTLOAD_HEADER_BYTES],
                            FastloadHeader *ret_header)
 {
     *ret_header = (FastloadHeader) {
-        .version = header_number(bytes, 4),
-        .page_bytes = header_number(bytes + 4, 8),
-        .bitmap_off = header_number(bytes + 12, 8),
-        .pages_off = header_number(bytes + 20, 8),
+        .version = header_number(bytes) >> 32,
+        .page_bytes = header_number(bytes + 4),
+        .bitmap_off = header_number(bytes + 12),
+        .pages_off = header_number(bytes + 20),
     };
 }
 

@@ -300,7 +300,8 @@ void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s);
  * @ret_failure: the first failure, if so
  *
  * True from the first read that failed for good until all that failed has
- * been read; FASTLOAD_EVENT_STALLED comes later, when it lasts.
+ * been read, or fastload_recover() is called; FASTLOAD_EVENT_STALLED comes
+ * later, when it lasts.
  */
 bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
 

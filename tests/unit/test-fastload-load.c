@@ -1368,6 +1368,11 @@ static void test_recover_refuses(const void *opaque)
     g_assert_false(fastload_recover(fl, fd, &error)); /* not open */
     g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
     g_clear_error(&error);
+    fd = fixture_temp_file();
+    g_assert_false(fastload_recover(fl, fd, &error)); /* empty */
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ);
+    g_clear_error(&error);
+    close(fd);
     if (direct_fd >= 0) {
         g_assert_false(fastload_recover(fl, direct_fd, &error));
         g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
