@@ -37,7 +37,6 @@
 #include "migration/misc.h"
 #include "monitor/monitor.h"
 #include "net/net.h"
-#include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "qom/object.h"
 #include "system/runstate.h"
@@ -156,6 +155,15 @@ static bool fast_load_needs_all(const char *driver, const NetClientState *peer)
                      peer->info->type == NET_CLIENT_DRIVER_VHOST_VDPA));
 }
 
+/* Whatever is not plainly "off", as JSON or as text. */
+static bool fast_load_wants_blob(const QDict *opts)
+{
+    const char *text = qdict_get_try_str(opts, "blob");
+
+    return text ? strcmp(text, "off") != 0
+                : qdict_get_try_bool(opts, "blob", false);
+}
+
 /* What fast_load_check_devices() refuses, plugged while pages are missing. */
 static bool fast_load_hide_device(DeviceListener *listener,
                                   const QDict *opts, bool from_json,
@@ -164,12 +172,8 @@ static bool fast_load_hide_device(DeviceListener *listener,
     const char *driver = qdict_get_try_str(opts, "driver");
     const char *netdev = qdict_get_try_str(opts, "netdev");
     NetClientState *peer = netdev ? qemu_find_netdev(netdev) : NULL;
-    bool has_blob = opts && qdict_haskey(opts, "blob") &&
-                    g_strcmp0(qdict_get_try_str(opts, "blob"), "off") &&
-                    !(qobject_to(QBool, qdict_get(opts, "blob")) &&
-                      !qdict_get_bool(opts, "blob"));
 
-    if (has_blob || fast_load_needs_all(driver, peer) ||
+    if (fast_load_wants_blob(opts) || fast_load_needs_all(driver, peer) ||
         object_child_foreach_recursive(object_get_root(),
                                        fast_load_find_vhost_user, NULL)) {
         error_setg(errp, "%s cannot be plugged while fast load is under way, "
