@@ -48,11 +48,14 @@
  *   FASTLOAD TICK ms=N verified=N written=N wrong=N worst_us=N io=N
  *   FASTLOAD SWEEP pages=N wrong=N ms=N worst_us=N
  *   FASTLOAD WRONG page=N got=... expected=...
+ *   FASTLOAD KEEPS page=N cpu=N
  *   FASTLOAD FAIL reason
  * Bytes read:
  *   's'  sweep over every page, in random order
  *   'p'  a TICK at once
  *   'q'  quiet: TICK every 50 ms instead of every 10 ms
+ *   'k'  the last CPU keeps to one page from now on, which is there: it says
+ *        which, verifies and writes it as ever, and sees to the serial port
  *   'r'  reboot
  *
  * The figures of a TICK are sums since the start, but worst_us, which is the
@@ -77,6 +80,7 @@ typedef struct Worker {
     unsigned idx;
     uint64_t rng;
     unsigned sweep_seen;
+    bool has_kept;
     _Atomic uint64_t verified_pages;
     _Atomic uint64_t written_pages;
     _Atomic uint64_t sweep_pages;
@@ -104,6 +108,7 @@ static _Atomic uint64_t tick_last_ns;
 static _Atomic unsigned tick_ms = TICK_MS;
 static _Atomic unsigned sweep_asked;
 static _Atomic unsigned sweep_done_workers;
+static _Atomic bool is_keep_asked;
 
 static uint64_t now_ns(void)
 {
@@ -435,10 +440,24 @@ static void think_calibrate(void)
     think_rounds = think_us * 1000 * rounds / (now_ns() - begin);
 }
 
+/* Whether @w is the one that keeps to its page; @page is there already. */
+static bool keeps_page(Worker *w, uint64_t page)
+{
+    if (w->idx != worker_count - 1 || !atomic_load(&is_keep_asked)) {
+        return false;
+    }
+    if (!w->has_kept) {
+        w->has_kept = true;
+        say("KEEPS page=%llu cpu=%u", (unsigned long long)page, w->idx);
+    }
+    return true;
+}
+
 static void *worker_main(void *opaque)
 {
     Worker *w = opaque;
     uint64_t own = (page_count - w->idx + worker_count - 1) / worker_count;
+    uint64_t page = w->idx;
     cpu_set_t set;
 
     CPU_ZERO(&set);
@@ -454,8 +473,10 @@ static void *worker_main(void *opaque)
             atomic_fetch_add(&sweep_done_workers, 1);
             continue;
         }
-        visit(w, rng_next(&w->rng) % own * worker_count + w->idx, true,
-              &worst_ns);
+        if (!keeps_page(w, page)) {
+            page = rng_next(&w->rng) % own * worker_count + w->idx;
+        }
+        visit(w, page, true, &worst_ns);
         atomic_fetch_add_explicit(&w->verified_pages, 1, memory_order_relaxed);
         tick_maybe(now_ns());
         think(think_rounds);
@@ -527,6 +548,18 @@ static void sweep_report(uint64_t begin_ns)
         (unsigned long long)(atomic_load(&sweep_worst_ns) / 1000));
 }
 
+/* The other CPUs may stop to answer: its interrupts go to the last one. */
+static void keep(void)
+{
+    int fd = open("/proc/irq/4/smp_affinity_list", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0 || dprintf(fd, "%u\n", worker_count - 1) < 0) {
+        fail("the serial port's interrupt: %s", strerror(errno));
+    }
+    close(fd);
+    atomic_store(&is_keep_asked, true);
+}
+
 static void serve_serial(void)
 {
     uint64_t sweep_begin_ns = 0;
@@ -547,6 +580,8 @@ static void serve_serial(void)
                 tick(now_ns());
             } else if (bytes[i] == 'q') {
                 atomic_store(&tick_ms, TICK_QUIET_MS);
+            } else if (bytes[i] == 'k') {
+                keep();
             } else if (bytes[i] == 'r') {
                 reboot(RB_AUTOBOOT);
             }
