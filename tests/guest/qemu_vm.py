@@ -748,11 +748,13 @@ class Restore:
     threads: 0 for QEMU's own loader, else x-fast-load-threads.
     how: "defer" (t0 is when migrate-incoming is sent) or "cmdline" (t0 is
     when the process is started).
+    before_incoming: is called with the Qemu right before migrate-incoming.
     """
 
     def __init__(self, qemu, machine, snapshot, *, threads=0, how="defer",
                  args=(), capabilities=None, parameters=None, uri=None,
-                 exit_on_error=None, mapped_ram=True, **qemu_options):
+                 exit_on_error=None, mapped_ram=True, before_incoming=None,
+                 **qemu_options):
         self.threads = threads
         self.how = how
         self.info = {}
@@ -795,6 +797,8 @@ class Restore:
             self.descriptors_before = self.vm.descriptors(snapshot)
             more = {} if exit_on_error is None else \
                 {"exit_on_error": exit_on_error}
+            if before_incoming:
+                before_incoming(self.vm)
             self.t0 = time.monotonic()
             self._incoming = self.vm.send("migrate-incoming", uri=self.uri,
                                           **more)
