@@ -370,10 +370,10 @@ static Error *fast_load_read_error(const FastloadFailure *failure)
 {
     Error *err = NULL;
 
-    error_setg(&err, "cannot read '%s' at offset %" PRIu64 ": %s",
-               fast_load.filename, failure->file_off,
-               failure->error_number == ENODATA ? "the file ends there"
-               : strerror(failure->error_number));
+    error_setg(&err, "cannot %s '%s' at offset %" PRIu64 ": %s",
+               failure->kind == FASTLOAD_FAILURE_PLACE ? "make memory for what "
+               "was read from" : "read", fast_load.filename,
+               failure->file_off, fastload_failure_cause(failure));
     return err;
 }
 

@@ -27,10 +27,12 @@ static bool eager_is_unwanted(const EagerLoad *load)
     return __atomic_load_n(&load->fl->is_unwanted, __ATOMIC_RELAXED);
 }
 
-static void eager_fail(EagerLoad *load, int error_number, uint64_t file_off)
+static void eager_fail(EagerLoad *load, FastloadFailureKind kind,
+                       int error_number, uint64_t file_off)
 {
     g_mutex_lock(&load->lock);
     if (!load->failure.error_number || file_off < load->failure.file_off) {
+        load->failure.kind = kind;
         load->failure.error_number = error_number;
         load->failure.file_off = file_off;
     }
@@ -83,7 +85,8 @@ static bool eager_read_extent(EagerLoad *load, FastloadSpan extent, int fd,
                                   extent.len_bytes, &done_bytes);
     }
     if (error_number) {
-        eager_fail(load, error_number, file_off + done_bytes);
+        eager_fail(load, FASTLOAD_FAILURE_READ, error_number,
+                   file_off + done_bytes);
     }
     return !error_number;
 }
@@ -129,7 +132,8 @@ static bool eager_load_chunk(EagerLoad *load, uint64_t chunk_idx,
     /* A system call into memory that is not there would say so; we do. */
     if (mincore(area->hva + read.span.ram_off, read.span.len_bytes,
                 present) < 0) {
-        eager_fail(load, EFAULT, area->file_off + read.span.ram_off);
+        eager_fail(load, FASTLOAD_FAILURE_PLACE, EFAULT,
+                   area->file_off + read.span.ram_off);
         return false;
     }
     read.extent_count = fastload_plan_extents(area, read.span, extents);
@@ -160,7 +164,7 @@ static void *eager_main(void *opaque)
     uint64_t chunk_idx;
 
     if (!map) {
-        eager_fail(load, ENOMEM, load->area->file_off);
+        eager_fail(load, FASTLOAD_FAILURE_READ, ENOMEM, load->area->file_off);
         return NULL;
     }
     madvise(map, map_bytes, MADV_HUGEPAGE);
@@ -212,6 +216,9 @@ bool fastload_eager_load(Fastload *fl, FastloadArea *area,
         if (threads[i]) {
             g_thread_join(threads[i]);
         }
+    }
+    if (!load.failure.error_number && fastload_file_is_changed(fl, 0)) {
+        eager_fail(&load, FASTLOAD_FAILURE_CHANGED, ESTALE, 0);
     }
     g_mutex_clear(&load.lock);
     if (eager_is_unwanted(&load)) {

@@ -9,6 +9,9 @@
  * of the same file.  Knows whether that can be had and which reads should
  * take it; where in doubt, the caller's descriptor serves.  statx(2) for what
  * O_DIRECT demands (Linux 6.1), cachestat(2) for what is resident (6.5).
+ * And knows whether it is still the file that it was: whoever writes to it
+ * changes the time of modification before the bytes, so a look after a read
+ * covers the read.
  * docs/design/0004-around-the-page-cache.md.
  */
 #include "qemu/osdep.h"
@@ -20,6 +23,13 @@
 #ifndef SYS_cachestat
 #define SYS_cachestat 451 /* the same on every architecture */
 #endif
+
+/* By which a change is noticed. */
+typedef struct FileLook {
+    bool is_regular;
+    uint64_t len_bytes;
+    uint64_t mtime_ns;
+} FileLook;
 
 typedef struct FileRange {
     uint64_t off;
@@ -62,6 +72,57 @@ static bool file_has_direct(int fd)
 #else
     return false;
 #endif
+}
+
+static bool file_look(int fd, int sync_flag, FileLook *ret_look)
+{
+    struct statx found = { 0 };
+
+    if (statx(fd, "", AT_EMPTY_PATH | sync_flag,
+              STATX_TYPE | STATX_SIZE | STATX_MTIME, &found) < 0) {
+        return false;
+    }
+    ret_look->is_regular = S_ISREG(found.stx_mode);
+    ret_look->len_bytes = found.stx_size;
+    ret_look->mtime_ns = found.stx_mtime.tv_sec * 1000000000ull +
+                         found.stx_mtime.tv_nsec;
+    return true;
+}
+
+void fastload_file_note(Fastload *fl)
+{
+    FileLook look = { 0 };
+    bool is_watched = file_look(fl->fd, AT_STATX_SYNC_AS_STAT, &look) &&
+                      look.is_regular;
+
+    __atomic_store_n(&fl->is_file_watched, is_watched, __ATOMIC_RELAXED);
+    __atomic_store_n(&fl->file_bytes, look.len_bytes, __ATOMIC_RELAXED);
+    __atomic_store_n(&fl->file_mtime_ns, look.mtime_ns, __ATOMIC_RELAXED);
+}
+
+bool fastload_file_is_changed(Fastload *fl, uint32_t file_count)
+{
+    FileLook look;
+    bool is_changed =
+        __atomic_load_n(&fl->is_file_watched, __ATOMIC_RELAXED) &&
+        file_look(fl->fd, AT_STATX_DONT_SYNC, &look) &&
+        (look.len_bytes != __atomic_load_n(&fl->file_bytes,
+                                           __ATOMIC_RELAXED) ||
+         look.mtime_ns != __atomic_load_n(&fl->file_mtime_ns,
+                                          __ATOMIC_RELAXED));
+
+    /* Whoever saw any of another file above sees that here. */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return is_changed ||
+           file_count != __atomic_load_n(&fl->file_count, __ATOMIC_RELAXED);
+}
+
+void fastload_file_accept(Fastload *fl)
+{
+    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    fastload_file_note(fl);
+    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELEASE);
 }
 
 /* A descriptor of the same file with O_DIRECT; -1: errno says why not. */
@@ -122,10 +183,12 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
                                                        0))->file_off);
         return false;
     }
+    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_SEQ_CST);
     if (dup3(fd, fl->fd, O_CLOEXEC) < 0) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
                     "cannot take over the copy's descriptor: %s",
                     g_strerror(errno));
+        __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_SEQ_CST);
         return false;
     }
     if (fl->direct_fd >= 0) {
@@ -141,6 +204,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
         }
     }
     posix_fadvise(fl->fd, 0, 0, POSIX_FADV_RANDOM);
+    fastload_file_note(fl);
     __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELEASE);
     return true;
 }
@@ -169,7 +233,7 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
 bool fastload_file_is_busy(const Fastload *fl)
 {
     /* From the page cache a read is a copy, whoever asks for it. */
-    return fl->workers[0].io_ops->is_blocking ||
+    return fastload_worker_is_blocking(&fl->workers[0]) ||
            (!fl->is_direct &&
             (fl->direct_fd < 0 ||
              __atomic_load_n(&fl->is_cached, __ATOMIC_RELAXED)));

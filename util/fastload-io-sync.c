@@ -96,7 +96,7 @@ static bool sync_step(FastloadIo *io, FastloadIoReq *req)
     return req->done_bytes == req->len_bytes;
 }
 
-static void sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     SyncList *list = io->urgent.head ? &io->urgent : &io->background;
 
@@ -104,7 +104,7 @@ static void sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
         if (sync_step(io, list->head)) {
             sync_append(&io->done, sync_take(list));
         }
-        return;
+        return true;
     }
     if (timeout_ns && !io->done.head) {
         struct timespec ts = {
@@ -115,6 +115,7 @@ static void sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
         io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
         ppoll(io->watch, 2, timeout_ns < 0 ? NULL : &ts, NULL);
     }
+    return true;
 }
 
 static FastloadIoReq *sync_reap(FastloadIo *io)

@@ -7,6 +7,8 @@
  * ring, so the worker waits in one place.  What the kernel grants differs:
  * the ring is opened through a ladder of probes that drops one wish at a
  * time.  Short reads are resumed here; other errors become the request's.
+ * What the kernel refuses later, a filter installed meanwhile perhaps, ends
+ * the ring: poll() says so.
  * io_uring_setup(2), io_uring_enter(2).
  */
 #include "qemu/osdep.h"
@@ -18,6 +20,9 @@
 /* user_data of the watches; a request's is its address, never so small */
 #define URING_WATCH_COUNT 2
 #define URING_SQ_COUNT 128
+/* For how long the kernel may be short of memory for requests. */
+#define URING_AGAIN_MAX 10000
+#define URING_AGAIN_US 1000
 /* A short read is resumed on this boundary: O_DIRECT wants it. */
 #define URING_ALIGN_BYTES 4096u
 
@@ -28,6 +33,7 @@ struct FastloadIo {
     bool is_watched[URING_WATCH_COUNT];
     bool has_fixed_file;
     bool has_fired;          /* a watch completed since the last poll */
+    uint32_t again_count;    /* submissions refused in a row */
     struct iovec fixed_buf;  /* empty: no registered buffer */
     FastloadIoReq *done_head;
     FastloadIoReq *done_tail;
@@ -217,25 +223,43 @@ static void uring_collect(FastloadIo *io)
     io_uring_cq_advance(&io->ring, count);
 }
 
-static void uring_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+/* Does the ring still work, after what io_uring_enter(2) has answered? */
+static bool uring_is_sound(FastloadIo *io, int ret)
+{
+    if (ret >= 0 || ret == -EINTR || ret == -ETIME) {
+        io->again_count = 0;
+        return true;
+    }
+    if ((ret == -EAGAIN || ret == -EBUSY || ret == -ENOMEM) &&
+        ++io->again_count < URING_AGAIN_MAX) {
+        g_usleep(URING_AGAIN_US);
+        return true;
+    }
+    trace_fastload_uring_broken(io, -ret);
+    return false;
+}
+
+static bool uring_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     struct __kernel_timespec ts = {
         .tv_sec = timeout_ns / 1000000000,
         .tv_nsec = timeout_ns % 1000000000,
     };
     struct io_uring_cqe *cqe;
+    int ret;
 
     uring_watch(io, minds_faults);
     uring_collect(io);
     if (timeout_ns == 0 || io->done_head || io->has_fired) {
-        io_uring_submit_and_get_events(&io->ring);
+        ret = io_uring_submit_and_get_events(&io->ring);
     } else if (timeout_ns < 0) {
-        io_uring_submit_and_wait(&io->ring, 1);
+        ret = io_uring_submit_and_wait(&io->ring, 1);
     } else {
-        io_uring_submit_and_wait_timeout(&io->ring, &cqe, 1, &ts, NULL);
+        ret = io_uring_submit_and_wait_timeout(&io->ring, &cqe, 1, &ts, NULL);
     }
     uring_collect(io);
     io->has_fired = false;
+    return uring_is_sound(io, ret);
 }
 
 static FastloadIoReq *uring_reap(FastloadIo *io)
@@ -264,7 +288,6 @@ static void uring_close(FastloadIo *io)
     if (!io) {
         return;
     }
-    assert(!io->done_head);
     io_uring_queue_exit(&io->ring);
     g_free(io);
 }

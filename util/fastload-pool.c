@@ -29,14 +29,28 @@ uint8_t *fastload_pool_map(size_t len_bytes, GError **error)
     return map;
 }
 
+void fastload_pool_unmap(Fastload *fl, uint8_t *map, size_t len_bytes)
+{
+    if (__atomic_load_n(&fl->is_staging_lost, __ATOMIC_RELAXED)) {
+        mmap(map, len_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
+             MAP_NORESERVE | MAP_FIXED, -1, 0);
+    } else {
+        munmap(map, len_bytes);
+    }
+}
+
 bool fastload_pool_prepare(Fastload *fl, GError **error)
 {
     uint32_t count = fl->chunk_read_count;
     uint8_t *map, *buf;
     uint32_t i;
 
-    /* One more, to begin on the grid. */
-    fl->chunk_map_bytes = (count + (size_t)1) * FASTLOAD_CHUNK_BYTES;
+    /*
+     * One more, to begin on the grid; and a spare for each, which costs no
+     * memory unless it is used.
+     */
+    fl->chunk_spare_bytes = count * (size_t)FASTLOAD_CHUNK_BYTES;
+    fl->chunk_map_bytes = 2 * fl->chunk_spare_bytes + FASTLOAD_CHUNK_BYTES;
     map = fl->chunk_map = fastload_pool_map(fl->chunk_map_bytes, error);
     if (!map) {
         return false;
@@ -65,7 +79,7 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
 void fastload_pool_release(Fastload *fl)
 {
     if (fl->chunk_map) {
-        munmap(fl->chunk_map, fl->chunk_map_bytes);
+        fastload_pool_unmap(fl, fl->chunk_map, fl->chunk_map_bytes);
         fl->chunk_map = NULL;
     }
     g_clear_pointer(&fl->chunk_reads, g_free);

@@ -375,10 +375,8 @@ static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
                                FASTLOAD_BACKOFF_NS_MAX);
         fl->retry_at_ns = now_ns + fl->backoff_ns;
     }
-    if (!fl->failing_count || !fl->is_failure_known) {
-        fl->failure = *failure;
-        fl->is_failure_known = true;
-    }
+    fl->failure = *failure;
+    fl->is_failure_known = true;
 }
 
 static void sched_retry_ended_locked(Fastload *fl)
@@ -453,6 +451,7 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
                                 int error_number, uint64_t now_ns)
 {
     FastloadFailure failure = {
+        .kind = FASTLOAD_FAILURE_PLACE,
         .error_number = error_number,
         .file_off = fault->area->file_off +
                     (fault->page_idx << fault->area->page_shift),
@@ -476,6 +475,7 @@ static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
 {
     FastloadArea *area = read->area;
     FastloadFailure failure = {
+        .kind = read->error_kind,
         .error_number = -read->error,
         .file_off = read->error_file_off,
     };

@@ -68,7 +68,8 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error)
         return false;
     }
     w->staging_bytes = (size_t)read_count * fl->urgent_bytes;
-    w->staging = fastload_pool_map(w->staging_bytes, error);
+    /* The spare costs no memory unless it is used. */
+    w->staging = fastload_pool_map(2 * w->staging_bytes, error);
     if (!w->staging) {
         return false;
     }
@@ -82,7 +83,7 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error)
 void fastload_worker_release(FastloadWorker *w)
 {
     if (w->staging) {
-        munmap(w->staging, w->staging_bytes);
+        fastload_pool_unmap(w->fl, w->staging, 2 * w->staging_bytes);
     }
     if (w->kick_fd >= 0) {
         close(w->kick_fd);
@@ -92,7 +93,7 @@ void fastload_worker_release(FastloadWorker *w)
     g_free(w->reqs);
 }
 
-static void worker_open_io(FastloadWorker *w)
+static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
 {
     Fastload *fl = w->fl;
     FastloadIoSetup setup = {
@@ -108,22 +109,45 @@ static void worker_open_io(FastloadWorker *w)
         .req_count_max = worker_req_count(fl),
     };
 
-    w->io_ops = fl->io_ops;
-    w->io = w->io_ops->open(&setup, NULL);
+    w->io = ops->open(&setup, NULL);
     if (!w->io && fl->config.io_kind == FASTLOAD_IO_AUTO) {
-        w->io_ops = &fastload_io_sync_ops;
-        w->io = w->io_ops->open(&setup, NULL);
+        ops = &fastload_io_sync_ops;
+        w->io = ops->open(&setup, NULL);
+    }
+    __atomic_store_n(&w->io_ops, ops, __ATOMIC_RELAXED);
+}
+
+/* The first failure of @read is the one that counts. */
+static void worker_read_fail(FastloadRead *read, FastloadFailureKind kind,
+                             int32_t error, uint64_t file_off)
+{
+    if (!read->error) {
+        read->error = error;
+        read->error_kind = kind;
+        read->error_file_off = file_off;
+    }
+}
+
+/* What is to be placed was read from the file that was handed over? */
+static void worker_check_file(const FastloadWorker *w, FastloadRead *read)
+{
+    if (read->extent_count &&
+        fastload_file_is_changed(w->fl, read->file_count)) {
+        read->error = 0;
+        worker_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE,
+                         read->area->file_off + read->span.ram_off);
     }
 }
 
 /* Says what there is to read for @read's span; issues nothing. */
-static void worker_plan_read(FastloadRead *read)
+static void worker_plan_read(const FastloadWorker *w, FastloadRead *read)
 {
     FastloadSpan *extents = read->extents;
     uint32_t count = fastload_plan_extents(read->area, read->span, extents);
 
     read->placed_bytes = 0;
     read->error = 0;
+    read->file_count = w->file_count;
     read->next = NULL;
     read->inflight_count = 0;
     read->extent_idx = 0;
@@ -169,27 +193,29 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
         w->flight_bytes += req->len_bytes;
         w->flight_count++;
     }
+    req->is_queued = true;
     w->io_ops->queue(w->io, req);
 }
 
 static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 {
     uint64_t now_ns;
+    int ret;
 
+    worker_check_file(w, read);
     if (!read->error) {
         if (read->extent_count) {
             fastload_place_fill_holes(read->area, read->span, read->buf);
-            read->error = fastload_place_data(w, read->area,
-                                              read->span.ram_off, read->buf,
-                                              read->span.len_bytes,
-                                              FASTLOAD_CLASS_URGENT);
+            ret = fastload_place_data(w, read->area, read->span.ram_off,
+                                      read->buf, read->span.len_bytes,
+                                      FASTLOAD_CLASS_URGENT);
         } else {
-            read->error = fastload_place_zero(w, read->area,
-                                              read->span.ram_off,
-                                              read->span.len_bytes,
-                                              FASTLOAD_CLASS_URGENT);
+            ret = fastload_place_zero(w, read->area, read->span.ram_off,
+                                      read->span.len_bytes,
+                                      FASTLOAD_CLASS_URGENT);
         }
-        read->error_file_off = read->area->file_off + read->span.ram_off;
+        worker_read_fail(read, FASTLOAD_FAILURE_PLACE, ret,
+                         read->area->file_off + read->span.ram_off);
     }
     now_ns = fastload_stats_now_ns();
     if (!read->error) {
@@ -222,7 +248,7 @@ static bool worker_is_first_of_several(const FastloadWorker *w)
  */
 static bool worker_minds_faults(const FastloadWorker *w)
 {
-    return w->idx == 0 || w->fl->workers[0].io_ops->is_blocking ||
+    return w->idx == 0 || fastload_worker_is_blocking(&w->fl->workers[0]) ||
            __atomic_load_n(&w->fl->are_faults_shared, __ATOMIC_RELAXED);
 }
 
@@ -306,7 +332,7 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
         read->span.len_bytes = area->page_bytes;
         read->begin_ns = fault.begin_ns;
         read->is_retried = fault.not_before_ns != 0;
-        worker_plan_read(read);
+        worker_plan_read(w, read);
         if (worker_read_has_rest(read)) {
             worker_issue_req(w, read, UINT32_MAX);
         } else {
@@ -355,6 +381,11 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
     if (!read) {
         return false;
     }
+    if (read->is_spare && !w->io_ops->is_blocking) {
+        /* Another ring is of no use any more: ours will be left, too. */
+        fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
+        return false;
+    }
     if (!fastload_sched_next_chunk(fl, now_ns, &read->area, &chunk_idx,
                                    &read->is_retried)) {
         fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
@@ -363,7 +394,7 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
     trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
     read->span = fastload_plan_chunk_span(read->area, chunk_idx);
     read->is_moving = fastload_huge_fits(read->area, read->span);
-    worker_plan_read(read);
+    worker_plan_read(w, read);
     fastload_file_choose(fl, read);
     w->issuing = read;
     return true;
@@ -474,10 +505,7 @@ static void worker_place_piece(FastloadWorker *w, FastloadRead *read)
                                   FASTLOAD_CLASS_BACKGROUND);
     }
     read->placed_bytes += run_bytes;
-    if (ret) {
-        read->error = ret;
-        read->error_file_off = area->file_off + at;
-    }
+    worker_read_fail(read, FASTLOAD_FAILURE_PLACE, ret, area->file_off + at);
 }
 
 /* Is there something that this worker may place, or has to pass on? */
@@ -502,6 +530,9 @@ static void worker_place_step(FastloadWorker *w, uint64_t now_ns)
     }
     if (!read) {
         return;
+    }
+    if (read->placed_bytes == 0) {
+        worker_check_file(w, read);
     }
     if (!read->error && read->is_moving) {
         worker_place_move(w, read);
@@ -534,11 +565,10 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
             w->io_ops->queue(w->io, req);
             return;
         }
-        if (!read->error) {
-            read->error = req->error;
-            read->error_file_off = req->file_off + req->done_bytes;
-        }
+        worker_read_fail(read, FASTLOAD_FAILURE_READ, req->error,
+                         req->file_off + req->done_bytes);
     }
+    req->is_queued = false;
     w->inflight_count--;
     read->inflight_count--;
     if (!req->is_urgent) {
@@ -557,6 +587,64 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
         w->issuing = w->issuing == read ? NULL : w->issuing;
         worker_pass_on(w, FASTLOAD_POOL_READY, read);
     }
+}
+
+/* From staging to its spare. */
+static size_t worker_spare_bytes(const FastloadWorker *w,
+                                 const FastloadRead *read)
+{
+    return read->class == FASTLOAD_CLASS_URGENT ? w->staging_bytes
+                                                : w->fl->chunk_spare_bytes;
+}
+
+/* What has come in of @read so far goes with it. */
+static void worker_use_spare(const FastloadWorker *w, FastloadRead *read)
+{
+    uint8_t *spare = read->buf + worker_spare_bytes(w, read);
+
+    memcpy(spare, read->buf, read->span.len_bytes);
+    read->buf = spare;
+    read->is_spare = true;
+}
+
+/*
+ * The kernel takes no requests any more.  Those that it has may still write to
+ * where they were told to, whenever that is: their reads go on in the spare
+ * staging, by preadv(), and the old one is nobody's.
+ */
+static void worker_leave_ring(FastloadWorker *w)
+{
+    uint32_t i, count = worker_req_count(w->fl);
+
+    __atomic_store_n(&w->fl->is_staging_lost, 1, __ATOMIC_RELAXED);
+    w->io_ops->close(w->io);
+    worker_open_io(w, &fastload_io_sync_ops);
+    for (i = 0; i < count; i++) {
+        FastloadIoReq *req = &w->reqs[i];
+        FastloadRead *read = req->read;
+
+        if (!req->is_queued) {
+            continue;
+        }
+        if (!read->is_spare) {
+            worker_use_spare(w, read);
+        }
+        req->buf += worker_spare_bytes(w, read);
+        w->io_ops->queue(w->io, req);
+    }
+    w->is_io_broken = false;
+    fastload_session_io_changed(w);
+}
+
+/*
+ * Once one ring is of no use all are left: whoever reads into spare staging has
+ * none for another time.
+ */
+static bool worker_must_leave_ring(const FastloadWorker *w)
+{
+    return w->is_io_broken ||
+           (!w->io_ops->is_blocking &&
+            __atomic_load_n(&w->fl->is_staging_lost, __ATOMIC_RELAXED));
 }
 
 static void worker_reap(FastloadWorker *w)
@@ -663,7 +751,8 @@ static bool worker_poll(FastloadWorker *w, uint64_t now_ns,
     if (idle_ns == 0) {
         __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     }
-    w->io_ops->poll(w->io, idle_ns, worker_minds_faults(w));
+    w->is_io_broken = !w->io_ops->poll(w->io, idle_ns,
+                                       worker_minds_faults(w));
     __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     return wants_renewal;
 }
@@ -687,6 +776,9 @@ static void worker_turn(FastloadWorker *w)
     uint64_t now_ns = fastload_stats_now_ns();
     bool wants_renewal = false, can_place = false;
 
+    if (worker_must_leave_ring(w)) {
+        worker_leave_ring(w);
+    }
     worker_note_file(w);
     /* Asked once: who takes a fault from the kernel sees to it. */
     if (worker_minds_faults(w)) {
@@ -712,7 +804,9 @@ static void worker_turn(FastloadWorker *w)
 static void worker_drain(FastloadWorker *w)
 {
     while (w->inflight_count) {
-        w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS, false);
+        if (!w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS, false)) {
+            worker_leave_ring(w);
+        }
         worker_reap(w);
     }
 }
@@ -721,7 +815,7 @@ void *fastload_worker_main(void *opaque)
 {
     FastloadWorker *w = opaque;
 
-    worker_open_io(w);
+    worker_open_io(w, w->fl->io_ops);
     fastload_session_worker_ready(w);
     while (w->io && !fastload_session_is_ending(w->fl)) {
         uint64_t kicks;

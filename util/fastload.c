@@ -253,7 +253,7 @@ void fastload_session_worker_ready(FastloadWorker *w)
     fl->ready_count++;
     if (!w->io) {
         fl->has_open_failed = true;
-    } else if (!fl->io_name || w->io_ops == &fastload_io_sync_ops) {
+    } else if (!fl->io_name || fastload_worker_is_blocking(w)) {
         fl->io_name = w->io_ops->name;
     }
     g_cond_broadcast(&fl->state_cond);
@@ -261,6 +261,15 @@ void fastload_session_worker_ready(FastloadWorker *w)
         g_cond_wait(&fl->state_cond, &fl->state_lock);
     }
     g_mutex_unlock(&fl->state_lock);
+}
+
+void fastload_session_io_changed(FastloadWorker *w)
+{
+    g_mutex_lock(&w->fl->state_lock);
+    w->fl->io_name = w->io_ops->name;
+    g_mutex_unlock(&w->fl->state_lock);
+    /* Who is busy reading does not mind faults alone any more. */
+    fastload_session_kick_all(w->fl, w);
 }
 
 void fastload_session_worker_ended(FastloadWorker *w)
@@ -293,6 +302,22 @@ void fastload_session_worker_ended(FastloadWorker *w)
     fastload_huge_collapse(w);
     session_move_and_tell(fl, FASTLOAD_STATE_COMPLETED, FASTLOAD_STATE_SETTLED,
                           FASTLOAD_EVENT_SETTLED);
+}
+
+const char *fastload_failure_cause(const FastloadFailure *failure)
+{
+    switch (failure->kind) {
+    case FASTLOAD_FAILURE_CHANGED:
+        return "the file was changed after the load began";
+    case FASTLOAD_FAILURE_READ:
+        if (failure->error_number == ENODATA) {
+            return "the file ends there";
+        }
+        break;
+    case FASTLOAD_FAILURE_PLACE:
+        break;
+    }
+    return g_strerror(failure->error_number);
 }
 
 bool fastload_probe(GError **error)
@@ -340,6 +365,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     }
     fl = g_new0(Fastload, 1);
     fl->fd = fd;
+    fastload_file_note(fl);
     fl->direct_fd = -1;
     fl->uffd = -1;
     fl->flight_bytes_max = FASTLOAD_FLIGHT_BYTES_MIN;
@@ -584,9 +610,7 @@ static bool session_trap(Fastload *fl, GError **error)
             g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ,
                         "cannot read the snapshot at file offset %" PRIu64
                         ": %s", failure.file_off,
-                        failure.error_number == ENODATA
-                        ? "the file ends there"
-                        : g_strerror(failure.error_number));
+                        fastload_failure_cause(&failure));
             return false;
         }
     }
@@ -813,7 +837,9 @@ void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)
 
 bool fastload_recover(Fastload *fl, int fd, GError **error)
 {
-    if (fd >= 0 && !fastload_file_replace(fl, fd, error)) {
+    if (fd < 0) {
+        fastload_file_accept(fl);
+    } else if (!fastload_file_replace(fl, fd, error)) {
         return false;
     }
     fastload_sched_retry_now(fl);

@@ -72,8 +72,15 @@ typedef enum FastloadIoKind {
     FASTLOAD_IO_PREADV,
 } FastloadIoKind;
 
+typedef enum FastloadFailureKind {
+    FASTLOAD_FAILURE_READ,
+    FASTLOAD_FAILURE_CHANGED, /* it is not the file any more that it was */
+    FASTLOAD_FAILURE_PLACE,   /* it was read; no memory for it, as a rule */
+} FastloadFailureKind;
+
 /* What kept a load from going on; handed to the event callback. */
 typedef struct FastloadFailure {
+    FastloadFailureKind kind;
     int error_number; /* positive errno; ENODATA: the file ended early */
     uint64_t file_off;
 } FastloadFailure;
@@ -89,7 +96,7 @@ typedef enum FastloadEvent {
 /**
  * FastloadEventFunc: told about a change of state
  * @event: what happened
- * @failure: the first failure for STALLED, else NULL; valid during the call
+ * @failure: the last failure for STALLED, else NULL; valid during the call
  * @opaque: from the configuration
  */
 typedef void FastloadEventFunc(FastloadEvent event,
@@ -214,7 +221,9 @@ bool fastload_probe(GError **error);
  * @fd: snapshot file, opened for reading, with O_DIRECT or without.  Without,
  *   what the page cache has is taken from there; the rest is read around it,
  *   by a descriptor of the engine's own, where kernel (Linux 6.5) and file
- *   system allow that
+ *   system allow that.  A regular file must stay as it is from here on: when
+ *   its size or its time of modification is another, nothing that is read is
+ *   placed any more (FASTLOAD_FAILURE_CHANGED), until fastload_recover()
  * @config: NULL means all defaults
  * @error: set on failure
  *
@@ -295,9 +304,17 @@ void fastload_cancel(Fastload *fl);
 void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s);
 
 /**
+ * fastload_failure_cause: why, in words                                [any]
+ * @failure: what a function or the event callback has told
+ *
+ * Returns: the end of a sentence; static storage.
+ */
+const char *fastload_failure_cause(const FastloadFailure *failure);
+
+/**
  * fastload_is_failing: is anything waiting to be read again?           [any]
  * @fl: any load
- * @ret_failure: the first failure, if so
+ * @ret_failure: the last failure, if so
  *
  * True from the first read that failed for good until all that failed has
  * been read, or fastload_recover() is called; FASTLOAD_EVENT_STALLED comes
@@ -313,9 +330,10 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
  * @error: set when @fd cannot be read from; the load is as it was then
  *
  * That the copy has the same bytes where the regions are is for the caller to
- * know.  The descriptor that fastload_new() was given refers to the copy's
- * open file from now on, under its old number.  Reads in flight are finished
- * with the old one.  A stalled load counts as resumed, which the event
+ * know, and that a file that was changed has them again.  The descriptor that
+ * fastload_new() was given refers to the copy's open file from now on, under
+ * its old number.  What is being read from the old one then is read again.
+ * A stalled load counts as resumed, which the event
  * callback is told by this thread; it stalls again if reads go on to fail.
  * Failing reads go on being tried by themselves, called or not.  One call at
  * a time.

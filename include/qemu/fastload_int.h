@@ -212,6 +212,7 @@ typedef struct FastloadIoReq {
     uint32_t again_count; /* EINTR and EAGAIN so far; the backend's */
     bool is_urgent;
     bool is_direct;       /* by direct_fd */
+    bool is_queued;       /* with the backend */
     uint64_t begin_ns;    /* background: when it was queued first */
     FastloadRead *read;
     struct FastloadIoReq *next; /* in whatever list the holder keeps */
@@ -228,12 +229,15 @@ struct FastloadRead {
     uint32_t extent_count;
     uint32_t inflight_count; /* of its requests */
     int32_t error;          /* the first one's, once its tries are used up */
+    FastloadFailureKind error_kind;
     uint64_t error_file_off;
+    uint32_t file_count;    /* which file it was read from */
     uint64_t begin_ns;      /* urgent: when the fault message was read */
     bool is_retried;        /* counted in failing_count */
     bool is_direct;         /* around the page cache, unless that fails */
     bool is_moving;         /* into guest memory, if nothing comes between */
     bool is_spent;          /* some of buf was moved away */
+    bool is_spare;          /* buf is the spare of what was lost */
     FastloadRead *next;     /* in whatever list the holder keeps */
 };
 
@@ -263,20 +267,22 @@ typedef struct FastloadIoSetup {
  *        once when @timeout_ns is 0, else when a request has completed, a
  *        watched descriptor became readable or the time is over (-1: never).
  *        May return early.  The userfaultfd is watched while @minds_faults,
- *        and may be until it is next readable.
+ *        and may be until it is next readable.  False: it does not work any
+ *        more; requests that reap() does not return will not complete, but
+ *        what they are to read may still come.
  * reap:  a completed request, or NULL: done_bytes == len_bytes and error 0,
  *        or error -errno (-ENODATA: end of file).  Short reads and EINTR
  *        are resumed by the backend.
  * reopen: the descriptors of @setup refer to another file now, which requests
  *        queued from here on are read from; NULL where that is no matter.
- * close: no request may be outstanding.
+ * close: no request may be outstanding, but after poll() returned false.
  */
 typedef struct FastloadIoOps {
     const char *name;
     bool is_blocking; /* poll() reads: the worker is busy for that long */
     FastloadIo *(*open)(const FastloadIoSetup *setup, GError **error);
     void (*queue)(FastloadIo *io, FastloadIoReq *req);
-    void (*poll)(FastloadIo *io, int64_t timeout_ns, bool minds_faults);
+    bool (*poll)(FastloadIo *io, int64_t timeout_ns, bool minds_faults);
     FastloadIoReq *(*reap)(FastloadIo *io);
     void (*reopen)(FastloadIo *io);
     void (*close)(FastloadIo *io);
@@ -347,11 +353,13 @@ typedef struct FastloadWorker {
     uint32_t idx;
     GThread *thread;
     int kick_fd;
-    uint8_t *staging;            /* for urgent reads */
-    size_t staging_bytes;
-    /* worker thread only */
+    uint8_t *staging;            /* for urgent reads; then a spare of it */
+    size_t staging_bytes;        /* without the spare */
+    /* atomic: this worker writes, any reads; relaxed */
     const FastloadIoOps *io_ops;
+    /* worker thread only */
     FastloadIo *io;
+    bool is_io_broken;           /* poll() said so */
     FastloadRead *reads;         /* urgent; these three: one allocation each */
     FastloadIoReq *reqs;
     FastloadSpan *extents;
@@ -386,6 +394,8 @@ struct Fastload {
     uint32_t chunk_read_count;   /* all together */
     uint8_t *chunk_map;          /* their staging, on the chunk grid */
     size_t chunk_map_bytes;
+    size_t chunk_spare_bytes;    /* from a chunk's staging to its spare */
+    uint32_t is_staging_lost;    /* atomic: the kernel may write to it */
     FastloadRead *chunk_reads;
     FastloadSpan *chunk_extents;
     bool has_move;               /* of the userfaultfd, then of any area */
@@ -422,7 +432,7 @@ struct Fastload {
     uint32_t next_area;          /* background cursor */
     uint64_t next_chunk;
     uint64_t failing_count;      /* pages and chunks waiting for a retry */
-    FastloadFailure failure;     /* the first of those */
+    FastloadFailure failure;     /* the last of those */
     bool is_failure_known;       /* it came after the last recovery */
     uint32_t failed_round_count; /* since something failing was read */
     uint64_t failed_chunk_count;
@@ -438,7 +448,10 @@ struct Fastload {
     uint32_t are_faults_shared;  /* relaxed: the first worker is swamped */
     uint32_t flight_bytes_max;   /* relaxed, as what follows */
     uint64_t flight_least_ns;    /* what a read takes with no other before it */
-    uint32_t file_count;         /* how often it was replaced */
+    uint32_t file_count;         /* two for each replacement; odd: in it */
+    uint32_t is_file_watched;    /* it is a regular file, and was: */
+    uint64_t file_bytes;
+    uint64_t file_mtime_ns;
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
@@ -456,6 +469,15 @@ void fastload_session_worker_ended(FastloadWorker *w);
 void fastload_session_drained(Fastload *fl);
 void fastload_session_stalled(Fastload *fl);
 void fastload_session_resumed(Fastload *fl);
+
+/* A worker reads in another way than it began with. */
+void fastload_session_io_changed(FastloadWorker *w);
+
+/* The backend of a worker, seen from any. */
+static inline bool fastload_worker_is_blocking(const FastloadWorker *w)
+{
+    return __atomic_load_n(&w->io_ops, __ATOMIC_RELAXED)->is_blocking;
+}
 
 static inline bool fastload_session_is_ending(Fastload *fl)
 {
@@ -520,6 +542,11 @@ uint8_t *fastload_pool_map(size_t len_bytes, GError **error);
 bool fastload_pool_prepare(Fastload *fl, GError **error);
 /* When no worker reads or places any more; may be called again. */
 void fastload_pool_release(Fastload *fl);
+/*
+ * Gives up what fastload_pool_map() returned.  Where something may still be
+ * written to it, its addresses are nobody's for as long as the process lives.
+ */
+void fastload_pool_unmap(Fastload *fl, uint8_t *map, size_t len_bytes);
 void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read);
 /* The first, or NULL. */
 FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from);
@@ -564,6 +591,13 @@ void fastload_huge_staging_drop(uint8_t *buf);
 void fastload_huge_collapse(FastloadWorker *w);
 
 /* the snapshot file: util/fastload-file.c */
+/* Remembers what the file looks like; called by new. */
+void fastload_file_note(Fastload *fl);
+/*
+ * Is what was read with @file_count from a file that has changed, or from one
+ * that has been replaced since?  Does not wait for the file's server.
+ */
+bool fastload_file_is_changed(Fastload *fl, uint32_t file_count);
 /* Opens direct_fd where it can be of use; called by start, no threads yet. */
 void fastload_file_prepare(Fastload *fl);
 /*
@@ -571,6 +605,8 @@ void fastload_file_prepare(Fastload *fl);
  * changed.  One caller at a time; workers may read.
  */
 bool fastload_file_replace(Fastload *fl, int fd, GError **error);
+/* From now on the file as it is now is the right one.  As above. */
+void fastload_file_accept(Fastload *fl);
 /* Which way a chunk, planned and not begun, is read; remembers it as a hint. */
 void fastload_file_choose(Fastload *fl, FastloadRead *read);
 /* Does reading ahead keep a processor busy, as things are? */

@@ -311,7 +311,7 @@ static bool sim_turn(FastloadIo *io)
     return is_busy;
 }
 
-static void sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     struct timespec ts;
 
@@ -321,7 +321,7 @@ static void sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
         g_mutex_unlock(&sim.lock);
     }
     if (sim_turn(io) || io->done || timeout_ns == 0) {
-        return;
+        return true;
     }
     if (io->pending && (timeout_ns < 0 || timeout_ns > SIM_HOLD_POLL_NS)) {
         timeout_ns = SIM_HOLD_POLL_NS;
@@ -330,6 +330,7 @@ static void sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
     ts.tv_nsec = timeout_ns % 1000000000;
     io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
     ppoll(io->watch, 2, timeout_ns < 0 ? NULL : &ts, NULL);
+    return true;
 }
 
 static FastloadIoReq *sim_reap(FastloadIo *io)

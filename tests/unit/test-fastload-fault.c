@@ -439,6 +439,7 @@ static void fault_check_truncated(const Backend *b, uint64_t odd_bytes)
                   fixture_all_data);
     g_assert_cmpint(ftruncate(t->f->fd, fault_file_off(t, cut_page) +
                               odd_bytes), ==, 0);
+    fastload_file_note(t->fl); /* it was so when it was handed over */
     fault_start(t);
     fixture_toucher_start_page(&inside, t->f, cut_page - 1);
     fixture_toucher_start_page(&past, t->f, cut_page);
@@ -460,6 +461,7 @@ static void fault_check_truncated(const Backend *b, uint64_t odd_bytes)
                                           FASTLOAD_EVENT_COMPLETED), ==, 0);
 
     fixture_write_file(t->f);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
     g_assert_cmpuint(fixture_toucher_join(&past), ==, 0);
     fault_wait(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);

@@ -1,0 +1,315 @@
+/*
+ * What changes while a load is under way: its file, and what is permitted.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include "qemu/fastload_int.h"
+#include "fastload-fixture.h"
+
+#define PAGE FIXTURE_PAGE_BYTES
+#define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
+#define PAGE_COUNT (8 * CHUNK_PAGES)
+#define CHILD_TIMEOUT_US (FIXTURE_DEADLINE_S / 2 * G_USEC_PER_SEC)
+/* A time of modification may be a tick of the kernel's clock coarse. */
+#define CLOCK_TICK_US (20 * 1000)
+/* So much that it is not all there when the ring is refused. */
+#define URING_PAGE_COUNT (32 * CHUNK_PAGES)
+
+typedef struct ChangeTest {
+    Fixture *f;
+    Fastload *fl;
+    FixtureEvents events;
+} ChangeTest;
+
+static const FastloadIoKind change_kinds[] = {
+    FASTLOAD_IO_IO_URING, FASTLOAD_IO_PREADV,
+};
+
+static ChangeTest *change_new(FastloadIoKind io_kind, FixtureMemory memory,
+                              uint64_t page_count, uint64_t bytes_per_s)
+{
+    ChangeTest *t = g_new0(ChangeTest, 1);
+    FastloadConfig config = {
+        .io_kind = io_kind, .event_func = fixture_events_func,
+        .event_opaque = &t->events, .background_bytes_per_s = bytes_per_s,
+    };
+    FastloadRegion region;
+    GError *error = NULL;
+
+    fixture_events_init(&t->events);
+    t->f = fixture_new(memory, page_count, fixture_all_data);
+    g_usleep(CLOCK_TICK_US);
+    t->fl = fastload_new(t->f->fd, &config, &error);
+    g_assert_no_error(error);
+    fixture_region(t->f, &region);
+    fastload_add_region(t->fl, &region, &error);
+    g_assert_no_error(error);
+    return t;
+}
+
+static void change_start(ChangeTest *t)
+{
+    GError *error = NULL;
+
+    fastload_start(t->fl, &error);
+    g_assert_no_error(error);
+}
+
+static ChangeTest *change_new_started(FastloadIoKind io_kind)
+{
+    ChangeTest *t = change_new(io_kind, FIXTURE_ANON, PAGE_COUNT,
+                               FASTLOAD_BACKGROUND_OFF);
+
+    change_start(t);
+    return t;
+}
+
+static void change_finish(ChangeTest *t)
+{
+    GError *error = NULL;
+
+    fastload_set_background_rate(t->fl, 0);
+    fastload_wait(t->fl, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    fixture_free(t->f);
+    fixture_events_clear(&t->events);
+    g_free(t);
+}
+
+/* Flips each bit of the page in the file: done twice, it is as it was. */
+static void change_flip_page(const ChangeTest *t, uint64_t page_idx)
+{
+    off_t off = t->f->file_off + page_idx * PAGE;
+    uint8_t bytes[PAGE];
+    size_t i;
+
+    g_usleep(CLOCK_TICK_US);
+    g_assert_cmpint(pread(t->f->fd, bytes, PAGE, off), ==, PAGE);
+    for (i = 0; i < PAGE; i++) {
+        bytes[i] = ~bytes[i];
+    }
+    g_assert_cmpint(pwrite(t->f->fd, bytes, PAGE, off), ==, PAGE);
+}
+
+/* Stalled, since the file is another: neither of the pages comes. */
+static void change_check_stalled(ChangeTest *t, FixtureToucher *touchers)
+{
+    FastloadFailure failure;
+
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    g_assert_true(fastload_is_failing(t->fl, &failure));
+    g_assert_cmpint(failure.kind, ==, FASTLOAD_FAILURE_CHANGED);
+    g_assert_nonnull(strstr(fastload_failure_cause(&failure), "changed"));
+    g_usleep(CLOCK_TICK_US);
+    g_assert_false(fixture_toucher_is_done(&touchers[0]));
+    g_assert_false(fixture_toucher_is_done(&touchers[1]));
+}
+
+static void test_changed_file(const void *opaque)
+{
+    /* Overwritten at the same length: nothing of it is loaded any more. */
+    ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+
+    g_assert_true(fixture_page_is_right(t->f, 3));
+    change_flip_page(t, 700);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    fastload_set_background_rate(t->fl, 0);
+    change_check_stalled(t, touchers);
+    g_assert_false(fixture_page_is_resident(t->f, 700));
+
+    /* It has the right bytes again, which nobody but the caller can know. */
+    change_flip_page(t, 700);
+    change_check_stalled(t, touchers);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    change_finish(t);
+}
+
+static void test_longer_file(const void *opaque)
+{
+    /* One that grows is another file, too, whatever its time says. */
+    ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+    struct stat st;
+
+    g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
+    g_assert_cmpint(ftruncate(t->f->fd, st.st_size + 1), ==, 0);
+    g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
+        st.st_atim, st.st_mtim }), ==, 0);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    fixture_toucher_start_page(&touchers[1], t->f, 5);
+    change_check_stalled(t, touchers);
+    g_assert_cmpint(ftruncate(t->f->fd, st.st_size), ==, 0);
+    g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
+        st.st_atim, st.st_mtim }), ==, 0);
+    /* As it was in every respect: it goes on by itself. */
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    change_finish(t);
+}
+
+static void test_reads_of_a_replaced_file(const void *opaque)
+{
+    /* What was begun before a recovery is not taken for what came after. */
+    ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
+    uint32_t file_count = t->fl->file_count;
+    int copy_fd;
+
+    g_assert_false(fastload_file_is_changed(t->fl, file_count));
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    g_assert_true(fastload_file_is_changed(t->fl, file_count));
+    g_assert_cmpuint(t->fl->file_count % 2, ==, 0);
+    g_assert_false(fastload_file_is_changed(t->fl, t->fl->file_count));
+    file_count = t->fl->file_count;
+    copy_fd = dup(t->f->fd);
+    g_assert_true(fastload_recover(t->fl, copy_fd, NULL));
+    g_assert_true(fastload_file_is_changed(t->fl, file_count));
+    g_assert_false(fastload_file_is_changed(t->fl, t->fl->file_count));
+    close(copy_fd);
+    change_finish(t);
+}
+
+static void test_file_changed_before_start(const void *opaque)
+{
+    /* Memory that is loaded before the guest runs: a plain failure. */
+    ChangeTest *t = change_new(*(const FastloadIoKind *)opaque,
+                               FIXTURE_PRIVATE_FILE, PAGE_COUNT, 0);
+    GError *error = NULL;
+
+    change_flip_page(t, 700);
+    g_assert_false(fastload_start(t->fl, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ);
+    g_assert_nonnull(strstr(error->message, "changed"));
+    g_error_free(error);
+    fastload_free(t->fl);
+    fixture_free(t->f);
+    fixture_events_clear(&t->events);
+    g_free(t);
+}
+
+/* ---- io_uring, refused while it is in use ---- */
+
+/* From here on io_uring_enter(2) fails with EPERM, in every thread. */
+static void change_refuse_uring(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {
+        .len = G_N_ELEMENTS(code), .filter = code,
+    };
+
+    g_assert_cmpint(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), ==, 0);
+    g_assert_cmpint(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+                            SECCOMP_FILTER_FLAG_TSYNC, &program), ==, 0);
+}
+
+static const char *change_io_name(ChangeTest *t)
+{
+    FastloadStats stats;
+
+    fastload_get_stats(t->fl, &stats);
+    return stats.io_name;
+}
+
+static void test_uring_refused_later(const void *opaque)
+{
+    /* Every worker reads on with preadv, and what was on its way comes too. */
+    FixtureToucher touchers[4];
+    FastloadStats stats;
+    ChangeTest *t;
+    guint i;
+
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) < 0) {
+        g_test_skip("this kernel has no seccomp");
+        return;
+    }
+    if (!g_test_subprocess()) {
+        g_test_trap_subprocess(NULL, CHILD_TIMEOUT_US,
+                               G_TEST_SUBPROCESS_INHERIT_STDERR);
+        if (!g_test_trap_has_passed() || g_test_trap_reached_timeout()) {
+            g_error("the child that is refused io_uring has failed");
+        }
+        return;
+    }
+    t = change_new(FASTLOAD_IO_IO_URING, *(const FixtureMemory *)opaque,
+                   URING_PAGE_COUNT, 0);
+    fixture_drop_cache(t->f);
+    change_start(t);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        fixture_toucher_start(&touchers[i], t->f, i, 2000);
+    }
+    fixture_wait_until(({
+        fastload_get_stats(t->fl, &stats);
+        stats.remaining_bytes < t->f->len_bytes * 7 / 8;
+    }));
+    g_assert_cmpstr(change_io_name(t), ==, "io_uring");
+    change_refuse_uring();
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fixture_wait_until(strcmp(change_io_name(t), "preadv") == 0);
+    change_finish(t);
+}
+
+static void add_test(const char *behaviour, uint32_t needs,
+                     GTestDataFunc func, const void *data)
+{
+    g_autofree char *path = g_strdup_printf("/fastload/change/%s", behaviour);
+
+    fixture_add_test(path, FIXTURE_NEEDS_UFFD | needs, func, data);
+}
+
+static void add_backend_tests(const FastloadIoKind *io_kind)
+{
+    bool is_uring = *io_kind == FASTLOAD_IO_IO_URING;
+    uint32_t needs = is_uring ? FIXTURE_NEEDS_URING : 0;
+    const char *name = is_uring ? "io_uring" : "preadv";
+    struct {
+        const char *behaviour;
+        GTestDataFunc func;
+    } tests[] = {
+        { "file-is-overwritten", test_changed_file },
+        { "file-grows", test_longer_file },
+        { "reads-of-a-replaced-file", test_reads_of_a_replaced_file },
+        { "file-changed-before-start", test_file_changed_before_start },
+    };
+    guint i;
+
+    for (i = 0; i < G_N_ELEMENTS(tests); i++) {
+        g_autofree char *behaviour = g_strdup_printf("%s/%s", name,
+                                                     tests[i].behaviour);
+
+        add_test(behaviour, needs, tests[i].func, io_kind);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const FixtureMemory anon = FIXTURE_ANON, thp = FIXTURE_THP;
+    guint i;
+
+    fixture_init(&argc, &argv);
+    for (i = 0; i < G_N_ELEMENTS(change_kinds); i++) {
+        add_backend_tests(&change_kinds[i]);
+    }
+    add_test("io_uring-is-refused-later", FIXTURE_NEEDS_URING,
+             test_uring_refused_later, &anon);
+    add_test("io_uring-is-refused-later-huge", FIXTURE_NEEDS_URING,
+             test_uring_refused_later, &thp);
+    return g_test_run();
+}
