@@ -173,12 +173,17 @@ static bool fast_load_hide_device(DeviceListener *listener,
     const char *netdev = qdict_get_try_str(opts, "netdev");
     NetClientState *peer = netdev ? qemu_find_netdev(netdev) : NULL;
 
-    if (fast_load_wants_blob(opts) || fast_load_needs_all(driver, peer) ||
-        object_child_foreach_recursive(object_get_root(),
-                                       fast_load_find_vhost_user, NULL)) {
+    if (fast_load_wants_blob(opts) || fast_load_needs_all(driver, peer)) {
         error_setg(errp, "%s cannot be plugged while fast load is under way, "
                    "it needs all memory at once: wait until the migration is "
                    "completed", driver);
+    } else if (object_child_foreach_recursive(object_get_root(),
+                                              fast_load_find_vhost_user,
+                                              NULL)) {
+        /* A device may use it, whatever its own name is. */
+        error_setg(errp, "%s cannot be plugged while fast load is under way "
+                   "and there is a vhost-user object: remove that, or wait "
+                   "until the migration is completed", driver);
     }
     return false;
 }
@@ -282,7 +287,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->filename = g_strdup(addr->u.file.filename);
-        s->file_off = addr->u.file.offset;
+        s->file_off = s->block_end = addr->u.file.offset;
     }
     s->begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     return true;
@@ -446,8 +451,13 @@ static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
         return;
     }
     /* The monitor may not answer now: the main loop can wait for a page too */
-    warn_report("fast load: %s; the guest waits, and goes on when the file "
-                "can be read again", error_get_pretty(err));
+    warn_report("fast load: %s; the guest waits, and goes on %s",
+                error_get_pretty(err),
+                failure->kind == FASTLOAD_FAILURE_CHANGED
+                ? "after migrate-recover with a copy of the snapshot as it was"
+                : failure->kind == FASTLOAD_FAILURE_PLACE
+                ? "when there is memory"
+                : "when the file can be read again");
     migrate_set_error(migrate_get_current(), err);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_POSTCOPY_PAUSED);

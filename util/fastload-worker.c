@@ -128,11 +128,13 @@ static void worker_read_fail(FastloadRead *read, FastloadFailureKind kind,
     }
 }
 
-/* What is to be placed was read from the file that was handed over? */
-static void worker_check_file(const FastloadWorker *w, FastloadRead *read)
+/* Was @read read from the file that was handed over, as it was then? */
+static void worker_check_file(FastloadWorker *w, FastloadRead *read)
 {
     if (read->extent_count &&
         fastload_file_is_changed(w->fl, read->file_count)) {
+        /* Also where it failed: this is why, as a rule. */
+        fastload_stats_add(&w->counters.io_error_count, !read->error);
         read->error = 0;
         worker_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE,
                          read->area->file_off + read->span.ram_off);

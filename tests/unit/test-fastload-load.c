@@ -1091,6 +1091,54 @@ static void test_faults_are_told(const void *opaque)
     fixture_free(f);
 }
 
+/* Returns after the page that is waited for has been placed, and told. */
+static void load_fault_comes_late(void *hva, uint32_t tid, void *opaque)
+{
+    FixturePlaced *placed = opaque;
+    uint64_t page_idx = ((uint8_t *)hva - placed->f->hva) / FIXTURE_PAGE_BYTES;
+
+    fixture_wait_until(fixture_placed_class(placed, page_idx) !=
+                       FASTLOAD_CLASS_MAX);
+}
+
+static void test_fault_told_after_its_page(const void *opaque)
+{
+    /* Between a fault's message and its bookkeeping others place the page. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(lc->memory, 16 * CHUNK_PAGES, fixture_all_data);
+    FixturePlaced placed;
+    FastloadConfig config = {
+        .io_kind = lc->io_kind, .worker_count = lc->worker_count,
+        .background_bytes_per_s = RATE_BYTES_PER_S,
+        .fault_func = load_fault_comes_late, .fault_opaque = &placed,
+        .placed_func = fixture_placed_func, .placed_opaque = &placed,
+    };
+    FixtureToucher toucher;
+    FastloadStats stats;
+    Fastload *fl;
+
+    fixture_placed_init(&placed, f);
+    fl = load_start_config(f, &config);
+    /* Once a chunk was found in the page cache, the others read as well. */
+    fixture_wait_until(({
+        fastload_get_stats(fl, &stats);
+        stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND];
+    }));
+    fixture_toucher_start_page(&toucher, f, 15 * CHUNK_PAGES + 7);
+    fixture_wait_until(__atomic_load_n(&fl->last_fault_ns, __ATOMIC_RELAXED) >
+                       fl->start_ns);
+    g_assert_false(fixture_toucher_is_done(&toucher));
+    fastload_set_background_rate(fl, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    fastload_free(fl);
+    fixture_placed_check(&placed, &stats);
+    fixture_placed_clear(&placed);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
 static void test_first_minds_faults(const void *opaque)
 {
     /* While faults come one after the other, one worker is woken for each. */
@@ -1660,6 +1708,7 @@ static void add_all(FastloadIoKind io_kind)
     add_case("faulted-pages-are-told-urgent",
              test_faulted_pages_are_told_urgent, lc);
     add_case("faults-are-told", test_faults_are_told, lc);
+    add_case("fault-told-after-its-page", test_fault_told_after_its_page, lc);
     add_case("first-minds-faults", test_first_minds_faults, lc);
     add_case("dense-chunks-are-moved", test_dense_chunks_are_moved, lc);
     add_case("move-disabled", test_move_disabled, lc);
