@@ -95,32 +95,30 @@ void fastload_file_note(Fastload *fl)
     bool is_watched = file_look(fl->fd, AT_STATX_SYNC_AS_STAT, &look) &&
                       look.is_regular;
 
-    __atomic_store_n(&fl->is_file_watched, is_watched, __ATOMIC_RELAXED);
-    __atomic_store_n(&fl->file_bytes, look.len_bytes, __ATOMIC_RELAXED);
-    __atomic_store_n(&fl->file_mtime_ns, look.mtime_ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&fl->is_file_watched, is_watched, __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->file_bytes, look.len_bytes, __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->file_mtime_ns, look.mtime_ns, __ATOMIC_RELEASE);
 }
 
 bool fastload_file_is_changed(Fastload *fl, uint32_t file_count)
 {
     FileLook look;
     bool is_changed =
-        __atomic_load_n(&fl->is_file_watched, __ATOMIC_RELAXED) &&
+        __atomic_load_n(&fl->is_file_watched, __ATOMIC_ACQUIRE) &&
         file_look(fl->fd, AT_STATX_DONT_SYNC, &look) &&
         (look.len_bytes != __atomic_load_n(&fl->file_bytes,
-                                           __ATOMIC_RELAXED) ||
+                                           __ATOMIC_ACQUIRE) ||
          look.mtime_ns != __atomic_load_n(&fl->file_mtime_ns,
-                                          __ATOMIC_RELAXED));
+                                          __ATOMIC_ACQUIRE));
 
-    /* Whoever saw any of another file above sees that here. */
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    /* Last: whoever saw anything of another file above sees it here, too. */
     return is_changed ||
-           file_count != __atomic_load_n(&fl->file_count, __ATOMIC_RELAXED);
+           file_count != __atomic_load_n(&fl->file_count, __ATOMIC_ACQUIRE);
 }
 
 void fastload_file_accept(Fastload *fl)
 {
-    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_SEQ_CST);
     fastload_file_note(fl);
     __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELEASE);
 }
