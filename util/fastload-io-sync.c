@@ -53,9 +53,14 @@ static FastloadIoReq *sync_take(SyncList *list)
 
 static FastloadIo *sync_open(const FastloadIoSetup *setup, GError **error)
 {
-    FastloadIo *io = g_new0(FastloadIo, 1);
+    FastloadIo *io = g_try_new0(FastloadIo, 1);
     int i;
 
+    if (!io) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "there is no memory to read with preadv");
+        return NULL;
+    }
     io->fd = setup->fd;
     io->direct_fd = setup->direct_fd;
     for (i = 0; i < 2; i++) {

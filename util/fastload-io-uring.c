@@ -73,12 +73,14 @@ static int uring_open_ring(FastloadIo *io, uint32_t req_count_max)
 
 static FastloadIo *uring_open(const FastloadIoSetup *setup, GError **error)
 {
-    FastloadIo *io = g_new0(FastloadIo, 1);
-    int ret = uring_open_ring(io, setup->req_count_max);
+    FastloadIo *io = g_try_new0(FastloadIo, 1);
+    int ret = io ? uring_open_ring(io, setup->req_count_max) : -ENOMEM;
 
     if (ret < 0) {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "io_uring cannot be set up: %s", g_strerror(-ret));
+        if (error) {
+            g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                        "io_uring cannot be set up: %s", g_strerror(-ret));
+        }
         g_free(io);
         return NULL;
     }

@@ -114,6 +114,22 @@ static bool place_is_unmapped(const FastloadArea *area, uint64_t ram_off)
 }
 
 /*
+ * What the kernel calls EEXIST may be one huge page short: with a page table
+ * there and no free page of hugetlb, it says the same (mm/hugetlb.c, to Linux
+ * 6.18 at least).  Neither placed by us nor there: it is not placed.
+ */
+static bool place_has_no_page(const FastloadArea *area, uint64_t ram_off)
+{
+    unsigned char resident[FASTLOAD_TRAP_PAGE_BYTES_MAX /
+                           FASTLOAD_PAGE_BYTES_MIN];
+
+    return area->page_bytes > getpagesize() && /* hugetlb */
+           mincore(area->hva + ram_off, area->page_bytes, resident) == 0 &&
+           !(resident[0] & 1) &&
+           !fastload_bit_test(area->placed, ram_off >> area->page_shift);
+}
+
+/*
  * How many bytes to try next after -ENOENT for @step_bytes: 0 for "give up".
  * The kernel says ENOENT when a range crosses from one mapping into another,
  * which an madvise() or mprotect() of a part is enough for: try less.
@@ -146,6 +162,10 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
         } else {
             ret = place_zero_run(fl, area, ram_off + at, try_bytes,
                                  &done_bytes);
+        }
+        if (ret == -EEXIST &&
+            place_has_no_page(area, ram_off + at + done_bytes)) {
+            ret = -ENOMEM;
         }
         if (ret == -EEXIST) {
             /* Placed by another worker an instant ago; it woke the waiters. */

@@ -409,7 +409,9 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
     bool is_failing;
 
     g_mutex_lock(&fl->sched_lock);
-    is_failing = fl->failing_count && fl->is_failure_known;
+    /* What failed for a fault may have come with its chunk meanwhile. */
+    is_failing = fl->failing_count && fl->is_failure_known &&
+                 __atomic_load_n(&fl->missing_bytes, __ATOMIC_RELAXED);
     if (is_failing) {
         *ret_failure = fl->failure;
     }

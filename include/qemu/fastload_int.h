@@ -260,7 +260,9 @@ typedef struct FastloadIoSetup {
 /*
  * A backend serves one worker, on that worker's thread only.
  *
- * open:  returns NULL and sets @error when it cannot work here.
+ * open:  returns NULL and sets @error when it cannot work here.  On a thread
+ *        that is new: with hardly any mapping left it has no memory at all, so
+ *        nothing is allocated but what may fail.
  * queue: takes @req until reap() returns it; never fails, an error becomes
  *        the request's.
  * poll:  starts what was queued and lets completions come in.  Returns at

@@ -344,6 +344,48 @@ static void test_blocked_toucher_goes_on_when_healed(const void *opaque)
     fault_free(t);
 }
 
+static void fault_check_nothing_fails(uint64_t seed)
+{
+    SimConfig config = { .seed = seed };
+    FixtureToucher touchers[16];
+    FastloadFailure failure;
+    uint64_t bad_off;
+    FaultTest *t;
+    guint i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    bad_off = fault_file_off(t, CHUNK_PAGES);
+    sim_add_bad(bad_off, CHUNK_BYTES, EIO, 0);
+    fault_start(t);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, CHUNK_PAGES + i * 8);
+    }
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    fixture_wait_until(fault_remaining(t) == CHUNK_BYTES &&
+                       sim_failed_urgent_count() >= G_N_ELEMENTS(touchers) *
+                       FASTLOAD_READ_TRIES_MAX);
+    g_assert_true(fastload_is_failing(t->fl, &failure));
+    sim_heal(bad_off);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fault_wait(t);
+    g_assert_false(fastload_is_failing(t->fl, &failure));
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_nothing_fails_when_complete(const void *opaque)
+{
+    /* A chunk comes while faults of it wait for their retry: none is left. */
+    uint64_t seed;
+
+    for (seed = 1; seed <= 10; seed++) {
+        fault_check_nothing_fails(seed);
+    }
+}
+
 static void test_resumed_while_another_fails(const void *opaque)
 {
     /* One of two bad ranges heals: RESUMED, and STALLED for the other. */
@@ -1596,6 +1638,7 @@ int main(int argc, char **argv)
     add_test("bad-range-stalls-and-heals", test_bad_range_stalls_and_heals);
     add_test("blocked-toucher-goes-on-when-healed",
              test_blocked_toucher_goes_on_when_healed);
+    add_test("nothing-fails-when-complete", test_nothing_fails_when_complete);
     add_test("resumed-while-another-fails", test_resumed_while_another_fails);
     add_test("stalls-again", test_stalls_again);
     for (i = 0; i < G_N_ELEMENTS(fault_backends); i++) {
