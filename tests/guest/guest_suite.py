@@ -443,31 +443,45 @@ def run_case(suite, number, name, function, needs, timeout):
 def parse_options(doc):
     full = os.environ.get("FASTLOAD_FULL") == "1"
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
-    parser.add_argument("--restores", type=int, default=50 if full else 10,
+    parser.add_argument("--restores", type=qemu_vm.at_least(1),
+                        default=50 if full else 10,
                         help="how many restores in a row (10; 50 with "
                              "FASTLOAD_FULL=1)")
-    parser.add_argument("--mem", type=int, default=1024, metavar="MiB")
-    parser.add_argument("--fill", type=int, default=700, metavar="MiB")
-    parser.add_argument("--only", metavar="REGEX", help="run these cases")
+    parser.add_argument("--mem", type=qemu_vm.at_least(qemu_vm.MEM_MIN_MIB),
+                        default=1024, metavar="MiB")
+    parser.add_argument("--fill", type=qemu_vm.at_least(1), default=700,
+                        metavar="MiB")
+    parser.add_argument("--only", type=qemu_vm.regex, metavar="REGEX",
+                        help="run these cases")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--dir", type=Path, help="where snapshots go")
     parser.add_argument("--keep", action="store_true",
                         help="keep the snapshots")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.chosen = [c for c in CASES
+                      if not options.only or options.only.search(c[0])]
+    if not options.chosen:
+        parser.error(f"no case matches '{options.only.pattern}'; --list names "
+                     "them")
+    if options.list:
+        return options
+    qemu_vm.check_fill(parser, options.mem, options.fill)
+    qemu_vm.check_given_qemu(parser)
+    options.dir = options.dir or qemu_vm.cache_dir() / "guest"
+    try:
+        options.dir.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        parser.error(f"snapshots cannot go to {options.dir}: {e.strerror}")
+    return options
 
 
 def main(doc):
     """Run the cases that the program defined; @doc is its docstring."""
     options = parse_options(doc)
-    chosen = [c for c in CASES
-              if not options.only or re.search(options.only, c[0])]
+    chosen, base = options.chosen, options.dir
     if options.list:
         print("\n".join(c[0] for c in chosen))
         return
-    if not chosen:
-        sys.exit(f"no case matches '{options.only}'; --list names them")
-    base = options.dir or qemu_vm.cache_dir() / "guest"
-    base.mkdir(parents=True, exist_ok=True)
     need_mib = 4 * options.mem
     if qemu_vm.disk_available_mib(base) < need_mib or \
             qemu_vm.memory_available_mib() < 2 * options.mem:
