@@ -26,6 +26,8 @@ from qemu_vm import Machine, Restore, VmError
 
 CASE_TIMEOUT_S = 180
 RESUME_MAX_S = 0.250        # a guest that ran later was not fast-loaded
+TIME_TRIES = 3
+LEFT_MAX_S = 60             # huge pages are put together after completion
 BUSY_LOAD = 3               # for each processor; the tests alone make 2
 VERIFIED_MIN = 300
 FAST = "fast"               # marks the cases that need fast load
@@ -57,14 +59,24 @@ def check(condition, text):
         raise Failed(text)
 
 
-def check_time(condition, text):
-    """As check(), but a machine with too much to do says nothing of time."""
+def check_time(attempt):
+    """One of TIME_TRIES attempts is in time.
+
+    @attempt: says what came too late, or nothing.  It checks by itself, each
+    time, whatever has nothing to do with time.
+
+    The machine may be held up at any moment, but not each time; a fault of
+    ours comes again.  One with too much to do says nothing of time at all.
+    """
+    for count in range(1, TIME_TRIES + 1):
+        text = attempt()
+        if not text:
+            return
+        comment(f"attempt {count} of {TIME_TRIES}: {text}")
     load, processors = os.getloadavg()[0], os.cpu_count()
-    if not condition and load > BUSY_LOAD * processors:
-        comment(f"{text}; but the load is {load:.1f} on {processors} "
-                "processors, so this proves nothing")
-    else:
-        check(condition, text)
+    check(load > BUSY_LOAD * processors, text)
+    comment(f"{text}; but the load is {load:.1f} on {processors} "
+            "processors, so this proves nothing")
 
 
 def comment(text):
@@ -210,8 +222,7 @@ def check_statistics(r, threads, backend=None):
 
 def check_nothing_left(r):
     """Workers and their descriptors, the snapshot's too, go with the load."""
-    # Huge pages are mended for as long as the load took.
-    deadline = time.monotonic() + 5 + (r.completed_s() or 0)
+    deadline = time.monotonic() + LEFT_MAX_S
     while True:
         threads = r.vm.threads("fastload")
         fds, before = r.vm.descriptors(r.snapshot), r.descriptors_before
@@ -225,9 +236,24 @@ def check_nothing_left(r):
         time.sleep(0.05)
 
 
-def check_fast(suite, *, threads=2, cold=True, backend=None, name="running",
-               resume_max_s=RESUME_MAX_S, **options):
-    """A fast restore of a running guest, from the first byte to a sweep."""
+def check_fast(suite, *, resume_max_s=RESUME_MAX_S, **options):
+    """A fast restore of a running guest, which runs in time; the last one."""
+    done = []
+
+    def attempt():
+        done.append(restored_fast(suite, **options))
+        # Started by command line, QEMU's own start is in it.
+        if done[-1].how == "defer" and done[-1].run_s() > resume_max_s:
+            return (f"the guest ran only after {done[-1].run_s() * 1000:.0f} "
+                    "ms")
+        return None
+    check_time(attempt)
+    return done[-1]
+
+
+def restored_fast(suite, *, threads=2, cold=True, backend=None,
+                  name="running", **options):
+    """All but the time, from the first byte to a sweep."""
     path = suite.snapshot(name)
     backend = backend or ("io_uring" if io_uring_is_permitted() else None)
     if cold:
@@ -243,8 +269,6 @@ def check_fast(suite, *, threads=2, cold=True, backend=None, name="running",
                 f"{output_s * 1000:.1f} ms, completed at {completed_s:.3f} s,"
                 f" worst touch {r.vm.worst_us} us")
         if r.how == "defer":
-            check_time(run_s <= resume_max_s,
-                       f"the guest ran only after {run_s * 1000:.0f} ms")
             check_order(r, "active", "postcopy-active", "completed")
         check_statistics(r, threads, backend)
         r.vm.verified_more(VERIFIED_MIN)
@@ -419,31 +443,45 @@ def run_case(suite, number, name, function, needs, timeout):
 def parse_options(doc):
     full = os.environ.get("FASTLOAD_FULL") == "1"
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
-    parser.add_argument("--restores", type=int, default=50 if full else 10,
+    parser.add_argument("--restores", type=qemu_vm.at_least(1),
+                        default=50 if full else 10,
                         help="how many restores in a row (10; 50 with "
                              "FASTLOAD_FULL=1)")
-    parser.add_argument("--mem", type=int, default=1024, metavar="MiB")
-    parser.add_argument("--fill", type=int, default=700, metavar="MiB")
-    parser.add_argument("--only", metavar="REGEX", help="run these cases")
+    parser.add_argument("--mem", type=qemu_vm.at_least(qemu_vm.MEM_MIN_MIB),
+                        default=1024, metavar="MiB")
+    parser.add_argument("--fill", type=qemu_vm.at_least(1), default=700,
+                        metavar="MiB")
+    parser.add_argument("--only", type=qemu_vm.regex, metavar="REGEX",
+                        help="run these cases")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--dir", type=Path, help="where snapshots go")
     parser.add_argument("--keep", action="store_true",
                         help="keep the snapshots")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.chosen = [c for c in CASES
+                      if not options.only or options.only.search(c[0])]
+    if not options.chosen:
+        parser.error(f"no case matches '{options.only.pattern}'; --list names "
+                     "them")
+    if options.list:
+        return options
+    qemu_vm.check_fill(parser, options.mem, options.fill)
+    qemu_vm.check_given_qemu(parser)
+    options.dir = options.dir or qemu_vm.cache_dir() / "guest"
+    try:
+        options.dir.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        parser.error(f"snapshots cannot go to {options.dir}: {e.strerror}")
+    return options
 
 
 def main(doc):
     """Run the cases that the program defined; @doc is its docstring."""
     options = parse_options(doc)
-    chosen = [c for c in CASES
-              if not options.only or re.search(options.only, c[0])]
+    chosen, base = options.chosen, options.dir
     if options.list:
         print("\n".join(c[0] for c in chosen))
         return
-    if not chosen:
-        sys.exit(f"no case matches '{options.only}'; --list names them")
-    base = options.dir or qemu_vm.cache_dir() / "guest"
-    base.mkdir(parents=True, exist_ok=True)
     need_mib = 4 * options.mem
     if qemu_vm.disk_available_mib(base) < need_mib or \
             qemu_vm.memory_available_mib() < 2 * options.mem:

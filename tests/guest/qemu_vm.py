@@ -11,6 +11,7 @@ kernel kills it should this process die first.
 Needs Python 3.11 or later and nothing but its standard library.
 """
 
+import argparse
 import ctypes
 import json
 import mmap
@@ -36,6 +37,8 @@ PAGE_BYTES = 4096
 CACHE_LEFT_BYTES_MAX = 16 << 20
 MADV_POPULATE_WRITE = 23
 TOUCH_HOLD_S = 2.5
+MEM_MIN_MIB = 384           # of a guest whose memory somebody may choose
+KERNEL_MIB = 160            # that cannot be filled
 
 
 class VmError(Exception):
@@ -48,6 +51,41 @@ class QmpError(VmError):
 
 class VmTimeout(VmError):
     """Something did not happen in time."""
+
+
+# ------------------------------------------------------------- the options
+
+def at_least(least):
+    """A type for argparse: whole numbers, and not less."""
+    def number(text):
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+    return number
+
+
+def regex(text):
+    """Another one."""
+    try:
+        return re.compile(text)
+    except re.error as e:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no regular expression: {e}") from None
+
+
+def check_fill(parser, mem_mib, fill_mib):
+    if fill_mib > mem_mib - KERNEL_MIB:
+        parser.error(f"{fill_mib} MiB to fill do not fit a guest of "
+                     f"{mem_mib} MiB: at most {mem_mib - KERNEL_MIB} MiB do")
+
+
+def check_given_qemu(parser):
+    """$QEMU is as good as an option."""
+    if os.environ.get("QEMU"):
+        try:
+            find_qemu()
+        except VmError as e:
+            parser.error(str(e))
 
 
 # ---------------------------------------------------------------- the host
@@ -71,7 +109,7 @@ def find_qemu(tell=None):
             raise VmError(done.stderr.strip())
         if tell:
             tell(done.stderr.strip())
-    if not path or not os.access(path, os.X_OK):
+    if not os.path.isfile(path) or not os.access(path, os.X_OK):
         raise VmError(f"no QEMU at '{path}': set QEMU=path, or build one "
                       "with qemu/import")
     return path
