@@ -307,9 +307,9 @@ int main(int argc, char **argv)
     for (i = 0; i < G_N_ELEMENTS(change_kinds); i++) {
         add_backend_tests(&change_kinds[i]);
     }
-    add_test("io_uring-is-refused-later", FIXTURE_NEEDS_URING,
+    add_test("ring-is-refused-later", FIXTURE_NEEDS_URING,
              test_uring_refused_later, &anon);
-    add_test("io_uring-is-refused-later-huge", FIXTURE_NEEDS_URING,
+    add_test("ring-is-refused-later-huge", FIXTURE_NEEDS_URING,
              test_uring_refused_later, &thp);
     return g_test_run();
 }
