@@ -874,6 +874,7 @@ static bool fast_load_start_watch(FastLoad *s, GError **gerr)
     pthread_sigmask(SIG_SETMASK, &all, &old);
     s->watcher = g_thread_try_new("fastload-watch", fast_load_watch, s, gerr);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    g_prefix_error(gerr, "cannot create a thread: ");
     return s->watcher;
 }
 

@@ -714,6 +714,13 @@ static bool session_spawn(Fastload *fl, GError **error)
         g_error_free(cause);
         return false;
     }
+    if (fl->has_open_failed && fl->config.io_kind == FASTLOAD_IO_AUTO) {
+        /* preadv needs nothing else. */
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "a loader thread cannot allocate memory: raise what "
+                    "limits it, the sysctl vm.max_map_count perhaps");
+        return false;
+    }
     if (fl->has_open_failed) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
                     "the read backend \"%s\" cannot be used here",
