@@ -952,6 +952,8 @@ static void test_statistics_during_start(const void *opaque)
 
 #define RATE_BYTES_PER_S 20000000ull
 #define RATE_CHUNK_COUNT 4
+#define LATE_NS_MAX 300e6
+#define LATE_TRIES_MAX 3
 
 static Fastload *load_start_at_rate(const Fixture *f, const LoadCase *lc,
                                     uint64_t bytes_per_s)
@@ -966,10 +968,22 @@ static Fastload *load_start_at_rate(const Fixture *f, const LoadCase *lc,
     return fl;
 }
 
-static void test_rate_is_kept(const void *opaque)
+/*
+ * Late is what a busy machine may be: a load that took too long is repeated,
+ * and @try_load fails the test when none was in time.
+ */
+static void load_in_time(bool (*try_load)(const LoadCase *lc),
+                         const LoadCase *lc)
 {
-    /* A background rate is what all workers together read, within 5 %. */
-    const LoadCase *lc = opaque;
+    int i;
+
+    for (i = 0; !try_load(lc); i++) {
+        g_assert_cmpint(i, <, LATE_TRIES_MAX);
+    }
+}
+
+static bool load_try_rate(const LoadCase *lc)
+{
     Fixture *f = fixture_new(FIXTURE_ANON, RATE_CHUNK_COUNT * CHUNK_PAGES,
                              lc->has_data);
     double want_ns = f->data_bytes * 1e9 / RATE_BYTES_PER_S;
@@ -980,29 +994,38 @@ static void test_rate_is_kept(const void *opaque)
     fastload_get_stats(fl, &stats);
     g_assert_cmpuint(stats.read_bytes, ==, f->data_bytes);
     g_assert_cmpfloat(stats.complete_ns, >, want_ns * 0.95);
-    /* Late is what a busy machine may be. */
-    g_assert_cmpfloat(stats.complete_ns, <, want_ns * 1.05 + 300e6);
     fastload_free(fl);
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
     fixture_free(f);
+    return stats.complete_ns < want_ns * 1.05 + LATE_NS_MAX;
 }
 
-static void test_zeros_are_not_rated(const void *opaque)
+static void test_rate_is_kept(const void *opaque)
 {
-    /* A rate is of bytes read: zero pages, trapped ones too, cost nothing. */
-    const LoadCase *lc = opaque;
+    /* A background rate is what all workers together read, within 5 %. */
+    load_in_time(load_try_rate, opaque);
+}
+
+static bool load_try_zeros(const LoadCase *lc)
+{
     Fixture *f = fixture_new(FIXTURE_ANON, 6 * CHUNK_PAGES, fixture_mixed);
     Fastload *fl = load_start_at_rate(f, lc, RATE_BYTES_PER_S);
     FastloadStats stats;
 
     load_wait(fl);
     fastload_get_stats(fl, &stats);
-    g_assert_cmpfloat(stats.complete_ns, <,
-                      stats.read_bytes * 1.05e9 / RATE_BYTES_PER_S + 300e6);
     g_assert_cmpuint(stats.read_bytes, <, f->len_bytes * 3 / 4);
     fastload_free(fl);
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
     fixture_free(f);
+    return stats.complete_ns <
+           stats.read_bytes * 1.05e9 / RATE_BYTES_PER_S + LATE_NS_MAX;
+}
+
+static void test_zeros_are_not_rated(const void *opaque)
+{
+    /* A rate is of bytes read: zero pages, trapped ones too, cost nothing. */
+    load_in_time(load_try_zeros, opaque);
 }
 
 static void load_check_off(Fastload *fl, const Fixture *f,
