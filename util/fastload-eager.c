@@ -203,6 +203,7 @@ bool fastload_eager_load(Fastload *fl, FastloadArea *area,
 {
     EagerLoad load = { .fl = fl, .area = area };
     GThread *threads[FASTLOAD_WORKER_COUNT_MAX] = { NULL };
+    bool is_replaced;
     uint32_t i;
 
     g_mutex_init(&load.lock);
@@ -217,7 +218,8 @@ bool fastload_eager_load(Fastload *fl, FastloadArea *area,
             g_thread_join(threads[i]);
         }
     }
-    if (!load.failure.error_number && fastload_file_is_changed(fl, 0)) {
+    if (!load.failure.error_number &&
+        fastload_file_is_changed(fl, 0, &is_replaced)) {
         eager_fail(&load, FASTLOAD_FAILURE_CHANGED, ESTALE, 0);
     }
     g_mutex_clear(&load.lock);

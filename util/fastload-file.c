@@ -100,7 +100,8 @@ void fastload_file_note(Fastload *fl)
     __atomic_store_n(&fl->file_mtime_ns, look.mtime_ns, __ATOMIC_RELEASE);
 }
 
-bool fastload_file_is_changed(Fastload *fl, uint32_t file_count)
+bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
+                              bool *ret_is_replaced)
 {
     FileLook look;
     bool is_changed =
@@ -112,8 +113,9 @@ bool fastload_file_is_changed(Fastload *fl, uint32_t file_count)
                                           __ATOMIC_ACQUIRE));
 
     /* Last: whoever saw anything of another file above sees it here, too. */
-    return is_changed ||
-           file_count != __atomic_load_n(&fl->file_count, __ATOMIC_ACQUIRE);
+    *ret_is_replaced = file_count != __atomic_load_n(&fl->file_count,
+                                                     __ATOMIC_ACQUIRE);
+    return is_changed || *ret_is_replaced;
 }
 
 void fastload_file_accept(Fastload *fl)

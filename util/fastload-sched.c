@@ -444,7 +444,7 @@ static bool sched_requeue_locked(Fastload *fl, const FastloadFault *fault)
                            fault->area->page_bytes);
         return false;
     }
-    later.not_before_ns = fl->retry_at_ns;
+    later.not_before_ns = MAX(fl->retry_at_ns, 1); /* 0: it never failed */
     sched_push_locked(fl, &later);
     return true;
 }
@@ -487,7 +487,9 @@ static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
         .begin_ns = read->begin_ns,
     };
 
-    sched_note_failure_locked(fl, now_ns, &failure);
+    if (!read->is_replaced) {
+        sched_note_failure_locked(fl, now_ns, &failure);
+    }
     fl->failing_count += read->is_retried ? 0 : 1;
     if (read->class == FASTLOAD_CLASS_BACKGROUND) {
         fl->failed_chunk_count++;

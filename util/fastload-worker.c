@@ -131,11 +131,16 @@ static void worker_read_fail(FastloadRead *read, FastloadFailureKind kind,
 /* Was @read read from the file that was handed over, as it was then? */
 static void worker_check_file(FastloadWorker *w, FastloadRead *read)
 {
+    bool is_replaced = false;
+
     if (read->extent_count &&
-        fastload_file_is_changed(w->fl, read->file_count)) {
+        fastload_file_is_changed(w->fl, read->file_count, &is_replaced)) {
         /* Also where it failed: this is why, as a rule. */
-        fastload_stats_add(&w->counters.io_error_count, !read->error);
+        fastload_stats_add(is_replaced ? &w->counters.retry_count
+                                       : &w->counters.io_error_count,
+                           is_replaced || !read->error);
         read->error = 0;
+        read->is_replaced = is_replaced;
         worker_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE,
                          read->area->file_off + read->span.ram_off);
     }
@@ -150,6 +155,7 @@ static void worker_plan_read(const FastloadWorker *w, FastloadRead *read)
     read->placed_bytes = 0;
     read->error = 0;
     read->file_count = w->file_count;
+    read->is_replaced = false;
     read->next = NULL;
     read->inflight_count = 0;
     read->extent_idx = 0;

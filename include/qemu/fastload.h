@@ -195,7 +195,7 @@ typedef struct FastloadStats {
     uint64_t moved_bytes;      /* placed by UFFDIO_MOVE, zeros included */
     uint64_t collapsed_bytes;  /* made huge pages after completion */
     uint64_t retry_count;      /* reads issued again after a failure */
-    uint64_t io_error_count;   /* reads that failed, or came too late */
+    uint64_t io_error_count;   /* reads that failed, or of a changed file */
     /* From reading the fault message to the page being there. */
     uint64_t fault_p50_ns;
     uint64_t fault_p95_ns;

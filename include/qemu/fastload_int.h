@@ -232,6 +232,7 @@ struct FastloadRead {
     FastloadFailureKind error_kind;
     uint64_t error_file_off;
     uint32_t file_count;    /* which file it was read from */
+    bool is_replaced;       /* and that is not the one any more: read again */
     uint64_t begin_ns;      /* urgent: when the fault message was read */
     bool is_retried;        /* counted in failing_count */
     bool is_direct;         /* around the page cache, unless that fails */
@@ -599,7 +600,8 @@ void fastload_file_note(Fastload *fl);
  * Is what was read with @file_count from a file that has changed, or from one
  * that has been replaced since?  Does not wait for the file's server.
  */
-bool fastload_file_is_changed(Fastload *fl, uint32_t file_count);
+bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
+                              bool *ret_is_replaced);
 /* Opens direct_fd where it can be of use; called by start, no threads yet. */
 void fastload_file_prepare(Fastload *fl);
 /*

@@ -726,6 +726,56 @@ static void test_cancel_waits_for_reads(const void *opaque)
     fault_free(t);
 }
 
+static uint64_t fault_failing_count(FaultTest *t)
+{
+    uint64_t count;
+
+    g_mutex_lock(&t->fl->sched_lock);
+    count = t->fl->failing_count;
+    g_mutex_unlock(&t->fl->sched_lock);
+    return count;
+}
+
+static void test_recovery_meets_reads(const void *opaque)
+{
+    /* What is in flight then is read again: no failure, and nothing lost. */
+    SimConfig config = { .seed = 21 };
+    FixtureToucher touchers[3];
+    FastloadStats stats;
+    FaultTest *t;
+    guint i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
+    sim_hold(SIM_HOLD_URGENT);
+    fault_start(t);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 2000 - i);
+    }
+    fixture_wait_until(sim_pending_count() == G_N_ELEMENTS(touchers));
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    sim_hold(SIM_HOLD_BACKGROUND);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fixture_wait_until(fault_failing_count(t) == 0);
+    g_assert_cmpuint(fault_stats(t).retry_count, ==, G_N_ELEMENTS(touchers));
+
+    fastload_set_background_rate(t->fl, 0);
+    fixture_wait_until(sim_pending_count() != 0);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    stats = fault_stats(t);
+    g_assert_cmpuint(stats.retry_count, >, G_N_ELEMENTS(touchers));
+    g_assert_cmpuint(stats.io_error_count, ==, 0);
+    g_assert_cmpuint(fixture_events_count(&t->events, FASTLOAD_EVENT_STALLED),
+                     ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 static void test_cancel_anywhere(const void *opaque)
 {
     /* Cancelled at any point, a load ends; pages are right or zero. */
@@ -1655,6 +1705,7 @@ int main(int argc, char **argv)
     add_test("more-faults-than-room", test_more_faults_than_room);
     add_test("cancel-releases-waiters", test_cancel_releases_waiters);
     add_test("cancel-waits-for-reads", test_cancel_waits_for_reads);
+    add_test("recovery-meets-reads", test_recovery_meets_reads);
     add_test("cancel-anywhere", test_cancel_anywhere);
     add_test("cancel-after-completion", test_cancel_after_completion);
     add_test("cancel-before-start", test_cancel_before_start);
