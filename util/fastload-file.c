@@ -9,9 +9,9 @@
  * of the same file.  Knows whether that can be had and which reads should
  * take it; where in doubt, the caller's descriptor serves.  statx(2) for what
  * O_DIRECT demands (Linux 6.1), cachestat(2) for what is resident (6.5).
- * And knows whether it is still the file that it was: whoever writes to it
- * changes the time of modification before the bytes, so a look after a read
- * covers the read.
+ * And knows whether it is still the file that it was: who writes to a file
+ * changes its time of modification first, so a look after a read covers the
+ * read.  (Not so holes punched in tmpfs, and memory that is mapped.)
  * docs/design/0004-around-the-page-cache.md.
  */
 #include "qemu/osdep.h"
@@ -89,28 +89,42 @@ static bool file_look(int fd, int sync_flag, FileLook *ret_look)
     return true;
 }
 
+static void file_remember(Fastload *fl, const FileLook *look)
+{
+    __atomic_store_n(&fl->is_file_watched, look->is_regular,
+                     __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->file_bytes, look->len_bytes, __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->file_mtime_ns, look->mtime_ns, __ATOMIC_RELEASE);
+}
+
 void fastload_file_note(Fastload *fl)
 {
     FileLook look = { 0 };
-    bool is_watched = file_look(fl->fd, AT_STATX_SYNC_AS_STAT, &look) &&
-                      look.is_regular;
 
-    __atomic_store_n(&fl->is_file_watched, is_watched, __ATOMIC_RELEASE);
-    __atomic_store_n(&fl->file_bytes, look.len_bytes, __ATOMIC_RELEASE);
-    __atomic_store_n(&fl->file_mtime_ns, look.mtime_ns, __ATOMIC_RELEASE);
+    /* Where this is not permitted, nothing is watched. */
+    file_look(fl->fd, AT_STATX_FORCE_SYNC, &look);
+    file_remember(fl, &look);
+}
+
+static bool file_looks_changed(Fastload *fl, int sync_flag)
+{
+    FileLook look;
+
+    return !file_look(fl->fd, sync_flag, &look) ||
+           look.len_bytes != __atomic_load_n(&fl->file_bytes,
+                                             __ATOMIC_ACQUIRE) ||
+           look.mtime_ns != __atomic_load_n(&fl->file_mtime_ns,
+                                            __ATOMIC_ACQUIRE);
 }
 
 bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
                               bool *ret_is_replaced)
 {
-    FileLook look;
+    /* What a network file system remembers of a file may be old: ask it. */
     bool is_changed =
         __atomic_load_n(&fl->is_file_watched, __ATOMIC_ACQUIRE) &&
-        file_look(fl->fd, AT_STATX_DONT_SYNC, &look) &&
-        (look.len_bytes != __atomic_load_n(&fl->file_bytes,
-                                           __ATOMIC_ACQUIRE) ||
-         look.mtime_ns != __atomic_load_n(&fl->file_mtime_ns,
-                                          __ATOMIC_ACQUIRE));
+        file_looks_changed(fl, AT_STATX_DONT_SYNC) &&
+        file_looks_changed(fl, AT_STATX_FORCE_SYNC);
 
     /* Last: whoever saw anything of another file above sees it here, too. */
     *ret_is_replaced = file_count != __atomic_load_n(&fl->file_count,
@@ -118,11 +132,20 @@ bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
     return is_changed || *ret_is_replaced;
 }
 
-void fastload_file_accept(Fastload *fl)
+/* While the number is odd, no read is begun that could be taken for right. */
+static void file_turn(Fastload *fl)
 {
     __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_SEQ_CST);
-    fastload_file_note(fl);
-    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELEASE);
+}
+
+void fastload_file_accept(Fastload *fl)
+{
+    FileLook look = { 0 };
+
+    file_look(fl->fd, AT_STATX_FORCE_SYNC, &look);
+    file_turn(fl);
+    file_remember(fl, &look);
+    file_turn(fl);
 }
 
 /* A descriptor of the same file with O_DIRECT; -1: errno says why not. */
@@ -164,10 +187,22 @@ static bool file_is_readable(Fastload *fl, int fd)
     return is_readable;
 }
 
+/* Without one of its own, what goes around the page cache goes through it. */
+static void file_replace_direct(Fastload *fl, int fd, int direct_fd)
+{
+    if (fl->direct_fd >= 0 &&
+        dup3(direct_fd >= 0 ? direct_fd : fd, fl->direct_fd, O_CLOEXEC) < 0) {
+        /* It is the old file's still. */
+        trace_fastload_direct_opened(fl, errno);
+        __atomic_store_n(&fl->is_direct_lost, 1, __ATOMIC_RELAXED);
+    }
+}
+
 bool fastload_file_replace(Fastload *fl, int fd, GError **error)
 {
     int flags = fcntl(fd, F_GETFL);
-    int direct_fd = -1;
+    int direct_fd = -1, dup_errno = 0;
+    FileLook look;
 
     if (flags < 0 || !!(flags & O_DIRECT) != fl->is_direct) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
@@ -183,30 +218,34 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
                                                        0))->file_off);
         return false;
     }
-    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_SEQ_CST);
-    if (dup3(fd, fl->fd, O_CLOEXEC) < 0) {
+    /* All that may take its time comes first, and a look that is too early. */
+    if (!file_look(fd, AT_STATX_FORCE_SYNC, &look)) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "cannot take over the copy's descriptor: %s",
+                    "cannot see what the copy looks like: %s",
                     g_strerror(errno));
-        __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_SEQ_CST);
         return false;
     }
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
     if (fl->direct_fd >= 0) {
-        /* Without it, what goes around the page cache goes through it. */
         direct_fd = file_open_direct(fd);
-        if (dup3(direct_fd >= 0 ? direct_fd : fd, fl->direct_fd,
-                 O_CLOEXEC) < 0) {
-            /* What it fails to read is read by the first. */
-            trace_fastload_direct_opened(fl, errno);
-        }
-        if (direct_fd >= 0) {
-            close(direct_fd);
-        }
     }
-    posix_fadvise(fl->fd, 0, 0, POSIX_FADV_RANDOM);
-    fastload_file_note(fl);
-    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_RELEASE);
-    return true;
+    file_turn(fl);
+    if (dup3(fd, fl->fd, O_CLOEXEC) < 0) {
+        dup_errno = errno;
+    } else {
+        file_replace_direct(fl, fd, direct_fd);
+        file_remember(fl, &look);
+    }
+    file_turn(fl);
+    if (direct_fd >= 0) {
+        close(direct_fd);
+    }
+    if (dup_errno) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot take over the copy's descriptor: %s",
+                    g_strerror(dup_errno));
+    }
+    return !dup_errno;
 }
 
 void fastload_file_choose(Fastload *fl, FastloadRead *read)
@@ -215,7 +254,8 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
     bool is_cached;
 
     read->is_direct = false;
-    if (fl->direct_fd < 0 || !read->extent_count) {
+    if (fl->direct_fd < 0 || !read->extent_count ||
+        __atomic_load_n(&fl->is_direct_lost, __ATOMIC_RELAXED)) {
         return;
     }
     /* Holes are hardly ever in the cache: what is there is what we want. */

@@ -254,6 +254,7 @@ void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
 
 static void sched_note_recovery_locked(Fastload *fl)
 {
+    fl->is_file_changed = false;
     fl->failed_round_count = 0;
     fl->backoff_ns = 0;
 }
@@ -321,6 +322,12 @@ static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
     return false;
 }
 
+/* Of a file that has changed no chunk is any better than the last one. */
+static uint64_t sched_pending_due_locked(const Fastload *fl)
+{
+    return fl->is_file_changed ? fl->retry_at_ns : 0;
+}
+
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadArea **ret_area,
                                uint64_t *ret_chunk_idx,
@@ -335,7 +342,7 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
         found = sched_take_failed_locked(fl, ret_area, ret_chunk_idx);
     }
     *ret_is_retried = found;
-    if (!is_held && !found) {
+    if (!is_held && !found && now_ns >= sched_pending_due_locked(fl)) {
         found = sched_take_pending_locked(fl, ret_area, ret_chunk_idx);
     }
     g_mutex_unlock(&fl->sched_lock);
@@ -353,7 +360,7 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
         due_ns = fl->retry_at_ns;
     }
     if (takes_chunks && fl->next_area < fl->areas->len) {
-        due_ns = 0;
+        due_ns = MIN(due_ns, sched_pending_due_locked(fl));
     }
     due_ns = MAX(due_ns, sched_rate_due_locked(fl));
     for (i = 0; takes_faults && i < fl->fault_count; i++) {
@@ -377,6 +384,7 @@ static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
     }
     fl->failure = *failure;
     fl->is_failure_known = true;
+    fl->is_file_changed = failure->kind == FASTLOAD_FAILURE_CHANGED;
 }
 
 static void sched_retry_ended_locked(Fastload *fl)

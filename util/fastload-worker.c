@@ -624,9 +624,9 @@ static void worker_leave_ring(FastloadWorker *w)
 {
     uint32_t i, count = worker_req_count(w->fl);
 
-    __atomic_store_n(&w->fl->is_staging_lost, 1, __ATOMIC_RELAXED);
     w->io_ops->close(w->io);
     worker_open_io(w, &fastload_io_sync_ops);
+    assert(w->io); /* so little memory that GLib, too, ends a program for it */
     for (i = 0; i < count; i++) {
         FastloadIoReq *req = &w->reqs[i];
         FastloadRead *read = req->read;
@@ -634,6 +634,7 @@ static void worker_leave_ring(FastloadWorker *w)
         if (!req->is_queued) {
             continue;
         }
+        __atomic_store_n(&w->fl->is_staging_lost, 1, __ATOMIC_RELAXED);
         if (!read->is_spare) {
             worker_use_spare(w, read);
         }
@@ -771,11 +772,18 @@ static void worker_note_file(FastloadWorker *w)
     uint32_t file_count = __atomic_load_n(&w->fl->file_count,
                                           __ATOMIC_ACQUIRE);
 
-    if (w->file_count != file_count) {
-        w->file_count = file_count;
-        if (w->io_ops->reopen) {
-            w->io_ops->reopen(w->io);
-        }
+    if (w->file_count == file_count || file_count % 2) {
+        return; /* or it is being replaced just now */
+    }
+    w->file_count = file_count;
+    if (w->io_ops->reopen) {
+        w->io_ops->reopen(w->io);
+    }
+    if (w->issuing) {
+        /* The rest of it is of no use. */
+        worker_read_fail(w->issuing, FASTLOAD_FAILURE_CHANGED, -ESTALE,
+                         w->issuing->area->file_off +
+                         w->issuing->span.ram_off);
     }
 }
 

@@ -628,12 +628,15 @@ static const FastloadIoOps *session_choose_io(Fastload *fl)
         .req_count_max = 1,
     };
     FastloadIo *io = fastload_io_uring_ops.open(&setup, NULL);
+    bool works;
 
     if (!io) {
         return &fastload_io_sync_ops;
     }
+    /* To be set up and to be used are different permissions. */
+    works = fastload_io_uring_ops.poll(io, 0, false);
     fastload_io_uring_ops.close(io);
-    return &fastload_io_uring_ops;
+    return works ? &fastload_io_uring_ops : &fastload_io_sync_ops;
 }
 
 static void session_size_staging(Fastload *fl)

@@ -24,8 +24,9 @@
  *   fastload_set_background_rate().
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped; fastload_wait() until the load is over, fastload_settle() and
- *   fastload_free() until threads end.  No other call blocks on storage or on
- *   the guest.
+ *   fastload_free() until threads end.  fastload_new() and
+ *   fastload_recover() ask for the file's attributes, the latter reads a page
+ *   of a copy.  No other call blocks on storage or on the guest.
  * Errors: calls with a GError ** return false or NULL and set it once; the
  *   engine logs nothing.  On failure every output is left as it was.
  * Units: *_bytes are bytes, *_ns nanoseconds of CLOCK_MONOTONIC, *_count a
@@ -223,7 +224,8 @@ bool fastload_probe(GError **error);
  *   by a descriptor of the engine's own, where kernel (Linux 6.5) and file
  *   system allow that.  A regular file must stay as it is from here on: when
  *   its size or its time of modification is another, nothing that is read is
- *   placed any more (FASTLOAD_FAILURE_CHANGED), until fastload_recover()
+ *   placed (FASTLOAD_FAILURE_CHANGED), until both are as they were, or
+ *   fastload_recover().  Asks the file's server what it looks like
  * @config: NULL means all defaults
  * @error: set on failure
  *

@@ -278,7 +278,8 @@ typedef struct FastloadIoSetup {
  *        are resumed by the backend.
  * reopen: the descriptors of @setup refer to another file now, which requests
  *        queued from here on are read from; NULL where that is no matter.
- * close: no request may be outstanding, but after poll() returned false.
+ * close: requests that are outstanding will not complete any more; what they
+ *        are to read may still come.
  */
 typedef struct FastloadIoOps {
     const char *name;
@@ -437,6 +438,7 @@ struct Fastload {
     uint64_t failing_count;      /* pages and chunks waiting for a retry */
     FastloadFailure failure;     /* the last of those */
     bool is_failure_known;       /* it came after the last recovery */
+    bool is_file_changed;        /* it says so, and nothing was read since */
     uint32_t failed_round_count; /* since something failing was read */
     uint64_t failed_chunk_count;
     uint64_t retry_at_ns;        /* for failed chunks */
@@ -452,6 +454,7 @@ struct Fastload {
     uint32_t flight_bytes_max;   /* relaxed, as what follows */
     uint64_t flight_least_ns;    /* what a read takes with no other before it */
     uint32_t file_count;         /* two for each replacement; odd: in it */
+    uint32_t is_direct_lost;     /* direct_fd is not of the file any more */
     uint32_t is_file_watched;    /* it is a regular file, and was: */
     uint64_t file_bytes;
     uint64_t file_mtime_ns;
@@ -598,7 +601,8 @@ void fastload_huge_collapse(FastloadWorker *w);
 void fastload_file_note(Fastload *fl);
 /*
  * Is what was read with @file_count from a file that has changed, or from one
- * that has been replaced since?  Does not wait for the file's server.
+ * that has been replaced since?  Where the file's server is asked, only when
+ * it seems so.
  */
 bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
                               bool *ret_is_replaced);

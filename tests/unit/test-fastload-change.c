@@ -18,8 +18,8 @@
 #define CHILD_TIMEOUT_US (FIXTURE_DEADLINE_S / 2 * G_USEC_PER_SEC)
 /* A time of modification may be a tick of the kernel's clock coarse. */
 #define CLOCK_TICK_US (20 * 1000)
-/* So much that it is not all there when the ring is refused. */
-#define URING_PAGE_COUNT (32 * CHUNK_PAGES)
+/* So much that it is not all there when something else happens. */
+#define LARGE_PAGE_COUNT (32 * CHUNK_PAGES)
 
 typedef struct ChangeTest {
     Fixture *f;
@@ -191,6 +191,48 @@ static void test_reads_of_a_replaced_file(const void *opaque)
     change_finish(t);
 }
 
+static void test_while_it_is_replaced(const void *opaque)
+{
+    /* Between two files nothing is placed: it may be of either. */
+    ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
+    FixtureToucher toucher;
+
+    __atomic_add_fetch(&t->fl->file_count, 1, __ATOMIC_SEQ_CST);
+    fixture_toucher_start_page(&toucher, t->f, 9);
+    fastload_set_background_rate(t->fl, 0);
+    g_usleep(5 * CLOCK_TICK_US);
+    g_assert_false(fixture_toucher_is_done(&toucher));
+    g_assert_false(fixture_page_is_resident(t->f, 9));
+    g_assert_false(fixture_page_is_resident(t->f, PAGE_COUNT - 1));
+    __atomic_add_fetch(&t->fl->file_count, 1, __ATOMIC_SEQ_CST);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    change_finish(t);
+}
+
+static void test_changed_file_is_left_alone(const void *opaque)
+{
+    /* What is of no use is not read to its end: chunks are not begun. */
+    ChangeTest *t = change_new(*(const FastloadIoKind *)opaque, FIXTURE_ANON,
+                               LARGE_PAGE_COUNT, FASTLOAD_BACKGROUND_OFF);
+    FastloadStats stats;
+    uint64_t chunk_idx;
+
+    change_start(t);
+    change_flip_page(t, 700);
+    fastload_set_background_rate(t->fl, 0);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    g_usleep(5 * CLOCK_TICK_US);
+    fastload_get_stats(t->fl, &stats);
+    g_assert_cmpuint(stats.remaining_bytes, ==, t->f->len_bytes);
+    g_mutex_lock(&t->fl->sched_lock);
+    chunk_idx = t->fl->next_area ? UINT64_MAX : t->fl->next_chunk;
+    g_mutex_unlock(&t->fl->sched_lock);
+    g_assert_cmpuint(chunk_idx, <, LARGE_PAGE_COUNT / CHUNK_PAGES / 2);
+    change_flip_page(t, 700);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    change_finish(t);
+}
+
 static void test_file_changed_before_start(const void *opaque)
 {
     /* Memory that is loaded before the guest runs: a plain failure. */
@@ -237,6 +279,40 @@ static const char *change_io_name(ChangeTest *t)
     return stats.io_name;
 }
 
+/* Runs the test in a child, which a filter may be put on; true in the parent */
+static bool change_run_child(void)
+{
+    if (g_test_subprocess()) {
+        return false;
+    }
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) < 0) {
+        g_test_skip("this kernel has no seccomp");
+        return true;
+    }
+    g_test_trap_subprocess(NULL, CHILD_TIMEOUT_US,
+                           G_TEST_SUBPROCESS_INHERIT_STDERR);
+    if (!g_test_trap_has_passed() || g_test_trap_reached_timeout()) {
+        g_error("the child that is refused io_uring has failed");
+    }
+    return true;
+}
+
+static void test_uring_set_up_and_refused(const void *opaque)
+{
+    /* A ring that may be opened and not used is none. */
+    ChangeTest *t;
+
+    if (change_run_child()) {
+        return;
+    }
+    change_refuse_uring();
+    t = change_new(FASTLOAD_IO_AUTO, FIXTURE_ANON, PAGE_COUNT, 0);
+    change_start(t);
+    g_assert_cmpstr(change_io_name(t), ==, "preadv");
+    g_assert_false(t->fl->is_staging_lost);
+    change_finish(t);
+}
+
 static void test_uring_refused_later(const void *opaque)
 {
     /* Every worker reads on with preadv, and what was on its way comes too. */
@@ -245,20 +321,11 @@ static void test_uring_refused_later(const void *opaque)
     ChangeTest *t;
     guint i;
 
-    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) < 0) {
-        g_test_skip("this kernel has no seccomp");
-        return;
-    }
-    if (!g_test_subprocess()) {
-        g_test_trap_subprocess(NULL, CHILD_TIMEOUT_US,
-                               G_TEST_SUBPROCESS_INHERIT_STDERR);
-        if (!g_test_trap_has_passed() || g_test_trap_reached_timeout()) {
-            g_error("the child that is refused io_uring has failed");
-        }
+    if (change_run_child()) {
         return;
     }
     t = change_new(FASTLOAD_IO_IO_URING, *(const FixtureMemory *)opaque,
-                   URING_PAGE_COUNT, 0);
+                   LARGE_PAGE_COUNT, 0);
     fixture_drop_cache(t->f);
     change_start(t);
     for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
@@ -297,6 +364,8 @@ static void add_backend_tests(const FastloadIoKind *io_kind)
         { "file-is-overwritten", test_changed_file },
         { "file-grows", test_longer_file },
         { "reads-of-a-replaced-file", test_reads_of_a_replaced_file },
+        { "while-it-is-replaced", test_while_it_is_replaced },
+        { "changed-file-is-left-alone", test_changed_file_is_left_alone },
         { "file-changed-before-start", test_file_changed_before_start },
     };
     guint i;
@@ -318,6 +387,8 @@ int main(int argc, char **argv)
     for (i = 0; i < G_N_ELEMENTS(change_kinds); i++) {
         add_backend_tests(&change_kinds[i]);
     }
+    add_test("ring-is-set-up-and-refused", FIXTURE_NEEDS_URING,
+             test_uring_set_up_and_refused, NULL);
     add_test("ring-is-refused-later", FIXTURE_NEEDS_URING,
              test_uring_refused_later, &anon);
     add_test("ring-is-refused-later-huge", FIXTURE_NEEDS_URING,
