@@ -5,11 +5,15 @@
  */
 #include "qemu/osdep.h"
 #include <poll.h>
+#include <sys/uio.h>
 #include <time.h>
 #include "fastload-sim.h"
 
 /* With requests on hold, look this often whether they still are. */
 #define SIM_HOLD_POLL_NS (500 * 1000ll)
+/* What comes late comes so many times, so far apart. */
+#define SIM_LATE_COUNT 3
+#define SIM_LATE_US 700
 
 typedef struct SimBad {
     uint64_t file_off;
@@ -29,6 +33,9 @@ static struct {
     uint64_t sleepless_count;
     uint64_t failed_urgent_count;
     uint64_t pending_count;
+    uint64_t broken_count;
+    GCond late_cond;
+    uint32_t late_count; /* threads */
 } sim;
 
 struct FastloadIo {
@@ -38,6 +45,7 @@ struct FastloadIo {
     uint32_t turn;
     FastloadIoReq *pending; /* again_count: the turn when it goes on */
     FastloadIoReq *done;
+    bool is_broken;
 };
 
 /* ---- control ---- */
@@ -45,8 +53,12 @@ struct FastloadIo {
 void sim_reset(const SimConfig *config)
 {
     g_mutex_lock(&sim.lock);
+    while (sim.late_count) {
+        g_cond_wait(&sim.late_cond, &sim.lock);
+    }
     g_assert_cmpuint(sim.pending_count, ==, 0);
     sim.config = *config;
+    sim.broken_count = 0;
     memset(sim.bads, 0, sizeof(sim.bads));
     sim.hold = SIM_HOLD_NONE;
     sim.is_refused = false;
@@ -134,6 +146,11 @@ uint64_t sim_sleepless_count(void)
 uint64_t sim_failed_urgent_count(void)
 {
     return sim_get(&sim.failed_urgent_count);
+}
+
+uint64_t sim_broken_count(void)
+{
+    return sim_get(&sim.broken_count);
 }
 
 uint64_t sim_pending_count(void)
@@ -311,10 +328,26 @@ static bool sim_turn(FastloadIo *io)
     return is_busy;
 }
 
+/* Once only: who breaks is not asked again. */
+static bool sim_breaks(FastloadIo *io)
+{
+    uint32_t break_permille;
+
+    g_mutex_lock(&sim.lock);
+    break_permille = sim.config.break_permille;
+    g_mutex_unlock(&sim.lock);
+    io->is_broken = io->pending &&
+                    g_rand_int_range(io->rand, 0, 1000) < break_permille;
+    return io->is_broken;
+}
+
 static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     struct timespec ts;
 
+    if (sim_breaks(io)) {
+        return false;
+    }
     if (timeout_ns == 0) {
         g_mutex_lock(&sim.lock);
         sim.sleepless_count++;
@@ -343,13 +376,61 @@ static FastloadIoReq *sim_reap(FastloadIo *io)
     return req;
 }
 
+/*
+ * As the kernel does: into this process, at whatever is at the address then,
+ * if anything is.
+ */
+static void *sim_late_main(void *opaque)
+{
+    g_autoptr(GArray) targets = opaque;
+    g_autofree uint8_t *rubbish = g_malloc(FASTLOAD_CHUNK_BYTES);
+    guint i, j;
+
+    memset(rubbish, 0xee, FASTLOAD_CHUNK_BYTES);
+    for (i = 0; i < SIM_LATE_COUNT; i++) {
+        for (j = 0; j < targets->len; j++) {
+            struct iovec to = g_array_index(targets, struct iovec, j);
+            struct iovec from = { rubbish, to.iov_len };
+
+            process_vm_writev(getpid(), &from, 1, &to, 1, 0);
+        }
+        g_usleep(SIM_LATE_US);
+    }
+    g_mutex_lock(&sim.lock);
+    sim.late_count--;
+    g_cond_broadcast(&sim.late_cond);
+    g_mutex_unlock(&sim.lock);
+    return NULL;
+}
+
+static void sim_leave_pending(FastloadIo *io)
+{
+    GArray *targets = g_array_new(false, false, sizeof(struct iovec));
+    FastloadIoReq *req;
+
+    for (req = io->pending; req; req = req->next) {
+        struct iovec target = { req->buf, req->len_bytes };
+
+        g_array_append_val(targets, target);
+    }
+    g_mutex_lock(&sim.lock);
+    sim.pending_count -= targets->len;
+    sim.broken_count++;
+    sim.late_count++;
+    g_mutex_unlock(&sim.lock);
+    g_thread_unref(g_thread_new("late", sim_late_main, targets));
+}
+
 static void sim_close(FastloadIo *io)
 {
     if (!io) {
         return;
     }
-    g_assert_null(io->pending);
-    g_assert_null(io->done);
+    /* A sound one is left, too, when another worker's is broken. */
+    if (io->pending) {
+        sim_leave_pending(io);
+    }
+    g_assert_true(!io->done || sim_broken_count());
     g_rand_free(io->rand);
     g_free(io);
 }

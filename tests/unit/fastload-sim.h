@@ -5,7 +5,8 @@
  *
  * Reads the snapshot with pread() and keeps the contract of FastloadIoOps,
  * but completes requests late and out of order, reads them in pieces of any
- * length, and fails them: at a rate, or wherever a range is bad.  One
+ * length, and fails them: at a rate, or wherever a range is bad.  It may break
+ * for good: then rubbish comes in for whatever was not complete, later.  One
  * simulation at a time; every call but sim_reset() may be made while a load
  * runs.
  */
@@ -21,6 +22,7 @@ typedef struct SimConfig {
     uint32_t eio_permille;    /* of the pieces */
     uint32_t eagain_permille;
     uint32_t delay_turns_max; /* polls that a piece may take */
+    uint32_t break_permille;  /* of the polls with requests pending */
 } SimConfig;
 
 typedef enum SimHold {
@@ -32,7 +34,7 @@ typedef enum SimHold {
 
 extern const FastloadIoOps sim_ops;
 
-/* Forgets everything and begins anew. */
+/* Forgets everything and begins anew, when all that is late has come. */
 void sim_reset(const SimConfig *config);
 void sim_set_rates(uint32_t eio_permille, uint32_t eagain_permille);
 /*
@@ -53,6 +55,8 @@ uint64_t sim_failed_count(void);
 uint64_t sim_failed_urgent_count(void);
 /* Polls so far that were not to sleep. */
 uint64_t sim_sleepless_count(void);
+/* So many workers' backends broke with requests pending. */
+uint64_t sim_broken_count(void);
 /* Requests queued and not completed. */
 uint64_t sim_pending_count(void);
 

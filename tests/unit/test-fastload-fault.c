@@ -1503,7 +1503,7 @@ static void *discarder_main(void *opaque)
 
 /*
  * Touchers, workers, a balloon, somebody who recovers and somebody who cancels
- * meet.  What was given back may be zero, after a cancel everything may; what
+ * meet, on a backend that may break.  What was given back may be zero, after a cancel everything may; what
  * is not is right.  Returns how many pages were loaded.
  */
 static uint64_t fault_random_meeting(uint32_t seed)
@@ -1513,6 +1513,7 @@ static uint64_t fault_random_meeting(uint32_t seed)
         .seed = seed,
         .eio_permille = g_rand_int_range(rand, 0, 4) * 50,
         .delay_turns_max = g_rand_int_range(rand, 0, 10),
+        .break_permille = g_rand_boolean(rand) ? 20 : 0,
     };
     FastloadConfig load_config = {
         .worker_count = g_rand_int_range(rand, 1, 9),
@@ -1643,6 +1644,46 @@ static void fault_try_seeds(uint64_t (*load_func)(uint32_t seed))
                    page_count, seed);
 }
 
+static void test_broken_backend_is_left(const void *opaque)
+{
+    /* What comes in late for it is in nobody's way, then or ever after. */
+    static const FixtureMemory memories[] = {
+        FIXTURE_ANON, FIXTURE_SHARED, FIXTURE_THP,
+    };
+    SimConfig config = { .delay_turns_max = 5, .break_permille = 50 };
+    uint64_t broken_count = 0;
+    FixtureToucher touchers[3];
+    FastloadStats stats;
+    FaultTest *t;
+    guint i;
+
+    for (config.seed = 0; config.seed < 16; config.seed++) {
+        sim_reset(&config);
+        t = fault_new(&sim_ops, FASTLOAD_IO_AUTO, memories[config.seed % 3],
+                      16 * CHUNK_PAGES, 1 + config.seed % 4,
+                      fixture_all_data);
+        fault_start(t);
+        for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+            fixture_toucher_start(&touchers[i], t->f, config.seed + i, 100);
+        }
+        for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+            g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+        }
+        fault_wait(t);
+        stats = fault_stats(t);
+        if (sim_broken_count()) {
+            g_assert_cmpstr(stats.io_name, ==, "preadv");
+        }
+        broken_count += sim_broken_count();
+        fastload_free(t->fl);
+        t->fl = NULL;
+        g_usleep(3 * 1000); /* what is late has come */
+        g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+        fault_free(t);
+    }
+    g_assert_cmpuint(broken_count, >, 8);
+}
+
 static void test_many_seeds(const void *opaque)
 {
     /* Random loads from random storage. */
@@ -1728,6 +1769,7 @@ int main(int argc, char **argv)
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
+    add_test("broken-backend-is-left", test_broken_backend_is_left);
     add_test("many-seeds", test_many_seeds);
     add_test("many-meetings", test_many_meetings);
     return g_test_run();
