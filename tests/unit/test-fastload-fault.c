@@ -1503,8 +1503,9 @@ static void *discarder_main(void *opaque)
 
 /*
  * Touchers, workers, a balloon, somebody who recovers and somebody who cancels
- * meet, on a backend that may break.  What was given back may be zero, after a cancel everything may; what
- * is not is right.  Returns how many pages were loaded.
+ * meet, on a backend that may break.  What was given back may be zero, after a
+ * cancel everything may; what is not is right.  Returns how many pages were
+ * loaded.
  */
 static uint64_t fault_random_meeting(uint32_t seed)
 {
