@@ -376,6 +376,32 @@ static void fault_check_nothing_fails(uint64_t seed)
     fault_free(t);
 }
 
+static void test_retries_back_off(const void *opaque)
+{
+    /* The pauses double, up to a second: what is broken is not hammered. */
+    SimConfig config = { .seed = 22 };
+    uint64_t begin_ns, stalled_ns;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, 700), PAGE, EIO, 0);
+    begin_ns = fastload_stats_now_ns();
+    fault_start(t);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    stalled_ns = fastload_stats_now_ns();
+    /* Five rounds, with 2, 4, 8 and 16 ms between them. */
+    g_assert_cmpuint(stalled_ns - begin_ns, >=, 30 * 1000 * 1000);
+    g_usleep(G_USEC_PER_SEC);
+    /* 2 + 4 + ... + 512 ms is a second: ten rounds, and some that were late. */
+    g_assert_cmpuint(sim_failed_count(), <=, 13 * FASTLOAD_READ_TRIES_MAX);
+    g_assert_cmpuint(sim_failed_count(), >=, 6 * FASTLOAD_READ_TRIES_MAX);
+    sim_heal(fault_file_off(t, 700));
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 static void test_nothing_fails_when_complete(const void *opaque)
 {
     /* A chunk comes while faults of it wait for their retry: none is left. */
@@ -1730,6 +1756,7 @@ int main(int argc, char **argv)
     add_test("bad-range-stalls-and-heals", test_bad_range_stalls_and_heals);
     add_test("blocked-toucher-goes-on-when-healed",
              test_blocked_toucher_goes_on_when_healed);
+    add_test("retries-back-off", test_retries_back_off);
     add_test("nothing-fails-when-complete", test_nothing_fails_when_complete);
     add_test("resumed-while-another-fails", test_resumed_while_another_fails);
     add_test("stalls-again", test_stalls_again);

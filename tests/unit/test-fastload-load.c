@@ -1162,6 +1162,36 @@ static void test_fault_told_after_its_page(const void *opaque)
     fixture_free(f);
 }
 
+static uint64_t load_address_space_bytes(void)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents("/proc/self/statm", &text, NULL, NULL));
+    return g_ascii_strtoull(text, NULL, 10) * getpagesize();
+}
+
+static void test_staging_is_given_back(const void *opaque)
+{
+    /* A load that is over has left no memory mapped, whatever it needed. */
+    const LoadCase *lc = opaque;
+    uint64_t before_bytes = 0;
+    uint32_t i;
+
+    for (i = 0; i < 6; i++) {
+        Fixture *f = fixture_new(lc->memory, 2 * CHUNK_PAGES, lc->has_data);
+        Fastload *fl = load_start(f, lc->io_kind, lc->worker_count);
+
+        load_wait(fl);
+        fastload_free(fl);
+        g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+        fixture_free(f);
+        /* The first ones have the C library make what it keeps for threads. */
+        before_bytes = i == 1 ? load_address_space_bytes() : before_bytes;
+    }
+    g_assert_cmpuint(load_address_space_bytes(), <,
+                     before_bytes + 4 * CHUNK_BYTES);
+}
+
 static void test_first_minds_faults(const void *opaque)
 {
     /* While faults come one after the other, one worker is woken for each. */
@@ -1732,6 +1762,7 @@ static void add_all(FastloadIoKind io_kind)
              test_faulted_pages_are_told_urgent, lc);
     add_case("faults-are-told", test_faults_are_told, lc);
     add_case("fault-told-after-its-page", test_fault_told_after_its_page, lc);
+    add_case("staging-is-given-back", test_staging_is_given_back, lc);
     add_case("first-minds-faults", test_first_minds_faults, lc);
     add_case("dense-chunks-are-moved", test_dense_chunks_are_moved, lc);
     add_case("move-disabled", test_move_disabled, lc);
