@@ -154,6 +154,16 @@ class Suite:
             path.unlink(missing_ok=True)
 
 
+def ram_offsets(path):
+    """Where bitmap and pages of the largest block begin in the snapshot."""
+    head = Path(path).read_bytes()[:1 << 16]
+    at = head.index(b"\x06pc.ram") + 7 + 8
+    # version, page size, bitmap, pages
+    header = re.compile(rb"\x00{3}\x01\x00{6}\x10\x00(.{8})(.{8})", re.S)
+    found = header.search(head, at)
+    return tuple(int.from_bytes(field, "big") for field in found.groups())
+
+
 def make_cold(path):
     left = qemu_vm.drop_cache(path)
     if left:
