@@ -38,6 +38,12 @@ static struct {
     uint32_t late_count; /* threads */
 } sim;
 
+/* What was not complete when a backend broke. */
+typedef struct SimLate {
+    uint32_t count;
+    struct iovec targets[];
+} SimLate;
+
 struct FastloadIo {
     int fd;
     struct pollfd watch[2];
@@ -382,17 +388,16 @@ static FastloadIoReq *sim_reap(FastloadIo *io)
  */
 static void *sim_late_main(void *opaque)
 {
-    g_autoptr(GArray) targets = opaque;
+    g_autofree SimLate *late = opaque;
     g_autofree uint8_t *rubbish = g_malloc(FASTLOAD_CHUNK_BYTES);
-    guint i, j;
+    uint32_t i, j;
 
     memset(rubbish, 0xee, FASTLOAD_CHUNK_BYTES);
     for (i = 0; i < SIM_LATE_COUNT; i++) {
-        for (j = 0; j < targets->len; j++) {
-            struct iovec to = g_array_index(targets, struct iovec, j);
-            struct iovec from = { rubbish, to.iov_len };
+        for (j = 0; j < late->count; j++) {
+            struct iovec from = { rubbish, late->targets[j].iov_len };
 
-            process_vm_writev(getpid(), &from, 1, &to, 1, 0);
+            process_vm_writev(getpid(), &from, 1, &late->targets[j], 1, 0);
         }
         g_usleep(SIM_LATE_US);
     }
@@ -405,20 +410,26 @@ static void *sim_late_main(void *opaque)
 
 static void sim_leave_pending(FastloadIo *io)
 {
-    GArray *targets = g_array_new(false, false, sizeof(struct iovec));
     FastloadIoReq *req;
+    uint32_t count = 0;
+    SimLate *late;
 
     for (req = io->pending; req; req = req->next) {
-        struct iovec target = { req->buf, req->len_bytes };
-
-        g_array_append_val(targets, target);
+        count++;
+    }
+    late = g_malloc(sizeof(*late) + count * sizeof(late->targets[0]));
+    late->count = 0;
+    for (req = io->pending; req; req = req->next) {
+        late->targets[late->count++] = (struct iovec) {
+            req->buf, req->len_bytes,
+        };
     }
     g_mutex_lock(&sim.lock);
-    sim.pending_count -= targets->len;
+    sim.pending_count -= count;
     sim.broken_count++;
     sim.late_count++;
     g_mutex_unlock(&sim.lock);
-    g_thread_unref(g_thread_new("late", sim_late_main, targets));
+    g_thread_unref(g_thread_new("late", sim_late_main, late));
 }
 
 static void sim_close(FastloadIo *io)
