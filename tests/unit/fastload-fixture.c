@@ -6,8 +6,11 @@
 #include "qemu/osdep.h"
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <linux/filter.h>
 #include <linux/io_uring.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include "fastload-fixture.h"
 
@@ -221,6 +224,52 @@ static void fixture_set_bits(Fixture *f, FixtureHasData *has_data)
             any = any || fixture_page_has_data(f, i + k);
         }
         f->data_bytes += any ? f->page_bytes : 0;
+    }
+}
+
+/* ---- what a process may not do ---- */
+
+#define CHILD_TIMEOUT_US (FIXTURE_DEADLINE_S / 2 * G_USEC_PER_SEC)
+
+bool fixture_run_child(void)
+{
+    if (g_test_subprocess()) {
+        return false;
+    }
+    g_test_trap_subprocess(NULL, CHILD_TIMEOUT_US,
+                           G_TEST_SUBPROCESS_INHERIT_STDERR);
+    if (!g_test_trap_has_passed() || g_test_trap_reached_timeout()) {
+        g_error("the child that may not has failed");
+    }
+    return true;
+}
+
+bool fixture_may_refuse(void)
+{
+    /* Fails with EINVAL where the kernel was built without seccomp. */
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) < 0) {
+        g_test_skip("this kernel has no seccomp");
+        return false;
+    }
+    return true;
+}
+
+void fixture_refuse(int number)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {
+        .len = G_N_ELEMENTS(code), .filter = code,
+    };
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+        syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+                SECCOMP_FILTER_FLAG_TSYNC, &program)) {
+        g_error("seccomp: %s", g_strerror(errno));
     }
 }
 

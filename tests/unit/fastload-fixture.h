@@ -65,6 +65,15 @@ typedef enum FixtureNeeds {
 
 void fixture_add_test(const char *path, uint32_t needs, GTestDataFunc func,
                       const void *data);
+/*
+ * Runs the test's other half in a child, where what is refused is refused for
+ * good; true in the parent, whose test is over.
+ */
+bool fixture_run_child(void);
+/* False, and the test is skipped, where system calls cannot be refused. */
+bool fixture_may_refuse(void);
+/* From here on system call @number fails with EPERM, in every thread. */
+void fixture_refuse(int number);
 /* Starts the deadline anew; fixture_new() does it too. */
 void fixture_restart_deadline(void);
 

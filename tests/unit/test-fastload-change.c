@@ -4,9 +4,6 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include "qemu/fastload_int.h"
@@ -15,7 +12,6 @@
 #define PAGE FIXTURE_PAGE_BYTES
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 #define PAGE_COUNT (8 * CHUNK_PAGES)
-#define CHILD_TIMEOUT_US (FIXTURE_DEADLINE_S / 2 * G_USEC_PER_SEC)
 /* A time of modification may be a tick of the kernel's clock coarse. */
 #define CLOCK_TICK_US (20 * 1000)
 /* So much that it is not all there when something else happens. */
@@ -253,24 +249,6 @@ static void test_file_changed_before_start(const void *opaque)
 
 /* ---- io_uring, refused while it is in use ---- */
 
-/* From here on io_uring_enter(2) fails with EPERM, in every thread. */
-static void change_refuse_uring(void)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {
-        .len = G_N_ELEMENTS(code), .filter = code,
-    };
-
-    g_assert_cmpint(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), ==, 0);
-    g_assert_cmpint(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
-                            SECCOMP_FILTER_FLAG_TSYNC, &program), ==, 0);
-}
-
 static const char *change_io_name(ChangeTest *t)
 {
     FastloadStats stats;
@@ -279,33 +257,15 @@ static const char *change_io_name(ChangeTest *t)
     return stats.io_name;
 }
 
-/* Runs the test in a child, which a filter may be put on; true in the parent */
-static bool change_run_child(void)
-{
-    if (g_test_subprocess()) {
-        return false;
-    }
-    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) < 0) {
-        g_test_skip("this kernel has no seccomp");
-        return true;
-    }
-    g_test_trap_subprocess(NULL, CHILD_TIMEOUT_US,
-                           G_TEST_SUBPROCESS_INHERIT_STDERR);
-    if (!g_test_trap_has_passed() || g_test_trap_reached_timeout()) {
-        g_error("the child that is refused io_uring has failed");
-    }
-    return true;
-}
-
 static void test_uring_set_up_and_refused(const void *opaque)
 {
     /* A ring that may be opened and not used is none. */
     ChangeTest *t;
 
-    if (change_run_child()) {
+    if (!fixture_may_refuse() || fixture_run_child()) {
         return;
     }
-    change_refuse_uring();
+    fixture_refuse(SYS_io_uring_enter);
     t = change_new(FASTLOAD_IO_AUTO, FIXTURE_ANON, PAGE_COUNT, 0);
     change_start(t);
     g_assert_cmpstr(change_io_name(t), ==, "preadv");
@@ -321,7 +281,7 @@ static void test_uring_refused_later(const void *opaque)
     ChangeTest *t;
     guint i;
 
-    if (change_run_child()) {
+    if (!fixture_may_refuse() || fixture_run_child()) {
         return;
     }
     t = change_new(FASTLOAD_IO_IO_URING, *(const FixtureMemory *)opaque,
@@ -336,7 +296,7 @@ static void test_uring_refused_later(const void *opaque)
         stats.remaining_bytes < t->f->len_bytes * 7 / 8;
     }));
     g_assert_cmpstr(change_io_name(t), ==, "io_uring");
-    change_refuse_uring();
+    fixture_refuse(SYS_io_uring_enter);
     for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
         g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }

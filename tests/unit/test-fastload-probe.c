@@ -6,59 +6,11 @@
  * Each refusal is for good, so it happens in a child.
  */
 #include "qemu/osdep.h"
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include "fastload-fixture.h"
 
-#define CHILD_TIMEOUT_US (FIXTURE_DEADLINE_S / 2 * G_USEC_PER_SEC)
 #define NOBODY 65534
-
-/* From here on io_uring_setup(2) fails with EPERM, in every thread. */
-static bool probe_refuse_uring(void)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {
-        .len = G_N_ELEMENTS(code), .filter = code,
-    };
-
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
-/* Runs the test's other half in a child; true in the parent. */
-static bool probe_run_child(void)
-{
-    if (g_test_subprocess()) {
-        return false;
-    }
-    g_test_trap_subprocess(NULL, CHILD_TIMEOUT_US,
-                           G_TEST_SUBPROCESS_INHERIT_STDERR);
-    if (!g_test_trap_has_passed() || g_test_trap_reached_timeout()) {
-        g_error("the child that may not has failed");
-    }
-    return true;
-}
-
-static void probe_child_refuse_uring(void)
-{
-    if (!probe_refuse_uring()) {
-        g_error("seccomp: %s", g_strerror(errno));
-    }
-}
-
-/* Fails with EINVAL where the kernel was built without. */
-static bool probe_has_seccomp(void)
-{
-    return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0;
-}
 
 static Fastload *probe_new(const Fixture *f, FastloadIoKind io_kind)
 {
@@ -82,14 +34,10 @@ static void test_io_uring_refused_falls_back(const void *opaque)
     Fastload *fl;
     Fixture *f;
 
-    if (!probe_has_seccomp()) {
-        g_test_skip("this kernel has no seccomp");
+    if (!fixture_may_refuse() || fixture_run_child()) {
         return;
     }
-    if (probe_run_child()) {
-        return;
-    }
-    probe_child_refuse_uring();
+    fixture_refuse(SYS_io_uring_setup);
     f = fixture_new(FIXTURE_ANON, 3 * FIXTURE_CHUNK_PAGE_COUNT, fixture_mixed);
     fl = probe_new(f, FASTLOAD_IO_AUTO);
     fastload_start(fl, &error);
@@ -113,14 +61,10 @@ static void test_io_uring_refused_is_an_error(const void *opaque)
     Fastload *fl;
     Fixture *f;
 
-    if (!probe_has_seccomp()) {
-        g_test_skip("this kernel has no seccomp");
+    if (!fixture_may_refuse() || fixture_run_child()) {
         return;
     }
-    if (probe_run_child()) {
-        return;
-    }
-    probe_child_refuse_uring();
+    fixture_refuse(SYS_io_uring_setup);
     f = fixture_new(FIXTURE_ANON, 600, fixture_all_data);
     fixture_use_get(&before);
     fl = probe_new(f, FASTLOAD_IO_IO_URING);
@@ -177,7 +121,7 @@ static void test_userfaultfd_refused_says_what_to_do(const void *opaque)
         g_test_skip(why);
         return;
     }
-    if (probe_run_child()) {
+    if (fixture_run_child()) {
         return;
     }
     f = fixture_new(FIXTURE_ANON, 600, fixture_all_data);
