@@ -16,7 +16,8 @@
  *
  * A read error seen before "loaded" fails the migration; the guest has not
  * run, so the engine may let go of whoever waits.  After it the load goes to
- * postcopy-paused and back by itself when reads succeed.
+ * postcopy-paused and back by itself when reads succeed; when the file has
+ * changed, by migrate-recover.
  */
 #include "qemu/osdep.h"
 #include "qapi/clone-visitor.h"

@@ -10,7 +10,9 @@
  *     ^                                                  |
  *     +--taken, given a new huge page-- SPENT <--moved---+
  *
- * Takes pool_lock for a list operation and nothing else; wakes nobody.
+ * Each has a spare, for when its ring stops working in the middle of a read
+ * (util/fastload-worker.c).  Takes pool_lock for a list operation and nothing
+ * else; wakes nobody.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"

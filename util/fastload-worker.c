@@ -10,7 +10,9 @@
  * page of staging where chunks are moved; and while the guest faults, the
  * first of several workers begins none of that and leaves it to the others.
  * A read that fails is tried again here FASTLOAD_READ_TRIES_MAX times; then
- * its claim is given up and the scheduler brings it back later.
+ * its claim is given up and the scheduler brings it back later.  Before a read
+ * is placed the file is looked at: what came from one that has changed counts
+ * as failed.  A ring that stops working is left for preadv.
  */
 #include "qemu/osdep.h"
 #include <sys/eventfd.h>

@@ -82,7 +82,8 @@ typedef enum FastloadFailureKind {
 /* What kept a load from going on; handed to the event callback. */
 typedef struct FastloadFailure {
     FastloadFailureKind kind;
-    int error_number; /* positive errno; ENODATA: the file ended early */
+    int error_number; /* positive errno; ENODATA: the file ended early;
+                         ESTALE for CHANGED */
     uint64_t file_off;
 } FastloadFailure;
 
