@@ -17,7 +17,7 @@
  *   fastload-pool.c      staging of chunks, from hand to hand
  *   fastload-place.c     make bytes appear: copy, zero, move
  *   fastload-eager.c     memory that cannot be trapped, before the guest runs
- *   fastload-file.c      the page cache, the way around it; has the file changed
+ *   fastload-file.c      page cache, the way around it, changes of the file
  *   fastload-huge.c      where chunks become huge pages, and their staging
  *   fastload-io-uring.c  read backend: io_uring
  *   fastload-io-sync.c   read backend: preadv
