@@ -234,10 +234,39 @@ static uint64_t fast_load_elapsed_us(const FastLoad *s)
     return (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - s->begin_ns) / SCALE_US;
 }
 
+/*
+ * Our own descriptor, with O_DIRECT if asked.  Opened when QEMU opens its own:
+ * later a name may mean something else, or nobody here may open it any more
+ * (-daemonize, -run-with).
+ */
+static QIOChannelFile *fast_load_open_file(FastLoad *s, Error **errp)
+{
+    s->open_flags = O_RDONLY;
+#ifdef O_DIRECT
+    if (migrate_get_current()->parameters.direct_io) {
+        s->open_flags |= O_DIRECT;
+    }
+#endif
+    return qio_channel_file_new_path(s->filename, s->open_flags, 0, errp);
+}
+
+/* Opening a pipe would wait for somebody to write to it. */
+static bool fast_load_check_kind(const struct stat *st, const char *filename,
+                                 Error **errp)
+{
+    if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode)) {
+        return true;
+    }
+    error_setg(errp, "'%s' is neither a file nor a block device: name a "
+               "snapshot", filename);
+    return false;
+}
+
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
 {
     FastLoad *s = &fast_load;
     g_autoptr(GError) gerr = NULL;
+    struct stat st;
 
     if (s->engine) {
         QEMU_LOCK_GUARD(&s->lock);
@@ -274,8 +303,9 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
         return false;
     }
     if (migrate_tls()) {
-        error_setg(errp, "x-fast-load-threads cannot be used with TLS: files "
-                   "are not encrypted; set tls-creds to the empty string");
+        error_setg(errp, "x-fast-load-threads cannot be used with TLS, files "
+                   "are not encrypted: switch mapped-ram off, set tls-creds to "
+                   "the empty string, and switch mapped-ram on");
         return false;
     }
     if (!fast_load_check_devices(errp)) {
@@ -286,9 +316,16 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
                    gerr->message);
         return false;
     }
+    /* What there is not, /dev/fdset above all, is QEMU's to look for. */
+    if (stat(addr->u.file.filename, &st) == 0 &&
+        !fast_load_check_kind(&st, addr->u.file.filename, errp)) {
+        return false;
+    }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->filename = g_strdup(addr->u.file.filename);
         s->file_off = s->block_end = addr->u.file.offset;
+        /* If it cannot be opened, QEMU says so as well, or we do later. */
+        s->ioc = fast_load_open_file(s, NULL);
     }
     s->begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     return true;
@@ -442,7 +479,8 @@ static void *fast_load_watch(void *opaque)
 static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    g_autoptr(Error) err = fast_load_read_error(failure);
+    g_autoptr(Error) cause = fast_load_read_error(failure);
+    g_autoptr(Error) err = NULL;
 
     if (!s->guest_may_run) {
         /* Not freed: whoever does that waits for this to return. */
@@ -451,14 +489,15 @@ static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
         fastload_cancel(s->engine);
         return;
     }
+    error_setg(&err, "%s; the guest waits, and goes on %s",
+               error_get_pretty(cause),
+               failure->kind == FASTLOAD_FAILURE_CHANGED
+               ? "after migrate-recover with a copy of the snapshot as it was"
+               : failure->kind == FASTLOAD_FAILURE_PLACE
+               ? "when there is memory"
+               : "when the file can be read again");
     /* The monitor may not answer now: the main loop can wait for a page too */
-    warn_report("fast load: %s; the guest waits, and goes on %s",
-                error_get_pretty(err),
-                failure->kind == FASTLOAD_FAILURE_CHANGED
-                ? "after migrate-recover with a copy of the snapshot as it was"
-                : failure->kind == FASTLOAD_FAILURE_PLACE
-                ? "when there is memory"
-                : "when the file can be read again");
+    warn_report("fast load: %s", error_get_pretty(err));
     migrate_set_error(migrate_get_current(), err);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_POSTCOPY_PAUSED);
@@ -576,7 +615,6 @@ static void fast_load_clear_target(void *opaque)
     g_free(target->bitmap);
 }
 
-/* Our own descriptor: with O_DIRECT if asked, and closed when we are done. */
 static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
 {
     FastloadConfig config = {
@@ -587,7 +625,6 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
     };
     MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(GError) gerr = NULL;
-    int flags = O_RDONLY;
     Fastload *engine;
     off_t end;
 
@@ -602,12 +639,7 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
         mis->blocktime_ctx = mis->blocktime_ctx ?: blocktime_context_new();
     }
 
-#ifdef O_DIRECT
-    if (migrate_get_current()->parameters.direct_io) {
-        flags |= O_DIRECT;
-    }
-#endif
-    s->ioc = qio_channel_file_new_path(s->filename, flags, 0, errp);
+    s->ioc = s->ioc ?: fast_load_open_file(s, errp);
     if (!s->ioc) {
         return false;
     }
@@ -631,7 +663,6 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->file_bytes = end;
-        s->open_flags = flags;
         s->engine = engine;
     }
     /* The engine's events may outlast migration_shutdown(). */
@@ -885,8 +916,8 @@ int migration_fastload_start(void)
     g_autoptr(GError) gerr = NULL;
     FastloadStats stats;
 
-    if (!s->engine) {
-        return 0;
+    if (!s->engine || !s->is_reading) {
+        return 0; /* another stream: an engine may be settling still */
     }
     if (migration_fastload_is_active()) {
         return fast_load_listed_twice(s);
@@ -978,10 +1009,13 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
                    "between 0 and %d", FASTLOAD_WORKER_COUNT_MAX);
         return false;
     }
+    /* With tls-creds and mapped-ram no parameter can be changed any more. */
     return (params->x_fast_load_threads == fast_load_threads() &&
-            params->multifd_channels == migrate_multifd_channels()) ||
-           fast_load_is_over("x-fast-load-threads and multifd-channels cannot "
-                             "be changed before it is completed", errp);
+            params->multifd_channels == migrate_multifd_channels() &&
+            !(params->tls_creds && *params->tls_creds)) ||
+           fast_load_is_over("x-fast-load-threads, multifd-channels and "
+                             "tls-creds cannot be changed before it is "
+                             "completed", errp);
 }
 
 bool migration_fastload_check_capabilities(Error **errp)
@@ -999,23 +1033,30 @@ bool migration_fastload_check_outgoing(Error **errp)
 bool migration_fastload_check_loadvm(Error **errp)
 {
     return fast_load_is_over("wait until the migration is completed before "
-                             "loading a snapshot", errp);
+                             "loading a snapshot; if the guest was stopped "
+                             "for it, 'cont' lets it go on", errp);
 }
 
 bool migration_fastload_check_stop(Error **errp)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
+    Error *err = NULL;
 
-    if (migration_fastload_is_active() && runstate_is_running() &&
-        mis->state == MIGRATION_STATUS_POSTCOPY_PAUSED) {
-        QEMU_LOCK_GUARD(&fast_load.lock);
-        error_setg(errp, "vCPUs that wait for pages of '%s' would not stop, "
-                   "as they cannot be read: use migrate-recover first, or "
-                   "wait until the file can be read again",
-                   fast_load.filename);
-        return false;
+    if (!migration_fastload_is_active() || !runstate_is_running() ||
+        mis->state != MIGRATION_STATUS_POSTCOPY_PAUSED) {
+        return true;
     }
-    return true;
+    WITH_QEMU_LOCK_GUARD(&fast_load.lock) {
+        error_setg(&err, "vCPUs that wait for pages of '%s' would not stop, "
+                   "as they cannot be read: use migrate-recover first, or "
+                   "wait until the load goes on", fast_load.filename);
+    }
+    if (errp) {
+        error_propagate(errp, err);
+    } else {
+        error_report_err(err); /* the human monitor's stop does not ask */
+    }
+    return false;
 }
 
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
@@ -1202,13 +1243,12 @@ static QIOChannelFile *fast_load_open_copy(const char *filename, int flags,
     if (!ioc) {
         return NULL;
     }
-    if (fstat(ioc->fd, st) < 0 ||
-        !(S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))) {
-        error_setg(errp, "'%s' is neither a file nor a block device: name a "
-                   "copy of the snapshot", filename);
+    if (fstat(ioc->fd, st) < 0) {
+        error_setg_errno(errp, errno, "cannot see what '%s' is", filename);
         return NULL;
     }
-    return g_steal_pointer(&ioc);
+    return fast_load_check_kind(st, filename, errp) ? g_steal_pointer(&ioc)
+                                                    : NULL;
 }
 
 /* The engine stays while is_recovering; no lock is held over I/O. */
@@ -1357,7 +1397,8 @@ static void fast_load_release(FastLoad *s)
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         if (s->engine) {
             qapi_free_FastLoadStats(s->last);
-            s->last = fast_load_stats_locked(s);
+            /* Of what never began there are no figures. */
+            s->last = s->watcher ? fast_load_stats_locked(s) : NULL;
             engine = s->engine;
             s->engine = NULL;
             qemu_cond_broadcast(&s->watch_cond);

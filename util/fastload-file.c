@@ -106,30 +106,67 @@ void fastload_file_note(Fastload *fl)
     file_remember(fl, &look);
 }
 
-static bool file_looks_changed(Fastload *fl, int sync_flag)
+typedef enum FileChange {
+    FILE_SAME,
+    FILE_UNKNOWN, /* nobody can be asked; nothing is taken for right */
+    FILE_CHANGED,
+} FileChange;
+
+static FileChange file_compare(Fastload *fl, int sync_flag)
 {
     FileLook look;
 
-    return !file_look(fl->fd, sync_flag, &look) ||
-           look.len_bytes != __atomic_load_n(&fl->file_bytes,
-                                             __ATOMIC_ACQUIRE) ||
-           look.mtime_ns != __atomic_load_n(&fl->file_mtime_ns,
-                                            __ATOMIC_ACQUIRE);
+    if (!file_look(fl->fd, sync_flag, &look)) {
+        return FILE_UNKNOWN;
+    }
+    return look.len_bytes == __atomic_load_n(&fl->file_bytes,
+                                             __ATOMIC_ACQUIRE) &&
+           look.mtime_ns == __atomic_load_n(&fl->file_mtime_ns,
+                                            __ATOMIC_ACQUIRE)
+           ? FILE_SAME : FILE_CHANGED;
+}
+
+/* What a network file system remembers of a file may be old: ask it. */
+static FileChange file_find_change(Fastload *fl)
+{
+    return file_compare(fl, AT_STATX_DONT_SYNC) == FILE_SAME
+           ? FILE_SAME : file_compare(fl, AT_STATX_FORCE_SYNC);
+}
+
+/*
+ * Size and time may be put back, what was written is not known to be.  Who
+ * comes late, with a file that has been replaced, changes nothing.
+ */
+static void file_note_change(Fastload *fl, uint32_t file_count)
+{
+    uint32_t known = __atomic_load_n(&fl->changed_file_count,
+                                     __ATOMIC_RELAXED);
+
+    while (known <= file_count &&
+           !__atomic_compare_exchange_n(&fl->changed_file_count, &known,
+                                        file_count + 1, false,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
 }
 
 bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
                               bool *ret_is_replaced)
 {
-    /* What a network file system remembers of a file may be old: ask it. */
-    bool is_changed =
-        __atomic_load_n(&fl->is_file_watched, __ATOMIC_ACQUIRE) &&
-        file_looks_changed(fl, AT_STATX_DONT_SYNC) &&
-        file_looks_changed(fl, AT_STATX_FORCE_SYNC);
+    FileChange change = FILE_SAME;
 
+    if (__atomic_load_n(&fl->changed_file_count, __ATOMIC_RELAXED) ==
+        file_count + 1) {
+        change = FILE_CHANGED;
+    } else if (__atomic_load_n(&fl->is_file_watched, __ATOMIC_ACQUIRE)) {
+        change = file_find_change(fl);
+    }
     /* Last: whoever saw anything of another file above sees it here, too. */
     *ret_is_replaced = file_count != __atomic_load_n(&fl->file_count,
                                                      __ATOMIC_ACQUIRE);
-    return is_changed || *ret_is_replaced;
+    if (change == FILE_CHANGED && !*ret_is_replaced) {
+        file_note_change(fl, file_count);
+    }
+    return change != FILE_SAME || *ret_is_replaced;
 }
 
 /* While the number is odd, no read is begun that could be taken for right. */

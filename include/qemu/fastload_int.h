@@ -458,6 +458,7 @@ struct Fastload {
     uint32_t is_file_watched;    /* it is a regular file, and was: */
     uint64_t file_bytes;
     uint64_t file_mtime_ns;
+    uint32_t changed_file_count; /* above it: of the file seen changed last */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
@@ -601,8 +602,8 @@ void fastload_huge_collapse(FastloadWorker *w);
 void fastload_file_note(Fastload *fl);
 /*
  * Is what was read with @file_count from a file that has changed, or from one
- * that has been replaced since?  Where the file's server is asked, only when
- * it seems so.
+ * that has been replaced since?  Once it was, it stays so, whatever the file
+ * looks like later.  Where the file's server is asked, only when it seems so.
  */
 bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
                               bool *ret_is_replaced);

@@ -414,6 +414,10 @@ class Qemu:
     def alive(self):
         return self.process.poll() is None
 
+    def monitor_is_open(self):
+        """Also of a daemon, whose process is not the one that was started."""
+        return self._reader.is_alive()
+
     def stderr(self):
         with self._cond:
             return self._stderr.decode(errors="replace")
