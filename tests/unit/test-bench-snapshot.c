@@ -939,7 +939,7 @@ static void test_no_room_is_said_before_writing(void)
     g_assert_error(error, BENCH_ERROR, BENCH_ERROR_FAILED);
     g_test_message("%s", error->message);
     g_assert_nonnull(strstr(error->message, words));
-    g_assert_nonnull(strstr(error->message, "are free: choose another --dir"));
+    g_assert_nonnull(strstr(error->message, "are free: choose another folder"));
     g_assert_cmpint(fstat(fd, &st), ==, 0);
     g_assert_cmpint(st.st_size, ==, 0);
     close(fd);

@@ -389,7 +389,7 @@ static bool check_room(const Generator *g, GError **error)
 
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "the snapshot needs %s in %s, %s are free: choose another "
-                    "--dir or a smaller --size", need, folder, have);
+                    "folder or a smaller --size", need, folder, have);
         return false;
     }
     return true;

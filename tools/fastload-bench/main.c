@@ -73,6 +73,7 @@ static char *main_describe(void)
         "  fastload-bench inspect FILE             what a snapshot holds\n"
         "  fastload-bench report FILE [--html P]   a saved result again\n"
         "  fastload-bench compare [--force] A B    two saved results\n"
+        "  fastload-bench --version                which one this is\n"
         "\nSizes are in bytes or with K, M, G, T; times with ns, us, ms, s; "
         "shares as 0.25 or 25%.\n");
     return g_string_free(text, FALSE);
@@ -344,10 +345,15 @@ static int main_gen(int argc, char **argv)
 
 static int main_inspect(int argc, char **argv)
 {
+    g_autoptr(GOptionContext) context = main_context(
+        "FILE", "Shows what a snapshot holds.", NULL);
     g_autoptr(Snapshot) snapshot = NULL;
     GError *error = NULL;
 
-    if (argc != 2 || *argv[1] == '-') {
+    if (!plan_parse_options(context, &argc, &argv, &error)) {
+        return main_fail(error);
+    }
+    if (argc != 2) {
         return main_usage("inspect needs the name of one snapshot file");
     }
     snapshot = snapshot_open(argv[1], &error);
@@ -380,6 +386,9 @@ static int main_report(int argc, char **argv)
     if (html_path && (!strcmp(html_path, argv[1]) ||
                       !strcmp(html_path, "-"))) {
         return main_usage("--html needs a file of its own");
+    }
+    if (html_path && !main_check_output(html_path, &error)) {
+        return main_fail(error);
     }
     result = result_read(argv[1], &error);
     if (!result || !main_save(result, NULL, html_path, &error)) {
@@ -437,6 +446,10 @@ int main(int argc, char **argv)
     }
     for (i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
         if (!strcmp(argv[1], commands[i].name)) {
+            g_autofree char *name = g_strconcat("fastload-bench ", argv[1],
+                                                NULL);
+
+            g_set_prgname(name); /* in the line of --help */
             argv[1] = argv[0];
             return commands[i].func(argc - 1, argv + 1);
         }

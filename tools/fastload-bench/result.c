@@ -498,11 +498,16 @@ JsonNode *result_read(const char *path, GError **error)
     gsize text_bytes;
     JsonObject *object;
 
-    if (!g_file_get_contents(path, &text, &text_bytes, &cause) ||
-        !result_check_depth(text, text_bytes, &cause) ||
-        !json_parser_load_from_data(parser, text, text_bytes, &cause)) {
+    if (!g_file_get_contents(path, &text, &text_bytes, &cause)) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "cannot read the result %s: %s", path, cause->message);
+        return NULL;
+    }
+    if (!result_check_depth(text, text_bytes, &cause) ||
+        !json_parser_load_from_data(parser, text, text_bytes, &cause)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s is not a result that this fastload-bench wrote with "
+                    "--json: %s", path, cause->message);
         return NULL;
     }
     root = json_parser_get_root(parser);
