@@ -6,7 +6,7 @@
  * The only file that knows both worlds.  RAM blocks and their bitmaps go in;
  * migration states, statistics and errors come out.  The life of a load:
  *
- *   prepare        migrate-incoming: can it be done at all?
+ *   prepare        migrate-incoming: can it be done at all?  opens the file
  *   load_block     each RAM block of the stream: check, empty, hand over
  *   start          all blocks known: trapped from here on, so that devices
  *                  that read guest RAM while they load find it
@@ -234,20 +234,14 @@ static uint64_t fast_load_elapsed_us(const FastLoad *s)
     return (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - s->begin_ns) / SCALE_US;
 }
 
-/*
- * Our own descriptor, with O_DIRECT if asked.  Opened when QEMU opens its own:
- * later a name may mean something else, or nobody here may open it any more
- * (-daemonize, -run-with).
- */
-static QIOChannelFile *fast_load_open_file(FastLoad *s, Error **errp)
+static int fast_load_open_flags(void)
 {
-    s->open_flags = O_RDONLY;
 #ifdef O_DIRECT
     if (migrate_get_current()->parameters.direct_io) {
-        s->open_flags |= O_DIRECT;
+        return O_RDONLY | O_DIRECT;
     }
 #endif
-    return qio_channel_file_new_path(s->filename, s->open_flags, 0, errp);
+    return O_RDONLY;
 }
 
 /* Opening a pipe would wait for somebody to write to it. */
@@ -262,11 +256,36 @@ static bool fast_load_check_kind(const struct stat *st, const char *filename,
     return false;
 }
 
+static bool fast_load_take_file(FastLoad *s, const FileMigrationArgs *file,
+                                Error **errp)
+{
+    struct stat st;
+
+    /* A name that only QEMU knows, such as /dev/fdset/1, passes. */
+    if (stat(file->filename, &st) == 0 &&
+        !fast_load_check_kind(&st, file->filename, errp)) {
+        return false;
+    }
+    s->begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    /*
+     * Now, as QEMU opens its own: later the name may mean something else, or
+     * we may not open it any more (-daemonize, -run-with).  Where it cannot be
+     * opened QEMU says so as well, or we do when we try again.
+     */
+    s->ioc = qio_channel_file_new_path(file->filename, fast_load_open_flags(),
+                                       0, NULL);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->filename = g_strdup(file->filename);
+        s->file_off = s->block_end = file->offset;
+        s->open_flags = fast_load_open_flags();
+    }
+    return true;
+}
+
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
 {
     FastLoad *s = &fast_load;
     g_autoptr(GError) gerr = NULL;
-    struct stat st;
 
     if (s->engine) {
         QEMU_LOCK_GUARD(&s->lock);
@@ -316,19 +335,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
                    gerr->message);
         return false;
     }
-    /* What there is not, /dev/fdset above all, is QEMU's to look for. */
-    if (stat(addr->u.file.filename, &st) == 0 &&
-        !fast_load_check_kind(&st, addr->u.file.filename, errp)) {
-        return false;
-    }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        s->filename = g_strdup(addr->u.file.filename);
-        s->file_off = s->block_end = addr->u.file.offset;
-        /* If it cannot be opened, QEMU says so as well, or we do later. */
-        s->ioc = fast_load_open_file(s, NULL);
-    }
-    s->begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    return true;
+    return fast_load_take_file(s, &addr->u.file, errp);
 }
 
 void migration_fastload_not_opened(Error *err)
@@ -336,12 +343,15 @@ void migration_fastload_not_opened(Error *err)
     FastLoad *s = &fast_load;
     MigrationIncomingState *mis = migration_incoming_get_current();
 
-    if (s->filename && mis->state == MIGRATION_STATUS_SETUP) {
+    if (!s->filename) {
+        return;
+    }
+    if (mis->state == MIGRATION_STATUS_SETUP) {
         migrate_set_error(migrate_get_current(), err);
         migrate_set_state(&mis->state, MIGRATION_STATUS_SETUP,
                           MIGRATION_STATUS_FAILED);
-        migration_fastload_cleanup();
     }
+    migration_fastload_cleanup();
 }
 
 void migration_fastload_begin(void)
@@ -407,6 +417,15 @@ static void fast_load_end_bh(void *opaque)
     }
     /* Keeps the engine for as long as it has something to do. */
     migration_fastload_cleanup();
+}
+
+/* What a load that waits because of @failure waits for. */
+static const char *fast_load_goes_on(const FastloadFailure *failure)
+{
+    return failure->kind == FASTLOAD_FAILURE_CHANGED
+           ? "after migrate-recover with a copy of the snapshot as it was"
+           : failure->kind == FASTLOAD_FAILURE_PLACE
+           ? "when there is memory" : "when the file can be read again";
 }
 
 static Error *fast_load_read_error(const FastloadFailure *failure)
@@ -479,8 +498,7 @@ static void *fast_load_watch(void *opaque)
 static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    g_autoptr(Error) cause = fast_load_read_error(failure);
-    g_autoptr(Error) err = NULL;
+    g_autoptr(Error) err = fast_load_read_error(failure);
 
     if (!s->guest_may_run) {
         /* Not freed: whoever does that waits for this to return. */
@@ -489,15 +507,9 @@ static void fast_load_stalled(FastLoad *s, const FastloadFailure *failure)
         fastload_cancel(s->engine);
         return;
     }
-    error_setg(&err, "%s; the guest waits, and goes on %s",
-               error_get_pretty(cause),
-               failure->kind == FASTLOAD_FAILURE_CHANGED
-               ? "after migrate-recover with a copy of the snapshot as it was"
-               : failure->kind == FASTLOAD_FAILURE_PLACE
-               ? "when there is memory"
-               : "when the file can be read again");
     /* The monitor may not answer now: the main loop can wait for a page too */
-    warn_report("fast load: %s", error_get_pretty(err));
+    warn_report("fast load: %s; the guest waits, and goes on %s",
+                error_get_pretty(err), fast_load_goes_on(failure));
     migrate_set_error(migrate_get_current(), err);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_POSTCOPY_PAUSED);
@@ -639,7 +651,10 @@ static bool fast_load_open(FastLoad *s, QEMUFile *f, Error **errp)
         mis->blocktime_ctx = mis->blocktime_ctx ?: blocktime_context_new();
     }
 
-    s->ioc = s->ioc ?: fast_load_open_file(s, errp);
+    if (!s->ioc) {
+        s->ioc = qio_channel_file_new_path(s->filename, s->open_flags, 0,
+                                           errp);
+    }
     if (!s->ioc) {
         return false;
     }
@@ -1108,7 +1123,9 @@ static FastLoadStats *fast_load_stats_locked(FastLoad *s)
     if (fastload_is_failing(s->engine, &failure)) {
         g_autoptr(Error) err = fast_load_read_error(&failure);
 
-        info->error_desc = g_strdup(error_get_pretty(err));
+        info->error_desc = g_strdup_printf("%s; goes on %s",
+                                           error_get_pretty(err),
+                                           fast_load_goes_on(&failure));
     }
     return info;
 }

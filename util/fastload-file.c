@@ -134,8 +134,8 @@ static FileChange file_find_change(Fastload *fl)
 }
 
 /*
- * Size and time may be put back, what was written is not known to be.  Who
- * comes late, with a file that has been replaced, changes nothing.
+ * Size and time may be put back, what was written is not known to be.  Never
+ * goes back to an earlier file, which a reader may notice late.
  */
 static void file_note_change(Fastload *fl, uint32_t file_count)
 {
@@ -149,16 +149,23 @@ static void file_note_change(Fastload *fl, uint32_t file_count)
     }
 }
 
+static bool file_was_changed(Fastload *fl, uint32_t file_count)
+{
+    return __atomic_load_n(&fl->changed_file_count, __ATOMIC_RELAXED) ==
+           file_count + 1;
+}
+
 bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
                               bool *ret_is_replaced)
 {
     FileChange change = FILE_SAME;
 
-    if (__atomic_load_n(&fl->changed_file_count, __ATOMIC_RELAXED) ==
-        file_count + 1) {
-        change = FILE_CHANGED;
-    } else if (__atomic_load_n(&fl->is_file_watched, __ATOMIC_ACQUIRE)) {
+    if (__atomic_load_n(&fl->is_file_watched, __ATOMIC_ACQUIRE)) {
         change = file_find_change(fl);
+    }
+    /* After the look: others may have seen it before it was put back. */
+    if (file_was_changed(fl, file_count)) {
+        change = FILE_CHANGED;
     }
     /* Last: whoever saw anything of another file above sees it here, too. */
     *ret_is_replaced = file_count != __atomic_load_n(&fl->file_count,
@@ -239,6 +246,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
 {
     int flags = fcntl(fd, F_GETFL);
     int direct_fd = -1, dup_errno = 0;
+    uint32_t file_count;
     FileLook look;
 
     if (flags < 0 || !!(flags & O_DIRECT) != fl->is_direct) {
@@ -266,9 +274,13 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
     if (fl->direct_fd >= 0) {
         direct_fd = file_open_direct(fd);
     }
+    file_count = __atomic_load_n(&fl->file_count, __ATOMIC_ACQUIRE);
     file_turn(fl);
     if (dup3(fd, fl->fd, O_CLOEXEC) < 0) {
         dup_errno = errno;
+        if (file_was_changed(fl, file_count)) {
+            file_note_change(fl, file_count + 2); /* the same one, still */
+        }
     } else {
         file_replace_direct(fl, fd, direct_fd);
         file_remember(fl, &look);

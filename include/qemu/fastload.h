@@ -225,8 +225,8 @@ bool fastload_probe(GError **error);
  *   by a descriptor of the engine's own, where kernel (Linux 6.5) and file
  *   system allow that.  A regular file must stay as it is from here on: when
  *   its size or its time of modification is another, nothing that is read is
- *   placed (FASTLOAD_FAILURE_CHANGED), until both are as they were, or
- *   fastload_recover().  Asks the file's server what it looks like
+ *   placed (FASTLOAD_FAILURE_CHANGED) until fastload_recover(), also when both
+ *   are put back.  Asks the file's server what it looks like
  * @config: NULL means all defaults
  * @error: set on failure
  *

@@ -458,7 +458,7 @@ struct Fastload {
     uint32_t is_file_watched;    /* it is a regular file, and was: */
     uint64_t file_bytes;
     uint64_t file_mtime_ns;
-    uint32_t changed_file_count; /* above it: of the file seen changed last */
+    uint32_t changed_file_count; /* file_count + 1 of the last; 0: none */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */

@@ -14,8 +14,6 @@
 #define PAGE_COUNT (8 * CHUNK_PAGES)
 /* A time of modification may be a tick of the kernel's clock coarse. */
 #define CLOCK_TICK_US (20 * 1000)
-/* Some rounds of retries: the back-off is at 64 ms by then, or so. */
-#define FAILING_RETRY_US (200 * 1000)
 /* So much that it is not all there when something else happens. */
 #define LARGE_PAGE_COUNT (32 * CHUNK_PAGES)
 
@@ -139,6 +137,8 @@ static void test_longer_file(const void *opaque)
     /* One that grows is another file, too, whatever its time says. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
+    FastloadStats stats;
+    uint64_t error_count;
     struct stat st;
 
     g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
@@ -152,7 +152,13 @@ static void test_longer_file(const void *opaque)
     g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
         st.st_atim, st.st_mtim }), ==, 0);
     /* As it looked before; what was written in between nobody can see. */
-    g_usleep(FAILING_RETRY_US);
+    fastload_get_stats(t->fl, &stats);
+    error_count = stats.io_error_count;
+    fixture_wait_until(({
+        fastload_get_stats(t->fl, &stats);
+        stats.io_error_count >= error_count + 2 ||
+        fixture_toucher_is_done(&touchers[0]);
+    }));
     change_check_stalled(t, touchers);
     g_assert_true(fastload_recover(t->fl, -1, NULL));
     g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
