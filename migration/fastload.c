@@ -1123,9 +1123,11 @@ static FastLoadStats *fast_load_stats_locked(FastLoad *s)
     if (fastload_is_failing(s->engine, &failure)) {
         g_autoptr(Error) err = fast_load_read_error(&failure);
 
-        info->error_desc = g_strdup_printf("%s; goes on %s",
-                                           error_get_pretty(err),
-                                           fast_load_goes_on(&failure));
+        /* One that fails before the guest runs does not go on. */
+        info->error_desc = s->guest_may_run
+            ? g_strdup_printf("%s; goes on %s", error_get_pretty(err),
+                              fast_load_goes_on(&failure))
+            : g_strdup(error_get_pretty(err));
     }
     return info;
 }
