@@ -48,7 +48,7 @@ bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault)
 }
 
 bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
-                              FastloadFault *ret_fault)
+                              FastloadRead *read, FastloadFault *ret_fault)
 {
     bool found = false;
     uint32_t i;
@@ -62,12 +62,67 @@ bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
         if (fault.not_before_ns > now_ns) {
             sched_push_locked(fl, &fault);
         } else {
-            *ret_fault = fault;
+            *ret_fault = read->fault = fault;
             found = true;
         }
     }
     g_mutex_unlock(&fl->sched_lock);
     return found;
+}
+
+static bool sched_is_waited_for_locked(const FastloadFault *fault)
+{
+    /* Its chunk may have brought the page; the fault is dropped later. */
+    return fault->area && !fastload_bit_test(fault->area->placed,
+                                             fault->page_idx);
+}
+
+/* Calls @func with every fault in the queue and of the urgent reads. */
+static void sched_for_each_fault_locked(Fastload *fl,
+                                        void (*func)(FastloadFault *fault,
+                                                     void *opaque),
+                                        void *opaque)
+{
+    uint32_t i, r;
+
+    for (i = 0; i < fl->fault_count; i++) {
+        func(&fl->faults[(fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX],
+             opaque);
+    }
+    for (i = 0; i < fl->config.worker_count; i++) {
+        for (r = 0; r < fl->urgent_read_count; r++) {
+            func(&fl->workers[i].reads[r].fault, opaque);
+        }
+    }
+}
+
+static void sched_find_oldest_locked(FastloadFault *fault, void *opaque)
+{
+    uint64_t *begin_ns = opaque;
+
+    if (sched_is_waited_for_locked(fault)) {
+        *begin_ns = MIN(*begin_ns, fault->begin_ns);
+    }
+}
+
+uint64_t fastload_sched_oldest_fault_ns(Fastload *fl)
+{
+    uint64_t begin_ns = UINT64_MAX;
+
+    g_mutex_lock(&fl->sched_lock);
+    sched_for_each_fault_locked(fl, sched_find_oldest_locked, &begin_ns);
+    g_mutex_unlock(&fl->sched_lock);
+    return begin_ns == UINT64_MAX ? 0 : begin_ns;
+}
+
+static void sched_make_as_old_locked(FastloadFault *fault, void *opaque)
+{
+    const FastloadFault *settled = opaque;
+
+    if (fault->area == settled->area &&
+        fault->page_idx == settled->page_idx) {
+        fault->begin_ns = MIN(fault->begin_ns, settled->begin_ns);
+    }
 }
 
 uint32_t fastload_sched_fault_room(Fastload *fl)
@@ -427,15 +482,22 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
     return is_failing;
 }
 
-void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault)
+void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
 {
-    if (!fault->not_before_ns) {
-        return;
-    }
+    FastloadFault fault;
+
     g_mutex_lock(&fl->sched_lock);
-    sched_retry_ended_locked(fl);
+    fault = read->fault;
+    read->fault.area = NULL;
+    if (fault.not_before_ns) {
+        /* A later fault for the page may have it: they wait as one. */
+        sched_for_each_fault_locked(fl, sched_make_as_old_locked, &fault);
+        sched_retry_ended_locked(fl);
+    }
     g_mutex_unlock(&fl->sched_lock);
-    fastload_session_resumed(fl);
+    if (fault.not_before_ns) {
+        fastload_session_resumed(fl);
+    }
 }
 
 /*
@@ -492,7 +554,7 @@ static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
     FastloadFault fault = {
         .area = area,
         .page_idx = read->span.ram_off >> area->page_shift,
-        .begin_ns = read->begin_ns,
+        .begin_ns = read->fault.begin_ns,
     };
 
     if (!read->is_replaced) {
@@ -535,6 +597,7 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
         sched_note_recovery_locked(fl);
         is_recovered = true;
     }
+    read->fault.area = NULL; /* answered, or in the queue again */
     is_stalled = sched_is_stalled_locked(fl);
     g_mutex_unlock(&fl->sched_lock);
 

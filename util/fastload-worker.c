@@ -327,13 +327,13 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
     FastloadFault fault;
 
     while (worker_has_urgent_room(w) &&
-           fastload_sched_pop_fault(fl, now_ns, &fault)) {
+           fastload_sched_pop_fault(fl, now_ns, w->free_urgent, &fault)) {
         FastloadArea *area = fault.area;
         FastloadRead *read = w->free_urgent;
 
         if (fastload_bit_test(area->placed, fault.page_idx) ||
             fastload_bit_test_and_set(area->claimed, fault.page_idx)) {
-            fastload_sched_fault_settled(fl, &fault);
+            fastload_sched_fault_settled(fl, read);
             continue;
         }
         w->free_urgent = read->next;

@@ -858,6 +858,14 @@ bool fastload_recover(Fastload *fl, int fd, GError **error)
     return true;
 }
 
+static uint64_t session_oldest_fault_ns(Fastload *fl)
+{
+    uint64_t begin_ns = fastload_sched_oldest_fault_ns(fl);
+
+    /* At least 1: 0 says that nobody waits. */
+    return begin_ns ? MAX(fastload_stats_now_ns() - begin_ns, 1) : 0;
+}
+
 void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
 {
     g_autofree FastloadCounters *sum = g_new0(FastloadCounters, 1);
@@ -870,17 +878,21 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     };
     uint64_t eager_bytes = __atomic_load_n(&fl->eager_bytes,
                                            __ATOMIC_RELAXED);
-    bool has_workers;
+    bool has_workers, is_trapped;
     uint32_t i;
 
     g_mutex_lock(&fl->state_lock);
     /* While it is new, start may be about to make them. */
     has_workers = fl->state != FASTLOAD_STATE_NEW && fl->workers;
+    is_trapped = has_workers && fl->state < FASTLOAD_STATE_COMPLETED;
     stats.io_name = fl->io_name ? fl->io_name : "none";
     stats.complete_ns = fl->complete_ns ? fl->complete_ns - fl->start_ns : 0;
     g_mutex_unlock(&fl->state_lock);
     for (i = 0; has_workers && i < fl->config.worker_count; i++) {
         fastload_stats_sum(&fl->workers[i].counters, sum);
+    }
+    if (is_trapped) {
+        stats.oldest_fault_ns = session_oldest_fault_ns(fl);
     }
     memcpy(stats.loaded_bytes, sum->loaded_bytes, sizeof(sum->loaded_bytes));
     stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] += eager_bytes;

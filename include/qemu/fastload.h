@@ -203,6 +203,11 @@ typedef struct FastloadStats {
     uint64_t fault_p95_ns;
     uint64_t fault_p99_ns;
     uint64_t fault_max_ns;
+    /*
+     * Age of the oldest fault that is not answered yet, from reading its
+     * message on, whatever failed since; 0: nobody waits.
+     */
+    uint64_t oldest_fault_ns;
     uint64_t complete_ns;      /* start to all placed; 0 until then */
 } FastloadStats;
 

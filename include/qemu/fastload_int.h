@@ -218,6 +218,13 @@ typedef struct FastloadIoReq {
     struct FastloadIoReq *next; /* in whatever list the holder keeps */
 } FastloadIoReq;
 
+typedef struct FastloadFault {
+    FastloadArea *area;
+    uint64_t page_idx;
+    uint64_t begin_ns;
+    uint64_t not_before_ns; /* 0, or when to try again after a failure */
+} FastloadFault;
+
 struct FastloadRead {
     FastloadArea *area;
     FastloadClass class;
@@ -234,6 +241,8 @@ struct FastloadRead {
     uint32_t file_count;    /* which file it was read from */
     bool is_replaced;       /* and that is not the one any more: read again */
     uint64_t begin_ns;      /* urgent: when the fault message was read */
+    FastloadFault fault;    /* urgent: what it answers, under sched_lock;
+                               no area: nothing */
     bool is_retried;        /* counted in failing_count */
     bool is_direct;         /* around the page cache, unless that fails */
     bool is_moving;         /* into guest memory, if nothing comes between */
@@ -343,13 +352,6 @@ typedef enum FastloadPoolList {
     FASTLOAD_POOL_SPENT, /* staging that needs a new huge page */
     FASTLOAD_POOL_MAX,
 } FastloadPoolList;
-
-typedef struct FastloadFault {
-    FastloadArea *area;
-    uint64_t page_idx;
-    uint64_t begin_ns;
-    uint64_t not_before_ns; /* 0, or when to try again after a failure */
-} FastloadFault;
 
 typedef struct FastloadWorker {
     /* constant after start */
@@ -494,8 +496,11 @@ static inline bool fastload_session_is_ending(Fastload *fl)
 
 /* scheduler: what to do next; takes sched_lock itself, does no I/O */
 bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault);
+/* The fault is @read's from then on: it is never seen to be nowhere. */
 bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
-                              FastloadFault *ret_fault);
+                              FastloadRead *read, FastloadFault *ret_fault);
+/* Since when somebody has been waiting for a page; 0: nobody is. */
+uint64_t fastload_sched_oldest_fault_ns(Fastload *fl);
 uint32_t fastload_sched_fault_room(Fastload *fl);
 /* Is there a fault to pop now? */
 bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns);
@@ -505,7 +510,7 @@ bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure);
 void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
                                 int error_number, uint64_t now_ns);
 /* A popped fault needs no read: somebody else placed or claimed the page. */
-void fastload_sched_fault_settled(Fastload *fl, const FastloadFault *fault);
+void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read);
 /* From when on the guest no longer counts as faulting, if it does not fault */
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
 /* What a worker may have in flight for the background now. */

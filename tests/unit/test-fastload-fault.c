@@ -268,6 +268,106 @@ static void test_claim_is_given_up(const void *opaque)
     fault_free(t);
 }
 
+/* ---- who waits ---- */
+
+static uint64_t fault_oldest_ns(FaultTest *t)
+{
+    return fault_stats(t).oldest_fault_ns;
+}
+
+/* Never seen to be less than it was, let alone 0, while @ms go by. */
+static void fault_check_it_ages(FaultTest *t, uint32_t ms)
+{
+    uint64_t begin_ns = fastload_stats_now_ns();
+    uint64_t last_ns = 0, look_ns;
+
+    fixture_wait_until(fault_oldest_ns(t));
+    do {
+        uint64_t age_ns = fault_oldest_ns(t);
+
+        look_ns = fastload_stats_now_ns() - begin_ns;
+        g_assert_cmpuint(age_ns, >, 0);
+        g_assert_cmpuint(age_ns, >=, last_ns);
+        last_ns = age_ns;
+    } while (look_ns < ms * 1000000ull);
+    g_assert_cmpuint(last_ns, >=, ms * 1000000ull / 2);
+}
+
+static void test_oldest_fault_of_a_read_that_hangs(const void *opaque)
+{
+    /* Who waits for a read that does not come back is seen to wait. */
+    SimConfig config = { .seed = 30 };
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_ALL);
+    g_assert_cmpuint(fault_oldest_ns(t), ==, 0);
+    fault_start(t);
+    g_assert_cmpuint(fault_oldest_ns(t), ==, 0);
+    fixture_toucher_start_page(&toucher, t->f, 2000);
+    fault_check_it_ages(t, 100);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fixture_wait_until(!fault_oldest_ns(t));
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(fault_oldest_ns(t), ==, 0);
+    fault_free(t);
+}
+
+static void test_oldest_fault_of_reads_that_fail(const void *opaque)
+{
+    /* Retries, in the queue or in flight, wait since the first fault. */
+    SimConfig config = { .seed = 31 };
+    FixtureToucher touchers[2];
+    uint64_t bad_off;
+    FaultTest *t;
+    int i;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    bad_off = fault_file_off(t, 1000);
+    sim_add_bad(bad_off, PAGE, EIO, 0);
+    fault_start(t);
+    fixture_toucher_start_page(&touchers[0], t->f, 1000);
+    fault_check_it_ages(t, 200);
+    /* Another one for the same page does not make it younger. */
+    fixture_toucher_start_page(&touchers[1], t->f, 1000);
+    fault_check_it_ages(t, 400);
+    sim_heal(bad_off);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    fixture_wait_until(!fault_oldest_ns(t));
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    fault_free(t);
+}
+
+static void test_oldest_fault_of_a_cancelled_load(const void *opaque)
+{
+    /* Who was released does not wait any more. */
+    SimConfig config = { .seed = 32 };
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, 1000), PAGE, EIO, 0);
+    fault_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 1000);
+    fixture_wait_until(sim_failed_urgent_count() &&
+                       fault_oldest_ns(t) > 50 * 1000 * 1000);
+    fastload_cancel(t->fl);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1);
+    fault_wait_cancelled(t);
+    g_assert_cmpuint(fault_oldest_ns(t), ==, 0);
+    fault_free(t);
+}
+
 /* ---- errors that last ---- */
 
 static void test_bad_range_stalls_and_heals(const void *opaque)
@@ -1760,6 +1860,12 @@ int main(int argc, char **argv)
              test_transient_errors_are_retried);
     add_test("one-bad-read-is-silent", test_one_bad_read_is_silent);
     add_test("claim-is-given-up", test_claim_is_given_up);
+    add_test("oldest-fault-of-a-read-that-hangs",
+             test_oldest_fault_of_a_read_that_hangs);
+    add_test("oldest-fault-of-reads-that-fail",
+             test_oldest_fault_of_reads_that_fail);
+    add_test("oldest-fault-of-a-cancelled-load",
+             test_oldest_fault_of_a_cancelled_load);
     add_test("bad-range-stalls-and-heals", test_bad_range_stalls_and_heals);
     add_test("blocked-toucher-goes-on-when-healed",
              test_blocked_toucher_goes_on_when_healed);
