@@ -816,6 +816,17 @@ void fastload_settle(Fastload *fl)
     }
 }
 
+bool fastload_is_settled(Fastload *fl)
+{
+    bool is_settled;
+
+    g_mutex_lock(&fl->state_lock);
+    is_settled = fl->state == FASTLOAD_STATE_SETTLED ||
+                 fl->state == FASTLOAD_STATE_CANCELLED;
+    g_mutex_unlock(&fl->state_lock);
+    return is_settled;
+}
+
 void fastload_cancel(Fastload *fl)
 {
     __atomic_store_n(&fl->is_unwanted, 1, __ATOMIC_RELAXED);

@@ -20,7 +20,7 @@
  *   The event callback runs on an engine thread, one call at a time; the
  *   placed and fault callbacks on all of them at once, the former also on
  *   the owner's in fastload_start().  The only engine calls allowed in any are
- *   fastload_cancel(), fastload_get_stats() and
+ *   fastload_cancel(), fastload_get_stats(), fastload_is_settled() and
  *   fastload_set_background_rate().
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped; fastload_wait() until the load is over, fastload_settle() and
@@ -34,8 +34,8 @@
  *   is a host virtual address; ram_off counts bytes from a region's start.
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> start -> wait -> settle -> free.  free is legal
- *   after any of them; cancel, get_stats, is_failing and set_background_rate
- *   after new, recover after start.
+ *   after any of them; cancel, get_stats, is_failing, is_settled and
+ *   set_background_rate after new, recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -284,6 +284,17 @@ bool fastload_wait(Fastload *fl, GError **error);
  * early.  Returns after the last event.
  */
 void fastload_settle(Fastload *fl);
+
+/**
+ * fastload_is_settled: is the engine idle for good?                    [any]
+ * @fl: any load
+ *
+ * True from just before SETTLED or CANCELLED is told, and from then on: no
+ * engine thread touches guest memory or the file any more.  False before
+ * fastload_start().  fastload_settle() returns once it is true and the event
+ * callback has returned.
+ */
+bool fastload_is_settled(Fastload *fl);
 
 /**
  * fastload_cancel: ask a running load to stop                          [any]

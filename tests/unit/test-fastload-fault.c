@@ -1034,6 +1034,62 @@ static void test_cancel_from_the_callback(const void *opaque)
     fault_free(t);
 }
 
+/* What fastload_is_settled() says when an event is told: that event's bit. */
+typedef struct SettledSeen {
+    Fastload *fl;
+    uint32_t told;    /* atomic */
+    uint32_t settled; /* atomic */
+} SettledSeen;
+
+static void settled_seen_func(FastloadEvent event,
+                              const FastloadFailure *failure, void *opaque)
+{
+    SettledSeen *seen = opaque;
+
+    if (fastload_is_settled(seen->fl)) {
+        __atomic_or_fetch(&seen->settled, 1u << event, __ATOMIC_RELAXED);
+    }
+    __atomic_or_fetch(&seen->told, 1u << event, __ATOMIC_RELEASE);
+}
+
+static void fault_check_settled(bool is_cancelled)
+{
+    SimConfig config = { .seed = 33 };
+    uint32_t want = 1u << (is_cancelled ? FASTLOAD_EVENT_CANCELLED
+                                        : FASTLOAD_EVENT_SETTLED);
+    SettledSeen seen = { 0 };
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    seen.fl = t->fl;
+    t->fl->config.event_func = settled_seen_func;
+    t->fl->config.event_opaque = &seen;
+    sim_hold(SIM_HOLD_ALL);
+    g_assert_false(fastload_is_settled(t->fl));
+    fault_start(t);
+    fixture_wait_until(sim_pending_count());
+    if (is_cancelled) {
+        fastload_cancel(t->fl);
+    }
+    /* Reads are in flight. */
+    g_assert_false(fastload_is_settled(t->fl));
+    sim_hold(SIM_HOLD_NONE);
+    fixture_wait_until(fastload_is_settled(t->fl));
+    fastload_settle(t->fl);
+    g_assert_true(fastload_is_settled(t->fl));
+    g_assert_cmpuint(seen.told & want, ==, want);
+    g_assert_cmpuint(seen.settled, ==, want);
+    fault_free(t);
+}
+
+static void test_settled_is_known(const void *opaque)
+{
+    /* From its event on, not when everything is placed: nor before start. */
+    fault_check_settled(false);
+    fault_check_settled(true);
+}
+
 static void test_free_at_any_time(const void *opaque)
 {
     /* Free ends a load in every state and leaves nothing behind. */
@@ -1892,6 +1948,7 @@ int main(int argc, char **argv)
     add_test("cancel-after-completion", test_cancel_after_completion);
     add_test("cancel-before-start", test_cancel_before_start);
     add_test("cancel-from-the-callback", test_cancel_from_the_callback);
+    add_test("settled-is-known", test_settled_is_known);
     add_test("free-at-any-time", test_free_at_any_time);
     add_test("bad-regions-are-refused", test_bad_regions_are_refused);
     add_test("touching-regions-do-not-overlap",
