@@ -249,24 +249,51 @@ static uint64_t sched_rate_due_locked(const Fastload *fl)
            (uint64_t)((1 - fl->rate_tokens) / fl->rate_bytes_per_s * 1e9);
 }
 
+/*
+ * When a failed chunk is tried in advance of the rate: whether reads still fail
+ * must not depend on it.  One at a time, and none once something was read.
+ */
+static uint64_t sched_probe_due_locked(const Fastload *fl)
+{
+    return fl->failed_chunk_count && fl->wants_probe && !fl->is_probe_out
+        ? fl->retry_at_ns : UINT64_MAX;
+}
+
+static void sched_rate_charge_locked(Fastload *fl, uint32_t read_bytes)
+{
+    double debt_bytes = MAX(fl->rate_bytes_per_s *
+                            (FASTLOAD_RATE_DEBT_NS / 1e9),
+                            1.0 * FASTLOAD_CHUNK_BYTES);
+
+    if (sched_rate_is_limited_locked(fl)) {
+        fl->rate_tokens = MAX(fl->rate_tokens - read_bytes,
+                              MIN(fl->rate_tokens, -debt_bytes));
+    }
+}
+
 uint64_t fastload_sched_rate_due_ns(Fastload *fl)
 {
     uint64_t due_ns;
 
     g_mutex_lock(&fl->sched_lock);
-    due_ns = sched_rate_due_locked(fl);
+    /* What was begun is in the way of a probe: then it goes on as well. */
+    due_ns = MIN(sched_rate_due_locked(fl), sched_probe_due_locked(fl));
     g_mutex_unlock(&fl->sched_lock);
     return due_ns;
 }
 
 uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
+                                  const FastloadRead *read,
                                   uint32_t want_bytes)
 {
     uint32_t take_bytes = want_bytes;
 
     g_mutex_lock(&fl->sched_lock);
     sched_rate_count_locked(fl, now_ns);
-    if (sched_rate_due_locked(fl)) {
+    if (read->is_probe || (sched_rate_due_locked(fl) &&
+                           now_ns >= sched_probe_due_locked(fl))) {
+        sched_rate_charge_locked(fl, take_bytes);
+    } else if (sched_rate_due_locked(fl)) {
         take_bytes = 0;
     } else if (sched_rate_is_limited_locked(fl)) {
         double max_bytes = MIN(sched_rate_burst_locked(fl) / 2, want_bytes);
@@ -285,9 +312,7 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
 void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes)
 {
     g_mutex_lock(&fl->sched_lock);
-    if (sched_rate_is_limited_locked(fl)) {
-        fl->rate_tokens -= read_bytes;
-    }
+    sched_rate_charge_locked(fl, read_bytes);
     g_mutex_unlock(&fl->sched_lock);
 }
 
@@ -310,6 +335,8 @@ void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
 static void sched_note_recovery_locked(Fastload *fl)
 {
     fl->is_file_changed = false;
+    fl->is_failure_known = false;
+    fl->wants_probe = false;
     fl->failed_round_count = 0;
     fl->backoff_ns = 0;
 }
@@ -321,7 +348,7 @@ void fastload_sched_retry_now(Fastload *fl)
     g_mutex_lock(&fl->sched_lock);
     fl->retry_at_ns = 0;
     sched_note_recovery_locked(fl);
-    fl->is_failure_known = false;
+    fl->wants_probe = true; /* but nothing has been read yet */
     for (i = 0; i < fl->fault_count; i++) {
         uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
 
@@ -384,21 +411,22 @@ static uint64_t sched_pending_due_locked(const Fastload *fl)
 }
 
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
-                               FastloadArea **ret_area,
-                               uint64_t *ret_chunk_idx,
-                               bool *ret_is_retried)
+                               FastloadRead *read, uint64_t *ret_chunk_idx)
 {
     bool is_held, found = false;
 
     g_mutex_lock(&fl->sched_lock);
     sched_rate_count_locked(fl, now_ns);
     is_held = sched_rate_due_locked(fl) != 0;
-    if (!is_held && fl->failed_chunk_count && now_ns >= fl->retry_at_ns) {
-        found = sched_take_failed_locked(fl, ret_area, ret_chunk_idx);
+    read->is_probe = is_held && now_ns >= sched_probe_due_locked(fl);
+    if (read->is_probe || (!is_held && fl->failed_chunk_count &&
+                           now_ns >= fl->retry_at_ns)) {
+        found = sched_take_failed_locked(fl, &read->area, ret_chunk_idx);
+        fl->is_probe_out = fl->is_probe_out || read->is_probe;
     }
-    *ret_is_retried = found;
+    read->is_retried = found;
     if (!is_held && !found && now_ns >= sched_pending_due_locked(fl)) {
-        found = sched_take_pending_locked(fl, ret_area, ret_chunk_idx);
+        found = sched_take_pending_locked(fl, &read->area, ret_chunk_idx);
     }
     g_mutex_unlock(&fl->sched_lock);
     return found;
@@ -418,6 +446,9 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
         due_ns = MIN(due_ns, sched_pending_due_locked(fl));
     }
     due_ns = MAX(due_ns, sched_rate_due_locked(fl));
+    if (takes_chunks) {
+        due_ns = MIN(due_ns, sched_probe_due_locked(fl));
+    }
     for (i = 0; takes_faults && i < fl->fault_count; i++) {
         uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
 
@@ -439,6 +470,7 @@ static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
     }
     fl->failure = *failure;
     fl->is_failure_known = true;
+    fl->wants_probe = true;
     fl->is_file_changed = failure->kind == FASTLOAD_FAILURE_CHANGED;
 }
 
@@ -484,6 +516,7 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
 
 void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
 {
+    bool is_placed = false;
     FastloadFault fault;
 
     g_mutex_lock(&fl->sched_lock);
@@ -492,10 +525,15 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
     if (fault.not_before_ns) {
         /* A later fault for the page may have it: they wait as one. */
         sched_for_each_fault_locked(fl, sched_make_as_old_locked, &fault);
-        sched_retry_ended_locked(fl);
+        is_placed = fastload_bit_test(fault.area->placed, fault.page_idx);
+        if (is_placed) {
+            sched_retry_ended_locked(fl);
+        } else {
+            fl->failing_count--; /* that read will tell */
+        }
     }
     g_mutex_unlock(&fl->sched_lock);
-    if (fault.not_before_ns) {
+    if (is_placed) {
         fastload_session_resumed(fl);
     }
 }
@@ -586,6 +624,8 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
         assert(area->chunk_states[chunk_idx] == FASTLOAD_CHUNK_TAKEN);
         area->chunk_states[chunk_idx] = read->error ? FASTLOAD_CHUNK_FAILED
                                                     : FASTLOAD_CHUNK_DONE;
+        fl->is_probe_out = fl->is_probe_out && !read->is_probe;
+        read->is_probe = false;
     }
     if (read->error) {
         sched_read_failed_locked(fl, read, now_ns);

@@ -138,9 +138,8 @@ static void worker_check_file(FastloadWorker *w, FastloadRead *read)
     if (read->extent_count &&
         fastload_file_is_changed(w->fl, read->file_count, &is_replaced)) {
         /* Also where it failed: this is why, as a rule. */
-        fastload_stats_add(is_replaced ? &w->counters.retry_count
-                                       : &w->counters.io_error_count,
-                           is_replaced || !read->error);
+        fastload_stats_add(&w->counters.io_error_count,
+                           !is_replaced && !read->error);
         read->error = 0;
         read->is_replaced = is_replaced;
         worker_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE,
@@ -344,6 +343,7 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
         read->is_retried = fault.not_before_ns != 0;
         worker_plan_read(w, read);
         if (worker_read_has_rest(read)) {
+            fastload_stats_add(&w->counters.retry_count, read->is_retried);
             worker_issue_req(w, read, UINT32_MAX);
         } else {
             /* A zero page that failed before, or placed since we looked. */
@@ -396,8 +396,7 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
         fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
         return false;
     }
-    if (!fastload_sched_next_chunk(fl, now_ns, &read->area, &chunk_idx,
-                                   &read->is_retried)) {
+    if (!fastload_sched_next_chunk(fl, now_ns, read, &chunk_idx)) {
         fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
         return false;
     }
@@ -406,6 +405,8 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
     read->is_moving = fastload_huge_fits(read->area, read->span);
     worker_plan_read(w, read);
     fastload_file_choose(fl, read);
+    fastload_stats_add(&w->counters.retry_count,
+                       read->is_retried && read->extent_count);
     w->issuing = read;
     return true;
 }
@@ -433,7 +434,7 @@ static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
         if (worker_read_has_rest(read)) {
             FastloadSpan *extent = &read->extents[read->extent_idx];
             uint32_t req_bytes =
-                fastload_sched_rate_take(w->fl, now_ns,
+                fastload_sched_rate_take(w->fl, now_ns, read,
                                          MIN(extent->len_bytes,
                                              req_bytes_max));
 

@@ -319,6 +319,9 @@ void fastload_cancel(Fastload *fl);
  * reads are never delayed and take nothing from it.  Zero pages cost nothing
  * but keep their turn in file order.  May be changed at any time; what is in
  * flight then is still placed.
+ * While reads fail, one stretch at a time of what failed is tried again in
+ * advance of the rate, which pays for it afterwards; for that, a stretch that
+ * was begun is read to its end.  So it is with FASTLOAD_BACKGROUND_OFF, too.
  */
 void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s);
 
@@ -335,9 +338,11 @@ const char *fastload_failure_cause(const FastloadFailure *failure);
  * @fl: any load
  * @ret_failure: the last failure, if so
  *
- * True from the first read that failed for good until all that failed has
- * been read, or fastload_recover() is called; FASTLOAD_EVENT_STALLED comes
- * later, when it lasts.
+ * True from the first read that failed for good until something that failed
+ * has been read since, as for FASTLOAD_EVENT_RESUMED, or fastload_recover() is
+ * called; true again when a read fails again.  FASTLOAD_EVENT_STALLED comes
+ * later, when it lasts.  While it is true, something that failed is tried
+ * again at least once a second, whatever the background rate is.
  */
 bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
 

@@ -96,6 +96,11 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * request takes at most half of it, and not less than a sensible read.
  */
 #define FASTLOAD_RATE_BURST_NS (20 * 1000 * 1000ull)
+/*
+ * What was read in advance of the rate, of storage that fails, is paid for by
+ * no longer a pause than this, or than a chunk needs: an outage may be long.
+ */
+#define FASTLOAD_RATE_DEBT_NS (1000 * 1000 * 1000ull)
 
 #define FASTLOAD_BITS 64
 #define FASTLOAD_BIT_WORDS(n) (((n) + FASTLOAD_BITS - 1) / FASTLOAD_BITS)
@@ -244,6 +249,7 @@ struct FastloadRead {
     FastloadFault fault;    /* urgent: what it answers, under sched_lock;
                                no area: nothing */
     bool is_retried;        /* counted in failing_count */
+    bool is_probe;          /* tells whether reads still fail; not rated */
     bool is_direct;         /* around the page cache, unless that fails */
     bool is_moving;         /* into guest memory, if nothing comes between */
     bool is_spent;          /* some of buf was moved away */
@@ -444,6 +450,8 @@ struct Fastload {
     uint32_t failed_round_count; /* since something failing was read */
     uint64_t failed_chunk_count;
     uint64_t retry_at_ns;        /* for failed chunks */
+    bool wants_probe;            /* nothing that failed was read since */
+    bool is_probe_out;           /* a chunk is tried in advance of the rate */
     uint64_t backoff_ns;
     uint64_t rate_bytes_per_s;   /* 0: no limit; FASTLOAD_BACKGROUND_OFF */
     double rate_tokens;          /* bytes; below 0: taken in advance */
@@ -518,12 +526,13 @@ uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns);
 /* A background read of @len_bytes took so long: what does that tell? */
 void fastload_sched_flight_done(Fastload *fl, uint32_t len_bytes,
                                 uint64_t took_ns);
+/* Says of @read which area, whether it is retried, and a probe. */
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
-                               FastloadArea **ret_area,
-                               uint64_t *ret_chunk_idx,
-                               bool *ret_is_retried);
-/* How many of @want_bytes a background read may have now; they are taken. */
+                               FastloadRead *read,
+                               uint64_t *ret_chunk_idx);
+/* How many of @want_bytes @read may have now; they are taken. */
 uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
+                                  const FastloadRead *read,
                                   uint32_t want_bytes);
 /* A background read is repeated: it waits for nobody, others wait for it. */
 void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes);

@@ -1649,6 +1649,64 @@ static void test_repeated_reads_are_rated(const void *opaque)
     fault_free(t);
 }
 
+/* Reads fail, at a rate that allows none for minutes, and heal. */
+static void fault_check_healed(uint64_t bytes_per_s, uint32_t worker_count)
+{
+    SimConfig sim_config = { .seed = 34 };
+    FastloadConfig config = { .worker_count = worker_count };
+    FastloadFailure failure;
+    uint64_t bad_off, count, begin_ns;
+    FaultTest *t;
+
+    sim_reset(&sim_config);
+    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 32 * CHUNK_PAGES,
+                         fixture_all_data);
+    bad_off = fault_file_off(t, 0);
+    sim_add_bad(bad_off, 32 * CHUNK_BYTES, EIO, 0);
+    fault_start(t);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    fastload_set_background_rate(t->fl, bytes_per_s);
+    g_assert_true(fastload_is_failing(t->fl, &failure));
+    g_usleep(2 * G_USEC_PER_SEC);
+
+    /* It is tried once a second, and counted. */
+    count = fault_stats(t).retry_count;
+    begin_ns = fastload_stats_now_ns();
+    fixture_wait_until(fault_stats(t).retry_count > count);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
+                     FASTLOAD_BACKOFF_NS_MAX * 3 / 2);
+    g_assert_true(fastload_is_failing(t->fl, &failure));
+
+    sim_heal(bad_off);
+    begin_ns = fastload_stats_now_ns();
+    fixture_wait_until(!fastload_is_failing(t->fl, &failure));
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
+                     FASTLOAD_BACKOFF_NS_MAX * 3 / 2);
+    fixture_events_wait(&t->events, FASTLOAD_EVENT_RESUMED);
+    /* The rest is left to the rate. */
+    g_usleep(G_USEC_PER_SEC / 10);
+    g_assert_cmpuint(fault_remaining(t), >=, 20 * CHUNK_BYTES);
+    g_assert_cmpuint(fault_remaining(t), <, 32 * CHUNK_BYTES);
+    g_assert_false(fastload_is_failing(t->fl, &failure));
+    fastload_set_background_rate(t->fl, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_healed_at_a_low_rate(const void *opaque)
+{
+    /* What failed is tried again, and read, in advance of the rate. */
+    fault_check_healed(10 * 1000, 2);
+    fault_check_healed(10 * 1000, 1);
+}
+
+static void test_healed_without_background(const void *opaque)
+{
+    /* With nothing read ahead it is known as well whether reads fail. */
+    fault_check_healed(FASTLOAD_BACKGROUND_OFF, 2);
+}
+
 /* ---- many seeds ---- */
 
 static bool fault_sparse(uint64_t page_idx)
@@ -1967,6 +2025,8 @@ int main(int argc, char **argv)
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
+    add_test("healed-at-a-low-rate", test_healed_at_a_low_rate);
+    add_test("healed-without-background", test_healed_without_background);
     add_test("broken-backend-is-left", test_broken_backend_is_left);
     add_test("many-seeds", test_many_seeds);
     add_test("many-meetings", test_many_meetings);
