@@ -4,11 +4,11 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Thin: each function is one system call and the retries that its interface
- * demands.  Knows no regions, keeps no state, logs nothing.  The kernel's
- * rules are in ioctl_userfaultfd(2); what matters here: UFFDIO_COPY,
- * UFFDIO_MOVE and UFFDIO_ZEROPAGE report in a signed field either the bytes
- * done, which may be fewer than asked with EAGAIN, or a negative errno when
- * nothing was done.
+ * demands, but opening, for which there are two ways.  Knows no regions, keeps
+ * no state, logs nothing.  The kernel's rules are in ioctl_userfaultfd(2); what
+ * matters here: UFFDIO_COPY, UFFDIO_MOVE and UFFDIO_ZEROPAGE report in a signed
+ * field either the bytes done, which may be fewer than asked with EAGAIN, or a
+ * negative errno when nothing was done.
  */
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
@@ -52,40 +52,61 @@ static int uffd_shake_hands(int uffd, bool *ret_has_move)
     return -errno;
 }
 
-int fastload_uffd_open(int *ret_uffd, bool *ret_has_move)
+/* Since Linux 6.1; whoever may open the device needs no other permission. */
+static int uffd_from_device(int flags)
 {
-    int flags = O_CLOEXEC | O_NONBLOCK;
-    int uffd = syscall(SYS_userfaultfd, flags);
+    int dev_fd = open(FASTLOAD_UFFD_DEVICE, O_RDWR | O_CLOEXEC);
+    int uffd, ret;
+
+    if (dev_fd < 0) {
+        return -errno;
+    }
+    uffd = ioctl(dev_fd, USERFAULTFD_IOC_NEW, flags);
+    ret = uffd < 0 ? -errno : uffd;
+    close(dev_fd);
+    return ret;
+}
+
+/* Takes what one of the ways returned; closes it when it is of no use. */
+static int uffd_check(int uffd, bool *ret_has_move)
+{
     int ret;
 
-    if (uffd < 0 && (errno == EPERM || errno == ENOSYS)) {
-        /*
-         * Since Linux 6.1 a device node grants what the sysctl denies, or a
-         * filter of system calls, which may say that there is no such call.
-         */
-        int denied = errno;
-        int dev_fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-
-        if (dev_fd < 0) {
-            return errno == EACCES || errno == ENOENT ? -denied : -errno;
-        }
-        uffd = ioctl(dev_fd, USERFAULTFD_IOC_NEW, flags);
-        ret = -errno;
-        close(dev_fd);
-        if (uffd < 0) {
-            return ret;
-        }
-    }
     if (uffd < 0) {
-        return -errno;
+        return uffd;
     }
     ret = uffd_shake_hands(uffd, ret_has_move);
     if (ret) {
         close(uffd);
         return ret;
     }
-    *ret_uffd = uffd;
-    return 0;
+    return uffd;
+}
+
+bool fastload_uffd_open(int *ret_uffd, bool *ret_has_move,
+                        FastloadUffdRefusal *ret_refusal)
+{
+    int flags = O_CLOEXEC | O_NONBLOCK;
+    int uffd = syscall(SYS_userfaultfd, flags);
+    int call_ret = uffd_check(uffd < 0 ? -errno : uffd, ret_has_move);
+    int device_ret;
+
+    if (call_ret >= 0) {
+        *ret_uffd = call_ret;
+        return true;
+    }
+    /*
+     * Whatever the error: the sysctl says EPERM, a security module EACCES, and
+     * a filter of system calls whatever its author chose.
+     */
+    device_ret = uffd_check(uffd_from_device(flags), ret_has_move);
+    if (device_ret >= 0) {
+        *ret_uffd = device_ret;
+        return true;
+    }
+    ret_refusal->call_error_number = -call_ret;
+    ret_refusal->device_error_number = -device_ret;
+    return false;
 }
 
 int fastload_uffd_register(int uffd, void *hva, uint64_t len_bytes,

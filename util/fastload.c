@@ -320,28 +320,41 @@ const char *fastload_failure_cause(const FastloadFailure *failure)
     return g_strerror(failure->error_number);
 }
 
+static bool session_open_uffd(int *ret_uffd, bool *ret_has_move,
+                              GError **error)
+{
+    FastloadUffdRefusal refusal;
+    bool is_unknown;
+
+    if (fastload_uffd_open(ret_uffd, ret_has_move, &refusal)) {
+        return true;
+    }
+    /* What a kernel without it says; a filter of system calls may lie. */
+    is_unknown = refusal.call_error_number == ENOSYS &&
+                 refusal.device_error_number == ENOENT;
+    g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED,
+                "userfaultfd cannot be opened, neither with userfaultfd(2) "
+                "(%s) nor with " FASTLOAD_UFFD_DEVICE " (%s): give this user "
+                "access to " FASTLOAD_UFFD_DEVICE ", or set the sysctl "
+                "vm.unprivileged_userfaultfd to 1; if that is so already, a "
+                "security module or a filter of system calls denies it and "
+                "has to allow one of the two%s",
+                g_strerror(refusal.call_error_number),
+                g_strerror(refusal.device_error_number),
+                is_unknown ? ", or the kernel lacks CONFIG_USERFAULTFD" : "");
+    return false;
+}
+
 bool fastload_probe(GError **error)
 {
     bool has_move;
     int uffd;
-    int ret = fastload_uffd_open(&uffd, &has_move);
 
-    if (ret == 0) {
-        close(uffd);
-        return true;
+    if (!session_open_uffd(&uffd, &has_move, error)) {
+        return false;
     }
-    if (ret == -EPERM) {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED,
-                    "userfaultfd is not permitted: give this user access to "
-                    "/dev/userfaultfd, or set the sysctl "
-                    "vm.unprivileged_userfaultfd to 1");
-    } else {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED,
-                    "userfaultfd cannot be opened: %s%s", g_strerror(-ret),
-                    ret == -ENOSYS ? "; it needs a kernel with "
-                    "CONFIG_USERFAULTFD" : "");
-    }
-    return false;
+    close(uffd);
+    return true;
 }
 
 Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
@@ -735,8 +748,6 @@ static bool session_spawn(Fastload *fl, GError **error)
 
 bool fastload_start(Fastload *fl, GError **error)
 {
-    int ret;
-
     assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
     fl->start_ns = fastload_stats_now_ns();
     /* Devices will load and touch memory: begin as if there were faults. */
@@ -746,13 +757,7 @@ bool fastload_start(Fastload *fl, GError **error)
                     "there is no memory to load");
         return false;
     }
-    if (!fastload_probe(error)) {
-        return false;
-    }
-    ret = fastload_uffd_open(&fl->uffd, &fl->has_move);
-    if (ret) {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "userfaultfd cannot be opened: %s", g_strerror(-ret));
+    if (!session_open_uffd(&fl->uffd, &fl->has_move, error)) {
         return false;
     }
     /*

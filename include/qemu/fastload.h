@@ -219,7 +219,8 @@ GQuark fastload_error_quark(void);
  * fastload_probe: can memory be trapped here?                          [any]
  * @error: set when not, with what to do about it
  *
- * Leaves no descriptor open.
+ * Tries userfaultfd(2), then /dev/userfaultfd, whatever the errno of the
+ * former; a refusal names both with their errnos.  Leaves no descriptor open.
  */
 bool fastload_probe(GError **error);
 

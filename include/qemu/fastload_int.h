@@ -635,8 +635,18 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read);
 /* Does reading ahead keep a processor busy, as things are? */
 bool fastload_file_is_busy(const Fastload *fl);
 
-/* userfaultfd: util/fastload-uffd.c; all return 0 or -errno */
-int fastload_uffd_open(int *ret_uffd, bool *ret_has_move);
+/* userfaultfd: util/fastload-uffd.c; all others return 0 or -errno */
+#define FASTLOAD_UFFD_DEVICE "/dev/userfaultfd"
+
+/* Positive errnos of the two ways to a userfaultfd. */
+typedef struct FastloadUffdRefusal {
+    int call_error_number;   /* userfaultfd(2), tried first */
+    int device_error_number; /* FASTLOAD_UFFD_DEVICE */
+} FastloadUffdRefusal;
+
+/* False: neither way leads to one, and @ret_refusal says why. */
+bool fastload_uffd_open(int *ret_uffd, bool *ret_has_move,
+                        FastloadUffdRefusal *ret_refusal);
 int fastload_uffd_register(int uffd, void *hva, uint64_t len_bytes,
                            bool *ret_has_zeropage);
 int fastload_uffd_unregister(int uffd, void *hva, uint64_t len_bytes);

@@ -74,6 +74,8 @@ bool fixture_run_child(void);
 bool fixture_may_refuse(void);
 /* From here on system call @number fails with EPERM, in every thread. */
 void fixture_refuse(int number);
+/* As above, with @error_number. */
+void fixture_refuse_with(int number, int error_number);
 /* Starts the deadline anew; fixture_new() does it too. */
 void fixture_restart_deadline(void);
 

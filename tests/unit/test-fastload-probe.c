@@ -142,6 +142,60 @@ static void test_userfaultfd_refused_says_what_to_do(const void *opaque)
     fixture_free(f);
 }
 
+static void probe_refused_call_leaves_device(int error_number)
+{
+    FixtureUse before;
+    GError *error = NULL;
+
+    if (access("/dev/userfaultfd", R_OK | W_OK) < 0) {
+        g_test_skip("this user may not open /dev/userfaultfd");
+        return;
+    }
+    if (!fixture_may_refuse() || fixture_run_child()) {
+        return;
+    }
+    fixture_use_get(&before);
+    fixture_refuse_with(SYS_userfaultfd, error_number);
+    fastload_probe(&error);
+    g_assert_no_error(error);
+    fixture_use_check(&before);
+}
+
+static void test_any_refusal_leaves_the_device(const void *opaque)
+{
+    /* Whatever userfaultfd(2) answers, the device is tried. */
+    probe_refused_call_leaves_device(GPOINTER_TO_INT(opaque));
+}
+
+static void test_both_ways_refused_names_both(const void *opaque)
+{
+    /* The sentence has both ways with their errnos, in one line. */
+    const char *why = probe_why_uffd_stays();
+    GError *error = NULL;
+
+    if (why && !g_test_subprocess()) {
+        g_test_skip(why);
+        return;
+    }
+    if (access("/dev/userfaultfd", F_OK) < 0) {
+        g_test_skip("there is no /dev/userfaultfd");
+        return;
+    }
+    if (!fixture_may_refuse() || fixture_run_child()) {
+        return;
+    }
+    probe_child_become_nobody();
+    fixture_refuse_with(SYS_userfaultfd, EINVAL);
+    g_assert_false(fastload_probe(&error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED);
+    g_assert_true(g_regex_match_simple(
+        "^[^\n]*userfaultfd\\(2\\) \\(Invalid argument\\)"
+        "[^\n]*/dev/userfaultfd \\(Permission denied\\)"
+        "[^\n]*/dev/userfaultfd[^\n]*vm\\.unprivileged_userfaultfd"
+        "[^\n]*a security module[^\n]*$", error->message, 0, 0));
+    g_error_free(error);
+}
+
 static void test_probe_leaves_nothing_open(const void *opaque)
 {
     /* A probe that succeeds closes what it opened. */
@@ -152,6 +206,27 @@ static void test_probe_leaves_nothing_open(const void *opaque)
     g_assert_true(fastload_probe(&error));
     g_assert_no_error(error);
     fixture_use_check(&before);
+}
+
+/* As a sysctl, a security module, a filter and an old kernel say it. */
+static void probe_add_refusals(void)
+{
+    static const struct {
+        const char *path;
+        int error_number;
+    } refusals[] = {
+        { "/fastload/probe/device-after-eperm", EPERM },
+        { "/fastload/probe/device-after-eacces", EACCES },
+        { "/fastload/probe/device-after-einval", EINVAL },
+        { "/fastload/probe/device-after-enosys", ENOSYS },
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(refusals); i++) {
+        fixture_add_test(refusals[i].path, FIXTURE_NEEDS_UFFD,
+                         test_any_refusal_leaves_the_device,
+                         GINT_TO_POINTER(refusals[i].error_number));
+    }
 }
 
 int main(int argc, char **argv)
@@ -167,5 +242,8 @@ int main(int argc, char **argv)
                      NULL);
     fixture_add_test("/fastload/probe/userfaultfd-refused-says-what-to-do", 0,
                      test_userfaultfd_refused_says_what_to_do, NULL);
+    probe_add_refusals();
+    fixture_add_test("/fastload/probe/both-ways-refused-names-both", 0,
+                     test_both_ways_refused_names_both, NULL);
     return g_test_run();
 }
