@@ -264,7 +264,9 @@ void fastload_plan_spans(GPtrArray *areas, uint32_t span_count_max)
     for (i = 0; i < areas->len; i++) {
         FastloadArea *area = g_ptr_array_index(areas, i);
 
-        area->chunk_states = g_new0(uint8_t, area->chunk_count);
+        if (!area->chunk_states) {
+            area->chunk_states = g_new0(uint8_t, area->chunk_count);
+        }
     }
     do {
         span_count = 0;

@@ -120,21 +120,36 @@ static void session_check_complete(Fastload *fl)
     }
 }
 
-/* Once nothing is missing, or when what is missing does not matter. */
-static void session_untrap(Fastload *fl)
+static void session_unregister_area(const Fastload *fl,
+                                    const FastloadArea *area)
 {
-    guint a, s;
+    guint s;
+
+    for (s = 0; s < area->spans->len; s++) {
+        FastloadSpan span = g_array_index(area->spans, FastloadSpan, s);
+
+        fastload_uffd_unregister(fl->uffd, area->hva + span.ram_off,
+                                 span.len_bytes);
+    }
+}
+
+static void session_unregister(const Fastload *fl)
+{
+    guint a;
 
     for (a = 0; a < fl->areas->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
 
-        for (s = 0; area->is_trapped && s < area->spans->len; s++) {
-            FastloadSpan span = g_array_index(area->spans, FastloadSpan, s);
-
-            fastload_uffd_unregister(fl->uffd, area->hva + span.ram_off,
-                                     span.len_bytes);
+        if (area->is_trapped) {
+            session_unregister_area(fl, area);
         }
     }
+}
+
+/* Once nothing is missing, or when what is missing does not matter. */
+static void session_untrap(Fastload *fl)
+{
+    session_unregister(fl);
     if (fl->uffd >= 0) {
         /* Closing also lets go what unregistering could not. */
         close(fl->uffd);
@@ -508,7 +523,7 @@ static uint32_t session_span_count_max(void)
  * read it places nothing.  It leaves a page table, which would be in a huge
  * page's way: it goes where none will be moved, to what is not trapped.
  */
-static void session_keep_whole(Fastload *fl, const FastloadArea *area)
+static void session_keep_whole(const Fastload *fl, const FastloadArea *area)
 {
     uint8_t *hva = NULL;
     uint64_t done_bytes, i;
@@ -536,13 +551,17 @@ static void session_keep_whole(Fastload *fl, const FastloadArea *area)
     munmap(nothing, area->page_bytes);
 }
 
-/* Returns 0, -EINVAL: this memory cannot be trapped, or another -errno. */
-static int session_trap_area(Fastload *fl, FastloadArea *area)
+/*
+ * Returns 0, -EINVAL: this memory cannot be trapped, or another -errno.
+ * Registers and counts nothing else: all of it may have to be undone.
+ */
+static int session_register_area(const Fastload *fl, FastloadArea *area)
 {
     bool has_zeropage = true;
-    guint s, undo;
+    guint s;
     int ret = 0;
 
+    area->is_trapped = false; /* or as it was in the pass before */
     if (area->is_eager || area->page_bytes > FASTLOAD_TRAP_PAGE_BYTES_MAX) {
         return -EINVAL;
     }
@@ -552,9 +571,7 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
 
         ret = fastload_uffd_register(fl->uffd, area->hva, area->len_bytes,
                                      &has);
-        if (ret) {
-            return ret;
-        }
+        /* Also what was registered of it before it failed. */
         fastload_uffd_unregister(fl->uffd, area->hva, area->len_bytes);
     }
     if (area->wants_huge && area->spans->len) {
@@ -569,17 +586,103 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
         has_zeropage = has_zeropage && ret == 0 && has;
     }
     if (ret) {
-        for (undo = 0; undo + 1 < s; undo++) {
-            FastloadSpan span = g_array_index(area->spans, FastloadSpan, undo);
-
-            fastload_uffd_unregister(fl->uffd, area->hva + span.ram_off,
-                                     span.len_bytes);
-        }
+        session_unregister_area(fl, area);
         return ret;
     }
     area->is_trapped = true;
     /* In private memory UFFDIO_ZEROPAGE maps a page that all share. */
     area->has_zeropage = has_zeropage && !area->wants_populated;
+    return 0;
+}
+
+/* All areas, as planned.  Returns 0, or -errno: nothing is registered then. */
+static int session_register(const Fastload *fl)
+{
+    guint a;
+
+    for (a = 0; a < fl->areas->len; a++) {
+        int ret = session_register_area(fl, g_ptr_array_index(fl->areas, a));
+
+        if (ret && ret != -EINVAL) {
+            session_unregister(fl);
+            return ret;
+        }
+    }
+    return 0;
+}
+
+/* Are there mappings left for the threads, their stacks, staging and rings? */
+static bool session_has_mapping_room(const Fastload *fl)
+{
+    uint32_t count = (fl->config.worker_count + 1) *
+                     FASTLOAD_WORKER_MAPPING_COUNT;
+    size_t page_bytes = sysconf(_SC_PAGESIZE);
+    size_t map_bytes = (count + 1) * page_bytes;
+    bool has_room = true;
+    uint32_t i;
+    /* Shared: it never becomes part of a neighbour, which may not be split. */
+    uint8_t *map = mmap(NULL, map_bytes, PROT_NONE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (map == MAP_FAILED) {
+        return false;
+    }
+    for (i = 1; i < count && has_room; i += 2) {
+        /* One mapping becomes three. */
+        has_room = mprotect(map + i * page_bytes, page_bytes, PROT_READ) == 0;
+    }
+    munmap(map, map_bytes);
+    return has_room;
+}
+
+static uint32_t session_span_count(const Fastload *fl)
+{
+    uint32_t count = 0;
+    guint a;
+
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        count += area->spans->len;
+    }
+    return count;
+}
+
+/*
+ * Each hole that is left out costs two mappings.  When the process has too few
+ * left, all begins anew with half as many spans, down to one for each area:
+ * more zero pages are trapped then.  Returns 0 or -errno.
+ */
+static int session_plan_and_register(Fastload *fl)
+{
+    uint32_t count_max = session_span_count_max();
+    uint32_t pass = 0;
+
+    for (;;) {
+        int ret;
+
+        fastload_plan_spans(fl->areas, count_max);
+        ret = session_register(fl);
+        /* Once it was too much, what fits must also leave some for threads. */
+        if (ret == 0 && pass && count_max && !session_has_mapping_room(fl)) {
+            session_unregister(fl);
+            ret = -ENOMEM;
+        }
+        if (ret != -ENOMEM || count_max == 0 ||
+            ++pass == FASTLOAD_TRAP_PASS_COUNT_MAX) {
+            return ret;
+        }
+        count_max = MIN(count_max, session_span_count(fl)) / 2;
+        trace_fastload_spans_widened(fl, pass, session_span_count(fl),
+                                     count_max);
+    }
+}
+
+/* What a trapped area needs to be loaded; the kernel has agreed to all. */
+static void session_arm_area(Fastload *fl, FastloadArea *area)
+{
+    guint s;
+
     area->claimed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
     area->placed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->page_count));
     for (s = 0; s < area->spans->len; s++) {
@@ -593,33 +696,32 @@ static int session_trap_area(Fastload *fl, FastloadArea *area)
                               MAX(area->page_bytes, FASTLOAD_PIECE_BYTES));
     }
     g_ptr_array_add(fl->areas_by_hva, area);
-    return 0;
 }
 
 static bool session_trap(Fastload *fl, GError **error)
 {
     guint a;
+    int ret;
 
     g_ptr_array_sort(fl->areas, session_by_file_off);
-    fastload_plan_spans(fl->areas, session_span_count_max());
+    ret = session_plan_and_register(fl);
+    if (ret) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot register guest memory with userfaultfd: %s%s",
+                    g_strerror(-ret), ret == -ENOMEM
+                    ? ": raise the sysctl vm.max_map_count perhaps" : "");
+        return false;
+    }
     for (a = 0; a < fl->areas->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
         FastloadFailure failure;
-        int ret = session_trap_area(fl, area);
 
         trace_fastload_plan_made(fl, area->hva, area->len_bytes,
                                  area->zero_bytes, area->spans->len,
                                  area->is_trapped);
-        if (ret == 0) {
-            continue;
-        }
-        if (ret != -EINVAL) {
-            g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                        "cannot register guest memory with userfaultfd: %s",
-                        g_strerror(-ret));
-            return false;
-        }
-        if (!fastload_eager_load(fl, area, &failure)) {
+        if (area->is_trapped) {
+            session_arm_area(fl, area);
+        } else if (!fastload_eager_load(fl, area, &failure)) {
             g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ,
                         "cannot read the snapshot at file offset %" PRIu64
                         ": %s", failure.file_off,

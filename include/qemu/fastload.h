@@ -261,7 +261,9 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
  *
  * From here on, touching a page that is not there blocks the toucher until
  * the page has been read.  Switches the kernel's readahead off for the open
- * file that the descriptor refers to.
+ * file that the descriptor refers to.  Memory that is zero is trapped only
+ * where it saves mappings, of which a process has no more than the sysctl
+ * vm.max_map_count; the fewer it has left, the more is trapped.
  */
 bool fastload_start(Fastload *fl, GError **error);
 

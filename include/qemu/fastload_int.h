@@ -54,6 +54,10 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 /* Of /proc/sys/vm/max_map_count, what trapping may use: one part in... */
 #define FASTLOAD_SPAN_SHARE 8
 #define FASTLOAD_SPAN_COUNT_DEFAULT 4096
+/* Trapping begins anew with half the spans: 32 bits of them, then none. */
+#define FASTLOAD_TRAP_PASS_COUNT_MAX 33
+/* Mappings that a worker needs, stack and ring included; and all the rest. */
+#define FASTLOAD_WORKER_MAPPING_COUNT 16
 
 /* A read is tried this often at once, then again with back-off. */
 #define FASTLOAD_READ_TRIES_MAX 3
@@ -198,7 +202,8 @@ FastloadRunKind fastload_plan_run(const FastloadArea *area, uint64_t ram_off,
                                   uint64_t end_off, uint64_t *ret_len_bytes);
 /*
  * Decides which zero chunks stay unregistered, longest runs first, so that
- * all areas together have at most @span_count_max spans more than areas.
+ * all areas together have at most @span_count_max spans more than areas.  May
+ * be called again until the load runs: nothing is left of the plan before.
  */
 void fastload_plan_spans(GPtrArray *areas, uint32_t span_count_max);
 

@@ -17,6 +17,8 @@
 #define PAGE FIXTURE_PAGE_BYTES
 #define WORDS (PAGE / sizeof(uint64_t))
 #define HUGE_BYTES (2u << 20)
+/* More than vm.max_map_count, in any sensible setting. */
+#define FIXTURE_MAPPING_COUNT_MAX (1u << 21)
 #define NR_HUGEPAGES "/proc/sys/vm/nr_hugepages"
 
 static struct {
@@ -424,6 +426,42 @@ static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
     /* The kernel would make one mapping of it and its equals next to it. */
     return mprotect(map, PAGE, PROT_NONE) == 0 &&
            mprotect(f->map + f->map_bytes - PAGE, PAGE, PROT_NONE) == 0;
+}
+
+bool fixture_may_fill_mappings(void)
+{
+    g_autofree char *text = NULL;
+
+    if (!g_file_get_contents("/proc/sys/vm/max_map_count", &text, NULL,
+                             NULL) ||
+        g_ascii_strtoull(text, NULL, 10) >= FIXTURE_MAPPING_COUNT_MAX) {
+        g_test_skip("vm.max_map_count is too high to be reached");
+        return false;
+    }
+    return true;
+}
+
+void fixture_fill_mappings(uint32_t room_count)
+{
+    uint64_t i, max = FIXTURE_MAPPING_COUNT_MAX;
+    /* Shared, so that it is a mapping apart whatever lies next to it. */
+    uint8_t *map = mmap(NULL, max * PAGE, PROT_NONE,
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    g_assert_true(map != MAP_FAILED);
+    for (i = 1; i + 1 < max; i += 2) {
+        /* One mapping becomes three. */
+        if (mprotect(map + i * PAGE, PAGE, PROT_READ) < 0) {
+            g_assert_cmpint(errno, ==, ENOMEM);
+            break;
+        }
+    }
+    g_assert_cmpuint(i + 1, <, max);
+    g_assert_cmpuint(i, >, room_count);
+    for (; room_count > 1; room_count -= 2) {
+        i -= 2;
+        g_assert_cmpint(mprotect(map + i * PAGE, PAGE, PROT_NONE), ==, 0);
+    }
 }
 
 Fixture *fixture_new_skewed(FixtureMemory memory, uint64_t page_count,

@@ -129,6 +129,11 @@ uint64_t fixture_own_bytes(const Fixture *f);
 /* Of how many mappings the kernel makes the region. */
 uint32_t fixture_mapping_count(const Fixture *f);
 
+/* False, and the test is skipped, where vm.max_map_count is too high. */
+bool fixture_may_fill_mappings(void);
+/* Uses up mappings until just @room_count more can be had; for a child. */
+void fixture_fill_mappings(uint32_t room_count);
+
 /* ---- loads ---- */
 
 /* The events of one load, in order. */

@@ -1713,6 +1713,87 @@ static void add_matrix(FastloadIoKind io_kind)
     }
 }
 
+/* Holes of one chunk and of three, in turns. */
+#define SPARSE_PERIOD_CHUNKS 6
+#define SPARSE_PERIOD_COUNT 32
+#define SPARSE_PAGE_COUNT \
+    ((uint64_t)SPARSE_PERIOD_COUNT * SPARSE_PERIOD_CHUNKS * CHUNK_PAGES)
+
+static bool load_sparse(uint64_t page_idx)
+{
+    uint64_t chunk_idx = page_idx / CHUNK_PAGES % SPARSE_PERIOD_CHUNKS;
+
+    return (chunk_idx == 0 || chunk_idx == 2) && page_idx % 16 == 0;
+}
+
+static void load_few_mappings(const LoadCase *lc, uint32_t room_count,
+                              bool is_widened)
+{
+    /* The first period is loaded by start itself, before all the others. */
+    const uint64_t head_bytes = SPARSE_PERIOD_CHUNKS * (uint64_t)CHUNK_BYTES;
+    Fixture *f = fixture_new(lc->memory, SPARSE_PAGE_COUNT, load_sparse);
+    FastloadRegion head, tail;
+    FixtureToucher toucher;
+    FixturePlaced placed;
+    FastloadStats stats;
+    Fastload *fl;
+
+    fixture_placed_init(&placed, f);
+    fl = fastload_new(f->fd, &(FastloadConfig) {
+        .worker_count = 1,
+        .io_kind = lc->io_kind,
+        .placed_func = fixture_placed_func,
+        .placed_opaque = &placed,
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+    }, NULL);
+    fixture_region(f, &head);
+    tail = head;
+    head.len_bytes = head_bytes;
+    head.is_eager = true;
+    tail.hva = f->hva + head_bytes;
+    tail.len_bytes -= head_bytes;
+    tail.file_off += head_bytes;
+    tail.data_bits += head_bytes / FIXTURE_PAGE_BYTES / 64;
+    load_add(fl, &tail);
+    load_add(fl, &head);
+    fixture_fill_mappings(room_count);
+    load_go(fl);
+    fastload_get_stats(fl, &stats);
+    /* All but the holes of three chunks, or of none; the head is there. */
+    g_assert_cmpuint(stats.remaining_bytes, ==,
+                     (SPARSE_PERIOD_COUNT - 1) * (uint64_t)CHUNK_BYTES *
+                     (is_widened ? 3 : 2));
+    g_assert_cmpuint(load_data_bytes(&stats), ==,
+                     f->data_bytes / SPARSE_PERIOD_COUNT);
+    fixture_toucher_start(&toucher, f, 1, 200);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fastload_set_background_rate(fl, 0);
+    load_wait(fl);
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.remaining_bytes, ==, 0);
+    g_assert_cmpuint(load_data_bytes(&stats), ==, f->data_bytes);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fastload_free(fl);
+    fixture_placed_clear(&placed);
+    fixture_free(f);
+}
+
+static void test_few_mappings_trap_more(const void *opaque)
+{
+    /* Too few mappings for all holes: the short ones are trapped as well. */
+    if (fixture_may_fill_mappings() && !fixture_run_child()) {
+        load_few_mappings(opaque, 110, true);
+    }
+}
+
+static void test_many_mappings_trap_less(const void *opaque)
+{
+    /* With enough of them nothing is trapped that need not be. */
+    if (fixture_may_fill_mappings() && !fixture_run_child()) {
+        load_few_mappings(opaque, 1000, false);
+    }
+}
+
 static void add_all(FastloadIoKind io_kind)
 {
     LoadCase lc = {
@@ -1792,6 +1873,13 @@ static void add_all(FastloadIoKind io_kind)
     add_case("placed-huge-pages-are-told", test_placed_pages_are_told, lc);
     lc.memory = FIXTURE_PRIVATE_FILE;
     add_case("eager-pages-are-told", test_placed_pages_are_told, lc);
+    lc.memory = FIXTURE_ANON;
+    lc.worker_count = 1;
+    add_case("few-mappings-trap-more", test_few_mappings_trap_more, lc);
+    add_case("many-mappings-trap-less", test_many_mappings_trap_less, lc);
+    lc.memory = FIXTURE_THP;
+    add_case("few-mappings-trap-more-huge", test_few_mappings_trap_more, lc);
+    lc.worker_count = 2;
     lc.memory = FIXTURE_SHARED;
     add_case("shared-zeros-are-populated", test_zeros_are_populated, lc);
     add_case("writes-to-shared-memory-are-kept", test_writes_are_kept, lc);

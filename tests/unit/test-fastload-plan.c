@@ -416,6 +416,25 @@ static void test_budget_keeps_the_longest_holes(void)
     g_ptr_array_free(areas, true);
 }
 
+static void test_planned_again_with_fewer(void)
+{
+    /* A second plan is as if there had been none before; nothing leaks. */
+    GPtrArray *areas = plan_of_letters("dzdzzzzdzdzd");
+    const FastloadArea *area = g_ptr_array_index(areas, 0);
+    const uint8_t *states;
+
+    fastload_plan_spans(areas, 100);
+    plan_assert_states(areas, 0, "r.r....r.r.r");
+    states = area->chunk_states;
+    fastload_plan_spans(areas, 2);
+    plan_assert_states(areas, 0, "rrr....rrrrr");
+    g_assert_cmpuint(area->spans->len, ==, 2);
+    g_assert_true(area->chunk_states == states);
+    fastload_plan_spans(areas, 100);
+    plan_assert_states(areas, 0, "r.r....r.r.r");
+    g_ptr_array_free(areas, true);
+}
+
 static void test_budget_of_nothing_is_one_span(void)
 {
     /* A budget of 0 leaves each area a single span, and its ends trimmed. */
@@ -736,6 +755,8 @@ int main(int argc, char **argv)
                     test_odd_ends_join_a_hole);
     g_test_add_func("/fastload/plan/budget-keeps-the-longest-holes",
                     test_budget_keeps_the_longest_holes);
+    g_test_add_func("/fastload/plan/planned-again-with-fewer",
+                    test_planned_again_with_fewer);
     g_test_add_func("/fastload/plan/budget-of-nothing-is-one-span",
                     test_budget_of_nothing_is_one_span);
     g_test_add_func("/fastload/plan/large-pages-span-the-same",
