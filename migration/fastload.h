@@ -92,6 +92,9 @@ bool migration_fastload_check_stop(Error **errp);
 /* May @dev be unplugged?  Not memory that is being loaded. */
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp);
 
+/* May a vhost-user backend be set up?  Not while a load is under way. */
+bool migration_fastload_check_vhost_user(Error **errp);
+
 /* Migration parameters were set: those that a running load minds count now. */
 void migration_fastload_apply_parameters(void);
 
@@ -118,9 +121,9 @@ void migration_fastload_recover(const char *uri, Error **errp);
 void migration_fastload_shutdown(void);
 
 /* NULL when there is nothing to tell; figures stay after completion. */
-FastLoadStats *migration_fastload_query(void);
+MigrationFastLoad *migration_fastload_query(void);
 
 /* The "fast-load" part of HMP's "info migrate". */
-void migration_fastload_print(Monitor *mon, const FastLoadStats *stats);
+void migration_fastload_print(Monitor *mon, const MigrationFastLoad *stats);
 
 #endif

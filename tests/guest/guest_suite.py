@@ -214,7 +214,7 @@ def check_statistics(r, threads, backend=None):
     comment("fast-load: " + json.dumps(fast))
     check(fast, "query-migrate has no fast-load")
     check(fast["threads"] == threads, f"{fast['threads']} threads")
-    check(fast["read-backend"] in ("io_uring", "preadv"),
+    check(fast["read-backend"] in ("io-uring", "preadv"),
           f"read-backend is {fast['read-backend']}")
     if backend:
         check(fast["read-backend"] == backend,
@@ -268,7 +268,7 @@ def restored_fast(suite, *, threads=2, cold=True, backend=None,
                   name="running", **options):
     """All but the time, from the first byte to a sweep."""
     path = suite.snapshot(name)
-    backend = backend or ("io_uring" if io_uring_is_permitted() else None)
+    backend = backend or ("io-uring" if io_uring_is_permitted() else None)
     if cold:
         make_cold(path)
     else:

@@ -1,0 +1,325 @@
+/*
+ * Fast load of a mapped-ram snapshot: RAM blocks.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Checks what the file says of each RAM block, empties the block, and hands it
+ * to the engine as a region.  Every number in the file is a stranger's.  Fails
+ * with a sentence that names the file and the block.
+ */
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "exec/target_page.h"
+#include "qom/object.h"
+#include "fastload-internal.h"
+#include "migration.h"
+#include "options.h"
+#include "postcopy-ram.h"
+#include "qemu-file.h"
+#include "ram.h"
+
+/* Engine threads must not look through QEMU's list: it is under RCU. */
+static RAMBlock *load_block_at(const IncomingLoad *load, const uint8_t *hva)
+{
+    guint i;
+
+    for (i = 0; i < load->blocks->len; i++) {
+        LoadBlock *t = &g_array_index(load->blocks, LoadBlock, i);
+
+        if (hva >= t->host && hva < t->host + t->length) {
+            return t->block;
+        }
+    }
+    g_assert_not_reached();
+}
+
+/*
+ * postcopy-blocktime, kept as in network postcopy: whatever comes first of
+ * fault and page, the bitmap of received pages tells, under this lock.
+ */
+void incoming_load_page_wanted(void *hva, uint32_t tid, void *opaque)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    RAMBlock *block = load_block_at(opaque, hva);
+
+    QEMU_LOCK_GUARD(&mis->page_request_mutex);
+    if (!ramblock_recv_bitmap_test(block, hva)) {
+        mark_postcopy_blocktime_begin((uintptr_t)hva, tid, block);
+    }
+}
+
+void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
+                                   FastloadClass class, bool has_data,
+                                   void *opaque)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    RAMBlock *block = load_block_at(opaque, hva);
+    uint8_t *page = hva;
+
+    QEMU_LOCK_GUARD(&mis->page_request_mutex);
+    ramblock_recv_bitmap_set_range(block, hva,
+                                   len_bytes / qemu_target_page_size());
+    for (; page < (uint8_t *)hva + len_bytes; page += block->page_size) {
+        mark_postcopy_blocktime_end((uintptr_t)page);
+    }
+}
+
+static void load_clear_target(void *opaque)
+{
+    LoadBlock *target = opaque;
+
+    g_free(target->bitmap);
+}
+
+void incoming_load_set_up_blocks(IncomingLoad *load)
+{
+    load->blocks = g_array_new(false, false, sizeof(LoadBlock));
+    g_array_set_clear_func(load->blocks, load_clear_target);
+}
+
+void incoming_load_release_blocks(IncomingLoad *load)
+{
+    guint i;
+
+    for (i = 0; load->blocks && i < load->blocks->len; i++) {
+        LoadBlock *target = &g_array_index(load->blocks, LoadBlock, i);
+
+        memory_region_unref(target->block->mr);
+    }
+    g_clear_pointer(&load->blocks, g_array_unref);
+}
+
+/* Every number in the file is a stranger's. */
+static bool load_check_header(IncomingLoad *load, const RAMBlock *block,
+                                   const FastloadHeader *header,
+                                   uint64_t length, Error **errp)
+{
+    uint64_t page_size = qemu_target_page_size();
+
+    if (length != block->used_length) {
+        error_setg(errp, "'%s' has %" PRIu64 " bytes for the RAM block '%s', "
+                   "this machine has %" PRIu64 ": start QEMU with the machine "
+                   "and memory size that were saved", load->filename,
+                   length, block->idstr, (uint64_t)block->used_length);
+        return false;
+    }
+    switch (fastload_header_check(header, length, page_size, load->block_end,
+                                  load->file_bytes)) {
+    case FASTLOAD_HEADER_SOUND:
+        return true;
+    case FASTLOAD_HEADER_BAD_VERSION:
+        error_setg(errp, "'%s' has version %u of the mapped-ram header in the "
+                   "RAM block '%s', this QEMU knows version %d", load->filename,
+                   header->version, block->idstr, FASTLOAD_HEADER_VERSION);
+        break;
+    case FASTLOAD_HEADER_BAD_PAGE_BYTES:
+        error_setg(errp, "'%s' has page size %" PRIu64 " in the RAM block "
+                   "'%s', this machine has %" PRIu64, load->filename,
+                   header->page_bytes, block->idstr, page_size);
+        break;
+    case FASTLOAD_HEADER_BITMAP_CUT:
+        error_setg(errp, "'%s' is truncated or damaged: the bitmap of the RAM "
+                   "block '%s' lies past its end", load->filename,
+                   block->idstr);
+        break;
+    case FASTLOAD_HEADER_PAGES_CUT:
+        error_setg(errp, "'%s' is truncated or damaged: the pages of the RAM "
+                   "block '%s' begin at %" PRIu64 " and take %" PRIu64
+                   " bytes, the file ends at %" PRIu64, load->filename,
+                   block->idstr, header->pages_off, length, load->file_bytes);
+        break;
+    case FASTLOAD_HEADER_BITMAP_TOO_EARLY:
+    case FASTLOAD_HEADER_PAGES_TOO_EARLY:
+    case FASTLOAD_HEADER_PAGES_UNALIGNED:
+        error_setg(errp, "'%s' is damaged: bitmap and pages of the RAM block "
+                   "'%s' have no valid place in it (%" PRIu64 ", %" PRIu64
+                   ")", load->filename, block->idstr, header->bitmap_off,
+                   header->pages_off);
+        break;
+    }
+    return false;
+}
+
+/*
+ * Did QEMU make the file of this private mapping for itself?  Then it may be
+ * emptied; a user's file, or one that others may map too, may not.
+ */
+static bool load_made_file(const RAMBlock *block)
+{
+    Object *owner = memory_region_owner(block->mr);
+    g_autofree char *path = NULL;
+
+    if (object_dynamic_cast(owner, "memory-backend-memfd")) {
+        return true;
+    }
+    /* In a directory: a file without a name, as -mem-path makes them. */
+    path = owner ? object_property_get_str(owner, "mem-path", NULL) : NULL;
+    return path && g_file_test(path, G_FILE_TEST_IS_DIR);
+}
+
+/* Returns whether the block is empty now, and so can be trapped. */
+static bool load_empty_block(RAMBlock *block)
+{
+    if (block->used_length % block->page_size) {
+        return false;
+    }
+    if (block->fd < 0 || qemu_ram_is_shared(block)) {
+        return ram_block_discard_range(block, 0, block->used_length) == 0;
+    }
+    /* The same, without QEMU's warning that others may use the file. */
+    return load_made_file(block) &&
+           fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     block->fd_offset, block->used_length) == 0 &&
+           madvise(block->host, block->used_length, MADV_DONTNEED) == 0;
+}
+
+static bool load_is_preallocated(const RAMBlock *block)
+{
+    Object *owner = memory_region_owner(block->mr);
+
+    return owner && object_property_get_bool(owner, "prealloc", NULL);
+}
+
+/* What nothing has to be put into may be read-only. */
+static bool load_check_writable(const RAMBlock *block,
+                                     const uint64_t *bitmap,
+                                     uint64_t page_count, Error **errp)
+{
+    if ((block->flags & (RAM_READONLY | RAM_READONLY_FD)) &&
+        find_first_bit((const unsigned long *)bitmap, page_count) <
+        page_count) {
+        error_setg(errp, "the RAM block '%s' is read-only and cannot be "
+                   "loaded: set x-fast-load-threads to 0, or make its "
+                   "memory-backend-file writable", block->idstr);
+        return false;
+    }
+    return true;
+}
+
+static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
+                                const FastloadHeader *header, uint64_t length,
+                                Error **errp)
+{
+    uint64_t target_page = qemu_target_page_size();
+    size_t bitmap_bytes = fastload_header_bitmap_bytes(length, target_page);
+    g_autofree uint64_t *bitmap = NULL;
+    g_autoptr(GError) gerr = NULL;
+    LoadBlock target = {
+        .block = block,
+        .host = block->host,
+        .header = *header,
+        .bitmap_bytes = bitmap_bytes,
+    };
+    FastloadRegion region;
+    bool is_trappable;
+
+    if (target_page < FASTLOAD_PAGE_BYTES_MIN) {
+        error_setg(errp, "x-fast-load-threads needs guests with pages of %d "
+                   "bytes at least: set it to 0", FASTLOAD_PAGE_BYTES_MIN);
+        return false;
+    }
+    if (length != block->used_length && length <= block->max_length &&
+        (block->flags & RAM_RESIZEABLE) &&
+        qemu_ram_resize(block, length, errp) < 0) {
+        return false;
+    }
+    if (!load_check_header(load, block, header, length, errp)) {
+        return false;
+    }
+    bitmap = g_malloc0(bitmap_bytes);
+    if (qemu_get_buffer_at(f, (uint8_t *)bitmap, bitmap_bytes,
+                           header->bitmap_off) != bitmap_bytes) {
+        error_setg(errp, "cannot read the bitmap of the RAM block '%s' in "
+                   "'%s'", block->idstr, load->filename);
+        return false;
+    }
+    if (!load_check_writable(block, bitmap, length / target_page, errp)) {
+        return false;
+    }
+    is_trappable = load_empty_block(block);
+    target.length = block->used_length;
+    region = (FastloadRegion) {
+        .hva = block->host,
+        .len_bytes = block->used_length,
+        .file_off = header->pages_off,
+        .page_bytes = is_trappable ? block->page_size : target_page,
+        .is_eager = !is_trappable,
+        .data_bits = bitmap,
+        .granule_bytes = target_page,
+        /* QEMU advises huge pages for all RAM; only this kind can move. */
+        .wants_huge = is_trappable && block->fd < 0 &&
+                      !qemu_ram_is_shared(block),
+        .wants_populated = load_is_preallocated(block),
+    };
+    /* Whoever unplugs it: block and mapping stay until the load is over. */
+    memory_region_ref(block->mr);
+    target.bitmap = g_steal_pointer(&bitmap);
+    g_array_append_val(load->blocks, target);
+    if (!fastload_add_region(load->engine, &region, &gerr)) {
+        error_setg(errp, "cannot load the RAM block '%s' from '%s': %s",
+                   block->idstr, load->filename, gerr->message);
+        return false;
+    }
+    return true;
+}
+
+/* Behind the block's name and length: its header, then its bitmap and pages. */
+static bool load_read_header(IncomingLoad *load, QEMUFile *f,
+                             const RAMBlock *block,
+                             FastloadHeader *ret_header, Error **errp)
+{
+    uint8_t bytes[FASTLOAD_HEADER_BYTES] = { 0 };
+    int ret;
+
+    if (migrate_ignore_shared()) {
+        qemu_get_be64(f); /* where the block is in guest memory */
+    }
+    qemu_get_buffer(f, bytes, sizeof(bytes));
+    ret = qemu_file_get_error(f);
+    if (ret) {
+        error_setg_errno(errp, -ret, "'%s' ends in the header of the RAM "
+                         "block '%s'", load->filename, block->idstr);
+        return false;
+    }
+    fastload_header_parse(bytes, ret_header);
+    return true;
+}
+
+static bool load_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
+                       uint64_t length, Error **errp)
+{
+    FastloadHeader header;
+
+    if (migration_fastload_is_active()) {
+        error_setg(errp, "'%s' is damaged: it lists the RAM blocks a second "
+                   "time", load->filename);
+        return false;
+    }
+    if (!load_read_header(load, f, block, &header, errp)) {
+        return false;
+    }
+    /* Ignored blocks (x-ignore-shared) keep what they have. */
+    if (!migrate_ram_is_ignored(block) &&
+        ((!load->engine && !incoming_load_open(load, f, errp)) ||
+         !load_add_block(load, f, block, &header, length, errp))) {
+        return false;
+    }
+    if (length > INT64_MAX || header.pages_off > INT64_MAX - length ||
+        header.pages_off + length <= load->block_end) {
+        error_setg(errp, "'%s' is damaged: the RAM block '%s' lies before "
+                   "the one before it", load->filename, block->idstr);
+        return false;
+    }
+    load->block_end = header.pages_off + length;
+    qemu_set_offset(f, load->block_end, SEEK_SET);
+    return true;
+}
+
+int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
+                                  uint64_t length)
+{
+    IncomingLoad *load = &incoming_load;
+
+    return load_block(load, f, block, length, &load->stream_error) ? 0
+                                                                   : -EINVAL;
+}

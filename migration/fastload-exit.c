@@ -1,0 +1,169 @@
+/*
+ * Fast load of a mapped-ram snapshot: ending QEMU while pages are missing.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * vCPUs that wait for a page do not stop, and the thread that ends QEMU may
+ * wait for one as well.  Neither may keep the process for ever, and neither may
+ * ever see a page of zeros: userfaultfd stays as it is until the process ends.
+ */
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "hw/core/cpu.h"
+#include "system/runstate.h"
+#include "fastload-internal.h"
+
+/* How long quitting waits for vCPUs that wait for pages: failing, or not. */
+#define EXIT_STOP_FAILING_US (1 * 1000 * 1000)
+#define EXIT_STOP_US (10 * 1000 * 1000)
+#define EXIT_STOP_POLL_US 2000
+/*
+ * When the watcher gives up: while the main loop has not heard that QEMU is to
+ * end, and once it has, because it then has disks to drain and flush.
+ */
+#define EXIT_UNHEARD_US (10 * 1000 * 1000)
+#define EXIT_CLEANUP_US (60 * 1000 * 1000)
+#define EXIT_WATCH_MS 100
+
+/*
+ * Was QEMU told to end?  The main thread may be in the kernel, waiting for a
+ * page: then a signal is pending for as long as that takes; no handler runs.
+ */
+static bool exit_is_due(const IncomingLoad *load)
+{
+    ShutdownCause cause = qemu_shutdown_requested_get();
+    sigset_t pending;
+
+    return load->is_quitting || cause == SHUTDOWN_CAUSE_HOST_SIGNAL ||
+           cause == SHUTDOWN_CAUSE_HOST_QMP_QUIT ||
+           (sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) ||
+                                          sigismember(&pending, SIGINT) ||
+                                          sigismember(&pending, SIGHUP)));
+}
+
+/*
+ * For how long QEMU has been told to end while one and the same page, or an
+ * older one, did not come to whoever waits for it.
+ */
+static int64_t exit_stuck_us(const IncomingLoad *load, int64_t *told_us)
+{
+    FastloadStats stats;
+    int64_t now_us = g_get_monotonic_time();
+
+    if (!exit_is_due(load)) {
+        *told_us = 0;
+        return 0;
+    }
+    *told_us = *told_us ?: now_us;
+    fastload_get_stats(load->engine, &stats);
+    return MIN(now_us - *told_us, (int64_t)(stats.oldest_fault_ns / SCALE_US));
+}
+
+/*
+ * The thread that ends QEMU may wait for a page that does not come: with the
+ * BQL, in the kernel, or for a disk's request whose buffer is that page.  Then
+ * the watcher ends the process, for such a wait has no other end.  Where nobody
+ * waits for a page QEMU may take as long as it likes.  Lives as long as the
+ * load.
+ */
+static void *exit_watch(void *opaque)
+{
+    IncomingLoad *load = opaque;
+    int64_t told_us = 0;
+
+    qemu_mutex_lock(&load->lock);
+    while (load->engine &&
+           exit_stuck_us(load, &told_us) < (load->is_quitting
+                                            ? EXIT_CLEANUP_US
+                                            : EXIT_UNHEARD_US)) {
+        qemu_cond_timedwait(&load->watch_cond, &load->lock, EXIT_WATCH_MS);
+    }
+    if (load->engine) {
+        error_report("fast load: QEMU cannot end in good order, it waits for "
+                     "pages that cannot be read; ending at once");
+        _exit(EXIT_FAILURE);
+    }
+    qemu_mutex_unlock(&load->lock);
+    return NULL;
+}
+
+bool incoming_load_start_watch(IncomingLoad *load, Error **errp)
+{
+    g_autoptr(GError) gerr = NULL;
+    sigset_t all, old;
+
+    /* It looks for signals that the main thread has not taken yet. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    load->watcher = g_thread_try_new("fastload-watch", exit_watch, load, &gerr);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!load->watcher) {
+        error_setg(errp, "cannot start fast load of '%s': cannot create a "
+                   "thread: %s", load->filename, gerr->message);
+    }
+    return load->watcher;
+}
+
+void incoming_load_stop_watch(IncomingLoad *load)
+{
+    if (load->watcher) {
+        g_thread_join(load->watcher);
+        load->watcher = NULL;
+    }
+}
+
+/* vCPUs that do not stop: they wait for a page, in the kernel. */
+static int exit_waiting_vcpus(void)
+{
+    CPUState *cpu;
+    int count = 0;
+
+    CPU_FOREACH(cpu) {
+        count += !cpu->stopped;
+    }
+    return count;
+}
+
+void migration_fastload_shutdown(void)
+{
+    IncomingLoad *load = &incoming_load;
+    int64_t begin_us = g_get_monotonic_time();
+    FastloadFailure failure;
+    CPUState *cpu;
+    int64_t us;
+    int count;
+
+    if (!incoming_load_is_in(load, LOAD_GUEST_RUNS)) {
+        return;
+    }
+    /* From here on the watcher counts: a vCPU may come to wait with the BQL. */
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        load->is_quitting = true;
+    }
+    CPU_FOREACH(cpu) {
+        cpu_pause(cpu);
+    }
+    for (us = 0; (count = exit_waiting_vcpus()) &&
+                 us < (fastload_is_failing(load->engine, &failure)
+                       ? EXIT_STOP_FAILING_US : EXIT_STOP_US);
+         us = g_get_monotonic_time() - begin_us) {
+        bql_unlock();
+        g_usleep(EXIT_STOP_POLL_US);
+        bql_lock();
+    }
+    if (count) {
+        warn_report("fast load: %d vCPUs wait for pages that do not come; they "
+                    "are left where they are", count);
+    }
+    /*
+     * Their pages come right or not at all: userfaultfd stays as it is until
+     * the process is gone, and its threads before it.
+     */
+    CPU_FOREACH(cpu) {
+        cpu->stopped = true;
+    }
+}

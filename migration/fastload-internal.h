@@ -1,0 +1,220 @@
+/*
+ * Fast load of a mapped-ram snapshot: what the adapter's own files share.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Purpose: the one load that QEMU may have under way, the phases of its life,
+ *   and who may touch what.  Nobody outside migration/fastload*.c includes
+ *   this.
+ * Files:
+ *
+ *   fastload.c          life cycle: phases, engine events, migration's calls
+ *   fastload-block.c    RAM blocks: headers, bitmaps, emptying, regions
+ *   fastload-guard.c    what is refused, and until when
+ *   fastload-recover.c  another copy of the file, out of band
+ *   fastload-exit.c     ending QEMU while pages are missing
+ *   fastload-report.c   figures and sentences for QMP and HMP
+ *   fastload-stub.c     the same calls where liburing is absent
+ *
+ * Locks: the BQL, then IncomingLoad.lock.  The engine calls back on threads of
+ *   its own, which never take the BQL: they take the lock, and leave to a
+ *   bottom half what needs the BQL.  No lock is held over file I/O, and
+ *   nobody frees the engine while holding the lock, because freeing waits for
+ *   callbacks to return.
+ */
+#ifndef QEMU_MIGRATION_FASTLOAD_INTERNAL_H
+#define QEMU_MIGRATION_FASTLOAD_INTERNAL_H
+
+#include "qemu/fastload.h"
+#include "qemu/fastload_header.h"
+#include "qemu/thread.h"
+#include "io/channel-file.h"
+#include "fastload.h"
+#include "fastload-base.h"
+
+/*
+ * The phases of a load.  Each edge says who performs it: M is the main thread
+ * with BQL and lock, E an engine thread with the lock alone.
+ *
+ *                  IDLE
+ *                   | M prepare: migrate-incoming names a file
+ *                   v
+ *                PREPARED
+ *                   | M begin: the stream's first byte is about to be read
+ *                   v
+ *                READING
+ *                   | M start: every RAM block is known and trapped
+ *                   v
+ *       +------- TRAPPED ------- E all placed ------> FILLED
+ *       |           |                                   |
+ *       |           | M loaded: device state is in      | M loaded
+ *       |           v                                   |
+ *       |        LOADING <--- E reads work ---+         |
+ *       |           |  \                      |         |
+ *       |           |   +- E reads fail --> PAUSED      |
+ *       |           |                         |         |
+ *       |           | E all placed            | E       |
+ *       |           v                         v         v
+ *       |       COMPLETE <--------------------+---------+
+ *       |           | M finish: the migration is told "completed"
+ *       |           v
+ *       |       SETTLING
+ *       |           | M release: the engine has made its last huge page
+ *       |           v
+ *       |         IDLE
+ *       |
+ *       +-- E a read fails, or M the stream does --> FAILED
+ *                                                      | M release
+ *                                                      v
+ *                                                     IDLE
+ *
+ * PREPARED and READING end in FAILED or, by release, in IDLE; so does FILLED.
+ */
+typedef enum LoadPhase {
+    LOAD_IDLE,     /* no file, no engine */
+    LOAD_PREPARED, /* a file; its stream has not begun */
+    LOAD_READING,  /* RAM blocks come in; nothing is trapped */
+    LOAD_TRAPPED,  /* devices load their state; pages are missing */
+    LOAD_FILLED,   /* devices load their state; no page is missing */
+    LOAD_FAILED,   /* the guest will not run; missing pages may become zero */
+    LOAD_LOADING,  /* the guest may run; pages are missing */
+    LOAD_PAUSED,   /* as LOADING, and they cannot be read */
+    LOAD_COMPLETE, /* the guest may run; no page is missing */
+    LOAD_SETTLING, /* the migration is over; the engine makes huge pages */
+    LOAD_PHASE_MAX,
+} LoadPhase;
+
+#define LOAD_IN(phase) (1u << LOAD_##phase)
+/* The migration is under way: its parameters and capabilities stay. */
+#define LOAD_UNDER_WAY \
+    (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_ACTIVE)
+/* The stream is being read, and its RAM section is ours. */
+#define LOAD_ARMED \
+    (LOAD_IN(READING) | LOAD_IN(TRAPPED) | LOAD_IN(FILLED) | LOAD_IN(FAILED))
+/* Guest memory is trapped, or is still treated as if it were. */
+#define LOAD_ACTIVE \
+    (LOAD_IN(TRAPPED) | LOAD_IN(FILLED) | LOAD_IN(FAILED) | LOAD_GUEST_RUNS)
+/* Guest memory must not be lost any more. */
+#define LOAD_GUEST_RUNS \
+    (LOAD_IN(LOADING) | LOAD_IN(PAUSED) | LOAD_IN(COMPLETE))
+/* Everything may be given up: the guest never ran. */
+#define LOAD_EXPENDABLE \
+    (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_IN(TRAPPED) | \
+     LOAD_IN(FILLED) | LOAD_IN(FAILED))
+
+/* A RAM block that is being loaded. */
+typedef struct LoadBlock {
+    RAMBlock *block;        /* its region is referenced */
+    uint8_t *host;
+    uint64_t length;
+    /* what a copy of the file is known by */
+    FastloadHeader header;
+    uint64_t *bitmap;
+    size_t bitmap_bytes;
+} LoadBlock;
+
+typedef struct IncomingLoad {
+    /* BQL */
+    uint64_t block_end;      /* file offset where the last block ends */
+    QIOChannelFile *ioc;     /* what the engine reads from */
+    int64_t begin_ns;
+    uint64_t run_us;
+    bool is_guarded;         /* incoming_load_guard() has not been undone */
+    bool is_unlocked;        /* -overcommit mem-lock does not hold now */
+    bool owns_end;           /* the migration left its completion to us */
+    /*
+     * Why RAM blocks could not be loaded.  QEMU's SaveVMHandlers.load_state
+     * returns an errno only; the sentence crosses it here.
+     */
+    Error *stream_error;
+    GArray *blocks;          /* of LoadBlock; constant from TRAPPED on */
+    GThread *watcher;        /* see fastload-exit.c */
+
+    /* BQL and lock to write, either to read: commands out of band have one */
+    char *filename;
+    uint64_t file_off;       /* where the stream begins */
+    uint64_t file_bytes;
+    int open_flags;
+    Fastload *engine;
+    MigrationFastLoad *last; /* the figures of a load that is over */
+
+    /* lock: what engine threads and the main thread share */
+    QemuMutex lock;
+    LoadPhase phase;         /* also atomic: read without the lock as a hint */
+    FastloadFailure failure; /* FAILED by a read: which one */
+    bool has_failure;
+    char *told_desc;         /* the error that migrate_set_error() was told */
+    uint64_t complete_us;    /* 0 until everything was placed */
+    bool is_quitting;        /* migration_fastload_shutdown() was called */
+    bool is_recovering;      /* a command uses the engine without the lock */
+    QemuCond watch_cond;     /* the engine is gone */
+} IncomingLoad;
+
+/* The one load of this process, as there is one incoming migration. */
+extern IncomingLoad incoming_load;
+
+/* ---- life cycle: fastload.c ---- */
+
+/* Is the load in one of @phases now?  Any thread; under the lock it stays. */
+static inline bool incoming_load_is_in(const IncomingLoad *load,
+                                       uint32_t phases)
+{
+    /* pairs with the set in incoming_load_move_locked() */
+    return phases & (1u << qatomic_read(&load->phase));
+}
+
+/* The one place where the phase changes; an illegal move is our mistake. */
+void incoming_load_move_locked(IncomingLoad *load, LoadPhase to);
+
+uint64_t incoming_load_elapsed_us(const IncomingLoad *load);
+uint8_t incoming_load_threads(void);
+/* Bytes per second as the engine wants them: 0 for no limit. */
+uint64_t incoming_load_background_rate(void);
+/* Opens the engine on the prepared file; @f is the migration's own channel. */
+bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp);
+/* A recovery is over: what waited for it happens now. */
+void incoming_load_recovered(IncomingLoad *load);
+
+/* ---- RAM blocks: fastload-block.c ---- */
+
+void incoming_load_set_up_blocks(IncomingLoad *load);
+void incoming_load_release_blocks(IncomingLoad *load);
+/* Callbacks of the engine, for postcopy-blocktime; @opaque: IncomingLoad. */
+void incoming_load_page_wanted(void *hva, uint32_t tid, void *opaque);
+void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
+                                FastloadClass class, bool has_data,
+                                void *opaque);
+
+/* ---- what is refused: fastload-guard.c ---- */
+
+/* May all memory of this machine be trapped, as it is now? */
+bool incoming_load_check_machine(Error **errp);
+/* From now on, and until unguard, devices that need all memory are refused. */
+bool incoming_load_guard(IncomingLoad *load, Error **errp);
+void incoming_load_unguard(IncomingLoad *load);
+
+/* ---- files: fastload-recover.c ---- */
+
+/* Neither a pipe nor a folder: opening a pipe would wait for a writer. */
+bool incoming_load_check_kind(const struct stat *st, const char *filename,
+                              Error **errp);
+
+/* ---- ending QEMU: fastload-exit.c ---- */
+
+bool incoming_load_start_watch(IncomingLoad *load, Error **errp);
+void incoming_load_stop_watch(IncomingLoad *load);
+
+/* ---- figures and sentences: fastload-report.c ---- */
+
+/* "cannot read 'FILE' at offset N: CAUSE"; the caller holds the lock. */
+Error *incoming_load_read_error_locked(const IncomingLoad *load,
+                                       const FastloadFailure *failure);
+/* What a load that is kept up by @failure waits for. */
+const char *incoming_load_goes_on(const FastloadFailure *failure);
+/* The error of the migration, and its end; nobody else's is touched. */
+void incoming_load_tell_error_locked(IncomingLoad *load, const Error *err);
+void incoming_load_untell_error_locked(IncomingLoad *load);
+/* Of an engine that is there. */
+MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load);
+
+#endif

@@ -1,0 +1,198 @@
+/*
+ * Fast load of a mapped-ram snapshot: figures and sentences.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What query-migrate, x-query-fast-load and "info migrate" show, and the words
+ * for a read that fails.  Decides nothing.
+ */
+#include "qemu/osdep.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-fastload.h"
+#include "qapi/qapi-visit-fastload.h"
+#include "qemu/lockable.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "monitor/monitor.h"
+#include "fastload-internal.h"
+#include "migration.h"
+
+/* What a load that waits because of @failure waits for. */
+const char *incoming_load_goes_on(const FastloadFailure *failure)
+{
+    return failure->kind == FASTLOAD_FAILURE_CHANGED
+           ? "after migrate-recover with a copy of the snapshot as it was"
+           : failure->kind == FASTLOAD_FAILURE_PLACE
+           ? "when there is memory" : "when the file can be read again";
+}
+
+Error *incoming_load_read_error_locked(const IncomingLoad *load,
+                                       const FastloadFailure *failure)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "cannot %s '%s' at offset %" PRIu64 ": %s",
+               failure->kind == FASTLOAD_FAILURE_PLACE ? "make memory for what "
+               "was read from" : "read", load->filename,
+               failure->file_off, fastload_failure_cause(failure));
+    return err;
+}
+
+/*
+ * The migration's error is shared with others: what the load has told is known
+ * by its text, and nobody else's error is taken away.
+ */
+void incoming_load_tell_error_locked(IncomingLoad *load, const Error *err)
+{
+    g_free(load->told_desc);
+    load->told_desc = g_strdup(error_get_pretty(err));
+    migrate_set_error(migrate_get_current(), err);
+}
+
+void incoming_load_untell_error_locked(IncomingLoad *load)
+{
+    MigrationState *ms = migrate_get_current();
+
+    WITH_QEMU_LOCK_GUARD(&ms->error_mutex) {
+        if (ms->error && load->told_desc &&
+            !strcmp(error_get_pretty(ms->error), load->told_desc)) {
+            error_free(ms->error);
+            ms->error = NULL;
+        }
+    }
+    g_clear_pointer(&load->told_desc, g_free);
+}
+
+static MigrationFastLoadBackend load_backend(const FastloadStats *stats)
+{
+    return !strcmp(stats->io_name, "io_uring")
+           ? MIGRATION_FAST_LOAD_BACKEND_IO_URING
+           : !strcmp(stats->io_name, "preadv")
+           ? MIGRATION_FAST_LOAD_BACKEND_PREADV
+           : MIGRATION_FAST_LOAD_BACKEND_NONE;
+}
+
+static MigrationFastLoadState load_state(const IncomingLoad *load)
+{
+    static const MigrationFastLoadState states[LOAD_PHASE_MAX] = {
+        [LOAD_IDLE] = MIGRATION_FAST_LOAD_STATE_NONE,
+        [LOAD_PREPARED] = MIGRATION_FAST_LOAD_STATE_STARTING,
+        [LOAD_READING] = MIGRATION_FAST_LOAD_STATE_STARTING,
+        [LOAD_TRAPPED] = MIGRATION_FAST_LOAD_STATE_STARTING,
+        [LOAD_FILLED] = MIGRATION_FAST_LOAD_STATE_STARTING,
+        [LOAD_FAILED] = MIGRATION_FAST_LOAD_STATE_FAILED,
+        [LOAD_LOADING] = MIGRATION_FAST_LOAD_STATE_LOADING,
+        [LOAD_PAUSED] = MIGRATION_FAST_LOAD_STATE_PAUSED,
+        [LOAD_COMPLETE] = MIGRATION_FAST_LOAD_STATE_COMPLETED,
+        [LOAD_SETTLING] = MIGRATION_FAST_LOAD_STATE_COMPLETED,
+    };
+
+    return states[load->phase];
+}
+
+static void load_copy_figures(const FastloadStats *stats,
+                              MigrationFastLoad *info)
+{
+    info->threads = stats->worker_count;
+    info->read_backend = load_backend(stats);
+    info->total_bytes = stats->total_bytes;
+    info->zero_bytes = stats->zero_bytes;
+    info->urgent_bytes = stats->loaded_bytes[FASTLOAD_CLASS_URGENT];
+    info->hint_bytes = stats->loaded_bytes[FASTLOAD_CLASS_HINT];
+    info->background_bytes = stats->loaded_bytes[FASTLOAD_CLASS_BACKGROUND];
+    info->remaining_bytes = stats->remaining_bytes;
+    info->moved_bytes = stats->moved_bytes;
+    info->collapsed_bytes = stats->collapsed_bytes;
+    info->fault_count = stats->fault_count;
+    info->fault_latency_p50_us = stats->fault_p50_ns / SCALE_US;
+    info->fault_latency_p95_us = stats->fault_p95_ns / SCALE_US;
+    info->fault_latency_p99_us = stats->fault_p99_ns / SCALE_US;
+    info->fault_latency_max_us = stats->fault_max_ns / SCALE_US;
+    info->retry_count = stats->retry_count;
+    info->error_count = stats->io_error_count;
+}
+
+MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load)
+{
+    MigrationFastLoad *info = g_new0(MigrationFastLoad, 1);
+    FastloadFailure failure;
+    FastloadStats stats;
+
+    fastload_get_stats(load->engine, &stats);
+    load_copy_figures(&stats, info);
+    info->state = load_state(load);
+    info->has_time_to_run_us = load->run_us != 0;
+    info->time_to_run_us = load->run_us;
+    info->has_time_to_complete_us = load->complete_us != 0;
+    info->time_to_complete_us = load->complete_us;
+    if (fastload_is_failing(load->engine, &failure)) {
+        g_autoptr(Error) err = incoming_load_read_error_locked(load,
+                                                               &failure);
+
+        /* A load that fails before the guest runs does not go on. */
+        info->error_desc = incoming_load_is_in(load, LOAD_GUEST_RUNS)
+            ? g_strdup_printf("%s; goes on %s", error_get_pretty(err),
+                              incoming_load_goes_on(&failure))
+            : g_strdup(error_get_pretty(err));
+    }
+    return info;
+}
+
+MigrationFastLoad *migration_fastload_query(void)
+{
+    IncomingLoad *load = &incoming_load;
+
+    QEMU_LOCK_GUARD(&load->lock);
+    if (load->engine) {
+        return incoming_load_figures_locked(load);
+    }
+    return load->last ? QAPI_CLONE(MigrationFastLoad, load->last) : NULL;
+}
+
+MigrationFastLoad *qmp_x_query_fast_load(Error **errp)
+{
+    MigrationFastLoad *info = migration_fastload_query();
+
+    /* Without a load: state "none", and zero in every figure. */
+    return info ?: g_new0(MigrationFastLoad, 1);
+}
+
+void migration_fastload_print(Monitor *mon, const MigrationFastLoad *stats)
+{
+    if (!stats) {
+        return;
+    }
+    monitor_printf(mon, "Fast load:\n");
+    monitor_printf(mon, "  Reader: \t\tthreads=%u, backend=%s\n",
+                   stats->threads,
+                   MigrationFastLoadBackend_str(stats->read_backend));
+    monitor_printf(mon, "  Memory (MiB): \ttotal=%" PRIu64 ", zero=%" PRIu64
+                   ", remaining=%" PRIu64 "\n", stats->total_bytes / MiB,
+                   stats->zero_bytes / MiB, stats->remaining_bytes / MiB);
+    monitor_printf(mon, "  Loaded (MiB): \turgent=%" PRIu64 ", hint=%" PRIu64
+                   ", background=%" PRIu64 "\n", stats->urgent_bytes / MiB,
+                   stats->hint_bytes / MiB, stats->background_bytes / MiB);
+    monitor_printf(mon, "  Huge (MiB): \t\tmoved=%" PRIu64 ", collapsed=%"
+                   PRIu64 "\n", stats->moved_bytes / MiB,
+                   stats->collapsed_bytes / MiB);
+    monitor_printf(mon, "  Faults (us): \t\tcount=%" PRIu64 ", p50=%" PRIu64
+                   ", p95=%" PRIu64 ", p99=%" PRIu64 ", max=%" PRIu64 "\n",
+                   stats->fault_count, stats->fault_latency_p50_us,
+                   stats->fault_latency_p95_us, stats->fault_latency_p99_us,
+                   stats->fault_latency_max_us);
+    monitor_printf(mon, "  Errors: \t\tretries=%" PRIu64 ", failed reads=%"
+                   PRIu64 "\n", stats->retry_count, stats->error_count);
+    if (stats->error_desc) {
+        monitor_printf(mon, "  Waiting: \t\t%s\n", stats->error_desc);
+    }
+    if (stats->has_time_to_run_us) {
+        monitor_printf(mon, "  Time (ms): \t\trun=%" PRIu64,
+                       stats->time_to_run_us / 1000);
+        if (stats->has_time_to_complete_us) {
+            monitor_printf(mon, ", complete=%" PRIu64,
+                           stats->time_to_complete_us / 1000);
+        }
+        monitor_printf(mon, "\n");
+    }
+}
