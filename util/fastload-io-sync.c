@@ -5,8 +5,9 @@
  *
  * preadv() on the worker's own thread, urgent requests first, one read for each
  * poll and none longer than FASTLOAD_PIECE_BYTES, so that the worker can look
- * for faults in between.  The fallback where io_uring is refused, and the
- * reference for what a backend does.  Errors become the request's.
+ * for faults in between.  The fallback where io_uring is refused, also for a
+ * single read that another backend has no memory for, and the reference for
+ * what a backend does.  Errors become the request's.
  */
 #include "qemu/osdep.h"
 #include <poll.h>
@@ -79,14 +80,13 @@ static void sync_queue(FastloadIo *io, FastloadIoReq *req)
 }
 
 /* One preadv(); returns whether the request is complete. */
-static bool sync_step(FastloadIo *io, FastloadIoReq *req)
+static bool sync_step(int fd, FastloadIoReq *req)
 {
     struct iovec iov = {
         .iov_base = req->buf + req->done_bytes,
         .iov_len = MIN(req->len_bytes - req->done_bytes,
                        FASTLOAD_PIECE_BYTES),
     };
-    int fd = req->is_direct ? io->direct_fd : io->fd;
     ssize_t got = preadv(fd, &iov, 1, req->file_off + req->done_bytes);
 
     if (got < 0 && (errno == EINTR || errno == EAGAIN) &&
@@ -101,12 +101,25 @@ static bool sync_step(FastloadIo *io, FastloadIoReq *req)
     return req->done_bytes == req->len_bytes;
 }
 
+void fastload_io_sync_read(int fd, FastloadIoReq *req)
+{
+    /* O_DIRECT goes on only where a block begins. */
+    req->done_bytes -= req->done_bytes % FASTLOAD_PAGE_BYTES_MIN;
+    req->error = 0;
+    req->again_count = 0;
+    while (!sync_step(fd, req)) {
+        continue; /* ends: each step reads on, or counts */
+    }
+}
+
 static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     SyncList *list = io->urgent.head ? &io->urgent : &io->background;
 
     if (list->head) {
-        if (sync_step(io, list->head)) {
+        int fd = list->head->is_direct ? io->direct_fd : io->fd;
+
+        if (sync_step(fd, list->head)) {
             sync_append(&io->done, sync_take(list));
         }
         return true;

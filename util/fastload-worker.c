@@ -9,7 +9,8 @@
  * page waits for FASTLOAD_PIECE_BYTES of copying at the most, or for one huge
  * page of staging where chunks are moved; and while the guest faults, the
  * first of several workers begins none of that and leaves it to the others.
- * A read that fails is tried again here FASTLOAD_READ_TRIES_MAX times; then
+ * A read that fails is tried again here FASTLOAD_READ_TRIES_MAX times, not
+ * counting one that io_uring had no memory for, which preadv does at once; then
  * its claim is given up and the scheduler brings it back later.  Before a read
  * is placed the file is looked at: what came from one that has changed counts
  * as failed.  A ring that stops working is left for preadv.
@@ -557,9 +558,29 @@ static void worker_place_step(FastloadWorker *w, uint64_t now_ns)
     }
 }
 
+/*
+ * The kernel had no memory for an asynchronous read, or none that it could pin:
+ * that says nothing of the storage.  preadv() needs neither; what it answers
+ * is what counts.  Returns whether it was asked.
+ */
+static bool worker_read_without_ring(FastloadWorker *w, FastloadIoReq *req)
+{
+    int ring_error = req->error;
+
+    if ((ring_error != -ENOMEM && ring_error != -EFAULT) ||
+        w->io_ops->is_blocking || fastload_session_is_ending(w->fl)) {
+        return false;
+    }
+    fastload_io_sync_read(req->is_direct ? w->fl->direct_fd : w->fl->fd, req);
+    trace_fastload_read_without_ring(w->fl, w->idx, req->file_off,
+                                     req->len_bytes, -ring_error, -req->error);
+    return true;
+}
+
 static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
 {
     FastloadRead *read = req->read;
+    bool is_without_ring = worker_read_without_ring(w, req);
 
     fastload_stats_add(&w->counters.read_bytes, req->done_bytes);
     if (req->error) {
@@ -585,7 +606,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     if (!req->is_urgent) {
         w->flight_bytes -= req->len_bytes;
         w->flight_count--;
-        if (!req->error && !req->tries) {
+        if (!req->error && !req->tries && !is_without_ring) {
             fastload_sched_flight_done(w->fl, req->len_bytes,
                                        fastload_stats_now_ns() -
                                        req->begin_ns);

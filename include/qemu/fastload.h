@@ -42,8 +42,10 @@
  * Kernel: userfaultfd (Linux 4.11 for anonymous, shared and huge page
  *   memory) is required and fastload_probe() tells whether it can be had.
  *   io_uring is used where it is permitted and preadv() where it is not;
- *   the statistics say which.  UFFDIO_MOVE (Linux 6.8) and MADV_COLLAPSE
- *   (Linux 6.1) keep huge pages; without them memory ends as small pages.
+ *   the statistics say which.  A read that io_uring has no memory for is made
+ *   with preadv() and counts as no failure, unless that fails, too.
+ *   UFFDIO_MOVE (Linux 6.8) and MADV_COLLAPSE (Linux 6.1) keep huge pages;
+ *   without them memory ends as small pages.
  */
 #ifndef QEMU_FASTLOAD_H
 #define QEMU_FASTLOAD_H

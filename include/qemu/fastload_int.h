@@ -315,6 +315,9 @@ typedef struct FastloadIoOps {
 extern const FastloadIoOps fastload_io_uring_ops;
 extern const FastloadIoOps fastload_io_sync_ops;
 
+/* Reads with preadv() what is not done of @req, which no backend has. */
+void fastload_io_sync_read(int fd, FastloadIoReq *req);
+
 /* ---- statistics ---- */
 
 /* Log2 buckets of nanoseconds, each in 4 equal parts: within 12 %. */

@@ -236,6 +236,44 @@ static void test_one_bad_read_is_silent(const void *opaque)
     fault_free(t);
 }
 
+static void fault_check_ring_short(int error_number)
+{
+    /* The second chunk begins well; from the middle of a page on it fails. */
+    static const FastloadEvent want[] = { FASTLOAD_EVENT_COMPLETED };
+    SimConfig config = { .seed = 31, .delay_turns_max = 3 };
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, CHUNK_PAGES + 3) + 100, 2 * CHUNK_BYTES,
+                error_number, 0);
+    fault_start(t);
+    fixture_toucher_start(&toucher, t->f, 1, 300);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fault_wait(t);
+    g_assert_cmpuint(sim_failed_count(), >, FASTLOAD_READ_TRIES_MAX);
+    g_assert_cmpuint(fault_stats(t).io_error_count, ==, 0);
+    g_assert_cmpuint(fault_stats(t).retry_count, ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, want, 1);
+    fault_free(t);
+}
+
+static void test_no_memory_is_no_failure(const void *opaque)
+{
+    /* A ring without memory for reads costs nobody but the processor. */
+    fault_check_ring_short(ENOMEM);
+}
+
+static void test_memory_not_pinned_is_no_failure(const void *opaque)
+{
+    /* The same where the kernel says that it cannot get at the memory. */
+    fault_check_ring_short(EFAULT);
+}
+
 static void test_claim_is_given_up(const void *opaque)
 {
     /* An urgent page whose read fails for good is read again, urgently. */
@@ -1973,6 +2011,9 @@ int main(int argc, char **argv)
     add_test("transient-errors-are-retried",
              test_transient_errors_are_retried);
     add_test("one-bad-read-is-silent", test_one_bad_read_is_silent);
+    add_test("no-memory-is-no-failure", test_no_memory_is_no_failure);
+    add_test("memory-not-pinned-is-no-failure",
+             test_memory_not_pinned_is_no_failure);
     add_test("claim-is-given-up", test_claim_is_given_up);
     add_test("oldest-fault-of-a-read-that-hangs",
              test_oldest_fault_of_a_read_that_hangs);

@@ -408,6 +408,50 @@ static void test_urgent_comes_first(const void *ops)
     io_test_free(t);
 }
 
+static void test_read_goes_on_by_preadv(const void *opaque)
+{
+    /* What another backend left undone is read, from a block's start on. */
+    IoTest *t = io_test_new(&fastload_io_sync_ops, -1, 0);
+    FastloadIoReq req = {
+        .buf = t->staging,
+        .file_off = t->f->file_off,
+        .len_bytes = 300 * PAGE,
+        .done_bytes = 5 * PAGE + 100,
+        .error = -ENOMEM,
+    };
+
+    if (fcntl(t->f->fd, F_SETFL, O_DIRECT) < 0) {
+        g_test_message("the file system of TMPDIR has no O_DIRECT");
+    }
+    g_assert_cmpint(pread(t->f->fd, t->staging, 5 * PAGE, t->f->file_off), ==,
+                    5 * PAGE);
+    fastload_io_sync_read(t->f->fd, &req);
+    io_test_assert_right(t, &req);
+    io_test_free(t);
+}
+
+static void test_failed_preadv_has_its_errno(const void *opaque)
+{
+    /* What preadv answers replaces the errno of the backend before. */
+    int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    IoTest *t = io_test_new(&fastload_io_sync_ops, -1, 0);
+    FastloadIoReq req = {
+        .buf = t->staging,
+        .file_off = t->f->file_off,
+        .len_bytes = 20 * PAGE,
+        .error = -ENOMEM,
+    };
+
+    fastload_io_sync_read(fd, &req);
+    g_assert_cmpint(req.error, ==, -EBADF);
+    g_assert_cmpint(ftruncate(t->f->fd, t->f->file_off + 10 * PAGE), ==, 0);
+    fastload_io_sync_read(t->f->fd, &req);
+    g_assert_cmpint(req.error, ==, -ENODATA);
+    g_assert_cmpuint(req.done_bytes, ==, 10 * PAGE);
+    io_test_free(t);
+    close(fd);
+}
+
 static void io_add(const FastloadIoOps *ops, const char *behaviour,
                    GTestDataFunc func)
 {
@@ -451,5 +495,8 @@ int main(int argc, char **argv)
     }
     io_add(&fastload_io_sync_ops, "urgent-comes-first",
            test_urgent_comes_first);
+    io_add(&fastload_io_sync_ops, "read-goes-on", test_read_goes_on_by_preadv);
+    io_add(&fastload_io_sync_ops, "failed-read-has-its-errno",
+           test_failed_preadv_has_its_errno);
     return g_test_run();
 }
