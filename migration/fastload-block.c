@@ -89,6 +89,25 @@ void incoming_load_release_blocks(IncomingLoad *load)
     g_clear_pointer(&load->blocks, g_array_unref);
 }
 
+/* ROMs may: stock loading takes what fits.  A guest knows its RAM's size. */
+static bool load_may_differ(const RAMBlock *block)
+{
+    return (block->flags & RAM_RESIZEABLE) || memory_region_is_rom(block->mr);
+}
+
+static void load_set_length_error(const IncomingLoad *load,
+                                  const RAMBlock *block, uint64_t length,
+                                  Error **errp)
+{
+    error_setg(errp, "'%s' has %" PRIu64 " bytes for the RAM block '%s', "
+               "this machine has %" PRIu64 ": %s", load->filename, length,
+               block->idstr, (uint64_t)block->used_length,
+               g_str_has_suffix(block->idstr, ".rom") ?
+               "romfile= of its device must name the ROM that was there when "
+               "the snapshot was saved" :
+               "start QEMU with the machine and memory size that were saved");
+}
+
 /* Every number in the file is a stranger's. */
 static bool load_check_header(IncomingLoad *load, const RAMBlock *block,
                                    const FastloadHeader *header,
@@ -96,11 +115,9 @@ static bool load_check_header(IncomingLoad *load, const RAMBlock *block,
 {
     uint64_t page_size = qemu_target_page_size();
 
-    if (length != block->used_length) {
-        error_setg(errp, "'%s' has %" PRIu64 " bytes for the RAM block '%s', "
-                   "this machine has %" PRIu64 ": start QEMU with the machine "
-                   "and memory size that were saved", load->filename,
-                   length, block->idstr, (uint64_t)block->used_length);
+    if (length != block->used_length &&
+        (!load_may_differ(block) || !length || length % page_size)) {
+        load_set_length_error(load, block, length, errp);
         return false;
     }
     switch (fastload_header_check(header, length, page_size, load->block_end,
@@ -157,20 +174,20 @@ static bool load_made_file(const RAMBlock *block)
     return path && g_file_test(path, G_FILE_TEST_IS_DIR);
 }
 
-/* Returns whether the block is empty now, and so can be trapped. */
-static bool load_empty_block(RAMBlock *block)
+/* Returns whether so much of the block is empty now, and can be trapped. */
+static bool load_empty_block(RAMBlock *block, uint64_t len_bytes)
 {
-    if (block->used_length % block->page_size) {
+    if (len_bytes % block->page_size) {
         return false;
     }
     if (block->fd < 0 || qemu_ram_is_shared(block)) {
-        return ram_block_discard_range(block, 0, block->used_length) == 0;
+        return ram_block_discard_range(block, 0, len_bytes) == 0;
     }
     /* The same, without QEMU's warning that others may use the file. */
     return load_made_file(block) &&
            fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     block->fd_offset, block->used_length) == 0 &&
-           madvise(block->host, block->used_length, MADV_DONTNEED) == 0;
+                     block->fd_offset, len_bytes) == 0 &&
+           madvise(block->host, len_bytes, MADV_DONTNEED) == 0;
 }
 
 static bool load_is_preallocated(const RAMBlock *block)
@@ -191,6 +208,23 @@ static bool load_check_writable(const RAMBlock *block,
         error_setg(errp, "the RAM block '%s' is read-only and cannot be "
                    "loaded: set x-fast-load-threads to 0, or make its "
                    "memory-backend-file writable", block->idstr);
+        return false;
+    }
+    return true;
+}
+
+/* What lies past the block's end would lie in somebody else's memory. */
+static bool load_check_end(const IncomingLoad *load, const RAMBlock *block,
+                           const uint64_t *bitmap, uint64_t length,
+                           Error **errp)
+{
+    uint64_t target_page = qemu_target_page_size();
+    uint64_t page_count = length / target_page;
+
+    if (length > block->used_length &&
+        find_next_bit((const unsigned long *)bitmap, page_count,
+                      block->used_length / target_page) < page_count) {
+        load_set_length_error(load, block, length, errp);
         return false;
     }
     return true;
@@ -233,14 +267,16 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
                    "'%s'", block->idstr, load->filename);
         return false;
     }
-    if (!load_check_writable(block, bitmap, length / target_page, errp)) {
+    if (!load_check_writable(block, bitmap, length / target_page, errp) ||
+        !load_check_end(load, block, bitmap, length, errp)) {
         return false;
     }
-    is_trappable = load_empty_block(block);
-    target.length = block->used_length;
+    /* Of a block that is longer here, the rest keeps what it has. */
+    target.length = MIN(length, block->used_length);
+    is_trappable = load_empty_block(block, target.length);
     region = (FastloadRegion) {
         .hva = block->host,
-        .len_bytes = block->used_length,
+        .len_bytes = target.length,
         .file_off = header->pages_off,
         .page_bytes = is_trappable ? block->page_size : target_page,
         .is_eager = !is_trappable,
