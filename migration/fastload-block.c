@@ -359,3 +359,16 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
     return load_block(load, f, block, length, &load->stream_error) ? 0
                                                                    : -EINVAL;
 }
+
+int migration_fastload_unknown_block(const char *name)
+{
+    IncomingLoad *load = &incoming_load;
+    g_autofree char *shown = g_strescape(name, NULL);
+
+    if (migration_fastload_is_armed()) {
+        error_setg(&load->stream_error, "'%s' has the RAM block '%s', which "
+                   "this machine lacks: start QEMU with the machine and "
+                   "devices that were saved", load->filename, shown);
+    }
+    return -EINVAL;
+}

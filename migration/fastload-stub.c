@@ -38,6 +38,11 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
     g_assert_not_reached();
 }
 
+int migration_fastload_unknown_block(const char *name)
+{
+    return -EINVAL;
+}
+
 int migration_fastload_start(void)
 {
     return 0;

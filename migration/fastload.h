@@ -50,6 +50,13 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
                                   uint64_t length);
 
 /**
+ * migration_fastload_unknown_block: the file has a RAM block @name, we have not
+ *
+ * Returns -EINVAL; migration_fastload_loaded() tells the cause.
+ */
+int migration_fastload_unknown_block(const char *name);
+
+/**
  * migration_fastload_start: all blocks are known; trap them, start threads
  *
  * Returns 0 or -errno; migration_fastload_loaded() tells the cause.
