@@ -3,8 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Two queues for all workers: faults (high priority, a bounded ring)
- * and chunks in file order (low priority, a cursor and a state per chunk).
+ * Two queues for all workers: faults (high priority, a bounded ring) and
+ * chunks (low priority, a cursor and a state per chunk), those of small regions
+ * first, otherwise in file order.
  * Failed pages and chunks come back through the same two, after a back-off
  * that doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
  * fail.  A token bucket says how much may be read ahead.  Does no I/O and

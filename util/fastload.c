@@ -488,11 +488,17 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
     return true;
 }
 
-static int session_by_file_off(gconstpointer a, gconstpointer b)
+/* The order of the background: small areas first, then as the file has them. */
+static int session_by_turn(gconstpointer a, gconstpointer b)
 {
     const FastloadArea *x = *(FastloadArea *const *)a;
     const FastloadArea *y = *(FastloadArea *const *)b;
+    bool is_small_x = x->len_bytes < FASTLOAD_SMALL_BYTES_MAX;
+    bool is_small_y = y->len_bytes < FASTLOAD_SMALL_BYTES_MAX;
 
+    if (is_small_x != is_small_y) {
+        return is_small_x ? -1 : 1;
+    }
     return x->file_off < y->file_off ? -1 : x->file_off > y->file_off;
 }
 
@@ -703,7 +709,7 @@ static bool session_trap(Fastload *fl, GError **error)
     guint a;
     int ret;
 
-    g_ptr_array_sort(fl->areas, session_by_file_off);
+    g_ptr_array_sort(fl->areas, session_by_turn);
     ret = session_plan_and_register(fl);
     if (ret) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,

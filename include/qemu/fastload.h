@@ -7,9 +7,10 @@
  * memory as regions, starts the load, may let the guest run at once, and
  * waits.  Worker threads read the file and make pages appear with
  * userfaultfd: first the pages that somebody is waiting for (urgent), then
- * everything else in file order (background).  This header does not know the
- * snapshot format, QEMU or a monitor: the caller parses the file and hands
- * over plain offsets and bitmaps.
+ * everything else (background): regions of less than 16 MiB before larger
+ * ones, and in file order among these.  This header does not know the snapshot
+ * format, QEMU or a monitor: the caller parses the file and hands over plain
+ * offsets and bitmaps.
  *
  * Ownership: the caller owns guest memory, the file descriptor and every
  *   array passed in.  Guest memory and the descriptor must outlive
@@ -123,7 +124,7 @@ typedef void FastloadFaultFunc(void *hva, uint32_t tid, void *opaque);
 typedef enum FastloadClass {
     FASTLOAD_CLASS_URGENT,     /* somebody waited for the page */
     FASTLOAD_CLASS_HINT,       /* reserved for recorded working sets */
-    FASTLOAD_CLASS_BACKGROUND, /* read ahead, in file order */
+    FASTLOAD_CLASS_BACKGROUND, /* read ahead, in turn */
     FASTLOAD_CLASS_MAX,
 } FastloadClass;
 
@@ -322,7 +323,7 @@ void fastload_cancel(Fastload *fl);
  * Limits the bytes that all workers together read from the file in the
  * background, holes that are read over and repeated reads included.  Urgent
  * reads are never delayed and take nothing from it.  Zero pages cost nothing
- * but keep their turn in file order.  May be changed at any time; what is in
+ * but keep their turn.  May be changed at any time; what is in
  * flight then is still placed.
  * While reads fail, one stretch at a time of what failed is tried again in
  * advance of the rate, which pays for it afterwards; for that, a stretch that

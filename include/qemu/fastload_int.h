@@ -44,6 +44,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_UNCACHED_SHARE 4
 
+/*
+ * Smaller regions are read before all others: a device may read such memory
+ * whole when the guest starts (writable flash, on QEMU's main thread), and must
+ * not wait for it behind gigabytes.
+ */
+#define FASTLOAD_SMALL_BYTES_MAX (16u << 20)
+
 /* Staging for chunks, all workers' together. */
 #define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
 #define FASTLOAD_CHUNK_READ_COUNT_MAX 4 /* for each worker */
@@ -404,7 +411,7 @@ struct Fastload {
     int uffd;
     FastloadConfig config;
     const FastloadIoOps *io_ops;
-    GPtrArray *areas;            /* of FastloadArea, in file order */
+    GPtrArray *areas;            /* of FastloadArea, in turn to be read */
     GPtrArray *areas_by_hva;     /* the trapped ones, borrowed */
     FastloadWorker *workers;
     uint8_t *zeros;              /* what UFFDIO_ZEROPAGE does not place */

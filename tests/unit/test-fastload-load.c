@@ -1655,6 +1655,46 @@ static void test_faulted_pages_are_told_urgent(const void *opaque)
     fixture_free(f);
 }
 
+/* Remembers the first page that was read ahead; one worker only. */
+static void load_note_first(void *hva, uint64_t len_bytes,
+                            FastloadClass class, bool has_data, void *opaque)
+{
+    void **first_hva = opaque;
+
+    if (class == FASTLOAD_CLASS_BACKGROUND && !*first_hva) {
+        *first_hva = hva;
+    }
+}
+
+static void test_small_regions_come_first(const void *opaque)
+{
+    /* A region of 2 MiB is read before one of 16 MiB that the file has first */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 9 * CHUNK_PAGES, fixture_all_data);
+    void *first_hva = NULL;
+    FastloadConfig config = {
+        .worker_count = 1, .io_kind = lc->io_kind,
+        .placed_func = load_note_first, .placed_opaque = &first_hva,
+    };
+    FastloadRegion large, small;
+    Fastload *fl = fastload_new(f->fd, &config, NULL);
+
+    fixture_region(f, &large);
+    small = large;
+    large.len_bytes = 8 * FASTLOAD_CHUNK_BYTES;
+    small.hva = (uint8_t *)large.hva + large.len_bytes;
+    small.file_off += large.len_bytes;
+    small.len_bytes = FASTLOAD_CHUNK_BYTES;
+    g_assert_true(fastload_add_region(fl, &large, NULL));
+    g_assert_true(fastload_add_region(fl, &small, NULL));
+    g_assert_true(fastload_start(fl, NULL));
+    load_wait(fl);
+    g_assert_true(first_hva == small.hva);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
 /* ---- the list ---- */
 
 static void add_case(const char *behaviour, GTestDataFunc func, LoadCase lc)
@@ -1868,6 +1908,7 @@ static void add_all(FastloadIoKind io_kind)
     add_case("placed-moved-pages-are-told", test_placed_pages_are_told, lc);
     lc.memory = FIXTURE_ANON;
     add_case("placed-pages-are-told", test_placed_pages_are_told, lc);
+    add_case("small-regions-come-first", test_small_regions_come_first, lc);
     lc.memory = FIXTURE_HUGETLB;
     add_case("faults-of-huge-pages-are-told", test_faults_are_told, lc);
     add_case("placed-huge-pages-are-told", test_placed_pages_are_told, lc);
