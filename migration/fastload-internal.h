@@ -146,7 +146,10 @@ typedef struct IncomingLoad {
     char *told_desc;         /* the error that migrate_set_error() was told */
     uint64_t complete_us;    /* 0 until everything was placed */
     bool is_quitting;        /* migration_fastload_shutdown() was called */
-    bool is_recovering;      /* a command uses the engine without the lock */
+    bool is_recovering;      /* a thread uses the engine without the lock */
+    uint32_t recover_number; /* of the last migrate-recover */
+    uint32_t recover_thread_count;
+    char *recover_desc;      /* why that one did not help */
     QemuCond watch_cond;     /* the engine is gone */
 } IncomingLoad;
 

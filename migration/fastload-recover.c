@@ -3,20 +3,37 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * migrate-recover, which may come out of band: without the BQL, for the main
- * loop may wait for a page that cannot be read.  A copy is known by its size,
- * headers and bitmaps; its pages are not compared.
+ * migrate-recover may come out of band, without the BQL, because the main loop
+ * may wait for a page that cannot be read.  The command only parses: opening
+ * and comparing the copy may hang with its storage, so a thread of its own does
+ * that and tells the result by an event.  A later command takes precedence: it does
+ * not wait for a copy that hangs.  A copy is known by its size, headers and
+ * bitmaps; its pages are not compared.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-fastload.h"
+#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "fastload-internal.h"
 #include "migration.h"
 
+/* Threads that look at copies; more than one only while storage hangs. */
+#define RECOVER_THREAD_COUNT_MAX 8
+
+/* One command.  Owned by its thread. */
+typedef struct Recovery {
+    uint32_t number;
+    char *filename;
+    int open_flags;
+    uint64_t file_bytes;
+    GArray *blocks;     /* a reference: the load may end before the thread */
+} Recovery;
+
 /* Opening a pipe would wait for somebody to write to it. */
 bool incoming_load_check_kind(const struct stat *st, const char *filename,
-                                 Error **errp)
+                              Error **errp)
 {
     if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode)) {
         return true;
@@ -28,8 +45,8 @@ bool incoming_load_check_kind(const struct stat *st, const char *filename,
 
 /* Reads all of it, or says at which offset that failed. */
 static bool recover_read_copy(int fd, const char *filename, void *buf,
-                                size_t len_bytes, uint64_t file_off,
-                                Error **errp)
+                              size_t len_bytes, uint64_t file_off,
+                              Error **errp)
 {
     size_t done_bytes = 0;
 
@@ -53,8 +70,8 @@ static bool recover_read_copy(int fd, const char *filename, void *buf,
 
 /* The header is where QEMU writes it: right before its bitmap. */
 static bool recover_check_copied_block(int fd, const char *filename,
-                                         const LoadBlock *target,
-                                         Error **errp)
+                                       const LoadBlock *target,
+                                       Error **errp)
 {
     const FastloadHeader *header = &target->header;
     FastloadHeader copied;
@@ -113,16 +130,25 @@ static bool recover_check_copy(int fd, const char *filename,
     return true;
 }
 
-static bool recover_is_possible_locked(const IncomingLoad *load, Error **errp)
+static bool recover_is_possible_locked(const IncomingLoad *load,
+                                       const FileMigrationArgs *file,
+                                       Error **errp)
 {
     if (!incoming_load_is_in(load, LOAD_IN(PAUSED))) {
         error_setg(errp, "no fast load is paused: there is nothing to "
                    "recover");
         return false;
     }
-    if (load->is_recovering) {
-        error_setg(errp, "the load is being recovered by another command: "
-                   "wait until that is answered");
+    if (file->offset != load->file_off) {
+        error_setg(errp, "the snapshot begins at offset %" PRIu64 ", a copy "
+                   "has to as well: end the URI with ',offset=%" PRIu64 "'",
+                   load->file_off, load->file_off);
+        return false;
+    }
+    if (load->recover_thread_count == RECOVER_THREAD_COUNT_MAX) {
+        error_setg(errp, "%d copies are being looked at and do not answer: "
+                   "wait until the storage of one of them does",
+                   RECOVER_THREAD_COUNT_MAX);
         return false;
     }
     return true;
@@ -146,48 +172,132 @@ static QIOChannelFile *recover_open_copy(const char *filename, int flags,
                                                     : NULL;
 }
 
-/* The engine stays while is_recovering; no lock is held over I/O. */
-static void recover_from(IncomingLoad *load, const FileMigrationArgs *file,
-                                   Error **errp)
+/* The copy, opened as the engine wants it; NULL: @errp says why not. */
+static QIOChannelFile *recover_find_copy(const Recovery *recovery,
+                                         Error **errp)
 {
     g_autoptr(QIOChannelFile) plain = NULL, ioc = NULL;
-    g_autoptr(GError) gerr = NULL;
     struct stat ours, theirs;
 
-    if (file->offset != load->file_off) {
-        error_setg(errp, "the snapshot begins at offset %" PRIu64 ", a copy "
-                   "has to as well: end the URI with ',offset=%" PRIu64 "'",
-                   load->file_off, load->file_off);
-        return;
-    }
     /* Opening a pipe would wait for somebody to write to it. */
-    plain = recover_open_copy(file->filename, O_RDONLY | O_NONBLOCK, &theirs,
-                                errp);
-    if (!plain || !recover_check_copy(plain->fd, file->filename, load->blocks,
-                                        load->file_bytes, errp)) {
-        return;
+    plain = recover_open_copy(recovery->filename, O_RDONLY | O_NONBLOCK,
+                              &theirs, errp);
+    if (!plain || !recover_check_copy(plain->fd, recovery->filename,
+                                      recovery->blocks, recovery->file_bytes,
+                                      errp)) {
+        return NULL;
     }
-    ioc = recover_open_copy(file->filename, load->open_flags, &ours, errp);
+    ioc = recover_open_copy(recovery->filename, recovery->open_flags, &ours,
+                            errp);
     if (!ioc) {
-        return;
+        return NULL;
     }
     if (ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino ||
         ours.st_rdev != theirs.st_rdev) {
         error_setg(errp, "'%s' was replaced while it was opened: try again",
-                   file->filename);
-        return;
+                   recovery->filename);
+        return NULL;
     }
-    if (!fastload_recover(load->engine, ioc->fd, &gerr)) {
-        error_setg(errp, "cannot read on from '%s': %s", file->filename,
-                   gerr->message);
-        return;
-    }
-    QEMU_LOCK_GUARD(&load->lock);
-    g_free(load->filename);
-    load->filename = g_strdup(file->filename);
+    return g_steal_pointer(&ioc);
 }
 
-/* Out of band, perhaps: without the BQL, the main loop may wait for a page. */
+/* The engine may be used from now on, and stays until recover_end(). */
+static bool recover_begin(IncomingLoad *load, const Recovery *recovery,
+                          Error **errp)
+{
+    QEMU_LOCK_GUARD(&load->lock);
+    if (recovery->number != load->recover_number) {
+        error_setg(errp, "another migrate-recover came after it");
+        return false;
+    }
+    if (!incoming_load_is_in(load, LOAD_IN(PAUSED))) {
+        error_setg(errp, "the load went on by itself meanwhile");
+        return false;
+    }
+    if (load->is_recovering) {
+        error_setg(errp, "a copy that was found to be right before this one "
+                   "does not answer any more: try again later");
+        return false;
+    }
+    load->is_recovering = true;
+    return true;
+}
+
+static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
+                            int fd, Error **errp)
+{
+    g_autoptr(GError) gerr = NULL;
+    bool is_taken = fastload_recover(load->engine, fd, &gerr);
+
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        if (is_taken) {
+            g_free(load->filename);
+            load->filename = g_strdup(recovery->filename);
+        } else {
+            error_setg(errp, "cannot read on from '%s': %s",
+                       recovery->filename, gerr->message);
+        }
+    }
+    incoming_load_recovered(load);
+}
+
+static void *recover_main(void *opaque)
+{
+    IncomingLoad *load = &incoming_load;
+    Recovery *recovery = opaque;
+    g_autoptr(QIOChannelFile) ioc = NULL;
+    g_autoptr(Error) err = NULL;
+
+    ioc = recover_find_copy(recovery, &err);
+    if (ioc && recover_begin(load, recovery, &err)) {
+        recover_read_on(load, recovery, ioc->fd, &err);
+    }
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        load->recover_thread_count--;
+        if (err && recovery->number == load->recover_number) {
+            load->recover_desc = g_strdup(error_get_pretty(err));
+        }
+    }
+    qapi_event_send_x_fast_load_recovered(recovery->filename, err
+                                          ? error_get_pretty(err) : NULL);
+    g_array_unref(recovery->blocks);
+    g_free(recovery->filename);
+    g_free(recovery);
+    return NULL;
+}
+
+static bool recover_spawn_locked(IncomingLoad *load,
+                                 const FileMigrationArgs *file, Error **errp)
+{
+    Recovery *recovery = g_new0(Recovery, 1);
+    g_autoptr(GError) gerr = NULL;
+    sigset_t all, old;
+    GThread *thread;
+
+    recovery->number = ++load->recover_number;
+    recovery->filename = g_strdup(file->filename);
+    recovery->open_flags = load->open_flags;
+    recovery->file_bytes = load->file_bytes;
+    recovery->blocks = g_array_ref(load->blocks);
+    g_clear_pointer(&load->recover_desc, g_free);
+    /* Signals are the main thread's business. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    thread = g_thread_try_new("fastload-copy", recover_main, recovery, &gerr);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!thread) {
+        error_setg(errp, "cannot look at '%s': cannot create a thread: %s",
+                   file->filename, gerr->message);
+        g_array_unref(recovery->blocks);
+        g_free(recovery->filename);
+        g_free(recovery);
+        return false;
+    }
+    g_thread_unref(thread);
+    load->recover_thread_count++;
+    return true;
+}
+
 void migration_fastload_recover(const char *uri, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
@@ -201,12 +311,8 @@ void migration_fastload_recover(const char *uri, Error **errp)
                    "begins with 'file:'");
         return;
     }
-    WITH_QEMU_LOCK_GUARD(&load->lock) {
-        if (!recover_is_possible_locked(load, errp)) {
-            return;
-        }
-        load->is_recovering = true;
+    QEMU_LOCK_GUARD(&load->lock);
+    if (recover_is_possible_locked(load, &channel->addr->u.file, errp)) {
+        recover_spawn_locked(load, &channel->addr->u.file, errp);
     }
-    recover_from(load, &channel->addr->u.file, errp);
-    incoming_load_recovered(load);
 }

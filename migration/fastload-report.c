@@ -132,8 +132,10 @@ MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load)
 
         /* A load that fails before the guest runs does not go on. */
         info->error_desc = incoming_load_is_in(load, LOAD_GUEST_RUNS)
-            ? g_strdup_printf("%s; goes on %s", error_get_pretty(err),
-                              incoming_load_goes_on(&failure))
+            ? g_strdup_printf("%s; goes on %s%s%s", error_get_pretty(err),
+                              incoming_load_goes_on(&failure),
+                              load->recover_desc ? "; migrate-recover: " : "",
+                              load->recover_desc ?: "")
             : g_strdup(error_get_pretty(err));
     }
     return info;

@@ -342,6 +342,9 @@ static void load_release(IncomingLoad *load)
     load->run_us = load->block_end = 0;
     load->owns_end = false;
     WITH_QEMU_LOCK_GUARD(&load->lock) {
+        /* Threads that still look at a copy find that they came too late. */
+        load->recover_number++;
+        g_clear_pointer(&load->recover_desc, g_free);
         g_free(load->filename);
         load->filename = NULL;
         load->has_failure = false;
@@ -402,6 +405,7 @@ static void load_resume_locked(IncomingLoad *load)
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
                       MIGRATION_STATUS_POSTCOPY_ACTIVE);
     incoming_load_untell_error_locked(load);
+    g_clear_pointer(&load->recover_desc, g_free);
 }
 
 static void load_complete_locked(IncomingLoad *load)

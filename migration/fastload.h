@@ -116,7 +116,8 @@ void migration_fastload_cleanup(void);
 
 /*
  * migrate-recover while a fast load is active: read what failed from @uri, a
- * copy, or the same file.  Any thread.
+ * copy, or the same file.  Any thread.  Returns once @uri is parsed; the event
+ * X_FAST_LOAD_RECOVERED tells whether the load goes on.
  */
 void migration_fastload_recover(const char *uri, Error **errp);
 

@@ -22,7 +22,7 @@ import time
 import traceback
 
 import qemu_vm
-from qemu_vm import Machine, Restore, VmError
+from qemu_vm import Machine, QmpError, Restore, VmError
 
 CASE_TIMEOUT_S = 180
 RESUME_MAX_S = 0.250        # a guest that ran later was not fast-loaded
@@ -195,6 +195,18 @@ def check_order(r, *expected):
     seen = [s for _, s in r.statuses() if s != "setup"]
     check(seen == list(expected),
           f"status went {' -> '.join(seen)}, not {' -> '.join(expected)}")
+
+
+def recover(r, uri):
+    """From a copy, out of band; QmpError when it is refused, now or later."""
+    start = len(r.vm.events)
+    r.vm.reply(r.vm.send("migrate-recover", oob=True, uri=str(uri)),
+               "migrate-recover", 10)
+    event = r.vm.wait_event("X_FAST_LOAD_RECOVERED", 30, lambda d: True,
+                            start=start)
+    why = event.text["data"].get("error-desc")
+    if why:
+        raise QmpError(why)
 
 
 def io_uring_is_permitted():
