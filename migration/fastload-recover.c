@@ -5,10 +5,10 @@
  *
  * migrate-recover may come out of band, without the BQL, because the main loop
  * may wait for a page that cannot be read.  The command only parses: opening
- * and comparing the copy may hang with its storage, so a thread of its own does
- * that and tells the result by an event.  A later command takes precedence: it does
- * not wait for a copy that hangs.  A copy is known by its size, headers and
- * bitmaps; its pages are not compared.
+ * and comparing the copy may hang with its storage, so a thread of its own
+ * does that and tells the result by an event.  A later command takes
+ * precedence: it does not wait for a copy that hangs.  A copy is known by its
+ * size, headers and bitmaps; its pages are not compared.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
