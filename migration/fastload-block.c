@@ -17,6 +17,7 @@
 #include "postcopy-ram.h"
 #include "qemu-file.h"
 #include "ram.h"
+#include "trace.h"
 
 /* Engine threads must not look through QEMU's list: it is under RCU. */
 static RAMBlock *load_block_at(const IncomingLoad *load, const uint8_t *hva)
@@ -84,9 +85,38 @@ void incoming_load_release_blocks(IncomingLoad *load)
     for (i = 0; load->blocks && i < load->blocks->len; i++) {
         LoadBlock *target = &g_array_index(load->blocks, LoadBlock, i);
 
-        memory_region_unref(target->block->mr);
+        if (target->block) {
+            memory_region_unref(target->block->mr);
+        }
     }
     g_clear_pointer(&load->blocks, g_array_unref);
+}
+
+/*
+ * A reference to the memory is one to its device, whose name and RAM blocks
+ * would stay taken.  With postcopy-blocktime it stays so until the end, because
+ * engine threads look blocks up then.
+ */
+void incoming_load_drop_device(IncomingLoad *load, DeviceState *dev)
+{
+    guint i;
+
+    if (!load->blocks || migrate_postcopy_blocktime()) {
+        return;
+    }
+    for (i = 0; i < load->blocks->len; i++) {
+        LoadBlock *target = &g_array_index(load->blocks, LoadBlock, i);
+
+        if (target->block &&
+            memory_region_owner(target->block->mr) == OBJECT(dev)) {
+            MemoryRegion *mr = target->block->mr;
+
+            trace_fastload_block_dropped(target->block->idstr);
+            fastload_drop_region(load->engine, target->host);
+            target->block = NULL;
+            memory_region_unref(mr);
+        }
+    }
 }
 
 /* ROMs may: stock loading takes what fits.  A guest knows its RAM's size. */

@@ -51,8 +51,14 @@ static bool load_hide_device(DeviceListener *listener, const QDict *opts,
     return false;
 }
 
+static void load_device_unrealized(DeviceListener *listener, DeviceState *dev)
+{
+    incoming_load_drop_device(&incoming_load, dev);
+}
+
 static DeviceListener load_listener = {
     .hide_device = load_hide_device,
+    .unrealize = load_device_unrealized,
 };
 
 bool incoming_load_check_machine(Error **errp)

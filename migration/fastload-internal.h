@@ -104,7 +104,7 @@ typedef enum LoadPhase {
 
 /* A RAM block that is being loaded. */
 typedef struct LoadBlock {
-    RAMBlock *block;        /* its region is referenced */
+    RAMBlock *block;        /* BQL; its region is referenced; or NULL: gone */
     uint8_t *host;
     uint64_t length;
     /* what a copy of the file is known by */
@@ -182,6 +182,8 @@ void incoming_load_recovered(IncomingLoad *load);
 
 void incoming_load_set_up_blocks(IncomingLoad *load);
 void incoming_load_release_blocks(IncomingLoad *load);
+/* @dev is unplugged: its memory is not loaded any more, and not referenced. */
+void incoming_load_drop_device(IncomingLoad *load, DeviceState *dev);
 /* Callbacks of the engine, for postcopy-blocktime; @opaque: IncomingLoad. */
 void incoming_load_page_wanted(void *hva, uint32_t tid, void *opaque);
 void incoming_load_pages_placed(void *hva, uint64_t len_bytes,

@@ -167,7 +167,9 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
             place_has_no_page(area, ram_off + at + done_bytes)) {
             ret = -ENOMEM;
         }
-        if (ret == -EEXIST) {
+        if (ret && __atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
+            done_bytes = try_bytes; /* that memory may be another's by now */
+        } else if (ret == -EEXIST) {
             /* Placed by another worker an instant ago; it woke the waiters. */
             done_bytes += area->page_bytes;
         } else if (ret == -ENOENT && !done_bytes) {

@@ -140,7 +140,7 @@ static void session_unregister(const Fastload *fl)
     for (a = 0; a < fl->areas->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
 
-        if (area->is_trapped) {
+        if (area->is_trapped && !area->is_dropped) {
             session_unregister_area(fl, area);
         }
     }
@@ -961,6 +961,61 @@ static void session_look_again(Fastload *fl)
         fastload_session_kick_all(fl, NULL);
     }
     g_mutex_unlock(&fl->state_lock);
+}
+
+/* Sets the placed bits that are not yet; the data and all in these pages. */
+static void session_give_up_pages(FastloadArea *area, FastloadSpan span,
+                                  uint64_t *data_bytes, uint64_t *all_bytes)
+{
+    uint64_t page = span.ram_off >> area->page_shift;
+    uint64_t last = (span.ram_off + span.len_bytes) >> area->page_shift;
+
+    for (; page < last; page++) {
+        if (!fastload_bit_test_and_set(area->placed, page)) {
+            *all_bytes += area->page_bytes;
+            *data_bytes += fastload_plan_page_has_data(area, page)
+                           ? area->page_bytes : 0;
+        }
+    }
+}
+
+static void session_drop_area_locked(Fastload *fl, FastloadArea *area,
+                                     uint64_t *all_bytes)
+{
+    uint64_t data_bytes = 0;
+    guint s;
+
+    /* pairs with the acquire in place_run() */
+    __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
+    for (s = 0; s < area->spans->len; s++) {
+        session_give_up_pages(area,
+                              g_array_index(area->spans, FastloadSpan, s),
+                              &data_bytes, all_bytes);
+    }
+    /* Wakes who waits; afterwards nothing is placed there any more. */
+    session_unregister_area(fl, area);
+    __atomic_sub_fetch(&fl->total_bytes, data_bytes, __ATOMIC_RELAXED);
+}
+
+void fastload_drop_region(Fastload *fl, void *hva)
+{
+    uint64_t all_bytes = 0;
+    guint a;
+
+    g_mutex_lock(&fl->state_lock);
+    for (a = 0; session_is_live_locked(fl) && a < fl->areas_by_hva->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas_by_hva, a);
+
+        if (area->hva == hva && !area->is_dropped) {
+            session_drop_area_locked(fl, area, &all_bytes);
+        }
+    }
+    g_mutex_unlock(&fl->state_lock);
+    trace_fastload_region_dropped(fl, hva, all_bytes);
+    if (all_bytes && __atomic_sub_fetch(&fl->missing_bytes, all_bytes,
+                                        __ATOMIC_ACQ_REL) == 0) {
+        fastload_session_drained(fl);
+    }
 }
 
 void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)

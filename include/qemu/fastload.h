@@ -316,6 +316,19 @@ bool fastload_is_settled(Fastload *fl);
 void fastload_cancel(Fastload *fl);
 
 /**
+ * fastload_drop_region: a region's memory is about to go             [owner]
+ * @fl: any load
+ * @hva: as it was added; nothing happens where there is no such region
+ *
+ * What is missing of it is missing no more: it is neither read nor placed,
+ * threads that wait for a page of it are released and find zeros, and its
+ * missing data no longer counts in total_bytes.  The memory may be unmapped,
+ * and its addresses mapped anew, as soon as this returns, which does not wait
+ * for reads.  Before start, and after the load is complete, it has no effect.
+ */
+void fastload_drop_region(Fastload *fl, void *hva);
+
+/**
  * fastload_set_background_rate: how fast to read ahead                 [any]
  * @fl: any load
  * @bytes_per_s: 0: no limit; or FASTLOAD_BACKGROUND_OFF

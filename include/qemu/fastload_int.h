@@ -175,6 +175,7 @@ typedef struct FastloadArea {
     bool has_zeropage;     /* the kernel can place zeros here, and may */
     bool has_move;         /* dense chunks are moved, if the kernel agrees */
     /* atomic */
+    uint32_t is_dropped;   /* its memory is not ours any more */
     uint8_t *chunk_states; /* FastloadChunkState; taken by the scheduler */
     uint64_t *claimed;     /* an urgent read is in flight for the page */
     uint64_t *placed;

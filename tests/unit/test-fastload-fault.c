@@ -407,6 +407,61 @@ static void test_oldest_fault_of_a_cancelled_load(const void *opaque)
     fault_free(t);
 }
 
+/* ---- memory that goes ---- */
+
+static void test_dropped_region_is_not_missing(const void *opaque)
+{
+    /* Its waiter is released, its addresses are another's, the rest loads. */
+    SimConfig sim_config = { .seed = 33 };
+    FixtureToucher toucher;
+    FastloadRegion first, second;
+    FastloadStats stats;
+    uint8_t *hva;
+    FaultTest *t;
+    FastloadConfig config;
+
+    sim_reset(&sim_config);
+    t = fault_new_sim(fixture_all_data);
+    /* The same memory as two regions. */
+    config = t->fl->config;
+    fastload_free(t->fl);
+    t->fl = fastload_new(t->f->fd, &config, NULL);
+    fastload_set_io_ops(t->fl, &sim_ops);
+    fixture_region(t->f, &first);
+    second = first;
+    first.len_bytes = 2 * CHUNK_BYTES;
+    hva = (uint8_t *)first.hva + first.len_bytes;
+    second.hva = hva;
+    second.file_off += first.len_bytes;
+    second.len_bytes -= first.len_bytes;
+    g_assert_true(fastload_add_region(t->fl, &first, NULL));
+    g_assert_true(fastload_add_region(t->fl, &second, NULL));
+    sim_hold(SIM_HOLD_ALL);
+    fault_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 2 * CHUNK_PAGES);
+    fixture_wait_until(fault_oldest_ns(t));
+    fastload_drop_region(t->fl, hva);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
+    g_assert_cmpuint(fault_remaining(t), ==, first.len_bytes);
+    /* Other memory there, which nobody may write to. */
+    g_assert_true(mmap(hva, second.len_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == hva);
+    memset(hva, 0x5a, PAGE);
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    stats = fault_stats(t);
+    g_assert_cmpuint(stats.total_bytes, ==, first.len_bytes);
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] +
+                     stats.loaded_bytes[FASTLOAD_CLASS_URGENT], ==,
+                     first.len_bytes);
+    g_assert_cmpuint(stats.io_error_count, ==, 0);
+    g_assert_cmpuint(hva[0], ==, 0x5a);
+    g_assert_cmpuint(hva[PAGE], ==, 0);
+    g_assert_true(fixture_page_is_right(t->f, 0));
+    g_assert_true(fixture_page_is_right(t->f, 2 * CHUNK_PAGES - 1));
+    fault_free(t);
+}
+
 /* ---- errors that last ---- */
 
 static void test_bad_range_stalls_and_heals(const void *opaque)
@@ -2048,6 +2103,8 @@ int main(int argc, char **argv)
     add_test("cancel-after-completion", test_cancel_after_completion);
     add_test("cancel-before-start", test_cancel_before_start);
     add_test("cancel-from-the-callback", test_cancel_from_the_callback);
+    add_test("dropped-region-is-not-missing",
+             test_dropped_region_is_not_missing);
     add_test("settled-is-known", test_settled_is_known);
     add_test("free-at-any-time", test_free_at_any_time);
     add_test("bad-regions-are-refused", test_bad_regions_are_refused);
