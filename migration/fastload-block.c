@@ -351,6 +351,31 @@ static bool load_read_header(IncomingLoad *load, QEMUFile *f,
     return true;
 }
 
+/*
+ * QEMU 11 writes a header without offsets for a block that x-ignore-shared
+ * leaves out, and goes on with the next block right behind it.
+ */
+static bool load_is_left_out(const FastloadHeader *header)
+{
+    return migrate_ignore_shared() &&
+           header->version == FASTLOAD_HEADER_VERSION &&
+           !header->bitmap_off && !header->pages_off;
+}
+
+/* Who maps a file for such a block, shared or privately, has its content. */
+static bool load_check_left_out(const IncomingLoad *load,
+                                RAMBlock *block, Error **errp)
+{
+    if (migrate_ram_is_ignored(block) || block->fd >= 0) {
+        return true;
+    }
+    error_setg(errp, "'%s' was saved with x-ignore-shared and leaves out the "
+               "RAM block '%s', which has no file here: give it the "
+               "memory-backend-file that holds what it had", load->filename,
+               block->idstr);
+    return false;
+}
+
 static bool load_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
                        uint64_t length, Error **errp)
 {
@@ -363,6 +388,9 @@ static bool load_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
     }
     if (!load_read_header(load, f, block, &header, errp)) {
         return false;
+    }
+    if (load_is_left_out(&header)) {
+        return load_check_left_out(load, block, errp);
     }
     /* Ignored blocks (x-ignore-shared) keep what they have. */
     if (!migrate_ram_is_ignored(block) &&

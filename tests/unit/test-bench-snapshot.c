@@ -608,6 +608,31 @@ static void test_damaged_headers_are_refused(void)
     assert_poked(off + 20, 8, -(uint64_t)PAGE, TRUNCATED, "the pages");
 }
 
+static void test_blocks_that_are_left_out(void)
+{
+    /* As QEMU 11 writes them: no offsets, and the next block at once. */
+    Maker m = maker_begin("x-ignore-shared", "mapped-ram");
+    g_autoptr(Snapshot) snapshot = NULL;
+
+    maker_ram(&m);
+    maker_block_name(&m, "pc.ram", 3);
+    put_be(&m, 8, 0);
+    put_be(&m, 4, 1);
+    put_be(&m, 8, PAGE);
+    put_be(&m, 8, 0);
+    put_be(&m, 8, 0);
+    maker_block_name(&m, "vga", 10);
+    put_be(&m, 8, 0);
+    maker_block_rest(&m, 10, 0x3ff);
+    maker_end(&m);
+    snapshot = maker_open_ok(&m);
+    g_assert_cmpuint(snapshot->block_count, ==, 2);
+    g_assert_true(snapshot->blocks[0].is_left_out);
+    g_assert_cmpuint(snapshot->blocks[0].data_page_count, ==, 0);
+    g_assert_false(snapshot->blocks[1].is_left_out);
+    g_assert_cmpuint(snapshot->data_bytes, ==, 10 * PAGE);
+}
+
 static void test_damaged_headers_are_found_after_optional_fields(void)
 {
     /* The place in the error is where the header should have been. */
@@ -1030,6 +1055,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     add("snapshot/blocks-are-as-in-the-file", test_blocks_are_as_in_the_file);
+    add("snapshot/blocks-that-are-left-out", test_blocks_that_are_left_out);
     add("snapshot/runs-alternate-and-end-with-their-block",
         test_runs_alternate_and_end_with_their_block);
     add("snapshot/zero-runs-end-with-their-block",

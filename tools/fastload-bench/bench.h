@@ -88,6 +88,7 @@ typedef struct SnapshotBlock {
     uint64_t guest_off;      /* where it lies in the guest's memory: 2 MiB
                               * aligned, blocks in file order, no overlap */
     uint64_t data_page_count;
+    bool is_left_out;        /* not in the file; both offsets are 0 */
 } SnapshotBlock;
 
 typedef struct Snapshot {

@@ -108,7 +108,11 @@ static void print_blocks(const Snapshot *snapshot, FILE *out)
         }
         print_line(out, name, block->len_bytes,
                    block->data_page_count * BENCH_PAGE_BYTES);
-        fprintf(out, " %20" PRIu64 "\n", block->file_off);
+        if (block->is_left_out) {
+            fprintf(out, " %20s\n", "left out");
+        } else {
+            fprintf(out, " %20" PRIu64 "\n", block->file_off);
+        }
     }
     if (snapshot->block_count > 1) {
         print_line(out, "all", snapshot->len_bytes, snapshot->data_bytes);

@@ -167,6 +167,9 @@ static bool mmap_load(MmapLoad *l, GError **error)
         const SnapshotBlock *block = &snapshot->blocks[i];
         uint64_t mapped_bytes = mmap_mapped_bytes(snapshot, block);
 
+        if (block->is_left_out) {
+            continue; /* anonymous memory is zero already */
+        }
         if (!mmap_file(l, block->guest_off, mapped_bytes, block->file_off,
                        error)) {
             return false;

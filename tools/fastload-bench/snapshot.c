@@ -26,8 +26,9 @@
  *
  * Not read: page contents and device state.  A bitmap that was written by a
  * big-endian host cannot be told from others and comes out scrambled.  A
- * block that was ignored for being shared (x-ignore-shared) cannot be told
- * from one that is all zero.
+ * block that was ignored for being shared (x-ignore-shared) is left out of the
+ * file by QEMU 11; one that an older QEMU ignored cannot be told from one that
+ * is all zero.  Either counts as zero here.
  *
  * Fails with one sentence: what is wrong, at which offset, what to do.
  */
@@ -597,6 +598,11 @@ static bool parse_header(Parser *p, SnapshotBlock *block, const char *name,
         return false;
     }
     p->off += FASTLOAD_HEADER_BYTES;
+    block->is_left_out = p->is_ignore_shared && is_like_header(&header) &&
+                         !header.bitmap_off && !header.pages_off;
+    if (block->is_left_out) {
+        return true;
+    }
     block->bitmap_off = header.bitmap_off;
     block->file_off = header.pages_off;
     fault = fastload_header_check(&header, block->len_bytes, BENCH_PAGE_BYTES,
@@ -628,7 +634,9 @@ static bool parse_block(Parser *p, GError **error)
     }
     g_array_append_val(p->blocks, block);
     p->len_bytes += block.len_bytes;
-    p->off = block.file_off + block.len_bytes;
+    if (!block.is_left_out) {
+        p->off = block.file_off + block.len_bytes;
+    }
     return true;
 }
 
@@ -830,7 +838,8 @@ static bool read_bitmaps(Parser *p, Snapshot *snapshot, GError **error)
     for (i = 0; i < snapshot->block_count; i++) {
         SnapshotBlock *block = &snapshot->blocks[i];
 
-        if (!read_bitmap(p, block, snapshot->data_bits, piece, error)) {
+        if (!block->is_left_out &&
+            !read_bitmap(p, block, snapshot->data_bits, piece, error)) {
             return false;
         }
         snapshot->data_bytes += block->data_page_count * BENCH_PAGE_BYTES;
