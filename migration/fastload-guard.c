@@ -199,6 +199,13 @@ bool migration_fastload_check_stop(Error **errp)
     return false;
 }
 
+bool migration_fastload_holds_requests(void)
+{
+    return incoming_load_is_in(&incoming_load, LOAD_IN(PAUSED)) &&
+           runstate_is_running() &&
+           qemu_shutdown_requested_get() == SHUTDOWN_CAUSE_NONE;
+}
+
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
 {
     if (migration_fastload_is_active() &&

@@ -129,3 +129,8 @@ bool migration_fastload_check_vhost_user(Error **errp)
 {
     return true;
 }
+
+bool migration_fastload_holds_requests(void)
+{
+    return false;
+}

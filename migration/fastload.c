@@ -406,6 +406,8 @@ static void load_resume_locked(IncomingLoad *load)
                       MIGRATION_STATUS_POSTCOPY_ACTIVE);
     incoming_load_untell_error_locked(load);
     g_clear_pointer(&load->recover_desc, g_free);
+    /* What migration_fastload_holds_requests() has held is due now. */
+    qemu_notify_event();
 }
 
 static void load_complete_locked(IncomingLoad *load)

@@ -93,6 +93,13 @@ bool migration_fastload_check_outgoing(Error **errp);
 /* May a snapshot be loaded over it?  Not while pages are missing. */
 bool migration_fastload_check_loadvm(Error **errp);
 
+/*
+ * Requests to the main loop, to reset, suspend, wake or stop the guest, wait:
+ * its pages cannot be read, and vCPUs that wait for one would not stop.  False
+ * when QEMU is to end.
+ */
+bool migration_fastload_holds_requests(void);
+
 /* May the guest be stopped?  Not while its pages cannot be read. */
 bool migration_fastload_check_stop(Error **errp);
 
