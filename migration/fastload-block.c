@@ -9,6 +9,7 @@
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/units.h"
 #include "exec/target_page.h"
 #include "qom/object.h"
 #include "fastload-internal.h"
@@ -220,6 +221,13 @@ static bool load_empty_block(RAMBlock *block, uint64_t len_bytes)
            madvise(block->host, len_bytes, MADV_DONTNEED) == 0;
 }
 
+/* Do huge pages of the memory's file begin elsewhere than on host's grid? */
+static bool load_is_off_grid(RAMBlock *block)
+{
+    return (block->fd >= 0 || qemu_ram_is_shared(block)) &&
+           ((uintptr_t)block->host - block->fd_offset) % (2 * MiB);
+}
+
 static bool load_is_preallocated(const RAMBlock *block)
 {
     Object *owner = memory_region_owner(block->mr);
@@ -310,6 +318,7 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
         .file_off = header->pages_off,
         .page_bytes = is_trappable ? block->page_size : target_page,
         .is_eager = !is_trappable,
+        .is_off_grid = load_is_off_grid(block),
         .data_bits = bitmap,
         .granule_bytes = target_page,
         /* QEMU advises huge pages for all RAM; only this kind can move. */

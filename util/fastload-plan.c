@@ -38,6 +38,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
     area->len_bytes = region->len_bytes;
     area->file_off = region->file_off;
     area->is_eager = region->is_eager;
+    area->is_off_grid = region->is_off_grid;
     area->wants_huge = region->wants_huge;
     area->wants_populated = region->wants_populated;
     area->page_bytes = region->page_bytes;
@@ -210,47 +211,90 @@ FastloadRunKind fastload_plan_run(const FastloadArea *area, uint64_t ram_off,
     return kind;
 }
 
+/* The chunks at @first_idx are trapped: a span of their own, or part of one. */
+static void plan_trap(FastloadArea *area, uint64_t first_idx,
+                      uint64_t chunk_count)
+{
+    FastloadSpan *prev = area->spans->len
+        ? &g_array_index(area->spans, FastloadSpan, area->spans->len - 1)
+        : NULL;
+    uint64_t i;
+
+    for (i = first_idx; i < first_idx + chunk_count; i++) {
+        FastloadSpan span = fastload_plan_chunk_span(area, i);
+
+        area->chunk_states[i] = FASTLOAD_CHUNK_PENDING;
+        if (prev && prev->ram_off + prev->len_bytes == span.ram_off) {
+            prev->len_bytes += span.len_bytes;
+        } else {
+            g_array_append_val(area->spans, span);
+            prev = &g_array_index(area->spans, FastloadSpan,
+                                  area->spans->len - 1);
+        }
+    }
+}
+
+/* How many chunks at @first_idx are all wanted, or all not. */
+static uint64_t plan_run_of_chunks(const FastloadArea *area,
+                                   uint64_t first_idx, bool *ret_is_wanted)
+{
+    uint64_t i = first_idx + 1;
+
+    *ret_is_wanted = plan_span_is_wanted(
+        area, fastload_plan_chunk_span(area, first_idx));
+    while (i < area->chunk_count &&
+           plan_span_is_wanted(area, fastload_plan_chunk_span(area, i)) ==
+           *ret_is_wanted) {
+        i++;
+    }
+    return i - first_idx;
+}
+
+/*
+ * Of a run of zero chunks, how many at either end are trapped all the same.  A
+ * huge page of shared memory that lies across the run's border would come into
+ * being by a touch inside, and bring zeros for what is missing outside.  Linux
+ * 6.18 does not make such a page for a mapping that it does not fit; a kernel
+ * that goes by the file's offset alone may.
+ */
+static uint64_t plan_margin(const FastloadArea *area)
+{
+    return area->is_off_grid ? 1 : 0;
+}
+
 /*
  * Marks runs of at least @run_chunk_min zero chunks untrapped and collects
  * what is left as spans.  Returns the number of spans.
  */
 static uint64_t plan_area_spans(FastloadArea *area, uint64_t run_chunk_min)
 {
+    uint64_t margin = plan_margin(area);
     uint64_t i, run;
 
     g_array_set_size(area->spans, 0);
     for (i = 0; i < area->chunk_count; i += run) {
-        FastloadSpan first = fastload_plan_chunk_span(area, i);
-        bool is_wanted = plan_span_is_wanted(area, first);
-        FastloadChunkState state = FASTLOAD_CHUNK_PENDING;
-        FastloadSpan span = first;
+        bool is_wanted;
+        uint64_t hole_count, hole_bytes;
+        FastloadSpan first, last;
 
-        for (run = 1; i + run < area->chunk_count; run++) {
-            FastloadSpan next = fastload_plan_chunk_span(area, i + run);
-
-            if (plan_span_is_wanted(area, next) != is_wanted) {
-                break;
-            }
-            span.len_bytes += next.len_bytes;
+        run = plan_run_of_chunks(area, i, &is_wanted);
+        hole_count = run > 2 * margin ? run - 2 * margin : 0;
+        if (is_wanted || !hole_count || hole_count < run_chunk_min) {
+            plan_trap(area, i, run);
+            continue;
         }
-        /* Less than a chunk is never worth a hole: a region's odd ends. */
-        if (!is_wanted && run >= run_chunk_min &&
-            span.len_bytes >= FASTLOAD_CHUNK_BYTES) {
-            state = FASTLOAD_CHUNK_UNTRAPPED;
+        first = fastload_plan_chunk_span(area, i + margin);
+        last = fastload_plan_chunk_span(area, i + margin + hole_count - 1);
+        hole_bytes = last.ram_off + last.len_bytes - first.ram_off;
+        if (hole_bytes < FASTLOAD_CHUNK_BYTES) {
+            /* Less than a chunk is never worth it: a region's odd ends. */
+            plan_trap(area, i, run);
+            continue;
         }
-        memset(area->chunk_states + i, state, run);
-        if (state == FASTLOAD_CHUNK_PENDING) {
-            FastloadSpan *prev = area->spans->len
-                ? &g_array_index(area->spans, FastloadSpan,
-                                 area->spans->len - 1)
-                : NULL;
-
-            if (prev && prev->ram_off + prev->len_bytes == span.ram_off) {
-                prev->len_bytes += span.len_bytes;
-            } else {
-                g_array_append_val(area->spans, span);
-            }
-        }
+        plan_trap(area, i, margin);
+        memset(area->chunk_states + i + margin, FASTLOAD_CHUNK_UNTRAPPED,
+               hole_count);
+        plan_trap(area, i + run - margin, margin);
     }
     return area->spans->len;
 }

@@ -176,6 +176,12 @@ typedef struct FastloadRegion {
     uint32_t granule_bytes;
     bool is_eager;       /* load it in fastload_start(), do not trap it */
     /*
+     * Shared memory, or a mapping of a memory file, whose huge pages of 2 MiB
+     * begin elsewhere than on multiples of 2 MiB of hva: the memory file's
+     * offset and hva differ by something else than a multiple of that.
+     */
+    bool is_off_grid;
+    /*
      * Private anonymous memory that may have transparent huge pages, by
      * madvise() or the system's default: where at least half of 2 MiB has
      * data, or zero pages are populated, it ends as a huge page, as far as

@@ -168,6 +168,7 @@ typedef struct FastloadArea {
     uint64_t *data_bits;
     uint64_t zero_bytes;
     bool is_eager;
+    bool is_off_grid;
     bool wants_huge;
     bool wants_populated;
     GArray *spans;         /* of FastloadSpan: what is registered */

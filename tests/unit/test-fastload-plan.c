@@ -416,6 +416,18 @@ static void test_budget_keeps_the_longest_holes(void)
     g_ptr_array_free(areas, true);
 }
 
+static void test_holes_off_the_grid_have_margins(void)
+{
+    /* A huge page across a hole's border stays within what is trapped. */
+    GPtrArray *areas = plan_of_letters("dzzdzzzzdzzz");
+    FastloadArea *area = g_ptr_array_index(areas, 0);
+
+    area->is_off_grid = true;
+    fastload_plan_spans(areas, 100);
+    plan_assert_states(areas, 0, "rrrrr..rrr.r");
+    g_ptr_array_free(areas, true);
+}
+
 static void test_planned_again_with_fewer(void)
 {
     /* A second plan is as if there had been none before; nothing leaks. */
@@ -755,6 +767,8 @@ int main(int argc, char **argv)
                     test_odd_ends_join_a_hole);
     g_test_add_func("/fastload/plan/budget-keeps-the-longest-holes",
                     test_budget_keeps_the_longest_holes);
+    g_test_add_func("/fastload/plan/holes-off-the-grid-have-margins",
+                    test_holes_off_the_grid_have_margins);
     g_test_add_func("/fastload/plan/planned-again-with-fewer",
                     test_planned_again_with_fewer);
     g_test_add_func("/fastload/plan/budget-of-nothing-is-one-span",
