@@ -106,12 +106,21 @@ static void sched_find_oldest_locked(FastloadFault *fault, void *opaque)
     }
 }
 
-uint64_t fastload_sched_oldest_fault_ns(Fastload *fl)
+/* When the oldest fault began; UINT64_MAX: nobody waits. */
+static uint64_t sched_oldest_fault_locked(Fastload *fl)
 {
     uint64_t begin_ns = UINT64_MAX;
 
-    g_mutex_lock(&fl->sched_lock);
     sched_for_each_fault_locked(fl, sched_find_oldest_locked, &begin_ns);
+    return begin_ns;
+}
+
+uint64_t fastload_sched_oldest_fault_ns(Fastload *fl)
+{
+    uint64_t begin_ns;
+
+    g_mutex_lock(&fl->sched_lock);
+    begin_ns = sched_oldest_fault_locked(fl);
     g_mutex_unlock(&fl->sched_lock);
     return begin_ns == UINT64_MAX ? 0 : begin_ns;
 }
@@ -464,7 +473,9 @@ static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
                                       const FastloadFailure *failure)
 {
     if (now_ns >= fl->retry_at_ns) {
-        fl->failed_round_count++;
+        if (!fl->failed_round_count++) {
+            fl->failed_at_ns = now_ns;
+        }
         fl->backoff_ns = CLAMP(fl->backoff_ns * 2, FASTLOAD_BACKOFF_NS_MIN,
                                FASTLOAD_BACKOFF_NS_MAX);
         fl->retry_at_ns = now_ns + fl->backoff_ns;
@@ -482,9 +493,22 @@ static void sched_retry_ended_locked(Fastload *fl)
     sched_note_recovery_locked(fl);
 }
 
-static bool sched_is_stalled_locked(const Fastload *fl)
+static bool sched_is_stalled_locked(Fastload *fl)
 {
-    return fl->failed_round_count >= FASTLOAD_STALL_ROUND_COUNT;
+    uint64_t now_ns, begin_ns;
+
+    if (fl->failed_round_count < FASTLOAD_STALL_ROUND_COUNT) {
+        return false;
+    }
+    /* A file that has changed does not heal. */
+    now_ns = fastload_stats_now_ns();
+    if (fl->is_file_changed ||
+        now_ns >= fl->failed_at_ns + FASTLOAD_STALL_FAIL_NS) {
+        return true;
+    }
+    begin_ns = sched_oldest_fault_locked(fl);
+    return begin_ns != UINT64_MAX &&
+           now_ns >= begin_ns + FASTLOAD_STALL_WAIT_NS;
 }
 
 bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure)

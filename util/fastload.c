@@ -41,7 +41,8 @@
  *
  *   NEW        no thread, nothing registered
  *   RUNNING    threads live, spans registered, pages missing
- *   STALLED    as RUNNING; something failed FASTLOAD_STALL_ROUND_COUNT times
+ *   STALLED    as RUNNING; reads fail, FASTLOAD_STALL_ROUND_COUNT times over,
+ *              and somebody has waited long, or they have failed for long
  *   DRAINED    threads leave; nothing is missing, or it was cancelled
  *   COMPLETED  one thread left, nothing registered, every page placed
  *   SETTLED    threads gone

@@ -74,6 +74,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_BACKOFF_NS_MAX (1000 * 1000 * 1000ull)
 /* So many failed rounds in a row and the load counts as stalled. */
 #define FASTLOAD_STALL_ROUND_COUNT 5
+/*
+ * And only when somebody has waited for a page for so long, or reads have
+ * failed for so long: managers take a load that pauses for one that is lost
+ * (libvirt ends the guest), and most hiccups of storage are over sooner.
+ */
+#define FASTLOAD_STALL_WAIT_NS (500 * 1000 * 1000ull)
+#define FASTLOAD_STALL_FAIL_NS (3 * 1000 * 1000 * 1000ull)
 /* UFFDIO_COPY and friends answer EAGAIN while the address space changes. */
 #define FASTLOAD_PLACE_TRIES_MAX 1000000
 /*
@@ -465,6 +472,7 @@ struct Fastload {
     bool is_failure_known;       /* it came after the last recovery */
     bool is_file_changed;        /* it says so, and nothing was read since */
     uint32_t failed_round_count; /* since something failing was read */
+    uint64_t failed_at_ns;       /* when the first of these rounds failed */
     uint64_t failed_chunk_count;
     uint64_t retry_at_ns;        /* for failed chunks */
     bool wants_probe;            /* nothing that failed was read since */

@@ -501,6 +501,32 @@ static void test_bad_range_stalls_and_heals(const void *opaque)
     fault_free(t);
 }
 
+static void test_hiccup_does_not_stall(const void *opaque)
+{
+    /* Reads fail eight rounds long while nobody waits, and then no more. */
+    SimConfig config = { .seed = 34 };
+    uint64_t begin_ns = fastload_stats_now_ns();
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, 700), PAGE, EIO,
+                (FASTLOAD_STALL_ROUND_COUNT + 3) * FASTLOAD_READ_TRIES_MAX);
+    fault_start(t);
+    fault_wait(t);
+    if (fastload_stats_now_ns() - begin_ns < FASTLOAD_STALL_FAIL_NS) {
+        g_assert_cmpuint(fixture_events_count(&t->events,
+                                              FASTLOAD_EVENT_STALLED), ==, 0);
+    } else {
+        g_test_skip("the machine was held up for longer than a hiccup");
+    }
+    g_assert_cmpuint(fault_stats(t).io_error_count, >=,
+                     (FASTLOAD_STALL_ROUND_COUNT + 3) *
+                     FASTLOAD_READ_TRIES_MAX);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 static void test_blocked_toucher_goes_on_when_healed(const void *opaque)
 {
     /* Who waits for a page that fails waits, and gets it in the end. */
@@ -2078,6 +2104,7 @@ int main(int argc, char **argv)
     add_test("oldest-fault-of-a-cancelled-load",
              test_oldest_fault_of_a_cancelled_load);
     add_test("bad-range-stalls-and-heals", test_bad_range_stalls_and_heals);
+    add_test("hiccup-does-not-stall", test_hiccup_does_not_stall);
     add_test("blocked-toucher-goes-on-when-healed",
              test_blocked_toucher_goes_on_when_healed);
     add_test("retries-back-off", test_retries_back_off);
