@@ -143,6 +143,7 @@ typedef struct IncomingLoad {
     LoadPhase phase;         /* also atomic: read without the lock as a hint */
     FastloadFailure failure; /* FAILED by a read: which one */
     bool has_failure;
+    bool is_time_told;       /* that the file's time moves by itself */
     char *told_desc;         /* the error that migrate_set_error() was told */
     uint64_t complete_us;    /* 0 until everything was placed */
     bool is_quitting;        /* migration_fastload_shutdown() was called */

@@ -347,7 +347,7 @@ static void load_release(IncomingLoad *load)
         g_clear_pointer(&load->recover_desc, g_free);
         g_free(load->filename);
         load->filename = NULL;
-        load->has_failure = false;
+        load->has_failure = load->is_time_told = false;
         load->complete_us = 0;
         incoming_load_move_locked(load, LOAD_IDLE);
     }
@@ -410,8 +410,23 @@ static void load_resume_locked(IncomingLoad *load)
     qemu_notify_event();
 }
 
+/* One warning for each load, as soon as it is known. */
+static void load_warn_of_time_locked(IncomingLoad *load)
+{
+    FastloadStats stats;
+
+    fastload_get_stats(load->engine, &stats);
+    if (stats.has_mtime_moved && !load->is_time_told) {
+        load->is_time_told = true;
+        warn_report("fast load: the time of modification of '%s' moves by "
+                    "itself: only its size tells whether it is changed",
+                    load->filename);
+    }
+}
+
 static void load_complete_locked(IncomingLoad *load)
 {
+    load_warn_of_time_locked(load);
     load->complete_us = MAX(incoming_load_elapsed_us(load), 1);
     if (incoming_load_is_in(load, LOAD_IN(TRAPPED))) {
         incoming_load_move_locked(load, LOAD_FILLED);
@@ -595,6 +610,7 @@ static bool load_let_run(IncomingLoad *load, int *ret_result, Error **errp)
         *ret_result = -load->failure.error_number;
         return false;
     }
+    load_warn_of_time_locked(load);
     load->run_us = incoming_load_elapsed_us(load);
     if (incoming_load_is_in(load, LOAD_IN(FILLED))) {
         incoming_load_move_locked(load, LOAD_COMPLETE);

@@ -17,9 +17,13 @@
 #include "qemu/osdep.h"
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
+#ifndef FUSE_SUPER_MAGIC
+#define FUSE_SUPER_MAGIC 0x65735546 /* statfs(2) */
+#endif
 #ifndef SYS_cachestat
 #define SYS_cachestat 451 /* the same on every architecture */
 #endif
@@ -89,8 +93,33 @@ static bool file_look(int fd, int sync_flag, FileLook *ret_look)
     return true;
 }
 
+/*
+ * Some file systems in user space answer "now" when they are asked for the time
+ * of modification, at each look or once a second.  Of a file that seems to have
+ * been modified just now on such a file system, a later time that is "now"
+ * again says nothing.
+ */
+static bool file_is_young(const FileLook *look)
+{
+    uint64_t now_ns = g_get_real_time() * 1000ull;
+
+    return look->mtime_ns + FASTLOAD_FILE_YOUNG_NS > now_ns &&
+           look->mtime_ns < now_ns + FASTLOAD_FILE_YOUNG_NS;
+}
+
+static bool file_is_in_user_space(int fd)
+{
+    struct statfs found;
+
+    return fstatfs(fd, &found) == 0 && found.f_type == FUSE_SUPER_MAGIC;
+}
+
 static void file_remember(Fastload *fl, const FileLook *look)
 {
+    bool may_move = look->is_regular && file_is_young(look) &&
+                    file_is_in_user_space(fl->fd);
+
+    __atomic_store_n(&fl->may_mtime_move, may_move, __ATOMIC_RELEASE);
     __atomic_store_n(&fl->is_file_watched, look->is_regular,
                      __ATOMIC_RELEASE);
     __atomic_store_n(&fl->file_bytes, look->len_bytes, __ATOMIC_RELEASE);
@@ -119,11 +148,20 @@ static FileChange file_compare(Fastload *fl, int sync_flag)
     if (!file_look(fl->fd, sync_flag, &look)) {
         return FILE_UNKNOWN;
     }
-    return look.len_bytes == __atomic_load_n(&fl->file_bytes,
-                                             __ATOMIC_ACQUIRE) &&
-           look.mtime_ns == __atomic_load_n(&fl->file_mtime_ns,
-                                            __ATOMIC_ACQUIRE)
-           ? FILE_SAME : FILE_CHANGED;
+    if (look.len_bytes != __atomic_load_n(&fl->file_bytes,
+                                          __ATOMIC_ACQUIRE)) {
+        return FILE_CHANGED;
+    }
+    if (look.mtime_ns == __atomic_load_n(&fl->file_mtime_ns,
+                                         __ATOMIC_ACQUIRE)) {
+        return FILE_SAME;
+    }
+    if (!__atomic_load_n(&fl->may_mtime_move, __ATOMIC_ACQUIRE) ||
+        !file_is_young(&look)) {
+        return FILE_CHANGED;
+    }
+    __atomic_store_n(&fl->has_mtime_moved, 1, __ATOMIC_RELAXED);
+    return FILE_SAME;
 }
 
 /* What a network file system remembers of a file may be old: ask it. */

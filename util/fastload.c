@@ -1055,6 +1055,8 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
         .zero_bytes = __atomic_load_n(&fl->zero_bytes, __ATOMIC_RELAXED),
         .remaining_bytes = __atomic_load_n(&fl->missing_bytes,
                                            __ATOMIC_ACQUIRE),
+        .has_mtime_moved = __atomic_load_n(&fl->has_mtime_moved,
+                                           __ATOMIC_RELAXED),
     };
     uint64_t eager_bytes = __atomic_load_n(&fl->eager_bytes,
                                            __ATOMIC_RELAXED);

@@ -217,6 +217,11 @@ typedef struct FastloadStats {
      * message on, whatever failed since; 0: nobody waits.
      */
     uint64_t oldest_fault_ns;
+    /*
+     * The file's time of modification moves by itself, as on some file systems
+     * in user space: only its size tells a change.
+     */
+    bool has_mtime_moved;
     uint64_t complete_ns;      /* start to all placed; 0 until then */
 } FastloadStats;
 

@@ -51,6 +51,9 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_SMALL_BYTES_MAX (16u << 20)
 
+/* A file that was modified no longer ago counts as modified just now. */
+#define FASTLOAD_FILE_YOUNG_NS (2 * 1000 * 1000 * 1000ull)
+
 /* Staging for chunks, all workers' together. */
 #define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
 #define FASTLOAD_CHUNK_READ_COUNT_MAX 4 /* for each worker */
@@ -493,6 +496,8 @@ struct Fastload {
     uint32_t is_file_watched;    /* it is a regular file, and was: */
     uint64_t file_bytes;
     uint64_t file_mtime_ns;
+    uint32_t may_mtime_move;     /* by itself, as far as can be told */
+    uint32_t has_mtime_moved;    /* relaxed: and it has */
     uint32_t changed_file_count; /* file_count + 1 of the last; 0: none */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */

@@ -323,6 +323,28 @@ static void add_test(const char *behaviour, uint32_t needs,
     fixture_add_test(path, FIXTURE_NEEDS_UFFD | needs, func, data);
 }
 
+static void test_time_that_moves_by_itself(const void *opaque)
+{
+    /* Where a file's time is "now" whenever it is asked for, it says nothing */
+    const FastloadIoKind *io_kind = opaque;
+    ChangeTest *t = change_new(*io_kind, FIXTURE_ANON, PAGE_COUNT,
+                               FASTLOAD_BACKGROUND_OFF);
+    FastloadStats stats;
+
+    fastload_get_stats(t->fl, &stats);
+    g_assert_false(stats.has_mtime_moved);
+    /* As of a file on such a file system. */
+    t->fl->may_mtime_move = 1;
+    change_start(t);
+    g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
+    g_assert_true(fixture_page_is_right(t->f, 4));
+    fastload_get_stats(t->fl, &stats);
+    g_assert_true(stats.has_mtime_moved);
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_STALLED), ==, 0);
+    change_finish(t);
+}
+
 static void add_backend_tests(const FastloadIoKind *io_kind)
 {
     bool is_uring = *io_kind == FASTLOAD_IO_IO_URING;
@@ -337,6 +359,7 @@ static void add_backend_tests(const FastloadIoKind *io_kind)
         { "reads-of-a-replaced-file", test_reads_of_a_replaced_file },
         { "while-it-is-replaced", test_while_it_is_replaced },
         { "changed-file-is-left-alone", test_changed_file_is_left_alone },
+        { "time-that-moves-by-itself", test_time_that_moves_by_itself },
         { "file-changed-before-start", test_file_changed_before_start },
     };
     guint i;
