@@ -9,9 +9,9 @@
  * have gaps of megabytes; a corpus should not.
  *
  * With -DFUZZ_LIBFUZZER it is a target of libFuzzer.  Without, a program that
- * takes the files named, so that the corpus is a test with any compiler: those
- * whose names begin with "bad-" must be refused, the others be opened.  What
- * goes wrong, aborts.
+ * takes the files of a folder, so that the corpus is a test with any compiler:
+ * those whose names begin with "bad-" must be refused, the others be opened.
+ * What goes wrong, aborts.
  */
 #include "bench.h"
 
@@ -67,7 +67,8 @@ static void check_runs(const Snapshot *snapshot, const SnapshotBlock *block)
         check_run(snapshot, block, page, count, has_data);
         CHECK(file_off == block->file_off +
                           (page - first) * BENCH_PAGE_BYTES);
-        CHECK(file_off + count * BENCH_PAGE_BYTES <= snapshot->file_bytes);
+        CHECK(!has_data ||
+              file_off + count * BENCH_PAGE_BYTES <= snapshot->file_bytes);
         data_page_count += has_data ? count : 0;
         page += count;
     }
@@ -95,15 +96,20 @@ static void check_block(const Snapshot *snapshot, const SnapshotBlock *block,
 
     CHECK(memchr(block->name, '\0', sizeof(block->name)) && block->name[0]);
     CHECK(block->len_bytes && block->len_bytes % BENCH_PAGE_BYTES == 0);
-    CHECK(block->bitmap_off > *file_end);
-    CHECK(bitmap_end <= block->file_off && bitmap_end > block->bitmap_off);
-    CHECK(block->file_off % BENCH_PAGE_BYTES == 0);
-    CHECK(block->file_off <= snapshot->file_bytes);
-    CHECK(block->len_bytes <= snapshot->file_bytes - block->file_off);
+    if (block->is_left_out) {
+        CHECK(!block->bitmap_off && !block->file_off);
+        CHECK(!block->data_page_count);
+    } else {
+        CHECK(block->bitmap_off > *file_end);
+        CHECK(bitmap_end <= block->file_off && bitmap_end > block->bitmap_off);
+        CHECK(block->file_off % BENCH_PAGE_BYTES == 0);
+        CHECK(block->file_off <= snapshot->file_bytes);
+        CHECK(block->len_bytes <= snapshot->file_bytes - block->file_off);
+        *file_end = block->file_off + block->len_bytes;
+    }
     CHECK(block->guest_off % BENCH_HUGE_BYTES == 0);
     check_gap(snapshot, *guest_end / BENCH_PAGE_BYTES,
               block->guest_off / BENCH_PAGE_BYTES);
-    *file_end = block->file_off + block->len_bytes;
     *guest_end = block->guest_off + block->len_bytes;
 }
 
@@ -258,26 +264,52 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t byte_count)
 }
 
 #ifndef FUZZ_LIBFUZZER
-/* TAP: a line for each file. */
+static gint fuzz_compare(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Names of the files in folder @path, sorted; none in what cannot be read. */
+static GPtrArray *fuzz_names(const char *path)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    GDir *dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_ptr_array_add(names, g_strdup(name));
+    }
+    g_clear_pointer(&dir, g_dir_close);
+    g_ptr_array_sort(names, fuzz_compare);
+    return names;
+}
+
+/* TAP: a line for each file of the folder. */
 int main(int argc, char **argv)
 {
-    int i;
+    g_autoptr(GPtrArray) names = fuzz_names(argc == 2 ? argv[1] : "");
+    guint i;
 
-    printf("1..%d\n", argc - 1);
-    for (i = 1; i < argc; i++) {
-        g_autofree char *name = g_path_get_basename(argv[i]);
+    if (!names->len) {
+        fprintf(stderr, "usage: fuzz-snapshot FOLDER, one that has files\n");
+        return 1;
+    }
+    printf("1..%u\n", names->len);
+    for (i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
+        g_autofree char *path = g_build_filename(argv[1], name, NULL);
         g_autofree char *bytes = NULL;
         gsize byte_count = 0;
         GError *error = NULL;
         bool is_ok;
 
-        if (!g_file_get_contents(argv[i], &bytes, &byte_count, &error)) {
+        if (!g_file_get_contents(path, &bytes, &byte_count, &error)) {
             fprintf(stderr, "%s\n", error->message);
             return 1;
         }
         is_ok = fuzz_one((const uint8_t *)bytes, byte_count);
         CHECK(is_ok == !g_str_has_prefix(name, "bad-"));
-        printf("ok %d - %s\n", i, name);
+        printf("ok %u - %s\n", i + 1, name);
         fflush(stdout);
     }
     return 0;
