@@ -20,16 +20,26 @@
 #include "ram.h"
 #include "trace.h"
 
-/* Engine threads must not look through QEMU's list: it is under RCU. */
+/*
+ * Smaller blocks are read before all others, and before the guest runs: then
+ * the main thread reads writable flash whole, and must not wait for it behind
+ * gigabytes.
+ */
+#define LOAD_EARLY_BYTES_MAX (16 * MiB)
+
+/*
+ * Engine threads must not look through QEMU's list: it is under RCU.  NULL: it
+ * was dropped.
+ */
 static RAMBlock *load_block_at(const IncomingLoad *load, const uint8_t *hva)
 {
     guint i;
 
     for (i = 0; i < load->blocks->len; i++) {
-        LoadBlock *t = &g_array_index(load->blocks, LoadBlock, i);
+        LoadBlock *loaded = &g_array_index(load->blocks, LoadBlock, i);
 
-        if (hva >= t->host && hva < t->host + t->length) {
-            return t->block;
+        if (hva >= loaded->host && hva < loaded->host + loaded->length) {
+            return loaded->block;
         }
     }
     g_assert_not_reached();
@@ -42,10 +52,11 @@ static RAMBlock *load_block_at(const IncomingLoad *load, const uint8_t *hva)
 void incoming_load_page_wanted(void *hva, uint32_t tid, void *opaque)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    RAMBlock *block = load_block_at(opaque, hva);
+    RAMBlock *block;
 
     QEMU_LOCK_GUARD(&mis->page_request_mutex);
-    if (!ramblock_recv_bitmap_test(block, hva)) {
+    block = load_block_at(opaque, hva);
+    if (block && !ramblock_recv_bitmap_test(block, hva)) {
         mark_postcopy_blocktime_begin((uintptr_t)hva, tid, block);
     }
 }
@@ -55,10 +66,14 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
                                    void *opaque)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    RAMBlock *block = load_block_at(opaque, hva);
+    RAMBlock *block;
     uint8_t *page = hva;
 
     QEMU_LOCK_GUARD(&mis->page_request_mutex);
+    block = load_block_at(opaque, hva);
+    if (!block) {
+        return;
+    }
     ramblock_recv_bitmap_set_range(block, hva,
                                    len_bytes / qemu_target_page_size());
     for (; page < (uint8_t *)hva + len_bytes; page += block->page_size) {
@@ -66,17 +81,17 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
     }
 }
 
-static void load_clear_target(void *opaque)
+static void load_clear_block(void *opaque)
 {
-    LoadBlock *target = opaque;
+    LoadBlock *loaded = opaque;
 
-    g_free(target->bitmap);
+    g_free(loaded->bitmap);
 }
 
 void incoming_load_set_up_blocks(IncomingLoad *load)
 {
     load->blocks = g_array_new(false, false, sizeof(LoadBlock));
-    g_array_set_clear_func(load->blocks, load_clear_target);
+    g_array_set_clear_func(load->blocks, load_clear_block);
 }
 
 void incoming_load_release_blocks(IncomingLoad *load)
@@ -84,40 +99,65 @@ void incoming_load_release_blocks(IncomingLoad *load)
     guint i;
 
     for (i = 0; load->blocks && i < load->blocks->len; i++) {
-        LoadBlock *target = &g_array_index(load->blocks, LoadBlock, i);
+        LoadBlock *loaded = &g_array_index(load->blocks, LoadBlock, i);
 
-        if (target->block) {
-            memory_region_unref(target->block->mr);
+        if (loaded->block) {
+            memory_region_unref(loaded->block->mr);
         }
     }
     g_clear_pointer(&load->blocks, g_array_unref);
 }
 
+/* Nobody waits for a page of it any more, nor looks it up. */
+static void load_forget_block(LoadBlock *loaded)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    uint64_t off;
+
+    QEMU_LOCK_GUARD(&mis->page_request_mutex);
+    for (off = 0; migrate_postcopy_blocktime() && off < loaded->length;
+         off += loaded->block->page_size) {
+        mark_postcopy_blocktime_end((uintptr_t)loaded->host + off);
+    }
+    loaded->block = NULL;
+}
+
 /*
  * A reference to the memory is one to its device, whose name and RAM blocks
- * would stay taken.  With postcopy-blocktime it stays so until the end, because
- * engine threads look blocks up then.
+ * would stay taken.
  */
 void incoming_load_drop_device(IncomingLoad *load, DeviceState *dev)
 {
     guint i;
 
-    if (!load->blocks || migrate_postcopy_blocktime()) {
-        return;
-    }
-    for (i = 0; i < load->blocks->len; i++) {
-        LoadBlock *target = &g_array_index(load->blocks, LoadBlock, i);
+    for (i = 0; load->blocks && i < load->blocks->len; i++) {
+        LoadBlock *loaded = &g_array_index(load->blocks, LoadBlock, i);
 
-        if (target->block &&
-            memory_region_owner(target->block->mr) == OBJECT(dev)) {
-            MemoryRegion *mr = target->block->mr;
+        if (loaded->block &&
+            memory_region_owner(loaded->block->mr) == OBJECT(dev)) {
+            MemoryRegion *mr = loaded->block->mr;
 
-            trace_fastload_block_dropped(target->block->idstr);
-            fastload_drop_region(load->engine, target->host);
-            target->block = NULL;
+            trace_fastload_block_dropped(loaded->block->idstr);
+            fastload_drop_region(load->engine, loaded->host);
+            load_forget_block(loaded);
             memory_region_unref(mr);
         }
     }
+}
+
+bool incoming_load_has_early_blocks(const IncomingLoad *load)
+{
+    guint i;
+
+    for (i = 0; i < load->blocks->len; i++) {
+        LoadBlock *loaded = &g_array_index(load->blocks, LoadBlock, i);
+
+        if (loaded->length < LOAD_EARLY_BYTES_MAX &&
+            !fastload_is_loaded(load->engine, loaded->host, loaded->length)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* ROMs may: stock loading takes what fits.  A guest knows its RAM's size. */
@@ -221,6 +261,25 @@ static bool load_empty_block(RAMBlock *block, uint64_t len_bytes)
            madvise(block->host, len_bytes, MADV_DONTNEED) == 0;
 }
 
+static int load_find_peer(Object *obj, void *owner)
+{
+    return object_dynamic_cast(obj, "ivshmem-common") &&
+           (obj == owner ||
+            (object_property_find(obj, "memdev") &&
+             object_property_get_link(obj, "memdev", NULL) == owner));
+}
+
+/*
+ * Other guests touch the memory of ivshmem while it loads.  In a hole the
+ * kernel would make them zeros, which nobody could tell from a page that was
+ * placed: it is neither emptied nor trapped.
+ */
+static bool load_has_peers(const RAMBlock *block)
+{
+    return object_child_foreach_recursive(object_get_root(), load_find_peer,
+                                          memory_region_owner(block->mr));
+}
+
 /* Do huge pages of the memory's file begin elsewhere than on host's grid? */
 static bool load_is_off_grid(RAMBlock *block)
 {
@@ -276,7 +335,7 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
     size_t bitmap_bytes = fastload_header_bitmap_bytes(length, target_page);
     g_autofree uint64_t *bitmap = NULL;
     g_autoptr(GError) gerr = NULL;
-    LoadBlock target = {
+    LoadBlock loaded = {
         .block = block,
         .host = block->host,
         .header = *header,
@@ -310,14 +369,16 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
         return false;
     }
     /* Of a block that is longer here, the rest keeps what it has. */
-    target.length = MIN(length, block->used_length);
-    is_trappable = load_empty_block(block, target.length);
+    loaded.length = MIN(length, block->used_length);
+    is_trappable = !load_has_peers(block) &&
+                   load_empty_block(block, loaded.length);
     region = (FastloadRegion) {
         .hva = block->host,
-        .len_bytes = target.length,
+        .len_bytes = loaded.length,
         .file_off = header->pages_off,
         .page_bytes = is_trappable ? block->page_size : target_page,
         .is_eager = !is_trappable,
+        .is_early = loaded.length < LOAD_EARLY_BYTES_MAX,
         .is_off_grid = load_is_off_grid(block),
         .data_bits = bitmap,
         .granule_bytes = target_page,
@@ -328,8 +389,8 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
     };
     /* Whoever unplugs it: block and mapping stay until the load is over. */
     memory_region_ref(block->mr);
-    target.bitmap = g_steal_pointer(&bitmap);
-    g_array_append_val(load->blocks, target);
+    loaded.bitmap = g_steal_pointer(&bitmap);
+    g_array_append_val(load->blocks, loaded);
     if (!fastload_add_region(load->engine, &region, &gerr)) {
         error_setg(errp, "cannot load the RAM block '%s' from '%s': %s",
                    block->idstr, load->filename, gerr->message);
@@ -371,11 +432,12 @@ static bool load_is_left_out(const FastloadHeader *header)
            !header->bitmap_off && !header->pages_off;
 }
 
-/* Who maps a file for such a block, shared or privately, has its content. */
+/* Who maps a user's file for it, shared or privately, has its content. */
 static bool load_check_left_out(const IncomingLoad *load,
                                 RAMBlock *block, Error **errp)
 {
-    if (migrate_ram_is_ignored(block) || block->fd >= 0) {
+    if (migrate_ram_is_ignored(block) ||
+        (block->fd >= 0 && !load_made_file(block))) {
         return true;
     }
     error_setg(errp, "'%s' was saved with x-ignore-shared and leaves out the "

@@ -28,6 +28,81 @@
 #define EXIT_UNHEARD_US (10 * 1000 * 1000)
 #define EXIT_CLEANUP_US (60 * 1000 * 1000)
 #define EXIT_WATCH_MS 100
+/* So many are kept of threads that do not wait, and may have ended. */
+#define EXIT_WAIT_COUNT_MAX 1024
+
+/* The page that a thread waits for, or has waited for last. */
+typedef struct ExitWait {
+    const void *hva;
+    int64_t begin_us;
+} ExitWait;
+
+void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
+{
+    ExitWait *wait;
+
+    QEMU_LOCK_GUARD(&load->waits_lock);
+    wait = g_hash_table_lookup(load->waits, GUINT_TO_POINTER(tid));
+    if (!wait) {
+        wait = g_new0(ExitWait, 1);
+        g_hash_table_insert(load->waits, GUINT_TO_POINTER(tid), wait);
+    }
+    /* Who asks for a page again has waited for it since the first time. */
+    if (wait->hva != hva) {
+        wait->hva = hva;
+        wait->begin_us = g_get_monotonic_time();
+    }
+}
+
+static bool exit_is_over(const IncomingLoad *load, const ExitWait *wait)
+{
+    return fastload_is_loaded(load->engine, wait->hva, 1);
+}
+
+static gboolean exit_forget_if_over(gpointer tid, gpointer wait,
+                                    gpointer load)
+{
+    return exit_is_over(load, wait);
+}
+
+/* Threads come and go; those that wait are never too many. */
+static void exit_forget_old_waits(IncomingLoad *load)
+{
+    QEMU_LOCK_GUARD(&load->waits_lock);
+    if (g_hash_table_size(load->waits) > EXIT_WAIT_COUNT_MAX) {
+        g_hash_table_foreach_remove(load->waits, exit_forget_if_over, load);
+    }
+}
+
+/* vCPUs that wait for a page now are left where they are: nobody minds. */
+static void exit_forget_vcpus(IncomingLoad *load)
+{
+    CPUState *cpu;
+
+    QEMU_LOCK_GUARD(&load->waits_lock);
+    CPU_FOREACH(cpu) {
+        g_hash_table_remove(load->waits, GUINT_TO_POINTER(cpu->thread_id));
+    }
+}
+
+/* Since when the oldest wait that is not over lasts; INT64_MAX: none. */
+static int64_t exit_oldest_wait_us(IncomingLoad *load)
+{
+    int64_t begin_us = INT64_MAX;
+    GHashTableIter iter;
+    gpointer value;
+
+    QEMU_LOCK_GUARD(&load->waits_lock);
+    g_hash_table_iter_init(&iter, load->waits);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        ExitWait *wait = value;
+
+        if (wait->begin_us < begin_us && !exit_is_over(load, wait)) {
+            begin_us = wait->begin_us;
+        }
+    }
+    return begin_us;
+}
 
 /*
  * Was QEMU told to end?  The main thread may be in the kernel, waiting for a
@@ -49,9 +124,8 @@ static bool exit_is_due(const IncomingLoad *load)
  * For how long QEMU has been told to end while one and the same page, or an
  * older one, did not come to whoever waits for it.
  */
-static int64_t exit_stuck_us(const IncomingLoad *load, int64_t *told_us)
+static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
 {
-    FastloadStats stats;
     int64_t now_us = g_get_monotonic_time();
 
     if (!exit_is_due(load)) {
@@ -59,16 +133,15 @@ static int64_t exit_stuck_us(const IncomingLoad *load, int64_t *told_us)
         return 0;
     }
     *told_us = *told_us ?: now_us;
-    fastload_get_stats(load->engine, &stats);
-    return MIN(now_us - *told_us, (int64_t)(stats.oldest_fault_ns / SCALE_US));
+    return now_us - MIN(now_us, MAX(*told_us, exit_oldest_wait_us(load)));
 }
 
 /*
  * The thread that ends QEMU may wait for a page that does not come: with the
  * BQL, in the kernel, or for a disk's request whose buffer is that page.  Then
  * the watcher ends the process, for such a wait has no other end.  Where nobody
- * waits for a page QEMU may take as long as it likes.  Lives as long as the
- * load.
+ * waits for a page QEMU may take as long as it likes; a vCPU that was left
+ * behind is nobody.  Lives as long as the load.
  */
 static void *exit_watch(void *opaque)
 {
@@ -80,6 +153,7 @@ static void *exit_watch(void *opaque)
            exit_stuck_us(load, &told_us) < (load->is_quitting
                                             ? EXIT_CLEANUP_US
                                             : EXIT_UNHEARD_US)) {
+        exit_forget_old_waits(load);
         qemu_cond_timedwait(&load->watch_cond, &load->lock, EXIT_WATCH_MS);
     }
     if (load->engine) {
@@ -166,4 +240,5 @@ void migration_fastload_shutdown(void)
     CPU_FOREACH(cpu) {
         cpu->stopped = true;
     }
+    exit_forget_vcpus(load);
 }

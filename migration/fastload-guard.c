@@ -8,19 +8,25 @@
  * the list of postcopy notifiers.
  */
 #include "qemu/osdep.h"
+#include "block/block_int.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "qemu/timer.h"
 #include "hw/core/cpu.h"
 #include "hw/mem/memory-device.h"
 #include "hw/qdev-core.h"
 #include "qobject/qdict.h"
 #include "qom/object.h"
 #include "system/runstate.h"
+#include "system/runstate-action.h"
 #include "fastload-internal.h"
 #include "migration.h"
 #include "options.h"
 #include "postcopy-ram.h"
 #include "trace.h"
+
+/* How often requests are looked at that wait for pages to be readable. */
+#define HOLD_POLL_MS 50
 
 /* virtio-gpu pins blobs by the memory's descriptor, past the page tables. */
 static int load_find_blob(Object *obj, void *opaque)
@@ -28,6 +34,29 @@ static int load_find_blob(Object *obj, void *opaque)
     return object_dynamic_cast(obj, TYPE_DEVICE) &&
            object_property_find(obj, "blob") &&
            object_property_get_bool(obj, "blob", NULL);
+}
+
+/* Another process has guest memory, without being told of postcopy. */
+static int load_find_remote(Object *obj, void *opaque)
+{
+    return object_dynamic_cast(obj, "x-remote-machine") ||
+           object_dynamic_cast(obj, "x-pci-proxy-dev");
+}
+
+/*
+ * Of all block drivers only those have this callback whose device, or
+ * vhost-user process, reads and writes guest memory by itself.
+ */
+static bool load_has_mapping_node(void)
+{
+    BlockDriverState *bs = NULL;
+
+    while ((bs = bdrv_next_all_states(bs))) {
+        if (bs->drv && bs->drv->bdrv_register_buf) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Whatever is not plainly "off", as JSON or as text. */
@@ -39,14 +68,18 @@ static bool load_wants_blob(const QDict *opts)
                 : qdict_get_try_bool(opts, "blob", false);
 }
 
-/* virtio-gpu pins blobs by the memory's descriptor: no registry has them. */
+/* What has guest memory without a registry that would say so. */
 static bool load_hide_device(DeviceListener *listener, const QDict *opts,
                              bool from_json, Error **errp)
 {
-    if (load_wants_blob(opts)) {
+    if (incoming_load.is_guarded &&
+        (load_wants_blob(opts) ||
+         (qdict_haskey(opts, "drive") && load_has_mapping_node()))) {
+        trace_fastload_load_refused("device that needs all memory");
         error_setg(errp, "%s cannot be plugged while fast load is under way, "
-                   "it needs all memory at once: wait until the migration is "
-                   "completed", qdict_get_try_str(opts, "driver"));
+                   "it needs all memory at once",
+                   qdict_get_try_str(opts, "driver"));
+        error_append_hint(errp, "Wait until the migration is completed.\n");
     }
     return false;
 }
@@ -68,6 +101,22 @@ bool incoming_load_check_machine(Error **errp)
         error_setg(errp, "x-fast-load-threads cannot be used with vhost-user: "
                    "its process reads guest memory by itself; remove the "
                    "device or set x-fast-load-threads to 0");
+        return false;
+    }
+    if (load_has_mapping_node()) {
+        trace_fastload_load_refused("block driver");
+        error_setg(errp, "x-fast-load-threads cannot be used with a block "
+                   "driver whose device reads guest memory by itself, such as "
+                   "virtio-blk-vhost-user: use another one or set "
+                   "x-fast-load-threads to 0");
+        return false;
+    }
+    if (object_child_foreach_recursive(object_get_root(), load_find_remote,
+                                       NULL)) {
+        trace_fastload_load_refused("remote");
+        error_setg(errp, "x-fast-load-threads cannot be used with x-remote or "
+                   "x-pci-proxy-dev: another process reads guest memory by "
+                   "itself; set x-fast-load-threads to 0");
         return false;
     }
     if (object_child_foreach_recursive(object_get_root(), load_find_blob,
@@ -94,7 +143,6 @@ bool incoming_load_guard(IncomingLoad *load, Error **errp)
                    "x-fast-load-threads to 0");
         return false;
     }
-    device_listener_register(&load_listener);
     load->is_guarded = true;
     return true;
 }
@@ -102,9 +150,31 @@ bool incoming_load_guard(IncomingLoad *load, Error **errp)
 void incoming_load_unguard(IncomingLoad *load)
 {
     if (load->is_guarded) {
-        device_listener_unregister(&load_listener);
         ram_block_discard_require(false);
         load->is_guarded = false;
+    }
+}
+
+static void load_look_again(void *opaque)
+{
+    /* The main loop has woken up: that is all. */
+}
+
+void incoming_load_listen(IncomingLoad *load)
+{
+    load->hold_timer = timer_new_ms(QEMU_CLOCK_REALTIME, load_look_again,
+                                    NULL);
+    device_listener_register(&load_listener);
+    load->is_listening = true;
+}
+
+void incoming_load_unlisten(IncomingLoad *load)
+{
+    if (load->is_listening) {
+        device_listener_unregister(&load_listener);
+        timer_free(load->hold_timer);
+        load->hold_timer = NULL;
+        load->is_listening = false;
     }
 }
 
@@ -121,15 +191,15 @@ bool migration_fastload_check_vhost_user(Error **errp)
 }
 
 /* False, with what to do about it, while it is under way. */
-static bool load_is_over(const char *hint, Error **errp)
+static bool load_is_over(const char *what, const char *advice, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
 
     QEMU_LOCK_GUARD(&load->lock);
     if (incoming_load_is_in(load, LOAD_UNDER_WAY)) {
-        trace_fastload_load_refused(hint);
+        trace_fastload_load_refused(what);
         error_setg(errp, "'%s' is still being loaded: %s", load->filename,
-                   hint);
+                   advice);
         return false;
     }
     return true;
@@ -149,61 +219,106 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
     /* With tls-creds and mapped-ram no parameter can be changed any more. */
     return (params->x_fast_load_threads == incoming_load_threads() &&
             params->multifd_channels == migrate_multifd_channels() &&
+            params->direct_io == migrate_direct_io() &&
+            params->mode == migrate_mode() &&
             !(params->tls_creds && *params->tls_creds)) ||
-           load_is_over("x-fast-load-threads, multifd-channels and "
-                             "tls-creds cannot be changed before it is "
-                             "completed", errp);
+           load_is_over("parameters",
+                        "x-fast-load-threads, multifd-channels, direct-io, "
+                        "mode and tls-creds cannot be changed before it is "
+                        "completed", errp);
 }
 
 bool migration_fastload_check_capabilities(Error **errp)
 {
     /* What ends the load would look for what others make at its begin. */
-    return load_is_over("capabilities cannot be changed before it is "
-                             "completed", errp);
+    return load_is_over("capabilities", "capabilities cannot be changed before "
+                        "it is completed", errp);
 }
 
 bool migration_fastload_check_outgoing(Error **errp)
 {
-    return load_is_over(FASTLOAD_HINT_OUTGOING, errp);
+    return load_is_over("migrate", FASTLOAD_HINT_OUTGOING, errp);
 }
 
 bool migration_fastload_check_loadvm(Error **errp)
 {
-    return load_is_over("wait until the migration is completed before "
-                             "loading a snapshot; if the guest was stopped "
-                             "for it, 'cont' lets it go on", errp);
+    return load_is_over("loadvm", "wait until the migration is completed "
+                        "before loading a snapshot", errp);
 }
 
-bool migration_fastload_check_stop(Error **errp)
+/* Who touches a page that is missing waits, and nobody knows for how long. */
+static bool load_is_unreadable_locked(const IncomingLoad *load)
+{
+    FastloadFailure failure;
+
+    return incoming_load_is_in(load, LOAD_IN(PAUSED)) ||
+           (incoming_load_is_in(load, LOAD_IN(LOADING)) &&
+            fastload_is_failing(load->engine, &failure));
+}
+
+/* Refuses @what while pages cannot be read: it needs them. */
+static bool load_is_readable(const char *what, const char *cause, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
     Error *err = NULL;
 
-    if (!runstate_is_running()) {
-        return true;
-    }
     WITH_QEMU_LOCK_GUARD(&load->lock) {
-        if (!incoming_load_is_in(load, LOAD_IN(PAUSED))) {
+        if (!load_is_unreadable_locked(load)) {
             return true;
         }
-        trace_fastload_load_refused("stop");
-        error_setg(&err, "vCPUs that wait for pages of '%s' would not stop, "
-                   "as they cannot be read: use migrate-recover first, or "
-                   "wait until the load goes on", load->filename);
+        trace_fastload_load_refused(what);
+        error_setg(&err, "%s, as pages of '%s' cannot be read: use "
+                   "migrate-recover first, or wait until the load goes on",
+                   cause, load->filename);
     }
-    if (errp) {
-        error_propagate(errp, err);
-    } else {
-        error_report_err(err); /* the human monitor's stop does not ask */
-    }
+    error_propagate(errp, err);
     return false;
+}
+
+bool migration_fastload_check_stop(Error **errp)
+{
+    return !runstate_is_running() ||
+           load_is_readable("stop", "vCPUs would not stop", errp);
+}
+
+bool migration_fastload_may_stop(RunState state)
+{
+    Error *err = NULL;
+
+    if (state == RUN_STATE_RESTORE_VM) {
+        return migration_fastload_check_loadvm(NULL);
+    }
+    if (!migration_fastload_check_stop(&err)) {
+        error_report_err(err);
+        return false;
+    }
+    return true;
+}
+
+bool migration_fastload_check_save(Error **errp)
+{
+    return load_is_readable("save", "memory cannot be saved", errp);
 }
 
 bool migration_fastload_holds_requests(void)
 {
-    return incoming_load_is_in(&incoming_load, LOAD_IN(PAUSED)) &&
-           runstate_is_running() &&
-           qemu_shutdown_requested_get() == SHUTDOWN_CAUSE_NONE;
+    IncomingLoad *load = &incoming_load;
+    bool ends = qemu_shutdown_requested_get() != SHUTDOWN_CAUSE_NONE &&
+                shutdown_action != SHUTDOWN_ACTION_PAUSE;
+
+    if (ends ||
+        !incoming_load_is_in(load, LOAD_IN(LOADING) | LOAD_IN(PAUSED))) {
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        if (!load_is_unreadable_locked(load)) {
+            return false;
+        }
+    }
+    /* Look again: nobody tells the main loop when a short failure is over. */
+    timer_mod(load->hold_timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + HOLD_POLL_MS);
+    return true;
 }
 
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)

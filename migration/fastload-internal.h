@@ -16,11 +16,11 @@
  *   fastload-report.c   figures and sentences for QMP and HMP
  *   fastload-stub.c     the same calls where liburing is absent
  *
- * Locks: the BQL, then IncomingLoad.lock.  The engine calls back on threads of
- *   its own, which never take the BQL: they take the lock, and leave to a
- *   bottom half what needs the BQL.  No lock is held over file I/O, and
- *   nobody frees the engine while holding the lock, because freeing waits for
- *   callbacks to return.
+ * Locks: the BQL, then IncomingLoad.lock, then waits_lock.  The engine calls
+ *   back on threads of its own, which never take the BQL: they take the locks,
+ *   and leave to a bottom half what needs the BQL.  No lock is held over file
+ *   I/O, and nobody frees the engine while holding one, because freeing waits
+ *   for callbacks to return.
  */
 #ifndef QEMU_MIGRATION_FASTLOAD_INTERNAL_H
 #define QEMU_MIGRATION_FASTLOAD_INTERNAL_H
@@ -45,30 +45,27 @@
  *                READING
  *                   | M start: every RAM block is known and trapped
  *                   v
- *       +------- TRAPPED ------- E all placed ------> FILLED
- *       |           |                                   |
- *       |           | M loaded: device state is in      | M loaded
- *       |           v                                   |
- *       |        LOADING <--- E reads work ---+         |
- *       |           |  \                      |         |
- *       |           |   +- E reads fail --> PAUSED      |
- *       |           |                         |         |
- *       |           | E all placed            | E       |
- *       |           v                         v         v
- *       |       COMPLETE <--------------------+---------+
- *       |           | M finish: the migration is told "completed"
- *       |           v
- *       |       SETTLING
- *       |           | M release: the engine has made its last huge page
- *       |           v
- *       |         IDLE
- *       |
- *       +-- E a read fails, or M the stream does --> FAILED
- *                                                      | M release
- *                                                      v
- *                                                     IDLE
+ *                TRAPPED ------ E all placed ---------> FILLED
+ *                   |                                     |
+ *                   | M loaded: device state is in        |
+ *                   v                                     |
+ *                LOADING ------ E reads fail --> PAUSED   |
+ *                   |  ^                            |     |
+ *                   |  +------- E reads work -------+     |
+ *                   |                                     |
+ *                   | E all placed                        | M loaded
+ *                   v                                     |
+ *                COMPLETE <-------------------------------+
+ *                   | M finish: the migration is told "completed"
+ *                   v
+ *                SETTLING
+ *                   | M release: the engine has made its last huge page
+ *                   v
+ *                  IDLE
  *
- * PREPARED and READING end in FAILED or, by release, in IDLE; so does FILLED.
+ * The stream fails (M) in READING, TRAPPED or FILLED, or a read does (E) in
+ * TRAPPED: FAILED.  Who gives a load up (M release) in FAILED or before the
+ * guest may run, from PREPARED to FILLED, ends in IDLE.
  */
 typedef enum LoadPhase {
     LOAD_IDLE,     /* no file, no engine */
@@ -104,7 +101,11 @@ typedef enum LoadPhase {
 
 /* A RAM block that is being loaded. */
 typedef struct LoadBlock {
-    RAMBlock *block;        /* BQL; its region is referenced; or NULL: gone */
+    /*
+     * Its region is referenced; NULL: it was dropped.  BQL to read; to write,
+     * and for the engine's threads, page_request_mutex of the migration.
+     */
+    RAMBlock *block;
     uint8_t *host;
     uint64_t length;
     /* what a copy of the file is known by */
@@ -119,8 +120,10 @@ typedef struct IncomingLoad {
     QIOChannelFile *ioc;     /* what the engine reads from */
     int64_t begin_ns;
     uint64_t run_us;
-    bool is_guarded;         /* incoming_load_guard() has not been undone */
+    bool is_guarded;         /* memory is promised to be discardable */
     bool is_unlocked;        /* -overcommit mem-lock does not hold now */
+    bool is_listening;       /* to devices that are unplugged */
+    QEMUTimer *hold_timer;   /* wakes the main loop; with is_listening */
     bool owns_end;           /* the migration left its completion to us */
     /*
      * Why RAM blocks could not be loaded.  QEMU's SaveVMHandlers.load_state
@@ -152,6 +155,9 @@ typedef struct IncomingLoad {
     uint32_t recover_thread_count;
     char *recover_desc;      /* why that one did not help */
     QemuCond watch_cond;     /* the engine is gone */
+
+    QemuMutex waits_lock;    /* innermost */
+    GHashTable *waits;       /* by thread: the page it waits for, or did */
 } IncomingLoad;
 
 /* The one load of this process, as there is one incoming migration. */
@@ -183,6 +189,8 @@ void incoming_load_recovered(IncomingLoad *load);
 
 void incoming_load_set_up_blocks(IncomingLoad *load);
 void incoming_load_release_blocks(IncomingLoad *load);
+/* Is everything there of the blocks that devices may read whole at once? */
+bool incoming_load_has_early_blocks(const IncomingLoad *load);
 /* @dev is unplugged: its memory is not loaded any more, and not referenced. */
 void incoming_load_drop_device(IncomingLoad *load, DeviceState *dev);
 /* Callbacks of the engine, for postcopy-blocktime; @opaque: IncomingLoad. */
@@ -198,6 +206,9 @@ bool incoming_load_check_machine(Error **errp);
 /* From now on, and until unguard, devices that need all memory are refused. */
 bool incoming_load_guard(IncomingLoad *load, Error **errp);
 void incoming_load_unguard(IncomingLoad *load);
+/* From prepare to release: devices that are unplugged leave the load. */
+void incoming_load_listen(IncomingLoad *load);
+void incoming_load_unlisten(IncomingLoad *load);
 
 /* ---- files: fastload-recover.c ---- */
 
@@ -206,6 +217,10 @@ bool incoming_load_check_kind(const struct stat *st, const char *filename,
                               Error **errp);
 
 /* ---- ending QEMU: fastload-exit.c ---- */
+
+/* Callback of the engine: thread @tid waits for the page at @hva. */
+void incoming_load_note_wait(IncomingLoad *load, const void *hva,
+                             uint32_t tid);
 
 bool incoming_load_start_watch(IncomingLoad *load, Error **errp);
 void incoming_load_stop_watch(IncomingLoad *load);

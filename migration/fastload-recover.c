@@ -70,13 +70,13 @@ static bool recover_read_copy(int fd, const char *filename, void *buf,
 
 /* The header is where QEMU writes it: right before its bitmap. */
 static bool recover_check_copied_block(int fd, const char *filename,
-                                       const LoadBlock *target,
+                                       const LoadBlock *loaded,
                                        Error **errp)
 {
-    const FastloadHeader *header = &target->header;
+    const FastloadHeader *header = &loaded->header;
     FastloadHeader copied;
     uint8_t bytes[FASTLOAD_HEADER_BYTES];
-    g_autofree uint8_t *bitmap = g_malloc(target->bitmap_bytes);
+    g_autofree uint8_t *bitmap = g_malloc(loaded->bitmap_bytes);
 
     if (header->bitmap_off < sizeof(bytes)) {
         error_setg(errp, "the snapshot was not written by QEMU: copies of it "
@@ -85,7 +85,7 @@ static bool recover_check_copied_block(int fd, const char *filename,
     }
     if (!recover_read_copy(fd, filename, bytes, sizeof(bytes),
                              header->bitmap_off - sizeof(bytes), errp) ||
-        !recover_read_copy(fd, filename, bitmap, target->bitmap_bytes,
+        !recover_read_copy(fd, filename, bitmap, loaded->bitmap_bytes,
                              header->bitmap_off, errp)) {
         return false;
     }
@@ -94,7 +94,7 @@ static bool recover_check_copied_block(int fd, const char *filename,
         copied.page_bytes != header->page_bytes ||
         copied.bitmap_off != header->bitmap_off ||
         copied.pages_off != header->pages_off ||
-        memcmp(bitmap, target->bitmap, target->bitmap_bytes)) {
+        memcmp(bitmap, loaded->bitmap, loaded->bitmap_bytes)) {
         error_setg(errp, "'%s' is not a copy of what is being loaded: header "
                    "or bitmap of a RAM block at offset %" PRIu64 " differ; "
                    "name a copy of the same snapshot", filename,
@@ -106,7 +106,7 @@ static bool recover_check_copied_block(int fd, const char *filename,
 
 /* As far as it can be told without reading all of it. */
 static bool recover_check_copy(int fd, const char *filename,
-                                 const GArray *targets, uint64_t file_bytes,
+                                 const GArray *blocks, uint64_t file_bytes,
                                  Error **errp)
 {
     off_t end = lseek(fd, 0, SEEK_END);
@@ -119,9 +119,9 @@ static bool recover_check_copy(int fd, const char *filename,
                    file_bytes);
         return false;
     }
-    for (i = 0; i < targets->len; i++) {
+    for (i = 0; i < blocks->len; i++) {
         if (!recover_check_copied_block(fd, filename,
-                                          &g_array_index(targets,
+                                          &g_array_index(blocks,
                                                          LoadBlock, i),
                                           errp)) {
             return false;

@@ -110,6 +110,16 @@ bool migration_fastload_check_stop(Error **errp)
     return true;
 }
 
+bool migration_fastload_may_stop(RunState state)
+{
+    return true;
+}
+
+bool migration_fastload_check_save(Error **errp)
+{
+    return true;
+}
+
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
 {
     return true;

@@ -7,10 +7,10 @@
  * on its way.  migration/fastload-internal.h has the diagram and the map of
  * the adapter's other files.
  *
- * A read error before the guest may run fails the migration: the guest has
- * not run, so the engine may release threads that wait for a page.  After
- * that the load is paused (postcopy-paused), and goes on by itself when reads
- * succeed, or by migrate-recover when the file has changed.
+ * A read error that lasts, before the guest may run, fails the migration: the
+ * guest has not run, so the engine may release threads that wait for a page.
+ * After that the load is paused (postcopy-paused), and goes on by itself when
+ * reads succeed, or by migrate-recover when the file has changed.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
@@ -26,6 +26,13 @@
 #include "postcopy-ram.h"
 #include "qemu-file.h"
 #include "trace.h"
+
+/*
+ * How long the end of the stream may wait for early blocks: longer than the
+ * engine takes to tell failures that last from those that do not.
+ */
+#define LOAD_FIT_US (5 * 1000 * 1000)
+#define LOAD_FIT_POLL_US 200
 
 IncomingLoad incoming_load;
 
@@ -60,6 +67,8 @@ static void __attribute__((constructor)) load_init(void)
 {
     qemu_mutex_init(&incoming_load.lock);
     qemu_cond_init(&incoming_load.watch_cond);
+    qemu_mutex_init(&incoming_load.waits_lock);
+    incoming_load.waits = g_hash_table_new_full(NULL, NULL, NULL, g_free);
 }
 
 /* What holds in each phase, as the diagram promises it. */
@@ -74,10 +83,9 @@ static void load_check_locked(const IncomingLoad *load)
         assert(load->filename && !load->engine);
         break;
     case LOAD_READING:
-        assert(load->filename);
-        break;
     case LOAD_FAILED:
         /* The stream may have ended before it came to the RAM. */
+        assert(load->filename);
         break;
     case LOAD_TRAPPED:
     case LOAD_LOADING:
@@ -240,6 +248,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
         incoming_load_unguard(load);
         return false;
     }
+    incoming_load_listen(load);
     return true;
 }
 
@@ -294,6 +303,15 @@ static void load_finish(IncomingLoad *load)
     migration_incoming_state_destroy();
 }
 
+/* Engine threads: somebody waits for a page. */
+static void load_page_wanted(void *hva, uint32_t tid, void *opaque)
+{
+    incoming_load_note_wait(opaque, hva, tid);
+    if (migrate_postcopy_blocktime()) {
+        incoming_load_page_wanted(hva, tid, opaque);
+    }
+}
+
 /* On the main thread: what an engine event has made due. */
 static void load_end_bh(void *opaque)
 {
@@ -333,6 +351,7 @@ static void load_release(IncomingLoad *load)
         fastload_free(engine);
         object_unref(OBJECT(migrate_get_current()));
     }
+    incoming_load_unlisten(load);
     incoming_load_release_blocks(load);
     load_give_back_memory(load);
     object_unref(OBJECT(load->ioc));
@@ -350,6 +369,9 @@ static void load_release(IncomingLoad *load)
         load->has_failure = load->is_time_told = false;
         load->complete_us = 0;
         incoming_load_move_locked(load, LOAD_IDLE);
+    }
+    WITH_QEMU_LOCK_GUARD(&load->waits_lock) {
+        g_hash_table_remove_all(load->waits);
     }
 }
 
@@ -517,6 +539,8 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
         .background_bytes_per_s = incoming_load_background_rate(),
         .event_func = load_event,
         .event_opaque = load,
+        .fault_func = load_page_wanted,
+        .fault_opaque = load,
     };
     MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(GError) gerr = NULL;
@@ -524,9 +548,8 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
     off_t end;
 
     if (migrate_postcopy_blocktime()) {
-        config.fault_func = incoming_load_page_wanted;
         config.placed_func = incoming_load_pages_placed;
-        config.fault_opaque = config.placed_opaque = load;
+        config.placed_opaque = load;
         mis->blocktime_ctx = mis->blocktime_ctx ?: blocktime_context_new();
     }
     if (!load_find_file(load, f, &end, errp)) {
@@ -593,17 +616,31 @@ int migration_fastload_start(void)
     return load_start(load, &load->stream_error) ? 0 : -EINVAL;
 }
 
+/*
+ * What a device may read whole as soon as the guest runs (writable flash, on
+ * the main thread) is waited for here, where a read that fails for good still
+ * fails the migration.  A read that fails for a moment is waited for, too.
+ */
+static void load_wait_until_fit(IncomingLoad *load)
+{
+    int64_t begin_us = g_get_monotonic_time();
+    FastloadFailure failure;
+
+    while (incoming_load_is_in(load, LOAD_IN(TRAPPED)) &&
+           (fastload_is_failing(load->engine, &failure) ||
+            !incoming_load_has_early_blocks(load)) &&
+           g_get_monotonic_time() - begin_us < LOAD_FIT_US) {
+        g_usleep(LOAD_FIT_POLL_US);
+    }
+}
+
 /* The stream ended well: may the guest run?  False: @errp says why not. */
 static bool load_let_run(IncomingLoad *load, int *ret_result, Error **errp)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    FastloadFailure failure;
 
+    load_wait_until_fit(load);
     QEMU_LOCK_GUARD(&load->lock);
-    if (incoming_load_is_in(load, LOAD_IN(TRAPPED)) &&
-        fastload_is_failing(load->engine, &failure)) {
-        load_fail_locked(load, &failure);
-    }
     if (load->has_failure) {
         error_propagate(errp, incoming_load_read_error_locked(load,
                                                               &load->failure));

@@ -20,6 +20,7 @@
 
 #include "qapi/qapi-types-fastload.h"
 #include "qapi/qapi-types-migration.h"
+#include "qapi/qapi-types-run-state.h"
 #include "qemu/typedefs.h"
 
 /**
@@ -100,8 +101,17 @@ bool migration_fastload_check_loadvm(Error **errp);
  */
 bool migration_fastload_holds_requests(void);
 
-/* May the guest be stopped?  Not while its pages cannot be read. */
+/* May a guest that runs be stopped?  Not while its pages cannot be read. */
 bool migration_fastload_check_stop(Error **errp);
+
+/*
+ * The same, for who does not ask before: the reason is printed.  For loading a
+ * snapshot the guest is not stopped, either, while that is refused.
+ */
+bool migration_fastload_may_stop(RunState state);
+
+/* May all of memory be saved or dumped?  Not while it cannot be read. */
+bool migration_fastload_check_save(Error **errp);
 
 /* May @dev be unplugged?  Not memory that is being loaded. */
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp);

@@ -204,8 +204,9 @@ void fastload_huge_collapse(FastloadWorker *w)
     for (a = 0; a < fl->areas->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
 
-        for (c = 0; area->has_move && !area->is_dropped &&
-                    c < area->chunk_count; c += run) {
+        for (c = 0; area->has_move && c < area->chunk_count &&
+                    !__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE);
+             c += run) {
             run = 1;
             if (!huge_wants_collapse(area, c)) {
                 continue;

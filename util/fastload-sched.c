@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Two queues for all workers: faults (high priority, a bounded ring) and
- * chunks (low priority, a cursor and a state per chunk), those of small regions
+ * chunks (low priority, a cursor and a state per chunk), those of early regions
  * first, otherwise in file order.
  * Failed pages and chunks come back through the same two, after a back-off
  * that doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
@@ -300,7 +300,10 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
 
     g_mutex_lock(&fl->sched_lock);
     sched_rate_count_locked(fl, now_ns);
-    if (read->is_probe || (sched_rate_due_locked(fl) &&
+    if (read->area->is_early &&
+        fl->rate_bytes_per_s != FASTLOAD_BACKGROUND_OFF) {
+        /* It takes nothing from the rate, so the next one is due as well. */
+    } else if (read->is_probe || (sched_rate_due_locked(fl) &&
                            now_ns >= sched_probe_due_locked(fl))) {
         sched_rate_charge_locked(fl, take_bytes);
     } else if (sched_rate_due_locked(fl)) {

@@ -489,16 +489,14 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
     return true;
 }
 
-/* The order of the background: small areas first, then as the file has them. */
+/* The order of the background: early areas first, then as the file has them. */
 static int session_by_turn(gconstpointer a, gconstpointer b)
 {
     const FastloadArea *x = *(FastloadArea *const *)a;
     const FastloadArea *y = *(FastloadArea *const *)b;
-    bool is_small_x = x->len_bytes < FASTLOAD_SMALL_BYTES_MAX;
-    bool is_small_y = y->len_bytes < FASTLOAD_SMALL_BYTES_MAX;
 
-    if (is_small_x != is_small_y) {
-        return is_small_x ? -1 : 1;
+    if (x->is_early != y->is_early) {
+        return x->is_early ? -1 : 1;
     }
     return x->file_off < y->file_off ? -1 : x->file_off > y->file_off;
 }
@@ -1004,11 +1002,18 @@ void fastload_drop_region(Fastload *fl, void *hva)
     guint a;
 
     g_mutex_lock(&fl->state_lock);
-    for (a = 0; session_is_live_locked(fl) && a < fl->areas_by_hva->len; a++) {
+    for (a = 0; fl->state != FASTLOAD_STATE_NEW && a < fl->areas_by_hva->len;
+         a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas_by_hva, a);
 
-        if (area->hva == hva && !area->is_dropped) {
+        if (area->hva != hva || area->is_dropped) {
+            continue;
+        }
+        if (session_is_live_locked(fl)) {
             session_drop_area_locked(fl, area, &all_bytes);
+        } else {
+            /* All of it is there, or nobody minds; no huge page is made. */
+            __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
         }
     }
     g_mutex_unlock(&fl->state_lock);
@@ -1017,6 +1022,46 @@ void fastload_drop_region(Fastload *fl, void *hva)
                                         __ATOMIC_ACQ_REL) == 0) {
         fastload_session_drained(fl);
     }
+}
+
+static bool session_is_area_loaded(const FastloadArea *area, uint64_t begin,
+                                   uint64_t end)
+{
+    guint s;
+
+    for (s = 0; s < area->spans->len; s++) {
+        FastloadSpan *span = &g_array_index(area->spans, FastloadSpan, s);
+        uint64_t off = MAX(begin, span->ram_off);
+        uint64_t off_end = MIN(end, span->ram_off + span->len_bytes);
+
+        for (; off < off_end; off += area->page_bytes) {
+            if (!fastload_bit_test(area->placed, off >> area->page_shift)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes)
+{
+    const uint8_t *first = hva, *end = first + len_bytes;
+    bool is_loaded = true;
+    guint a;
+
+    /* Areas that were loaded by start have left this list. */
+    for (a = 0; is_loaded && a < fl->areas_by_hva->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas_by_hva, a);
+        const uint8_t *from = MAX(first, area->hva);
+        const uint8_t *to = MIN(end, area->hva + area->len_bytes);
+
+        if (from < to && !__atomic_load_n(&area->is_dropped,
+                                          __ATOMIC_ACQUIRE)) {
+            is_loaded = session_is_area_loaded(area, from - area->hva,
+                                               to - area->hva);
+        }
+    }
+    return is_loaded;
 }
 
 void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)

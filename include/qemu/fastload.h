@@ -7,10 +7,9 @@
  * memory as regions, starts the load, may let the guest run at once, and
  * waits.  Worker threads read the file and make pages appear with
  * userfaultfd: first the pages that somebody is waiting for (urgent), then
- * everything else (background): regions of less than 16 MiB before larger
- * ones, and in file order among these.  This header does not know the snapshot
- * format, QEMU or a monitor: the caller parses the file and hands over plain
- * offsets and bitmaps.
+ * everything else (background): early regions before others, and in file order
+ * among these.  This header does not know the snapshot format, QEMU or a
+ * monitor: the caller parses the file and hands over plain offsets and bitmaps.
  *
  * Ownership: the caller owns guest memory, the file descriptor and every
  *   array passed in.  Guest memory and the descriptor must outlive
@@ -21,8 +20,8 @@
  *   The event callback runs on an engine thread, one call at a time; the
  *   placed and fault callbacks on all of them at once, the former also on
  *   the owner's in fastload_start().  The only engine calls allowed in any are
- *   fastload_cancel(), fastload_get_stats(), fastload_is_settled() and
- *   fastload_set_background_rate().
+ *   fastload_cancel(), fastload_get_stats(), fastload_is_loaded(),
+ *   fastload_is_settled() and fastload_set_background_rate().
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped; fastload_wait() until the load is over, fastload_settle() and
  *   fastload_free() until threads end.  fastload_new() and
@@ -36,7 +35,7 @@
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> start -> wait -> settle -> free.  free is legal
  *   after any of them; cancel, get_stats, is_failing, is_settled and
- *   set_background_rate after new, recover after start.
+ *   set_background_rate after new, is_loaded and recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -176,6 +175,12 @@ typedef struct FastloadRegion {
     uint32_t granule_bytes;
     bool is_eager;       /* load it in fastload_start(), do not trap it */
     /*
+     * Read ahead before regions that are not, at no cost to the background's
+     * rate, but not with FASTLOAD_BACKGROUND_OFF: a small region that somebody
+     * is going to read whole.
+     */
+    bool is_early;
+    /*
      * Shared memory, or a mapping of a memory file, whose huge pages of 2 MiB
      * begin elsewhere than on multiples of 2 MiB of hva: the memory file's
      * offset and hva differ by something else than a multiple of that.
@@ -314,6 +319,18 @@ void fastload_settle(Fastload *fl);
 bool fastload_is_settled(Fastload *fl);
 
 /**
+ * fastload_is_loaded: is a stretch of memory there?                    [any]
+ * @fl: a load whose fastload_start() has returned, or is calling back
+ * @hva: begin of the stretch
+ * @len_bytes: its length
+ *
+ * True when every page of it that was trapped is placed: whoever touches the
+ * stretch waits for nothing.  True also where there is no region, or one that
+ * was dropped.
+ */
+bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes);
+
+/**
  * fastload_cancel: ask a running load to stop                          [any]
  * @fl: any load
  *
@@ -335,7 +352,9 @@ void fastload_cancel(Fastload *fl);
  * threads that wait for a page of it are released and find zeros, and its
  * missing data no longer counts in total_bytes.  The memory may be unmapped,
  * and its addresses mapped anew, as soon as this returns, which does not wait
- * for reads.  Before start, and after the load is complete, it has no effect.
+ * for reads.  After completion no more huge pages are made of it, but for one
+ * stretch of 8 MiB perhaps; what memory holds does not change by that.  Before
+ * start it has no effect.
  */
 void fastload_drop_region(Fastload *fl, void *hva);
 

@@ -44,13 +44,6 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_UNCACHED_SHARE 4
 
-/*
- * Smaller regions are read before all others: a device may read such memory
- * whole when the guest starts (writable flash, on QEMU's main thread), and must
- * not wait for it behind gigabytes.
- */
-#define FASTLOAD_SMALL_BYTES_MAX (16u << 20)
-
 /* A file that was modified no longer ago counts as modified just now. */
 #define FASTLOAD_FILE_YOUNG_NS (2 * 1000 * 1000 * 1000ull)
 
@@ -178,6 +171,7 @@ typedef struct FastloadArea {
     uint64_t *data_bits;
     uint64_t zero_bytes;
     bool is_eager;
+    bool is_early;
     bool is_off_grid;
     bool wants_huge;
     bool wants_populated;

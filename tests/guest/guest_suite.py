@@ -15,6 +15,7 @@ from pathlib import Path
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -157,14 +158,27 @@ class Suite:
             path.unlink(missing_ok=True)
 
 
+def ram_blocks(path):
+    """The snapshot's RAM blocks by name: (length, bitmap's offset, pages')."""
+    blocks = {}
+    with open(path, "rb") as f:
+        at = f.read(1 << 16).index(b"\x06pc.ram")
+        f.seek(at - 8)
+        left = int.from_bytes(f.read(8), "big") & ~0xfff
+        while left > 0:
+            f.seek(at)
+            name = f.read(f.read(1)[0]).decode()
+            # behind the length: version and page size, then the offsets
+            length, _, _, bitmap, pages = struct.unpack(">QIQQQ", f.read(36))
+            blocks[name] = length, bitmap, pages
+            at = pages + length
+            left -= length
+    return blocks
+
+
 def ram_offsets(path):
     """Where bitmap and pages of the largest block begin in the snapshot."""
-    head = Path(path).read_bytes()[:1 << 16]
-    at = head.index(b"\x06pc.ram") + 7 + 8
-    # version, page size, bitmap, pages
-    header = re.compile(rb"\x00{3}\x01\x00{6}\x10\x00(.{8})(.{8})", re.S)
-    found = header.search(head, at)
-    return tuple(int.from_bytes(field, "big") for field in found.groups())
+    return ram_blocks(path)["pc.ram"][1:]
 
 
 def make_cold(path):
@@ -375,8 +389,8 @@ def folder_in(place):
 
 
 @contextlib.contextmanager
-def network_store(path, *filters):
-    """The snapshot as a file that nbdfuse gets from nbdkit."""
+def network_store(path, *filters, plugin="file"):
+    """The snapshot as a file that nbdfuse gets from nbdkit's plugin."""
     with folder_in("/var/tmp") as folder, \
             tempfile.TemporaryFile() as errors:
         mount = Path(folder) / "snapshot"
@@ -386,7 +400,7 @@ def network_store(path, *filters):
         try:
             child = subprocess.Popen(
                 ["nbdfuse", mount, "--command", "nbdkit", "-s", "-r", *plain,
-                 "file", path, *values], stderr=errors)
+                 plugin, path, *values], stderr=errors)
         except FileNotFoundError:
             raise Skip("nbdfuse is not installed") from None
         try:

@@ -1666,30 +1666,70 @@ static void load_note_first(void *hva, uint64_t len_bytes,
     }
 }
 
-static void test_small_regions_come_first(const void *opaque)
+/* The last two chunks of @f are an early region, the rest another one. */
+static Fastload *load_new_early(Fixture *f, const FastloadConfig *config,
+                                FastloadRegion *ret_late,
+                                FastloadRegion *ret_early)
 {
-    /* A region of 2 MiB is read before one of 16 MiB that the file has first */
+    Fastload *fl = fastload_new(f->fd, config, NULL);
+
+    fixture_region(f, ret_late);
+    *ret_early = *ret_late;
+    ret_late->len_bytes -= 2 * FASTLOAD_CHUNK_BYTES;
+    ret_early->hva = (uint8_t *)ret_late->hva + ret_late->len_bytes;
+    ret_early->file_off += ret_late->len_bytes;
+    ret_early->len_bytes = 2 * FASTLOAD_CHUNK_BYTES;
+    ret_early->is_early = true;
+    g_assert_true(fastload_add_region(fl, ret_late, NULL));
+    g_assert_true(fastload_add_region(fl, ret_early, NULL));
+    g_assert_true(fastload_start(fl, NULL));
+    return fl;
+}
+
+static void test_early_regions_come_first(const void *opaque)
+{
     const LoadCase *lc = opaque;
-    Fixture *f = fixture_new(FIXTURE_ANON, 9 * CHUNK_PAGES, fixture_all_data);
+    Fixture *f = fixture_new(FIXTURE_ANON, 4 * CHUNK_PAGES, fixture_all_data);
     void *first_hva = NULL;
     FastloadConfig config = {
         .worker_count = 1, .io_kind = lc->io_kind,
         .placed_func = load_note_first, .placed_opaque = &first_hva,
     };
-    FastloadRegion large, small;
-    Fastload *fl = fastload_new(f->fd, &config, NULL);
+    FastloadRegion late, early;
+    Fastload *fl = load_new_early(f, &config, &late, &early);
 
-    fixture_region(f, &large);
-    small = large;
-    large.len_bytes = 8 * FASTLOAD_CHUNK_BYTES;
-    small.hva = (uint8_t *)large.hva + large.len_bytes;
-    small.file_off += large.len_bytes;
-    small.len_bytes = FASTLOAD_CHUNK_BYTES;
-    g_assert_true(fastload_add_region(fl, &large, NULL));
-    g_assert_true(fastload_add_region(fl, &small, NULL));
-    g_assert_true(fastload_start(fl, NULL));
     load_wait(fl);
-    g_assert_true(first_hva == small.hva);
+    g_assert_true(first_hva == early.hva);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
+static void test_early_regions_are_not_rated(const void *opaque)
+{
+    /* At a byte a second the early region comes at once, and it alone. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 4 * CHUNK_PAGES, fixture_all_data);
+    FastloadConfig config = {
+        .worker_count = 4, .io_kind = lc->io_kind,
+        .background_bytes_per_s = 1,
+    };
+    FastloadRegion late, early;
+    Fastload *fl = load_new_early(f, &config, &late, &early);
+    FastloadStats stats;
+
+    fixture_wait_until(fastload_is_loaded(fl, early.hva, early.len_bytes));
+    g_assert_false(fastload_is_loaded(fl, late.hva, late.len_bytes));
+    /* Both, and their last page on its own. */
+    g_assert_false(fastload_is_loaded(fl, late.hva, f->len_bytes));
+    g_assert_false(fastload_is_loaded(fl, (uint8_t *)early.hva -
+                                      FIXTURE_PAGE_BYTES, 1));
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpuint(stats.remaining_bytes, >,
+                     late.len_bytes - FASTLOAD_CHUNK_BYTES);
+    fastload_set_background_rate(fl, 0);
+    load_wait(fl);
+    g_assert_true(fastload_is_loaded(fl, late.hva, f->len_bytes));
     g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
     fastload_free(fl);
     fixture_free(f);
@@ -1908,7 +1948,9 @@ static void add_all(FastloadIoKind io_kind)
     add_case("placed-moved-pages-are-told", test_placed_pages_are_told, lc);
     lc.memory = FIXTURE_ANON;
     add_case("placed-pages-are-told", test_placed_pages_are_told, lc);
-    add_case("small-regions-come-first", test_small_regions_come_first, lc);
+    add_case("early-regions-come-first", test_early_regions_come_first, lc);
+    add_case("early-regions-are-not-rated", test_early_regions_are_not_rated,
+             lc);
     lc.memory = FIXTURE_HUGETLB;
     add_case("faults-of-huge-pages-are-told", test_faults_are_told, lc);
     add_case("placed-huge-pages-are-told", test_placed_pages_are_told, lc);

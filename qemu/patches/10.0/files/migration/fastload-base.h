@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Each supported version has such a file, with the same names in it, so that
- * migration/fastload.c is the same in all of them.
+ * migration/fastload*.c are the same in all of them.
  */
 #ifndef QEMU_MIGRATION_FASTLOAD_BASE_H
 #define QEMU_MIGRATION_FASTLOAD_BASE_H
