@@ -267,8 +267,8 @@ static bool load_is_readable(const char *what, const char *cause, Error **errp)
             return true;
         }
         trace_fastload_load_refused(what);
-        error_setg(&err, "%s, as pages of '%s' cannot be read: use "
-                   "migrate-recover first, or wait until the load goes on",
+        error_setg(&err, "%s, as pages of '%s' cannot be read: wait until the "
+                   "load goes on, or use migrate-recover when it is paused",
                    cause, load->filename);
     }
     error_propagate(errp, err);

@@ -168,8 +168,12 @@ def ram_blocks(path):
         while left > 0:
             f.seek(at)
             name = f.read(f.read(1)[0]).decode()
-            # behind the length: version and page size, then the offsets
-            length, _, _, bitmap, pages = struct.unpack(">QIQQQ", f.read(36))
+            length = int.from_bytes(f.read(8), "big")
+            # version and page size, then the offsets
+            header = f.read(28)
+            if header[:4] != b"\0\0\0\1":      # x-ignore-shared: an address
+                header = header[8:] + f.read(8)
+            _, _, bitmap, pages = struct.unpack(">IQQQ", header)
             blocks[name] = length, bitmap, pages
             at = pages + length
             left -= length
