@@ -576,10 +576,26 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
     return true;
 }
 
+static void load_warn_of_backend(const IncomingLoad *load)
+{
+    FastloadStats stats;
+
+    fastload_get_stats(load->engine, &stats);
+    if (!stats.io_fallback) {
+        return;
+    }
+    if (stats.preadv_count < stats.worker_count) {
+        warn_report("fast load: %s, %u of %u threads read with preadv",
+                    stats.io_fallback, stats.preadv_count,
+                    stats.worker_count);
+    } else {
+        warn_report("fast load: %s, reading with preadv", stats.io_fallback);
+    }
+}
+
 static bool load_start(IncomingLoad *load, Error **errp)
 {
     g_autoptr(GError) gerr = NULL;
-    FastloadStats stats;
 
     /* Before the first page is trapped: its completion may come at once. */
     WITH_QEMU_LOCK_GUARD(&load->lock) {
@@ -593,11 +609,7 @@ static bool load_start(IncomingLoad *load, Error **errp)
     if (!incoming_load_start_watch(load, errp)) {
         return false;
     }
-    fastload_get_stats(load->engine, &stats);
-    if (!strcmp(stats.io_name, "preadv")) {
-        warn_report("fast load: io_uring is not permitted here, reading with "
-                    "preadv");
-    }
+    load_warn_of_backend(load);
     return true;
 }
 

@@ -52,14 +52,14 @@ static FastloadIoReq *sync_take(SyncList *list)
     return req;
 }
 
-static FastloadIo *sync_open(const FastloadIoSetup *setup, GError **error)
+static FastloadIo *sync_open(const FastloadIoSetup *setup,
+                             const char **ret_refusal)
 {
     FastloadIo *io = g_try_new0(FastloadIo, 1);
     int i;
 
     if (!io) {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "there is no memory to read with preadv");
+        *ret_refusal = "there is no memory to read with preadv";
         return NULL;
     }
     io->fd = setup->fd;

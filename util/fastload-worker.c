@@ -112,10 +112,12 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
         .req_count_max = worker_req_count(fl),
     };
 
-    w->io = ops->open(&setup, NULL);
+    w->io = ops->open(&setup, &w->io_refusal);
     if (!w->io && fl->config.io_kind == FASTLOAD_IO_AUTO) {
+        const char *ignored;
+
         ops = &fastload_io_sync_ops;
-        w->io = ops->open(&setup, NULL);
+        w->io = ops->open(&setup, &ignored);
     }
     __atomic_store_n(&w->io_ops, ops, __ATOMIC_RELAXED);
 }

@@ -267,9 +267,12 @@ void fastload_session_worker_ready(FastloadWorker *w)
 
     g_mutex_lock(&fl->state_lock);
     fl->ready_count++;
+    if (!fl->io_fallback) {
+        fl->io_fallback = w->io_refusal;
+    }
     if (!w->io) {
         fl->has_open_failed = true;
-    } else if (!fl->io_name || fastload_worker_is_blocking(w)) {
+    } else if (w->idx == 0) {
         fl->io_name = w->io_ops->name;
     }
     g_cond_broadcast(&fl->state_cond);
@@ -747,16 +750,20 @@ static const FastloadIoOps *session_choose_io(Fastload *fl)
         .watch_fds = { -1, -1 },
         .req_count_max = 1,
     };
-    FastloadIo *io = fastload_io_uring_ops.open(&setup, NULL);
-    bool works;
+    const char *refusal = NULL;
+    FastloadIo *io = fastload_io_uring_ops.open(&setup, &refusal);
 
-    if (!io) {
-        return &fastload_io_sync_ops;
+    if (io) {
+        /* To be set up and to be used are different permissions. */
+        if (!fastload_io_uring_ops.poll(io, 0, false)) {
+            refusal = "io_uring can be set up here, but not used";
+        }
+        fastload_io_uring_ops.close(io);
     }
-    /* To be set up and to be used are different permissions. */
-    works = fastload_io_uring_ops.poll(io, 0, false);
-    fastload_io_uring_ops.close(io);
-    return works ? &fastload_io_uring_ops : &fastload_io_sync_ops;
+    g_mutex_lock(&fl->state_lock);
+    fl->io_fallback = refusal;
+    g_mutex_unlock(&fl->state_lock);
+    return refusal ? &fastload_io_sync_ops : &fastload_io_uring_ops;
 }
 
 static void session_size_staging(Fastload *fl)
@@ -797,9 +804,59 @@ GThread *fastload_session_thread(const char *name, GThreadFunc main_func,
     return thread;
 }
 
-static bool session_spawn(Fastload *fl, GError **error)
+/* Until all threads that there are have opened their backend, or could not. */
+static void session_await_workers(Fastload *fl)
+{
+    g_mutex_lock(&fl->state_lock);
+    while (fl->ready_count < fl->live_count) {
+        g_cond_wait(&fl->state_cond, &fl->state_lock);
+    }
+    g_mutex_unlock(&fl->state_lock);
+}
+
+/*
+ * The first worker serves faults and reads ahead, so it is the first to have a
+ * ring where there are not enough.  If it has none, rings of others would lie
+ * idle: all read as it does.  No other thread has begun yet.
+ */
+static void session_follow_first(Fastload *fl)
+{
+    if (!fl->io_ops->is_blocking &&
+        fastload_worker_is_blocking(&fl->workers[0])) {
+        fl->io_ops = &fastload_io_sync_ops;
+        fl->busy_count = fl->config.worker_count;
+    }
+}
+
+static bool session_create_threads(Fastload *fl, GError **error)
 {
     GError *cause = NULL;
+    uint32_t i;
+
+    for (i = 0; i < fl->config.worker_count && !cause; i++) {
+        g_autofree char *name = g_strdup_printf("fastload-%u", i);
+        FastloadWorker *w = &fl->workers[i];
+
+        w->thread = fastload_session_thread(name, fastload_worker_main, w,
+                                            &cause);
+        fl->live_count += w->thread ? 1 : 0;
+        if (i == 0 && w->thread) {
+            session_await_workers(fl);
+            session_follow_first(fl);
+        }
+    }
+    session_await_workers(fl);
+    if (cause) {
+        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
+                    "cannot create a loader thread: %s", cause->message);
+        g_error_free(cause);
+        return false;
+    }
+    return true;
+}
+
+static bool session_spawn(Fastload *fl, GError **error)
+{
     uint32_t i;
 
     if (!fastload_pool_prepare(fl, error)) {
@@ -816,25 +873,7 @@ static bool session_spawn(Fastload *fl, GError **error)
             return false;
         }
     }
-    for (i = 0; i < fl->config.worker_count && !cause; i++) {
-        g_autofree char *name = g_strdup_printf("fastload-%u", i);
-
-        fl->workers[i].thread = fastload_session_thread(name,
-                                                        fastload_worker_main,
-                                                        &fl->workers[i],
-                                                        &cause);
-        fl->live_count += fl->workers[i].thread ? 1 : 0;
-    }
-
-    g_mutex_lock(&fl->state_lock);
-    while (fl->ready_count < fl->live_count) {
-        g_cond_wait(&fl->state_cond, &fl->state_lock);
-    }
-    g_mutex_unlock(&fl->state_lock);
-    if (cause) {
-        g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "cannot create a loader thread: %s", cause->message);
-        g_error_free(cause);
+    if (!session_create_threads(fl, error)) {
         return false;
     }
     if (fl->has_open_failed && fl->config.io_kind == FASTLOAD_IO_AUTO) {
@@ -846,8 +885,8 @@ static bool session_spawn(Fastload *fl, GError **error)
     }
     if (fl->has_open_failed) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "the read backend \"%s\" cannot be used here",
-                    fl->io_ops->name);
+                    "the read backend \"%s\" cannot be used: %s",
+                    fl->io_ops->name, fl->io_fallback);
         return false;
     }
     return true;
@@ -1113,10 +1152,12 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     has_workers = fl->state != FASTLOAD_STATE_NEW && fl->workers;
     is_trapped = has_workers && fl->state < FASTLOAD_STATE_COMPLETED;
     stats.io_name = fl->io_name ? fl->io_name : "none";
+    stats.io_fallback = fl->io_fallback;
     stats.complete_ns = fl->complete_ns ? fl->complete_ns - fl->start_ns : 0;
     g_mutex_unlock(&fl->state_lock);
     for (i = 0; has_workers && i < fl->config.worker_count; i++) {
         fastload_stats_sum(&fl->workers[i].counters, sum);
+        stats.preadv_count += fastload_worker_is_blocking(&fl->workers[i]);
     }
     if (is_trapped) {
         stats.oldest_fault_ns = session_oldest_fault_ns(fl);

@@ -41,9 +41,16 @@
  *   regions are plain memory again, with no registration left.
  * Kernel: userfaultfd (Linux 4.11 for anonymous, shared and huge page
  *   memory) is required and fastload_probe() tells whether it can be had.
- *   io_uring is used where it is permitted and preadv() where it is not;
- *   the statistics say which.  A read that io_uring has no memory for is made
- *   with preadv() and counts as no failure, unless that fails, too.
+ *   io_uring is used where it is permitted and preadv() where it is not; the
+ *   statistics say which, and why.  A worker's ring is 8 KiB of locked memory
+ *   where the kernel charges rings (Linux 6.18 does): all processes of a
+ *   user without CAP_IPC_LOCK have RLIMIT_MEMLOCK of it together, and what a
+ *   ring had comes back 20 to 50 ms after it was closed.  A process with that
+ *   capability, or without that limit, locks what urgent reads go to as well.
+ *   Where there is enough for some workers, the first is among them, and the
+ *   others read with preadv(); where the first has no ring, none has.
+ *   A read that io_uring has no memory for is made with preadv() and counts as
+ *   no failure, unless that fails, too.
  *   UFFDIO_MOVE (Linux 6.8) and MADV_COLLAPSE (Linux 6.1) keep huge pages;
  *   without them memory ends as small pages.
  */
@@ -71,7 +78,7 @@ typedef enum FastloadError {
 
 typedef enum FastloadIoKind {
     FASTLOAD_IO_AUTO,     /* io_uring, or preadv where it is refused */
-    FASTLOAD_IO_IO_URING, /* io_uring or an error from fastload_start() */
+    FASTLOAD_IO_IO_URING, /* for each worker, or fastload_start() fails */
     FASTLOAD_IO_PREADV,
 } FastloadIoKind;
 
@@ -200,8 +207,20 @@ typedef struct FastloadRegion {
 
 /* A snapshot of the counters; cheap, and coherent only field by field. */
 typedef struct FastloadStats {
-    const char *io_name;       /* "io_uring" or "preadv"; static storage */
+    /*
+     * What the first worker reads with, which serves faults and reads ahead:
+     * "io_uring", "preadv", or "none" before the start; "preadv" also once any
+     * worker's io_uring has stopped working.  Static storage.
+     */
+    const char *io_name;
+    /*
+     * What io_uring lacked when the load started, for any worker: a sentence
+     * without capital and full stop, in static storage.  NULL: nothing, or it
+     * was not asked for.
+     */
+    const char *io_fallback;
     uint32_t worker_count;
+    uint32_t preadv_count;     /* of those, that read with preadv now */
     uint64_t total_bytes;      /* of all regions */
     uint64_t zero_bytes;       /* of those, in pages without data in the file */
     uint64_t remaining_bytes;  /* trapped and not placed yet */

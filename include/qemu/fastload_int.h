@@ -294,9 +294,10 @@ typedef struct FastloadIoSetup {
 /*
  * A backend serves one worker, on that worker's thread only.
  *
- * open:  returns NULL and sets @error when it cannot work here.  On a thread
- *        that is new: with hardly any mapping left it has no memory at all, so
- *        nothing is allocated but what may fail.
+ * open:  returns NULL when it cannot work here, and then @ret_refusal is a
+ *        static sentence, without a full stop, that says what it lacks.  On a
+ *        thread that is new: with hardly any mapping left it has no memory at
+ *        all, so nothing is allocated but what may fail.
  * queue: takes @req until reap() returns it; never fails, an error becomes
  *        the request's.
  * poll:  starts what was queued and lets completions come in.  Returns at
@@ -317,7 +318,8 @@ typedef struct FastloadIoSetup {
 typedef struct FastloadIoOps {
     const char *name;
     bool is_blocking; /* poll() reads: the worker is busy for that long */
-    FastloadIo *(*open)(const FastloadIoSetup *setup, GError **error);
+    FastloadIo *(*open)(const FastloadIoSetup *setup,
+                        const char **ret_refusal);
     void (*queue)(FastloadIo *io, FastloadIoReq *req);
     bool (*poll)(FastloadIo *io, int64_t timeout_ns, bool minds_faults);
     FastloadIoReq *(*reap)(FastloadIo *io);
@@ -392,6 +394,7 @@ typedef struct FastloadWorker {
     const FastloadIoOps *io_ops;
     /* worker thread only */
     FastloadIo *io;
+    const char *io_refusal;      /* why not what it was to read with; or NULL */
     bool is_io_broken;           /* poll() said so */
     FastloadRead *reads;         /* urgent; these three: one allocation each */
     FastloadIoReq *reqs;
@@ -444,6 +447,7 @@ struct Fastload {
     GCond state_cond;
     FastloadState state;
     const char *io_name;
+    const char *io_fallback;
     bool is_cancelled;
     uint32_t ready_count;        /* workers that opened their backend */
     uint32_t live_count;         /* worker threads not yet ended */

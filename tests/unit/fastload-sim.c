@@ -166,7 +166,8 @@ uint64_t sim_pending_count(void)
 
 /* ---- the backend ---- */
 
-static FastloadIo *sim_open(const FastloadIoSetup *setup, GError **error)
+static FastloadIo *sim_open(const FastloadIoSetup *setup,
+                            const char **ret_refusal)
 {
     FastloadIo *io;
     uint32_t seed;
@@ -176,7 +177,7 @@ static FastloadIo *sim_open(const FastloadIoSetup *setup, GError **error)
     seed = sim.config.seed * 64 + sim.open_count++;
     if (sim.is_refused) {
         g_mutex_unlock(&sim.lock);
-        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_PERM, "told to refuse");
+        *ret_refusal = "told to refuse";
         return NULL;
     }
     g_mutex_unlock(&sim.lock);

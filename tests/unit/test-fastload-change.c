@@ -280,6 +280,7 @@ static void test_uring_set_up_and_refused(const void *opaque)
     t = change_new(FASTLOAD_IO_AUTO, FIXTURE_ANON, PAGE_COUNT, 0);
     change_start(t);
     g_assert_cmpstr(change_io_name(t), ==, "preadv");
+    g_assert_nonnull(t->fl->io_fallback);
     g_assert_false(t->fl->is_staging_lost);
     change_finish(t);
 }

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <sys/prctl.h>
 #include "fastload-fixture.h"
 #include "fastload-sim.h"
 
@@ -1389,7 +1390,77 @@ static void test_backend_that_does_not_open(const void *opaque)
     sim_refuse(true);
     text = fault_start_in_vain(t, &before, FASTLOAD_ERROR_SYSTEM);
     g_assert_nonnull(strstr(text, "simulator"));
+    g_assert_nonnull(strstr(text, "told to refuse"));
     fault_free(t);
+}
+
+/* What first_open() refuses: the first call, or all others. */
+static struct {
+    uint32_t open_count;
+    bool is_refused;
+} first_call;
+
+static FastloadIo *first_open(const FastloadIoSetup *setup,
+                              const char **ret_refusal)
+{
+    char name[16];
+    bool is_first;
+
+    if (prctl(PR_GET_NAME, name) == 0 && !strcmp(name, "fastload-0")) {
+        g_usleep(20 * 1000); /* others would overtake it now, if they may */
+    }
+    is_first = __atomic_fetch_add(&first_call.open_count, 1,
+                                  __ATOMIC_RELAXED) == 0;
+    if (is_first == first_call.is_refused) {
+        *ret_refusal = "told to refuse one";
+        return NULL;
+    }
+    return sim_ops.open(setup, ret_refusal);
+}
+
+/* @is_first_refused: the first to open its backend, or all but the first. */
+static FastloadStats fault_load_of_some(bool is_first_refused)
+{
+    SimConfig config = { .seed = 20 };
+    FastloadIoOps ops = sim_ops;
+    FixtureToucher toucher;
+    FastloadStats stats;
+    FaultTest *t;
+
+    ops.open = first_open;
+    first_call.open_count = 0;
+    first_call.is_refused = is_first_refused;
+    sim_reset(&config);
+    t = fault_new(&ops, FASTLOAD_IO_AUTO, FIXTURE_ANON, 4 * CHUNK_PAGES, 4,
+                  fixture_all_data);
+    fault_start(t);
+    stats = fault_stats(t);
+    fixture_toucher_start(&toucher, t->f, 20, 200);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+    return stats;
+}
+
+static void test_first_has_the_only_ring(const void *opaque)
+{
+    /* Where one worker alone gets a ring, it is the first one. */
+    FastloadStats stats = fault_load_of_some(false);
+
+    g_assert_cmpstr(stats.io_name, ==, sim_ops.name);
+    g_assert_cmpuint(stats.preadv_count, ==, 3);
+    g_assert_cmpstr(stats.io_fallback, ==, "told to refuse one");
+}
+
+static void test_first_has_no_ring(const void *opaque)
+{
+    /* When the first worker reads with preadv, all do. */
+    FastloadStats stats = fault_load_of_some(true);
+
+    g_assert_cmpstr(stats.io_name, ==, "preadv");
+    g_assert_cmpuint(stats.preadv_count, ==, 4);
+    g_assert_cmpstr(stats.io_fallback, ==, "told to refuse one");
 }
 
 static void test_unreadable_eager_region(const void *opaque)
@@ -2140,6 +2211,8 @@ int main(int argc, char **argv)
     add_test("bad-configurations-are-refused",
              test_bad_configurations_are_refused);
     add_test("backend-that-does-not-open", test_backend_that_does_not_open);
+    add_test("first-has-the-only-ring", test_first_has_the_only_ring);
+    add_test("first-has-no-ring", test_first_has_no_ring);
     add_test("unreadable-eager-region", test_unreadable_eager_region);
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);

@@ -242,6 +242,7 @@ typedef struct LoaderRun {
     /* the loader's */
     void *state;
     const char *io_name;     /* read backend in use, or NULL; static */
+    const char *io_fallback; /* what io_uring lacked, or NULL; static */
     /* atomic, relaxed: how far it is */
     uint64_t loaded_bytes[ARRIVAL_COUNT];
     uint32_t *arrivals;      /* a page each: class << 28 | units of 16 us
@@ -406,6 +407,7 @@ typedef struct RunResult {
     bool is_ok;
     char error[512];
     char io_name[32];
+    char io_fallback[128];
     uint64_t run_ns;         /* until the guest may run */
     uint64_t work_ns;        /* until it has touched its working set */
     uint64_t load_ns;        /* until everything is loaded; 0: never */
@@ -542,6 +544,7 @@ typedef struct Contender {
     Hist faults;
     Hist faults_idle;
     char io_name[32];
+    char io_fallback[128];   /* the last that a run had */
     RunResult *typical;      /* the run nearest to the median, or NULL */
 } Contender;
 

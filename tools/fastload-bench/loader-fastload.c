@@ -117,6 +117,7 @@ static bool loader_fastload_start(LoaderRun *run, GError **error)
     __atomic_store_n(&l->is_started, 1, __ATOMIC_RELAXED);
     fastload_get_stats(l->fl, &stats);
     run->io_name = stats.io_name;
+    run->io_fallback = stats.io_fallback;
     return true;
 }
 

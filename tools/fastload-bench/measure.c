@@ -318,6 +318,9 @@ static bool measure_main(Measure *m, GError **error)
     if (m->run.io_name) {
         g_strlcpy(r->io_name, m->run.io_name, sizeof(r->io_name));
     }
+    if (m->run.io_fallback) {
+        g_strlcpy(r->io_fallback, m->run.io_fallback, sizeof(r->io_fallback));
+    }
     if (!is_loaded) {
         /* The vCPUs may wait for pages that nobody will bring: leave. */
         return false;

@@ -241,6 +241,9 @@ static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
     if (*c->io_name) {
         result_add_text(b, "io_name", c->io_name);
     }
+    if (*c->io_fallback) {
+        result_add_text(b, "io_fallback", c->io_fallback);
+    }
     result_add_int(b, "run_count", c->run_count);
     result_add_int(b, "failed_count", c->failed_count);
     json_builder_set_member_name(b, "errors");

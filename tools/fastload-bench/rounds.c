@@ -321,6 +321,9 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
     hist_merge(&c->faults_idle, c->variant.loader->has_end ? &r->faults_idle
                                                            : &r->faults);
     g_strlcpy(c->io_name, r->io_name, sizeof(c->io_name));
+    if (*r->io_fallback) {
+        g_strlcpy(c->io_fallback, r->io_fallback, sizeof(c->io_fallback));
+    }
     rounds_keep_typical(c, round, result);
 }
 
