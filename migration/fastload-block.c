@@ -170,13 +170,14 @@ static void load_set_length_error(const IncomingLoad *load,
                                   const RAMBlock *block, uint64_t length,
                                   Error **errp)
 {
-    error_setg(errp, "'%s' has %" PRIu64 " bytes for the RAM block '%s', "
-               "this machine has %" PRIu64 ": %s", load->filename, length,
-               block->idstr, (uint64_t)block->used_length,
-               g_str_has_suffix(block->idstr, ".rom") ?
-               "romfile= of its device must name the ROM that was there when "
-               "the snapshot was saved" :
-               "start QEMU with the machine and memory size that were saved");
+    bool is_rom = g_str_has_suffix(block->idstr, ".rom");
+
+    incoming_load_refuse(errp, "length of a RAM block", is_rom ? NULL :
+        "Start QEMU with the machine and memory size that were saved.",
+        "'%s' has %" PRIu64 " bytes for the RAM block '%s', this machine has "
+        "%" PRIu64 "%s", load->filename, length, block->idstr,
+        (uint64_t)block->used_length, is_rom ? ": romfile= of its device must "
+        "name the ROM that was there when the snapshot was saved" : "");
 }
 
 /* Every number in the file is a stranger's. */
@@ -302,10 +303,10 @@ static bool load_check_writable(const RAMBlock *block,
     if ((block->flags & (RAM_READONLY | RAM_READONLY_FD)) &&
         find_first_bit((const unsigned long *)bitmap, page_count) <
         page_count) {
-        error_setg(errp, "the RAM block '%s' is read-only and cannot be "
-                   "loaded: set x-fast-load-threads to 0, or make its "
-                   "memory-backend-file writable", block->idstr);
-        return false;
+        return incoming_load_refuse(errp, "read-only RAM block",
+            "Make its memory-backend-file writable, or set "
+            "x-fast-load-threads to 0.", "the RAM block '%s' is read-only and "
+            "cannot be loaded", block->idstr);
     }
     return true;
 }
@@ -345,9 +346,9 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
     bool is_trappable;
 
     if (target_page < FASTLOAD_PAGE_BYTES_MIN) {
-        error_setg(errp, "x-fast-load-threads needs guests with pages of %d "
-                   "bytes at least: set it to 0", FASTLOAD_PAGE_BYTES_MIN);
-        return false;
+        return incoming_load_refuse(errp, "page size", "Set it to 0.",
+            "x-fast-load-threads needs guests with pages of %d bytes at least",
+            FASTLOAD_PAGE_BYTES_MIN);
     }
     if (length != block->used_length && length <= block->max_length &&
         (block->flags & RAM_RESIZEABLE) &&
@@ -440,11 +441,10 @@ static bool load_check_left_out(const IncomingLoad *load,
         (block->fd >= 0 && !load_made_file(block))) {
         return true;
     }
-    error_setg(errp, "'%s' was saved with x-ignore-shared and leaves out the "
-               "RAM block '%s', which has no file here: give it the "
-               "memory-backend-file that holds what it had", load->filename,
-               block->idstr);
-    return false;
+    return incoming_load_refuse(errp, "left-out RAM block",
+        "Give it the memory-backend-file that holds what it had.",
+        "'%s' was saved with x-ignore-shared and leaves out the RAM block "
+        "'%s', which has no file here", load->filename, block->idstr);
 }
 
 static bool load_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
@@ -495,9 +495,10 @@ int migration_fastload_unknown_block(const char *name)
     g_autofree char *shown = g_strescape(name, NULL);
 
     if (migration_fastload_is_armed()) {
-        error_setg(&load->stream_error, "'%s' has the RAM block '%s', which "
-                   "this machine lacks: start QEMU with the machine and "
-                   "devices that were saved", load->filename, shown);
+        incoming_load_refuse(&load->stream_error, "unknown RAM block",
+            "Start QEMU with the machine and devices that were saved.",
+            "'%s' has the RAM block '%s', which this machine lacks",
+            load->filename, shown);
     }
     return -EINVAL;
 }

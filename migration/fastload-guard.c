@@ -25,6 +25,8 @@
 #include "postcopy-ram.h"
 #include "trace.h"
 
+#define HINT_WAIT "Wait until the migration is completed."
+#define HINT_REMOVE "Remove it, or set x-fast-load-threads to 0."
 /* How often requests are looked at that wait for pages to be readable. */
 #define HOLD_POLL_MS 50
 
@@ -75,13 +77,11 @@ static bool load_hide_device(DeviceListener *listener, const QDict *opts,
     if (incoming_load.is_guarded &&
         (load_wants_blob(opts) ||
          (qdict_haskey(opts, "drive") && load_has_mapping_node()))) {
-        trace_fastload_load_refused("device that needs all memory");
-        error_setg(errp, "%s cannot be plugged while fast load is under way, "
-                   "it needs all memory at once",
-                   qdict_get_try_str(opts, "driver"));
-        error_append_hint(errp, "Wait until the migration is completed.\n");
+        incoming_load_refuse(errp, "device that needs all memory", HINT_WAIT,
+            "%s cannot be plugged while fast load is under way, it needs all "
+            "memory at once", qdict_get_try_str(opts, "driver"));
     }
-    return false;
+    return false; /* nothing is hidden: @errp alone refuses */
 }
 
 static void load_device_unrealized(DeviceListener *listener, DeviceState *dev)
@@ -97,35 +97,28 @@ static DeviceListener load_listener = {
 bool incoming_load_check_machine(Error **errp)
 {
     if (postcopy_has_notifiers()) {
-        trace_fastload_load_refused("vhost-user");
-        error_setg(errp, "x-fast-load-threads cannot be used with vhost-user: "
-                   "its process reads guest memory by itself; remove the "
-                   "device or set x-fast-load-threads to 0");
-        return false;
+        return incoming_load_refuse(errp, "vhost-user", HINT_REMOVE,
+            "x-fast-load-threads cannot be used with vhost-user: its process "
+            "reads guest memory by itself");
     }
     if (load_has_mapping_node()) {
-        trace_fastload_load_refused("block driver");
-        error_setg(errp, "x-fast-load-threads cannot be used with a block "
-                   "driver whose device reads guest memory by itself, such as "
-                   "virtio-blk-vhost-user: use another one or set "
-                   "x-fast-load-threads to 0");
-        return false;
+        return incoming_load_refuse(errp, "block driver", HINT_REMOVE,
+            "x-fast-load-threads cannot be used with a block driver whose "
+            "device reads guest memory by itself, such as "
+            "virtio-blk-vhost-user");
     }
     if (object_child_foreach_recursive(object_get_root(), load_find_remote,
                                        NULL)) {
-        trace_fastload_load_refused("remote");
-        error_setg(errp, "x-fast-load-threads cannot be used with x-remote or "
-                   "x-pci-proxy-dev: another process reads guest memory by "
-                   "itself; set x-fast-load-threads to 0");
-        return false;
+        return incoming_load_refuse(errp, "remote", HINT_REMOVE,
+            "x-fast-load-threads cannot be used with x-remote or "
+            "x-pci-proxy-dev: another process reads guest memory by itself");
     }
     if (object_child_foreach_recursive(object_get_root(), load_find_blob,
                                        NULL)) {
-        trace_fastload_load_refused("blob");
-        error_setg(errp, "x-fast-load-threads cannot be used with blobs of "
-                   "virtio-gpu, which pin guest memory: set blob=off on the "
-                   "device or x-fast-load-threads to 0");
-        return false;
+        return incoming_load_refuse(errp, "blob",
+            "Set blob=off on the device, or x-fast-load-threads to 0.",
+            "x-fast-load-threads cannot be used with blobs of virtio-gpu, "
+            "which pin guest memory");
     }
     return true;
 }
@@ -137,11 +130,9 @@ bool incoming_load_check_machine(Error **errp)
 bool incoming_load_guard(IncomingLoad *load, Error **errp)
 {
     if (ram_block_discard_require(true) < 0) {
-        trace_fastload_load_refused("pinned memory");
-        error_setg(errp, "x-fast-load-threads cannot be used: a device has "
-                   "pinned guest memory; remove it or set "
-                   "x-fast-load-threads to 0");
-        return false;
+        return incoming_load_refuse(errp, "pinned memory", HINT_REMOVE,
+            "x-fast-load-threads cannot be used: a device has pinned guest "
+            "memory");
     }
     load->is_guarded = true;
     return true;
@@ -181,26 +172,23 @@ void incoming_load_unlisten(IncomingLoad *load)
 bool migration_fastload_check_vhost_user(Error **errp)
 {
     if (incoming_load_is_in(&incoming_load, LOAD_UNDER_WAY)) {
-        trace_fastload_load_refused("vhost-user");
-        error_setg(errp, "vhost-user cannot be used while fast load is under "
-                   "way: its process reads guest memory by itself; wait until "
-                   "the migration is completed");
-        return false;
+        return incoming_load_refuse(errp, "vhost-user", HINT_WAIT,
+            "vhost-user cannot be used while fast load is under way: its "
+            "process reads guest memory by itself");
     }
     return true;
 }
 
-/* False, with what to do about it, while it is under way. */
-static bool load_is_over(const char *what, const char *advice, Error **errp)
+/* While it is under way: false, for @reason. */
+static bool load_is_over(const char *what, const char *reason,
+                         const char *hint, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
 
     QEMU_LOCK_GUARD(&load->lock);
     if (incoming_load_is_in(load, LOAD_UNDER_WAY)) {
-        trace_fastload_load_refused(what);
-        error_setg(errp, "'%s' is still being loaded: %s", load->filename,
-                   advice);
-        return false;
+        return incoming_load_refuse(errp, what, hint, "'%s' is still being "
+                                    "loaded: %s", load->filename, reason);
     }
     return true;
 }
@@ -212,9 +200,9 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
         return true;
     }
     if (params->x_fast_load_threads > FASTLOAD_WORKER_COUNT_MAX) {
-        error_setg(errp, "Parameter 'x-fast-load-threads' expects a value "
-                   "between 0 and %d", FASTLOAD_WORKER_COUNT_MAX);
-        return false;
+        return incoming_load_refuse(errp, "threads", NULL,
+            "Parameter 'x-fast-load-threads' expects a value between 0 and %d",
+            FASTLOAD_WORKER_COUNT_MAX);
     }
     /* With tls-creds and mapped-ram no parameter can be changed any more. */
     return (params->x_fast_load_threads == incoming_load_threads() &&
@@ -225,25 +213,26 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
            load_is_over("parameters",
                         "x-fast-load-threads, multifd-channels, direct-io, "
                         "mode and tls-creds cannot be changed before it is "
-                        "completed", errp);
+                        "completed", HINT_WAIT, errp);
 }
 
 bool migration_fastload_check_capabilities(Error **errp)
 {
     /* What ends the load would look for what others make at its begin. */
     return load_is_over("capabilities", "capabilities cannot be changed before "
-                        "it is completed", errp);
+                        "it is completed", HINT_WAIT, errp);
 }
 
 bool migration_fastload_check_outgoing(Error **errp)
 {
-    return load_is_over("migrate", FASTLOAD_HINT_OUTGOING, errp);
+    return load_is_over("migrate", "the guest cannot be migrated before it is "
+                        "completed", FASTLOAD_HINT_OUTGOING, errp);
 }
 
 bool migration_fastload_check_loadvm(Error **errp)
 {
-    return load_is_over("loadvm", "wait until the migration is completed "
-                        "before loading a snapshot", errp);
+    return load_is_over("loadvm", "no other snapshot can be loaded before it "
+                        "is completed", HINT_WAIT, errp);
 }
 
 /* Who touches a page that is missing waits, and nobody knows for how long. */
@@ -260,19 +249,15 @@ static bool load_is_unreadable_locked(const IncomingLoad *load)
 static bool load_is_readable(const char *what, const char *cause, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
-    Error *err = NULL;
 
-    WITH_QEMU_LOCK_GUARD(&load->lock) {
-        if (!load_is_unreadable_locked(load)) {
-            return true;
-        }
-        trace_fastload_load_refused(what);
-        error_setg(&err, "%s, as pages of '%s' cannot be read: wait until the "
-                   "load goes on, or use migrate-recover when it is paused",
-                   cause, load->filename);
+    QEMU_LOCK_GUARD(&load->lock);
+    if (load_is_unreadable_locked(load)) {
+        return incoming_load_refuse(errp, what,
+            "Wait until the load goes on, or use migrate-recover when it is "
+            "paused.", "%s, as pages of '%s' cannot be read", cause,
+            load->filename);
     }
-    error_propagate(errp, err);
-    return false;
+    return true;
 }
 
 bool migration_fastload_check_stop(Error **errp)
@@ -325,9 +310,8 @@ bool migration_fastload_check_unplug(DeviceState *dev, Error **errp)
 {
     if (migration_fastload_is_active() &&
         object_dynamic_cast(OBJECT(dev), TYPE_MEMORY_DEVICE)) {
-        error_setg(errp, "memory cannot be unplugged while it is being "
-                   "loaded: wait until the migration is completed");
-        return false;
+        return incoming_load_refuse(errp, "unplugging memory", HINT_WAIT,
+            "memory cannot be unplugged while it is being loaded");
     }
     return true;
 }

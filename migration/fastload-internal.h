@@ -126,8 +126,9 @@ typedef struct IncomingLoad {
     QEMUTimer *hold_timer;   /* wakes the main loop; with is_listening */
     bool owns_end;           /* the migration left its completion to us */
     /*
-     * Why RAM blocks could not be loaded.  QEMU's SaveVMHandlers.load_state
-     * returns an errno only; the sentence crosses it here.
+     * Why RAM blocks could not be loaded.  QEMU's functions that read them, up
+     * to SaveVMHandlers.load_state, return an errno only: the sentence passes
+     * them by here, and migration_fastload_loaded() hands it on.
      */
     Error *stream_error;
     GArray *blocks;          /* of LoadBlock; constant from TRAPPED on */
@@ -227,6 +228,14 @@ void incoming_load_stop_watch(IncomingLoad *load);
 
 /* ---- figures and sentences: fastload-report.c ---- */
 
+/*
+ * Something is refused, for the reason that @format gives: traced as @what.
+ * @hint, or NULL, is what to do about it: people are shown it, QMP is not.
+ * Returns false.
+ */
+bool G_GNUC_PRINTF(4, 5) incoming_load_refuse(Error **errp, const char *what,
+                                              const char *hint,
+                                              const char *format, ...);
 /* "cannot read 'FILE' at offset N: CAUSE"; the caller holds the lock. */
 Error *incoming_load_read_error_locked(const IncomingLoad *load,
                                        const FastloadFailure *failure);

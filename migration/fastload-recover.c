@@ -21,6 +21,7 @@
 
 /* Threads that look at copies; more than one only while storage hangs. */
 #define RECOVER_THREAD_COUNT_MAX 8
+#define HINT_COPY "Name a complete copy of the same snapshot."
 
 /* One command.  Owned by its thread. */
 typedef struct Recovery {
@@ -38,9 +39,8 @@ bool incoming_load_check_kind(const struct stat *st, const char *filename,
     if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode)) {
         return true;
     }
-    error_setg(errp, "'%s' is neither a file nor a block device: name a "
-               "snapshot", filename);
-    return false;
+    return incoming_load_refuse(errp, "kind of file", "Name a snapshot.",
+        "'%s' is neither a file nor a block device", filename);
 }
 
 /* Reads all of it, or says at which offset that failed. */
@@ -79,9 +79,8 @@ static bool recover_check_copied_block(int fd, const char *filename,
     g_autofree uint8_t *bitmap = g_malloc(loaded->bitmap_bytes);
 
     if (header->bitmap_off < sizeof(bytes)) {
-        error_setg(errp, "the snapshot was not written by QEMU: copies of it "
-                   "are not known");
-        return false;
+        return incoming_load_refuse(errp, "copy", NULL,
+            "the snapshot was not written by QEMU: copies of it are not known");
     }
     if (!recover_read_copy(fd, filename, bytes, sizeof(bytes),
                              header->bitmap_off - sizeof(bytes), errp) ||
@@ -95,11 +94,10 @@ static bool recover_check_copied_block(int fd, const char *filename,
         copied.bitmap_off != header->bitmap_off ||
         copied.pages_off != header->pages_off ||
         memcmp(bitmap, loaded->bitmap, loaded->bitmap_bytes)) {
-        error_setg(errp, "'%s' is not a copy of what is being loaded: header "
-                   "or bitmap of a RAM block at offset %" PRIu64 " differ; "
-                   "name a copy of the same snapshot", filename,
-                   header->bitmap_off - (uint64_t)sizeof(bytes));
-        return false;
+        return incoming_load_refuse(errp, "copy", HINT_COPY,
+            "'%s' is not a copy of what is being loaded: header or bitmap of a "
+            "RAM block at offset %" PRIu64 " differ", filename,
+            header->bitmap_off - (uint64_t)sizeof(bytes));
     }
     return true;
 }
@@ -113,11 +111,9 @@ static bool recover_check_copy(int fd, const char *filename,
     guint i;
 
     if (end < 0 || end != file_bytes) {
-        error_setg(errp, "'%s' is not a copy of what is being loaded: it has "
-                   "%" PRId64 " bytes instead of %" PRIu64 "; name a complete "
-                   "copy of the same snapshot", filename, (int64_t)end,
-                   file_bytes);
-        return false;
+        return incoming_load_refuse(errp, "copy", HINT_COPY,
+            "'%s' is not a copy of what is being loaded: it has %" PRId64
+            " bytes instead of %" PRIu64, filename, (int64_t)end, file_bytes);
     }
     for (i = 0; i < blocks->len; i++) {
         if (!recover_check_copied_block(fd, filename,
@@ -135,21 +131,20 @@ static bool recover_is_possible_locked(const IncomingLoad *load,
                                        Error **errp)
 {
     if (!incoming_load_is_in(load, LOAD_IN(PAUSED))) {
-        error_setg(errp, "no fast load is paused: there is nothing to "
-                   "recover");
-        return false;
+        return incoming_load_refuse(errp, "migrate-recover", NULL,
+            "no fast load is paused: there is nothing to recover");
     }
     if (file->offset != load->file_off) {
-        error_setg(errp, "the snapshot begins at offset %" PRIu64 ", a copy "
-                   "has to as well: end the URI with ',offset=%" PRIu64 "'",
-                   load->file_off, load->file_off);
-        return false;
+        return incoming_load_refuse(errp, "migrate-recover",
+            "End the URI with ',offset=' and that offset.",
+            "the snapshot begins at offset %" PRIu64 ", a copy has to as well",
+            load->file_off);
     }
     if (load->recover_thread_count == RECOVER_THREAD_COUNT_MAX) {
-        error_setg(errp, "%d copies are being looked at and do not answer: "
-                   "wait until the storage of one of them does",
-                   RECOVER_THREAD_COUNT_MAX);
-        return false;
+        return incoming_load_refuse(errp, "migrate-recover",
+            "Wait until the storage of one of them does.",
+            "%d copies are being looked at and do not answer",
+            RECOVER_THREAD_COUNT_MAX);
     }
     return true;
 }
@@ -194,8 +189,8 @@ static QIOChannelFile *recover_find_copy(const Recovery *recovery,
     }
     if (ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino ||
         ours.st_rdev != theirs.st_rdev) {
-        error_setg(errp, "'%s' was replaced while it was opened: try again",
-                   recovery->filename);
+        incoming_load_refuse(errp, "copy", "Try again.",
+            "'%s' was replaced while it was opened", recovery->filename);
         return NULL;
     }
     return g_steal_pointer(&ioc);
@@ -207,17 +202,17 @@ static bool recover_begin(IncomingLoad *load, const Recovery *recovery,
 {
     QEMU_LOCK_GUARD(&load->lock);
     if (recovery->number != load->recover_number) {
-        error_setg(errp, "another migrate-recover came after it");
-        return false;
+        return incoming_load_refuse(errp, "copy", NULL,
+            "another migrate-recover came after it");
     }
     if (!incoming_load_is_in(load, LOAD_IN(PAUSED))) {
-        error_setg(errp, "the load went on by itself meanwhile");
-        return false;
+        return incoming_load_refuse(errp, "copy", NULL,
+            "the load went on by itself meanwhile");
     }
     if (load->is_recovering) {
-        error_setg(errp, "a copy that was found to be right before this one "
-                   "does not answer any more: try again later");
-        return false;
+        return incoming_load_refuse(errp, "copy", "Try again later.",
+            "a copy that was found to be right before this one does not answer "
+            "any more");
     }
     load->is_recovering = true;
     return true;
@@ -307,8 +302,9 @@ void migration_fastload_recover(const char *uri, Error **errp)
         return;
     }
     if (channel->addr->transport != MIGRATION_ADDRESS_TYPE_FILE) {
-        error_setg(errp, "a fast load recovers from a file: give a URI that "
-                   "begins with 'file:'");
+        incoming_load_refuse(errp, "migrate-recover",
+            "Give a URI that begins with 'file:'.",
+            "a fast load recovers from a file");
         return;
     }
     QEMU_LOCK_GUARD(&load->lock);

@@ -17,6 +17,7 @@
 #include "monitor/monitor.h"
 #include "fastload-internal.h"
 #include "migration.h"
+#include "trace.h"
 
 /* What a load that waits because of @failure waits for. */
 const char *incoming_load_goes_on(const FastloadFailure *failure)
@@ -25,6 +26,25 @@ const char *incoming_load_goes_on(const FastloadFailure *failure)
            ? "after migrate-recover with a copy of the snapshot as it was"
            : failure->kind == FASTLOAD_FAILURE_PLACE
            ? "when there is memory" : "when the file can be read again";
+}
+
+bool incoming_load_refuse(Error **errp, const char *what, const char *hint,
+                          const char *format, ...)
+{
+    g_autofree char *text = NULL;
+    Error *err = NULL;
+    va_list args;
+
+    trace_fastload_load_refused(what);
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    error_setg(&err, "%s", text);
+    if (hint) {
+        error_append_hint(&err, "%s\n", hint);
+    }
+    error_propagate(errp, err);
+    return false;
 }
 
 Error *incoming_load_read_error_locked(const IncomingLoad *load,

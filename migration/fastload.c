@@ -183,32 +183,31 @@ static bool load_take_file(IncomingLoad *load, const FileMigrationArgs *file,
 static bool load_check_settings(Error **errp)
 {
     if (!migrate_mapped_ram()) {
-        error_setg(errp, "x-fast-load-threads needs a file that was saved "
-                   "with the capability 'mapped-ram', and the capability: "
-                   "enable it, or set x-fast-load-threads to 0");
-        return false;
+        return incoming_load_refuse(errp, "no mapped-ram",
+            "Enable it, or set x-fast-load-threads to 0.",
+            "x-fast-load-threads needs a file that was saved with the "
+            "capability 'mapped-ram', and the capability");
     }
     if (migrate_colo()) {
-        error_setg(errp, "x-fast-load-threads cannot be used with COLO: "
-                   "switch one of them off");
-        return false;
+        return incoming_load_refuse(errp, "COLO", "Switch one of them off.",
+            "x-fast-load-threads cannot be used with COLO");
     }
     if (fastload_mode_keeps_memory()) {
-        error_setg(errp, "x-fast-load-threads cannot be used with mode '%s': "
-                   "set the migration parameter 'mode' to 'normal'",
-                   MigMode_str(migrate_mode()));
-        return false;
+        return incoming_load_refuse(errp, "mode",
+            "Set the migration parameter 'mode' to 'normal'.",
+            "x-fast-load-threads cannot be used with mode '%s'",
+            MigMode_str(migrate_mode()));
     }
     if (migrate_background_snapshot()) {
-        error_setg(errp, "x-fast-load-threads cannot be used with the "
-                   "capability 'background-snapshot': switch one of them off");
-        return false;
+        return incoming_load_refuse(errp, "background-snapshot",
+            "Switch one of them off.", "x-fast-load-threads cannot be used "
+            "with the capability 'background-snapshot'");
     }
     if (migrate_tls()) {
-        error_setg(errp, "x-fast-load-threads cannot be used with TLS, files "
-                   "are not encrypted: switch mapped-ram off, set tls-creds to "
-                   "the empty string, and switch mapped-ram on");
-        return false;
+        return incoming_load_refuse(errp, "TLS",
+            "Switch mapped-ram off, set tls-creds to the empty string, and "
+            "switch mapped-ram on.", "x-fast-load-threads cannot be used with "
+            "TLS, files are not encrypted");
     }
     return true;
 }
@@ -220,9 +219,9 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
 
     if (load->engine) {
         QEMU_LOCK_GUARD(&load->lock);
-        error_setg(errp, "a fast load is under way: it goes on by itself "
-                   "when '%s' can be read again", load->filename);
-        return false;
+        return incoming_load_refuse(errp, "migrate-incoming", NULL,
+            "a fast load is under way: it goes on by itself when '%s' can be "
+            "read again", load->filename);
     }
     migration_fastload_cleanup();
     if (!incoming_load_threads()) {
@@ -237,9 +236,8 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
         return false;
     }
     if (!fastload_probe(&gerr)) {
-        error_setg(errp, "x-fast-load-threads cannot be used: %s",
-                   gerr->message);
-        return false;
+        return incoming_load_refuse(errp, "no userfaultfd", NULL,
+            "x-fast-load-threads cannot be used: %s", gerr->message);
     }
     if (!incoming_load_guard(load, errp)) {
         return false;
@@ -518,9 +516,8 @@ static bool load_find_file(IncomingLoad *load, QEMUFile *f, off_t *ret_end,
         return false;
     }
     if (!load_is_same_file(load, f)) {
-        error_setg(errp, "'%s' was replaced while it was opened: try again",
-                   load->filename);
-        return false;
+        return incoming_load_refuse(errp, "replaced file", "Try again.",
+            "'%s' was replaced while it was opened", load->filename);
     }
     end = lseek(load->ioc->fd, 0, SEEK_END);
     if (end < 0) {

@@ -21,6 +21,6 @@ static inline bool fastload_mode_keeps_memory(void)
 }
 
 /* What to do instead of migrate; savevm cannot work with mapped-ram here. */
-#define FASTLOAD_HINT_OUTGOING "wait until the migration is completed"
+#define FASTLOAD_HINT_OUTGOING "Wait until the migration is completed."
 
 #endif

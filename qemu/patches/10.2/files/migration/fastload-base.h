@@ -23,6 +23,6 @@ static inline bool fastload_mode_keeps_memory(void)
 
 /* What to do instead of migrate. */
 #define FASTLOAD_HINT_OUTGOING \
-    "wait until the migration is completed, or use snapshot-save"
+    "Wait until the migration is completed, or use snapshot-save."
 
 #endif
