@@ -47,6 +47,7 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     /* The kernel reports only what we registered. */
     assert(area);
     fault.page_idx = (msg->hva - (uintptr_t)area->hva) >> area->page_shift;
+    fault.is_discarded = fastload_bit_test(area->placed, fault.page_idx);
     ram_off = fault.page_idx << area->page_shift;
     trace_fastload_fault_received(fl, w->idx, msg->hva);
     if (fl->config.fault_func) {
@@ -54,7 +55,7 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
                               fl->config.fault_opaque);
     }
 
-    if (fastload_bit_test(area->placed, fault.page_idx) ||
+    if (fault.is_discarded ||
         !fastload_plan_page_has_data(area, fault.page_idx)) {
         /*
          * A placed page that is missing was discarded since: it is zero now,

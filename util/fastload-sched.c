@@ -73,9 +73,13 @@ bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
 
 static bool sched_is_waited_for_locked(const FastloadFault *fault)
 {
+    if (!fault->area || __atomic_load_n(&fault->area->is_dropped,
+                                        __ATOMIC_ACQUIRE)) {
+        return false;
+    }
     /* Its chunk may have brought the page; the fault is dropped later. */
-    return fault->area && !fastload_bit_test(fault->area->placed,
-                                             fault->page_idx);
+    return fault->is_discarded || !fastload_bit_test(fault->area->placed,
+                                                     fault->page_idx);
 }
 
 /* Calls @func with every fault in the queue and of the urgent reads. */
@@ -611,16 +615,10 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
 static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
                                      uint64_t now_ns)
 {
-    FastloadArea *area = read->area;
     FastloadFailure failure = {
         .kind = read->error_kind,
         .error_number = -read->error,
         .file_off = read->error_file_off,
-    };
-    FastloadFault fault = {
-        .area = area,
-        .page_idx = read->span.ram_off >> area->page_shift,
-        .begin_ns = read->fault.begin_ns,
     };
 
     if (!read->is_replaced) {
@@ -632,8 +630,8 @@ static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
         return;
     }
     /* The claim first: the page must be claimable when it is queued. */
-    fastload_bit_clear(area->claimed, fault.page_idx);
-    if (!sched_requeue_locked(fl, &fault)) {
+    fastload_bit_clear(read->area->claimed, read->fault.page_idx);
+    if (!sched_requeue_locked(fl, &read->fault)) {
         fl->failing_count--;
     }
 }

@@ -321,6 +321,17 @@ static void worker_share_faults(FastloadWorker *w, bool is_swamped,
     }
 }
 
+/* Has somebody else placed the page of @fault, or is about to? */
+static bool worker_fault_is_settled(const FastloadFault *fault)
+{
+    FastloadArea *area = fault->area;
+
+    /* Of a discarded page both bits tell what was before. */
+    return !fault->is_discarded &&
+           (fastload_bit_test(area->placed, fault->page_idx) ||
+            fastload_bit_test_and_set(area->claimed, fault->page_idx));
+}
+
 /* @has_new: faults have come in this turn. */
 static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
                                 bool has_new)
@@ -333,8 +344,7 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
         FastloadArea *area = fault.area;
         FastloadRead *read = w->free_urgent;
 
-        if (fastload_bit_test(area->placed, fault.page_idx) ||
-            fastload_bit_test_and_set(area->claimed, fault.page_idx)) {
+        if (worker_fault_is_settled(&fault)) {
             fastload_sched_fault_settled(fl, read);
             continue;
         }
@@ -349,7 +359,7 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
             fastload_stats_add(&w->counters.retry_count, read->is_retried);
             worker_issue_req(w, read, UINT32_MAX);
         } else {
-            /* A zero page that failed before, or placed since we looked. */
+            /* Zeros that failed before, or placed since we looked. */
             worker_urgent_finish(w, read);
         }
     }

@@ -246,6 +246,7 @@ typedef struct FastloadFault {
     uint64_t page_idx;
     uint64_t begin_ns;
     uint64_t not_before_ns; /* 0, or when to try again after a failure */
+    bool is_discarded;      /* placed once and given back: zeros are missing */
 } FastloadFault;
 
 struct FastloadRead {
@@ -542,7 +543,7 @@ uint32_t fastload_sched_fault_room(Fastload *fl);
 bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns);
 /* Reads have failed for so long that it counts as stalled. */
 bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure);
-/* A page without data could not be placed: it comes back after back-off. */
+/* Zeros could not be placed: the fault comes back after back-off. */
 void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
                                 int error_number, uint64_t now_ns);
 /* A popped fault needs no read: somebody else placed or claimed the page. */

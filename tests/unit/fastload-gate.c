@@ -1,0 +1,121 @@
+/*
+ * A gate before the kernel's userfaultfd calls, for unit tests.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <stdarg.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include "fastload-gate.h"
+
+typedef enum GateHold {
+    GATE_HOLD_NONE,
+    GATE_HOLD_NEXT,
+    GATE_HOLD_ONE, /* it is held */
+} GateHold;
+
+static struct {
+    GMutex lock;
+    GCond cond;
+    unsigned long refused; /* a request; 0: none */
+    int error_number;
+    uint32_t refused_count;
+    unsigned long held;
+    GateSide side;
+    GateHold hold;
+} gate;
+
+void gate_refuse(unsigned long request, int error_number)
+{
+    g_mutex_lock(&gate.lock);
+    gate.refused = error_number ? request : 0;
+    gate.error_number = error_number;
+    gate.refused_count = 0;
+    g_mutex_unlock(&gate.lock);
+}
+
+uint32_t gate_refused_count(void)
+{
+    uint32_t count;
+
+    g_mutex_lock(&gate.lock);
+    count = gate.refused_count;
+    g_mutex_unlock(&gate.lock);
+    return count;
+}
+
+void gate_hold(unsigned long request, GateSide side)
+{
+    g_mutex_lock(&gate.lock);
+    g_assert_true(gate.hold == GATE_HOLD_NONE);
+    gate.held = request;
+    gate.side = side;
+    gate.hold = GATE_HOLD_NEXT;
+    g_mutex_unlock(&gate.lock);
+}
+
+void gate_wait_held(void)
+{
+    g_mutex_lock(&gate.lock);
+    while (gate.hold != GATE_HOLD_ONE) {
+        g_cond_wait(&gate.cond, &gate.lock);
+    }
+    g_mutex_unlock(&gate.lock);
+}
+
+void gate_open(void)
+{
+    g_mutex_lock(&gate.lock);
+    gate.hold = GATE_HOLD_NONE;
+    g_cond_broadcast(&gate.cond);
+    g_mutex_unlock(&gate.lock);
+}
+
+static bool gate_refuses(unsigned long request, int *ret_error_number)
+{
+    bool is_refused;
+
+    g_mutex_lock(&gate.lock);
+    is_refused = gate.refused && gate.refused == request;
+    gate.refused_count += is_refused;
+    *ret_error_number = gate.error_number;
+    g_mutex_unlock(&gate.lock);
+    return is_refused;
+}
+
+static void gate_pass(unsigned long request, GateSide side)
+{
+    g_mutex_lock(&gate.lock);
+    if (gate.hold == GATE_HOLD_NEXT && gate.held == request &&
+        gate.side == side) {
+        gate.hold = GATE_HOLD_ONE;
+        g_cond_broadcast(&gate.cond);
+        while (gate.hold == GATE_HOLD_ONE) {
+            g_cond_wait(&gate.cond, &gate.lock);
+        }
+    }
+    g_mutex_unlock(&gate.lock);
+}
+
+/* Comes before the C library's, in the test programs. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    int ret, error_number;
+    va_list args;
+    void *arg;
+
+    va_start(args, request);
+    arg = va_arg(args, void *);
+    va_end(args);
+    if (gate_refuses(request, &error_number)) {
+        errno = error_number;
+        return -1;
+    }
+    gate_pass(request, GATE_BEFORE);
+    ret = syscall(SYS_ioctl, fd, request, arg);
+    error_number = errno;
+    gate_pass(request, GATE_AFTER);
+    errno = error_number;
+    return ret;
+}
