@@ -60,7 +60,7 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
         /*
          * A placed page that is missing was discarded since: it is zero now,
          * as on a machine that never migrated.  Usually it is simply there
-         * and this wakes whoever came too late to see it.
+         * and whoever came too late to see it is woken.
          */
         ret = fastload_place_zero(w, area, ram_off, area->page_bytes,
                                   FASTLOAD_CLASS_URGENT);
@@ -72,7 +72,6 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
             }
             return;
         }
-        fastload_uffd_wake(fl->uffd, area->hva + ram_off, area->page_bytes);
         fastload_stats_fault_done(&w->counters,
                                   fastload_stats_now_ns() - now_ns);
         return;

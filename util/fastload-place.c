@@ -142,7 +142,15 @@ static uint64_t place_step_after_enoent(const FastloadArea *area,
     return page_count / 2 << area->page_shift;
 }
 
-/* @buf NULL: zeros. */
+/*
+ * The kernel wakes whoever waits for what it places.  Who is left is woken
+ * here, when the page counts as placed: who waits for a page that came from
+ * elsewhere, or whose memory is gone; and who touched it anew, for it was
+ * there, was given back and did not count yet, so that the fault was taken for
+ * one that an urgent read of the page will answer.
+ *
+ * @buf NULL: zeros.
+ */
 static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
                      const uint8_t *buf, uint64_t len_bytes,
                      FastloadClass class)
@@ -170,7 +178,7 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
         if (ret && __atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
             done_bytes = try_bytes; /* that memory may be another's by now */
         } else if (ret == -EEXIST) {
-            /* Placed by another worker an instant ago; it woke the waiters. */
+            /* Placed by another worker an instant ago, or from elsewhere. */
             done_bytes += area->page_bytes;
         } else if (ret == -ENOENT && !done_bytes) {
             step_bytes = place_step_after_enoent(area, try_bytes);
@@ -192,6 +200,10 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
         }
         if (done_bytes) {
             place_account(w, area, ram_off + at, done_bytes, class, buf);
+            if (ret || class == FASTLOAD_CLASS_URGENT) {
+                fastload_uffd_wake(fl->uffd, area->hva + ram_off + at,
+                                   done_bytes);
+            }
             at += done_bytes;
             step_bytes = MAX(step_bytes, area->page_bytes);
         }

@@ -209,6 +209,23 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     w->io_ops->queue(w->io, req);
 }
 
+static int worker_urgent_place(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+
+    /* Its chunk may have brought it first: where it is not, it is zero now. */
+    if (!read->extent_count ||
+        fastload_bit_test(area->placed,
+                          read->span.ram_off >> area->page_shift)) {
+        return fastload_place_zero(w, area, read->span.ram_off,
+                                   read->span.len_bytes,
+                                   FASTLOAD_CLASS_URGENT);
+    }
+    fastload_place_fill_holes(area, read->span, read->buf);
+    return fastload_place_data(w, area, read->span.ram_off, read->buf,
+                               read->span.len_bytes, FASTLOAD_CLASS_URGENT);
+}
+
 static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 {
     uint64_t now_ns;
@@ -216,16 +233,7 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 
     worker_check_file(w, read);
     if (!read->error) {
-        if (read->extent_count) {
-            fastload_place_fill_holes(read->area, read->span, read->buf);
-            ret = fastload_place_data(w, read->area, read->span.ram_off,
-                                      read->buf, read->span.len_bytes,
-                                      FASTLOAD_CLASS_URGENT);
-        } else {
-            ret = fastload_place_zero(w, read->area, read->span.ram_off,
-                                      read->span.len_bytes,
-                                      FASTLOAD_CLASS_URGENT);
-        }
+        ret = worker_urgent_place(w, read);
         worker_read_fail(read, FASTLOAD_FAILURE_PLACE, ret,
                          read->area->file_off + read->span.ram_off);
     }
@@ -321,15 +329,27 @@ static void worker_share_faults(FastloadWorker *w, bool is_swamped,
     }
 }
 
-/* Has somebody else placed the page of @fault, or is about to? */
-static bool worker_fault_is_settled(const FastloadFault *fault)
+/*
+ * Has somebody else placed the page of @fault, or is about to?  Then nobody is
+ * left waiting for it.
+ */
+static bool worker_fault_is_settled(const FastloadWorker *w,
+                                    const FastloadFault *fault)
 {
     FastloadArea *area = fault->area;
 
-    /* Of a discarded page both bits tell what was before. */
-    return !fault->is_discarded &&
-           (fastload_bit_test(area->placed, fault->page_idx) ||
-            fastload_bit_test_and_set(area->claimed, fault->page_idx));
+    if (fault->is_discarded) {
+        return false; /* both bits tell what was before */
+    }
+    if (fastload_bit_test(area->placed, fault->page_idx)) {
+        /* It may have been given back and touched before it counted. */
+        fastload_uffd_wake(w->fl->uffd, area->hva +
+                           (fault->page_idx << area->page_shift),
+                           area->page_bytes);
+        return true;
+    }
+    /* Whoever has claimed it wakes after it counts, or queues its fault. */
+    return fastload_bit_test_and_set(area->claimed, fault->page_idx);
 }
 
 /* @has_new: faults have come in this turn. */
@@ -344,7 +364,7 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
         FastloadArea *area = fault.area;
         FastloadRead *read = w->free_urgent;
 
-        if (worker_fault_is_settled(&fault)) {
+        if (worker_fault_is_settled(w, &fault)) {
             fastload_sched_fault_settled(fl, read);
             continue;
         }

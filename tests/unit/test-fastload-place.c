@@ -19,7 +19,20 @@ typedef struct PlaceTest {
     Fixture *f;
     Fastload *fl;
     FixtureEvents events;
+    uint32_t told_count; /* atomic: of faults */
 } PlaceTest;
+
+static void place_fault_func(void *hva, uint32_t tid, void *opaque)
+{
+    PlaceTest *t = opaque;
+
+    __atomic_add_fetch(&t->told_count, 1, __ATOMIC_RELAXED);
+}
+
+static uint32_t place_told_count(PlaceTest *t)
+{
+    return __atomic_load_n(&t->told_count, __ATOMIC_RELAXED);
+}
 
 /* Not started.  @ops NULL: preadv. */
 static PlaceTest *place_new(const FastloadIoOps *ops, FixtureMemory memory,
@@ -31,6 +44,8 @@ static PlaceTest *place_new(const FastloadIoOps *ops, FixtureMemory memory,
         .io_kind = ops ? FASTLOAD_IO_AUTO : FASTLOAD_IO_PREADV,
         .event_func = fixture_events_func,
         .event_opaque = &t->events,
+        .fault_func = place_fault_func,
+        .fault_opaque = t,
         .background_bytes_per_s = bytes_per_s,
     };
     FastloadRegion region;
@@ -146,6 +161,161 @@ static void test_discarded_page_waits_for_memory(const void *opaque)
     place_free(t);
 }
 
+/* ---- pages that come and go ---- */
+
+static void test_claimed_page_given_back(const void *opaque)
+{
+    /*
+     * A page is there and does not count yet; it is given back and touched.
+     * The fault is dropped, for a read of the page seems to be on its way.
+     */
+    PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
+    FixtureToucher touchers[3];
+
+    place_start(t); /* with preadv both workers mind faults */
+    gate_hold(UFFDIO_COPY, GATE_AFTER);
+    fixture_toucher_start_page(&touchers[0], t->f, 100);
+    gate_wait_held();
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    place_discard(t, 100);
+    fixture_toucher_start_page(&touchers[1], t->f, 100);
+    fixture_wait_until(place_told_count(t) == 2);
+    /* The other worker answers one fault after the other. */
+    fixture_toucher_start_page(&touchers[2], t->f, 200);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[2]), ==, 0);
+    gate_open();
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 1); /* zeros */
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    place_free(t);
+}
+
+static uint32_t place_queued_count(PlaceTest *t)
+{
+    return FASTLOAD_FAULT_COUNT_MAX - fastload_sched_fault_room(t->fl);
+}
+
+static void test_queued_page_given_back(const void *opaque)
+{
+    /* The same while the fault is in the queue: the page comes, and goes. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
+    const FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
+    FixtureToucher touchers[FASTLOAD_URGENT_READ_COUNT_MAX + 2];
+    uint32_t last = G_N_ELEMENTS(touchers) - 1, i;
+    uint64_t bad_off = t->f->file_off + t->f->len_bytes - PAGE;
+    uint64_t page = 0;
+
+    /* The first worker places nothing: the guest faults for an hour. */
+    __atomic_store_n(&t->fl->last_fault_ns,
+                     fastload_stats_now_ns() + 3600 * 1000000000ull,
+                     __ATOMIC_RELAXED);
+    sim_add_bad(bad_off, PAGE, EIO, 0); /* the last chunk does not come */
+    gate_hold(UFFDIO_COPY, GATE_AFTER);
+    sim_hold(SIM_HOLD_URGENT);
+    gate_wait_held();
+    while (!fixture_page_is_resident(t->f, page)) {
+        page += CHUNK_PAGES; /* reads come back out of order */
+    }
+    /* It is there.  One fault more than there is room for, then its own. */
+    for (i = 0; i < last; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 3 * CHUNK_PAGES + i);
+    }
+    fixture_wait_until(place_told_count(t) == last);
+    place_discard(t, page);
+    fixture_toucher_start_page(&touchers[last], t->f, page);
+    fixture_wait_until(place_queued_count(t) == 2);
+    gate_open();
+    fixture_wait_until(fastload_bit_test(area->placed, page));
+    sim_hold(SIM_HOLD_NONE);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[last]), ==, 1);
+    for (i = 0; i < last; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    sim_heal(bad_off);
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    place_free(t);
+}
+
+static void test_late_read_of_a_page_given_back(const void *opaque)
+{
+    /* Its chunk brings a page, it is given back, then comes its own read. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
+    FixtureToucher toucher;
+
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(place_stats(t).oldest_fault_ns);
+    fixture_wait_until(sim_pending_count() >= 2);
+    sim_hold(SIM_HOLD_URGENT);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fixture_wait_until(!place_stats(t).remaining_bytes);
+    place_discard(t, 100);
+    place_finish(t);
+    g_assert_cmpuint(fixture_page(t->f, 100)[0], ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    place_free(t);
+}
+
+static void test_page_from_elsewhere(const void *opaque)
+{
+    /* While a page is read, it comes to shared memory by another mapping. */
+    PlaceTest *t = place_new_sim(FIXTURE_SHARED, SIM_HOLD_ALL);
+    uint64_t map_off = t->f->hva + 100 * PAGE - t->f->map;
+    FixtureToucher toucher;
+    uint64_t *page, w;
+
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(place_stats(t).oldest_fault_ns);
+    page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+                t->f->memory_fd, map_off);
+    g_assert_true(page != MAP_FAILED);
+    for (w = 0; w < PAGE / sizeof(*page); w++) {
+        page[w] = fixture_word(t->f, 100, w);
+    }
+    sim_hold(SIM_HOLD_BACKGROUND);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    munmap(page, PAGE);
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    place_free(t);
+}
+
+/* A thread that touches a page in a system call, which says so if it goes. */
+typedef struct PlaceCaller {
+    const uint64_t *page;
+    int pipe_fds[2];
+    int error_number;
+} PlaceCaller;
+
+static void *place_caller_main(void *opaque)
+{
+    PlaceCaller *c = opaque;
+
+    c->error_number = write(c->pipe_fds[1], c->page, 8) < 0 ? errno : 0;
+    return NULL;
+}
+
+static void test_page_that_is_unmapped(const void *opaque)
+{
+    /* While a page is read, its memory goes: who waits is told. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
+    PlaceCaller caller = { .page = fixture_page(t->f, REGION_PAGES - 1) };
+    GThread *thread;
+
+    g_assert_cmpint(pipe(caller.pipe_fds), ==, 0);
+    thread = g_thread_new("caller", place_caller_main, &caller);
+    fixture_wait_until(place_stats(t).oldest_fault_ns);
+    g_assert_cmpint(munmap(fixture_page(t->f, REGION_PAGES - 1), PAGE), ==,
+                    0);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    g_thread_join(thread);
+    g_assert_cmpint(caller.error_number, ==, EFAULT);
+    place_finish(t);
+    close(caller.pipe_fds[0]);
+    close(caller.pipe_fds[1]);
+    place_free(t);
+}
+
 static void add_test(const char *behaviour, GTestDataFunc func)
 {
     g_autofree char *path = g_strdup_printf("/fastload/place/%s", behaviour);
@@ -158,5 +328,11 @@ int main(int argc, char **argv)
     fixture_init(&argc, &argv);
     add_test("discarded-page-waits-for-memory",
              test_discarded_page_waits_for_memory);
+    add_test("claimed-page-given-back", test_claimed_page_given_back);
+    add_test("queued-page-given-back", test_queued_page_given_back);
+    add_test("late-read-of-a-page-given-back",
+             test_late_read_of_a_page_given_back);
+    add_test("page-from-elsewhere", test_page_from_elsewhere);
+    add_test("page-that-is-unmapped", test_page_that_is_unmapped);
     return g_test_run();
 }
