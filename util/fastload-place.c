@@ -116,7 +116,8 @@ static bool place_is_unmapped(const FastloadArea *area, uint64_t ram_off)
 /*
  * What the kernel calls EEXIST may be one huge page short: with a page table
  * there and no free page of hugetlb, it says the same (mm/hugetlb.c, to Linux
- * 6.18 at least).  Neither placed by us nor there: it is not placed.
+ * 6.18 at least).  What is not there is not placed, or was given back since;
+ * whether it counts as placed says nothing of now.
  */
 static bool place_has_no_page(const FastloadArea *area, uint64_t ram_off)
 {
@@ -125,8 +126,7 @@ static bool place_has_no_page(const FastloadArea *area, uint64_t ram_off)
 
     return area->page_bytes > getpagesize() && /* hugetlb */
            mincore(area->hva + ram_off, area->page_bytes, resident) == 0 &&
-           !(resident[0] & 1) &&
-           !fastload_bit_test(area->placed, ram_off >> area->page_shift);
+           !(resident[0] & 1);
 }
 
 /*

@@ -34,7 +34,7 @@ static uint32_t place_told_count(PlaceTest *t)
     return __atomic_load_n(&t->told_count, __ATOMIC_RELAXED);
 }
 
-/* Not started.  @ops NULL: preadv. */
+/* Not started; NULL: no such memory here.  @ops NULL: preadv. */
 static PlaceTest *place_new(const FastloadIoOps *ops, FixtureMemory memory,
                             uint64_t bytes_per_s)
 {
@@ -50,8 +50,12 @@ static PlaceTest *place_new(const FastloadIoOps *ops, FixtureMemory memory,
     };
     FastloadRegion region;
 
-    fixture_events_init(&t->events);
     t->f = fixture_new(memory, REGION_PAGES, fixture_all_data);
+    if (!t->f) {
+        g_free(t);
+        return NULL;
+    }
+    fixture_events_init(&t->events);
     t->fl = fastload_new(t->f->fd, &config, NULL);
     if (ops) {
         fastload_set_io_ops(t->fl, ops);
@@ -158,6 +162,65 @@ static void test_discarded_page_waits_for_memory(const void *opaque)
     place_finish(t);
     g_assert_cmpuint(fixture_page(t->f, 100)[0], ==, 0);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    place_free(t);
+}
+
+/* A page of hugetlb for nobody's use, or NULL: there is none. */
+static void *place_take_huge_page(void)
+{
+    void *map = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB |
+                     MAP_NORESERVE, -1, 0);
+
+    g_assert_true(map != MAP_FAILED);
+    if (madvise(map, CHUNK_BYTES, MADV_POPULATE_WRITE) < 0) {
+        munmap(map, CHUNK_BYTES);
+        return NULL;
+    }
+    return map;
+}
+
+static void test_discarded_huge_page_waits_for_one(const void *opaque)
+{
+    /* The same where the kernel calls it EEXIST: no page of hugetlb. */
+    g_autoptr(GPtrArray) taken = g_ptr_array_new();
+    FastloadFailure failure;
+    FixtureToucher toucher;
+    bool is_failing;
+    PlaceTest *t;
+    void *map;
+    guint i;
+
+    sim_reset(&(SimConfig) { .seed = 41 });
+    sim_hold(SIM_HOLD_BACKGROUND);
+    t = place_new(&sim_ops, FIXTURE_HUGETLB, 0);
+    if (!t) {
+        return;
+    }
+    place_start(t);
+    g_assert_true(fixture_page_is_right(t->f, 1));
+    fixture_wait_until(place_stats(t).remaining_bytes ==
+                       t->f->len_bytes - CHUNK_BYTES);
+    g_assert_cmpint(madvise(t->f->hva, CHUNK_BYTES, MADV_DONTNEED), ==, 0);
+    while ((map = place_take_huge_page())) {
+        g_ptr_array_add(taken, map);
+    }
+    fixture_toucher_start_page(&toucher, t->f, 1);
+    fixture_wait_until((is_failing = fastload_is_failing(t->fl, &failure)) ||
+                       fixture_toucher_is_done(&toucher));
+    if (is_failing) {
+        g_assert_cmpint(failure.kind, ==, FASTLOAD_FAILURE_PLACE);
+        g_assert_cmpint(failure.error_number, ==, ENOMEM);
+        g_assert_cmpuint(place_told_count(t), <=, 2);
+    } else {
+        g_test_skip("another process gave back a page of hugetlb");
+    }
+    for (i = 0; i < taken->len; i++) {
+        munmap(g_ptr_array_index(taken, i), CHUNK_BYTES);
+    }
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, CHUNK_PAGES);
     place_free(t);
 }
 
@@ -328,6 +391,8 @@ int main(int argc, char **argv)
     fixture_init(&argc, &argv);
     add_test("discarded-page-waits-for-memory",
              test_discarded_page_waits_for_memory);
+    add_test("discarded-huge-page-waits-for-one",
+             test_discarded_huge_page_waits_for_one);
     add_test("claimed-page-given-back", test_claimed_page_given_back);
     add_test("queued-page-given-back", test_queued_page_given_back);
     add_test("late-read-of-a-page-given-back",
