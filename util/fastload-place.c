@@ -103,6 +103,30 @@ static int place_zero_run(Fastload *fl, FastloadArea *area, uint64_t ram_off,
                               ret_done_bytes);
 }
 
+/*
+ * Asks the kernel, which lets each userfaultfd place pages in what any other
+ * traps: not for memory that was dropped, which may be another load's by now.
+ * @buf NULL: zeros.  Returns 0, -errno, or -ECANCELED: it was dropped.
+ */
+static int place_step(Fastload *fl, FastloadArea *area, uint64_t ram_off,
+                      const uint8_t *buf, uint64_t len_bytes,
+                      uint64_t *ret_done_bytes)
+{
+    int ret = -ECANCELED;
+
+    *ret_done_bytes = 0;
+    g_rw_lock_reader_lock(&area->place_lock);
+    /* pairs with the release in session_drop_area_locked() */
+    if (!__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
+        ret = buf ? fastload_uffd_copy(fl->uffd, area->hva + ram_off, buf,
+                                       len_bytes, ret_done_bytes)
+                  : place_zero_run(fl, area, ram_off, len_bytes,
+                                   ret_done_bytes);
+    }
+    g_rw_lock_reader_unlock(&area->place_lock);
+    return ret;
+}
+
 /* Is the page not mapped at all any more, by nobody? */
 static bool place_is_unmapped(const FastloadArea *area, uint64_t ram_off)
 {
@@ -162,21 +186,15 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
     while (at < len_bytes) {
         uint64_t try_bytes = MIN(step_bytes, len_bytes - at);
         uint64_t done_bytes;
-        int ret;
+        int ret = place_step(fl, area, ram_off + at, buf ? buf + at : NULL,
+                             try_bytes, &done_bytes);
 
-        if (buf) {
-            ret = fastload_uffd_copy(fl->uffd, area->hva + ram_off + at,
-                                     buf + at, try_bytes, &done_bytes);
-        } else {
-            ret = place_zero_run(fl, area, ram_off + at, try_bytes,
-                                 &done_bytes);
-        }
         if (ret == -EEXIST &&
             place_has_no_page(area, ram_off + at + done_bytes)) {
             ret = -ENOMEM;
         }
-        if (ret && __atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
-            done_bytes = try_bytes; /* that memory may be another's by now */
+        if (ret == -ECANCELED) {
+            return 0; /* whoever drops it accounts for it and wakes */
         } else if (ret == -EEXIST) {
             /* Placed by another worker an instant ago, or from elsewhere. */
             done_bytes += area->page_bytes;
@@ -230,6 +248,7 @@ uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
                              uint64_t len_bytes)
 {
     uint64_t at, run_bytes, done_bytes;
+    /* Unlike the others it places only in what our own userfaultfd traps. */
     int ret = fastload_uffd_move(w->fl->uffd, area->hva + ram_off, buf,
                                  len_bytes, &done_bytes);
 

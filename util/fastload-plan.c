@@ -51,6 +51,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
     area->chunk_count = (area->head_bytes + area->len_bytes +
                          FASTLOAD_CHUNK_BYTES - 1) / FASTLOAD_CHUNK_BYTES;
     area->spans = g_array_new(false, false, sizeof(FastloadSpan));
+    g_rw_lock_init(&area->place_lock);
 
     granule_count = area->len_bytes >> area->granule_shift;
     word_count = FASTLOAD_BIT_WORDS(granule_count);
@@ -77,6 +78,7 @@ void fastload_plan_area_free(FastloadArea *area)
     g_free(area->claimed);
     g_free(area->placed);
     g_free(area->moved);
+    g_rw_lock_clear(&area->place_lock);
     g_free(area);
 }
 

@@ -48,8 +48,9 @@
  *   SETTLED    threads gone
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
- * Lock order: event_lock, then state_lock or sched_lock, never both; pool_lock
- * and the lock of an eager load alone.  No lock is held over I/O or placement,
+ * Lock order: event_lock, then state_lock or sched_lock, never both; place_lock
+ * of an area under none but state_lock; pool_lock and the lock of an eager load
+ * alone.  No lock is held over I/O, none but place_lock over placement, and
  * none but event_lock over the event callback.
  */
 #include "qemu/osdep.h"
@@ -150,12 +151,15 @@ static void session_unregister(const Fastload *fl)
 /* Once nothing is missing, or when what is missing does not matter. */
 static void session_untrap(Fastload *fl)
 {
+    /* A region that is dropped just now is unregistered once, by one of us. */
+    g_mutex_lock(&fl->state_lock);
     session_unregister(fl);
     if (fl->uffd >= 0) {
         /* Closing also lets go what unregistering could not. */
         close(fl->uffd);
         fl->uffd = -1;
     }
+    g_mutex_unlock(&fl->state_lock);
 }
 
 static void session_tell(Fastload *fl, FastloadEvent event,
@@ -1023,15 +1027,20 @@ static void session_drop_area_locked(Fastload *fl, FastloadArea *area,
     uint64_t data_bytes = 0;
     guint s;
 
-    /* pairs with the acquire in place_run() */
+    /*
+     * Whoever places when it is set is waited for, which takes no longer than
+     * unregistering would wait for the same; whoever comes later sees it.
+     */
     __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
+    g_rw_lock_writer_lock(&area->place_lock);
+    g_rw_lock_writer_unlock(&area->place_lock);
+    /* Wakes who waits. */
+    session_unregister_area(fl, area);
     for (s = 0; s < area->spans->len; s++) {
         session_give_up_pages(area,
                               g_array_index(area->spans, FastloadSpan, s),
                               &data_bytes, all_bytes);
     }
-    /* Wakes who waits; afterwards nothing is placed there any more. */
-    session_unregister_area(fl, area);
     __atomic_sub_fetch(&fl->total_bytes, data_bytes, __ATOMIC_RELAXED);
 }
 
@@ -1048,7 +1057,8 @@ void fastload_drop_region(Fastload *fl, void *hva)
         if (area->hva != hva || area->is_dropped) {
             continue;
         }
-        if (session_is_live_locked(fl)) {
+        if (fl->uffd >= 0) {
+            /* Workers that end may still place what they had begun to read. */
             session_drop_area_locked(fl, area, &all_bytes);
         } else {
             /* All of it is there, or nobody minds; no huge page is made. */

@@ -370,10 +370,11 @@ void fastload_cancel(Fastload *fl);
  * What is missing of it is missing no more: it is neither read nor placed,
  * threads that wait for a page of it are released and find zeros, and its
  * missing data no longer counts in total_bytes.  The memory may be unmapped,
- * and its addresses mapped anew, as soon as this returns, which does not wait
- * for reads.  After completion no more huge pages are made of it, but for one
- * stretch of 8 MiB perhaps; what memory holds does not change by that.  Before
- * start it has no effect.
+ * and its addresses mapped anew, by another load, too, as soon as this returns.
+ * It waits for no read, but for what is being placed there at that moment.
+ * After completion no more huge pages are made of it, but for one stretch of
+ * 8 MiB perhaps; what memory holds does not change by that.  Before start it has
+ * no effect.
  */
 void fastload_drop_region(Fastload *fl, void *hva);
 

@@ -179,6 +179,8 @@ typedef struct FastloadArea {
     bool is_trapped;
     bool has_zeropage;     /* the kernel can place zeros here, and may */
     bool has_move;         /* dense chunks are moved, if the kernel agrees */
+    /* held, for reading, while something is copied or zeroed */
+    GRWLock place_lock;
     /* atomic */
     uint32_t is_dropped;   /* its memory is not ours any more */
     uint8_t *chunk_states; /* FastloadChunkState; taken by the scheduler */

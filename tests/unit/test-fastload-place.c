@@ -379,6 +379,144 @@ static void test_page_that_is_unmapped(const void *opaque)
     place_free(t);
 }
 
+/* ---- memory that becomes another's ---- */
+
+/*
+ * New memory where the region was, trapped by somebody else: the kernel lets
+ * every userfaultfd place pages there.  Returns the one that traps it.
+ */
+static int place_trap_anew(PlaceTest *t)
+{
+    bool has_move, has_zeropage;
+    FastloadUffdRefusal refusal;
+    int uffd;
+
+    g_assert_true(mmap(t->f->hva, t->f->len_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+                  t->f->hva);
+    g_assert_true(fastload_uffd_open(&uffd, &has_move, &refusal));
+    g_assert_cmpint(fastload_uffd_register(uffd, t->f->hva, t->f->len_bytes,
+                                           &has_zeropage), ==, 0);
+    return uffd;
+}
+
+/* Nobody has placed anything there; it is given up. */
+static void place_check_untouched(PlaceTest *t, int uffd)
+{
+    uint64_t i;
+
+    for (i = 0; i < fixture_page_count(t->f); i++) {
+        g_assert_false(fixture_page_is_resident(t->f, i));
+    }
+    close(uffd);
+}
+
+/* A region that stays, so that the load goes on when the other is dropped. */
+static Fixture *place_add_stayer(PlaceTest *t)
+{
+    Fixture *stayer = fixture_new(FIXTURE_ANON, CHUNK_PAGES,
+                                  fixture_all_data);
+    FastloadRegion region;
+
+    fixture_region(stayer, &region);
+    region.file_off = t->f->file_off; /* has the same there */
+    g_assert_true(fastload_add_region(t->fl, &region, NULL));
+    return stayer;
+}
+
+static void test_dropped_memory_is_anothers(const void *opaque)
+{
+    /* Reads that come back later place nothing there, nor count as failed. */
+    SimConfig config = { .seed = 42 };
+    FixtureToucher toucher;
+    FastloadStats stats;
+    Fixture *stayer;
+    PlaceTest *t;
+    int uffd;
+
+    sim_reset(&config);
+    sim_hold(SIM_HOLD_ALL);
+    t = place_new(&sim_ops, FIXTURE_ANON, 0);
+    stayer = place_add_stayer(t);
+    place_start(t);
+    fixture_toucher_start_page(&toucher, t->f, REGION_PAGES - 1);
+    fixture_wait_until(place_stats(t).oldest_fault_ns);
+    fastload_drop_region(t->fl, t->f->hva);
+    g_assert_cmpuint(place_stats(t).oldest_fault_ns, ==, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
+    uffd = place_trap_anew(t);
+    place_finish(t);
+    place_check_untouched(t, uffd);
+    stats = place_stats(t);
+    g_assert_cmpuint(stats.total_bytes, ==, stayer->len_bytes);
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND], ==,
+                     stayer->len_bytes);
+    g_assert_cmpuint(stats.loaded_bytes[FASTLOAD_CLASS_URGENT], ==, 0);
+    g_assert_cmpuint(stats.retry_count, ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(stayer), ==, 0);
+    place_free(t);
+    fixture_free(stayer);
+}
+
+typedef struct PlaceDropper {
+    PlaceTest *t;
+    uint32_t is_done; /* atomic */
+} PlaceDropper;
+
+static void *place_dropper_main(void *opaque)
+{
+    PlaceDropper *d = opaque;
+
+    fastload_drop_region(d->t->fl, d->t->f->hva);
+    __atomic_store_n(&d->is_done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void test_drop_waits_for_placement(const void *opaque)
+{
+    /* A worker is about to place; only then may the memory go. */
+    PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
+    PlaceDropper dropper = { .t = t };
+    FixtureToucher toucher;
+    GThread *thread;
+    int uffd;
+
+    sim_reset(&(SimConfig) { .seed = 43 });
+    place_start(t);
+    gate_hold(UFFDIO_COPY, GATE_BEFORE);
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    gate_wait_held();
+    thread = g_thread_new("dropper", place_dropper_main, &dropper);
+    g_usleep(100 * 1000); /* it would be done by then, as a rule */
+    g_assert_false(__atomic_load_n(&dropper.is_done, __ATOMIC_ACQUIRE));
+    gate_open();
+    g_thread_join(thread);
+    fixture_toucher_join(&toucher); /* before it is dropped, or after */
+    uffd = place_trap_anew(t);
+    place_finish(t);
+    place_check_untouched(t, uffd);
+    place_free(t);
+}
+
+static void test_drop_after_cancel(const void *opaque)
+{
+    /* What a load that was cancelled still reads has nowhere to go. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
+    FixtureToucher toucher;
+    int uffd;
+
+    fixture_toucher_start_page(&toucher, t->f, REGION_PAGES - 1);
+    fixture_wait_until(place_stats(t).oldest_fault_ns);
+    fastload_cancel(t->fl);
+    fastload_drop_region(t->fl, t->f->hva);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
+    uffd = place_trap_anew(t);
+    sim_hold(SIM_HOLD_NONE);
+    g_assert_false(fastload_wait(t->fl, NULL));
+    place_check_untouched(t, uffd);
+    place_free(t);
+}
+
 static void add_test(const char *behaviour, GTestDataFunc func)
 {
     g_autofree char *path = g_strdup_printf("/fastload/place/%s", behaviour);
@@ -399,5 +537,8 @@ int main(int argc, char **argv)
              test_late_read_of_a_page_given_back);
     add_test("page-from-elsewhere", test_page_from_elsewhere);
     add_test("page-that-is-unmapped", test_page_that_is_unmapped);
+    add_test("dropped-memory-is-anothers", test_dropped_memory_is_anothers);
+    add_test("drop-waits-for-placement", test_drop_waits_for_placement);
+    add_test("drop-after-cancel", test_drop_after_cancel);
     return g_test_run();
 }
