@@ -13,6 +13,8 @@
 #define PAGE FIXTURE_PAGE_BYTES
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 #define CHUNK_BYTES (CHUNK_PAGES * PAGE)
+/* How long random drops go on, all together. */
+#define DROPS_S 2
 #define REGION_PAGES (4 * CHUNK_PAGES)
 
 typedef struct PlaceTest {
@@ -472,29 +474,49 @@ static void *place_dropper_main(void *opaque)
     return NULL;
 }
 
-static void test_drop_waits_for_placement(const void *opaque)
+/* Drops the region while a call is held; returns when it is dropped. */
+static void place_drop_at_the_gate(PlaceTest *t)
 {
-    /* A worker is about to place; only then may the memory go. */
-    PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
     PlaceDropper dropper = { .t = t };
-    FixtureToucher toucher;
     GThread *thread;
-    int uffd;
 
-    sim_reset(&(SimConfig) { .seed = 43 });
-    place_start(t);
-    gate_hold(UFFDIO_COPY, GATE_BEFORE);
-    fixture_toucher_start_page(&toucher, t->f, 100);
     gate_wait_held();
     thread = g_thread_new("dropper", place_dropper_main, &dropper);
     g_usleep(100 * 1000); /* it would be done by then, as a rule */
     g_assert_false(__atomic_load_n(&dropper.is_done, __ATOMIC_ACQUIRE));
     gate_open();
     g_thread_join(thread);
+}
+
+static void test_drop_waits_for_placement(const void *opaque)
+{
+    /* A worker is about to place; only then may the memory go. */
+    PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
+    FixtureToucher toucher;
+    int uffd;
+
+    sim_reset(&(SimConfig) { .seed = 43 });
+    place_start(t);
+    gate_hold(UFFDIO_COPY, GATE_BEFORE);
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    place_drop_at_the_gate(t);
     fixture_toucher_join(&toucher); /* before it is dropped, or after */
     uffd = place_trap_anew(t);
     place_finish(t);
     place_check_untouched(t, uffd);
+    place_free(t);
+}
+
+static void test_drop_waits_for_the_last_worker(const void *opaque)
+{
+    /* It is about to let go the memory, and only then may others have it. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
+
+    gate_hold(UFFDIO_UNREGISTER, GATE_BEFORE);
+    sim_hold(SIM_HOLD_NONE);
+    place_drop_at_the_gate(t);
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     place_free(t);
 }
 
@@ -515,6 +537,114 @@ static void test_drop_after_cancel(const void *opaque)
     g_assert_false(fastload_wait(t->fl, NULL));
     place_check_untouched(t, uffd);
     place_free(t);
+}
+
+/* Asks for statistics until it is told to end, and checks each. */
+typedef struct PlaceWatcher {
+    PlaceTest *t;
+    uint64_t total_bytes;
+    uint32_t is_over; /* atomic */
+    GThread *thread;
+} PlaceWatcher;
+
+static void *place_watcher_main(void *opaque)
+{
+    PlaceWatcher *watcher = opaque;
+    PlaceTest *t = watcher->t;
+    uint64_t missing_bytes = UINT64_MAX;
+
+    while (!__atomic_load_n(&watcher->is_over, __ATOMIC_ACQUIRE)) {
+        bool was_settled = fastload_is_settled(t->fl);
+        FastloadStats stats = place_stats(t);
+
+        g_assert_cmpuint(stats.remaining_bytes, <=, missing_bytes);
+        missing_bytes = stats.remaining_bytes;
+        g_assert_cmpuint(stats.total_bytes, <=, watcher->total_bytes);
+        /* Nobody has waited for longer than the load has been there. */
+        g_assert_cmpuint(stats.oldest_fault_ns, <=,
+                         fastload_stats_now_ns() - t->fl->start_ns);
+        g_assert_true(!was_settled || !stats.oldest_fault_ns);
+        g_assert_true(!was_settled || fastload_is_settled(t->fl));
+        g_usleep(50);
+    }
+    return NULL;
+}
+
+/*
+ * A region is dropped at any time, also when the load is cancelled or about
+ * to be complete; its memory is another's at once.
+ */
+static void place_drop_anytime(uint32_t seed)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    SimConfig config = {
+        .seed = seed,
+        .eio_permille = g_rand_int_range(rand, 0, 4) * 50,
+        .delay_turns_max = g_rand_int_range(rand, 0, 10),
+        .break_permille = g_rand_boolean(rand) ? 20 : 0,
+    };
+    PlaceWatcher watcher = { 0 };
+    FixtureToucher touchers[4];
+    bool is_cancelled = g_rand_int_range(rand, 0, 3) == 0;
+    Fixture *stayer;
+    PlaceTest *t;
+    int uffd, i;
+
+    sim_reset(&config);
+    t = place_new(&sim_ops, g_rand_boolean(rand) ? FIXTURE_THP
+                                                 : FIXTURE_SHARED, 0);
+    t->fl->config.worker_count = g_rand_int_range(rand, 1, 5);
+    stayer = place_add_stayer(t);
+    place_start(t);
+    watcher.t = t;
+    watcher.total_bytes = t->f->len_bytes + stayer->len_bytes;
+    watcher.thread = g_thread_new("watcher", place_watcher_main, &watcher);
+    for (i = 0; i < 4; i++) {
+        fixture_toucher_start(&touchers[i], i % 2 ? stayer : t->f, seed + i,
+                              50);
+    }
+    g_usleep(g_rand_int_range(rand, 0, 8000));
+    if (is_cancelled) {
+        fastload_cancel(t->fl);
+    }
+    fastload_drop_region(t->fl, t->f->hva);
+    for (i = 0; i < 4; i += 2) {
+        fixture_toucher_join(&touchers[i]); /* zeros or data */
+    }
+    uffd = place_trap_anew(t);
+    for (i = 1; i < 4; i += 2) {
+        uint32_t wrong_count = fixture_toucher_join(&touchers[i]);
+
+        g_assert_true(is_cancelled || !wrong_count);
+    }
+    if (fastload_wait(t->fl, NULL)) {
+        g_assert_cmpuint(fixture_wrong_count(stayer), ==, 0);
+        g_assert_cmpuint(place_stats(t).remaining_bytes, ==, 0);
+    } else {
+        g_assert_true(is_cancelled);
+    }
+    fastload_settle(t->fl);
+    __atomic_store_n(&watcher.is_over, 1, __ATOMIC_RELEASE);
+    g_thread_join(watcher.thread);
+    place_check_untouched(t, uffd);
+    place_free(t);
+    fixture_free(stayer);
+}
+
+static void test_many_drops(const void *opaque)
+{
+    /* Workers, touchers, statistics and a cancel meet one who drops. */
+    const char *text = g_getenv("FASTLOAD_TEST_SEED");
+    const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
+    uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
+    uint64_t end_ns = fastload_stats_now_ns() +
+                      (seconds ? strtoul(seconds, NULL, 10) : DROPS_S) *
+                      1000000000ull;
+
+    do {
+        fixture_note("FASTLOAD_TEST_SEED=%u", seed);
+        place_drop_anytime(seed++);
+    } while (!text && fastload_stats_now_ns() < end_ns);
 }
 
 static void add_test(const char *behaviour, GTestDataFunc func)
@@ -539,6 +669,9 @@ int main(int argc, char **argv)
     add_test("page-that-is-unmapped", test_page_that_is_unmapped);
     add_test("dropped-memory-is-anothers", test_dropped_memory_is_anothers);
     add_test("drop-waits-for-placement", test_drop_waits_for_placement);
+    add_test("drop-waits-for-the-last-worker",
+             test_drop_waits_for_the_last_worker);
     add_test("drop-after-cancel", test_drop_after_cancel);
+    add_test("many-drops", test_many_drops);
     return g_test_run();
 }
