@@ -373,8 +373,8 @@ void fastload_cancel(Fastload *fl);
  * and its addresses mapped anew, by another load, too, as soon as this returns.
  * It waits for no read, but for what is being placed there at that moment.
  * After completion no more huge pages are made of it, but for one stretch of
- * 8 MiB perhaps; what memory holds does not change by that.  Before start it has
- * no effect.
+ * 8 MiB perhaps; what memory holds does not change by that.  Before start it
+ * has no effect.
  */
 void fastload_drop_region(Fastload *fl, void *hva);
 
