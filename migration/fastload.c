@@ -538,6 +538,7 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
         .event_opaque = load,
         .fault_func = load_page_wanted,
         .fault_opaque = load,
+        .stream_off = load->file_off,
     };
     MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(GError) gerr = NULL;

@@ -12,6 +12,10 @@
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
+/* So often a file is looked at that nothing can be said of yet. */
+#define EAGER_CHECK_COUNT_MAX \
+    (10 * FASTLOAD_PREFIX_WAIT_NS / FASTLOAD_BACKOFF_NS_MIN)
+
 typedef struct EagerLoad {
     Fastload *fl;
     FastloadArea *area;
@@ -198,12 +202,27 @@ static void eager_report(const Fastload *fl, const FastloadArea *area)
     }
 }
 
+/* What is not known at once is known soon. */
+static bool eager_is_file_changed(const EagerLoad *load)
+{
+    FastloadFileState state = FASTLOAD_FILE_UNKNOWN;
+    uint32_t i;
+
+    for (i = 0; i < EAGER_CHECK_COUNT_MAX && !eager_is_unwanted(load) &&
+                state == FASTLOAD_FILE_UNKNOWN; i++) {
+        if (i) {
+            g_usleep(FASTLOAD_BACKOFF_NS_MIN / 1000);
+        }
+        state = fastload_file_check(load->fl, 0);
+    }
+    return state != FASTLOAD_FILE_SAME;
+}
+
 bool fastload_eager_load(Fastload *fl, FastloadArea *area,
                          FastloadFailure *ret_failure)
 {
     EagerLoad load = { .fl = fl, .area = area };
     GThread *threads[FASTLOAD_WORKER_COUNT_MAX] = { NULL };
-    bool is_replaced;
     uint32_t i;
 
     g_mutex_init(&load.lock);
@@ -218,8 +237,7 @@ bool fastload_eager_load(Fastload *fl, FastloadArea *area,
             g_thread_join(threads[i]);
         }
     }
-    if (!load.failure.error_number &&
-        fastload_file_is_changed(fl, 0, &is_replaced)) {
+    if (!load.failure.error_number && eager_is_file_changed(&load)) {
         eager_fail(&load, FASTLOAD_FAILURE_CHANGED, ESTALE, 0);
     }
     g_mutex_clear(&load.lock);

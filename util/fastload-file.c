@@ -12,6 +12,8 @@
  * And knows whether it is still the file that it was: who writes to a file
  * changes its time of modification first, so a look after a read covers the
  * read.  (Not so holes punched in tmpfs, and memory that is mapped.)
+ * What lies before the stream, its prefix, is not the snapshot's: a change of
+ * it moves the file's time as well, and is told from others by reading it.
  * docs/design/0004-around-the-page-cache.md.
  */
 #include "qemu/osdep.h"
@@ -39,6 +41,26 @@ typedef struct FileRange {
     uint64_t off;
     uint64_t len_bytes;
 } FileRange;
+
+/*
+ * What lies before the stream, as it was at one time of modification.  Belongs
+ * to the Fastload, or to the thread that has taken it, which then reads it
+ * with no lock held.
+ */
+struct FastloadPrefix {
+    /* constant */
+    uint32_t len_bytes;
+    /* whoever has taken it */
+    uint8_t *bytes;
+    uint8_t *buf;        /* to read into */
+    uint64_t mtime_ns;   /* the last that was seen */
+    uint64_t seen_ns;    /* and when it was seen first; CLOCK_MONOTONIC */
+    uint64_t burst_ns;   /* the first time of the writes it belongs to, or 0 */
+    bool is_explained;   /* these are the cause of bytes being others */
+    bool is_settled;     /* bytes cannot change any more with the same time */
+    /* lock prefix_lock */
+    bool is_taken;
+};
 
 /* Numbers of pages. */
 typedef struct FileCached {
@@ -114,30 +136,233 @@ static bool file_is_in_user_space(int fd)
     return fstatfs(fd, &found) == 0 && found.f_type == FUSE_SUPER_MAGIC;
 }
 
-static void file_remember(Fastload *fl, const FileLook *look)
-{
-    bool may_move = look->is_regular && file_is_young(look) &&
-                    file_is_in_user_space(fl->fd);
+/* ---- what lies before the stream ---- */
 
+static void file_prefix_free(FastloadPrefix *prefix)
+{
+    if (prefix) {
+        free(prefix->bytes);
+        free(prefix->buf);
+        g_free(prefix);
+    }
+}
+
+static size_t file_prefix_read_bytes(const FastloadPrefix *prefix)
+{
+    /* As O_DIRECT wants it: the stream's first bytes may come along. */
+    return (prefix->len_bytes + FASTLOAD_PAGE_BYTES_MIN - 1) /
+           FASTLOAD_PAGE_BYTES_MIN * FASTLOAD_PAGE_BYTES_MIN;
+}
+
+/* NULL: there is none, or no memory for it. */
+static FastloadPrefix *file_prefix_new(const Fastload *fl)
+{
+    FastloadPrefix *prefix;
+    void *bytes = NULL, *buf = NULL;
+
+    if (!fl->config.stream_off) {
+        return NULL;
+    }
+    prefix = g_new0(FastloadPrefix, 1);
+    prefix->len_bytes = MIN(fl->config.stream_off, FASTLOAD_PREFIX_BYTES_MAX);
+    if (posix_memalign(&bytes, FASTLOAD_PAGE_BYTES_MIN,
+                       file_prefix_read_bytes(prefix)) ||
+        posix_memalign(&buf, FASTLOAD_PAGE_BYTES_MIN,
+                       file_prefix_read_bytes(prefix))) {
+        free(bytes);
+        g_free(prefix);
+        return NULL;
+    }
+    prefix->bytes = bytes;
+    prefix->buf = buf;
+    return prefix;
+}
+
+/* Into @prefix's buf. */
+static bool file_prefix_read(int fd, FastloadPrefix *prefix)
+{
+    size_t want_bytes = file_prefix_read_bytes(prefix), done_bytes = 0;
+    uint32_t agains = 0;
+
+    while (done_bytes < prefix->len_bytes) {
+        ssize_t got = pread(fd, prefix->buf + done_bytes,
+                            want_bytes - done_bytes, done_bytes);
+
+        if (got > 0) {
+            done_bytes += got;
+        } else if (got == 0 || errno != EINTR ||
+                   ++agains == FASTLOAD_IO_AGAIN_MAX) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * What @prefix's buf has belongs to the time that @ret_look has: that was the
+ * same before and after.  Where the time moves on and on, @ret_look is older
+ * than buf: a time that moves later is then not explained by what is there.
+ */
+static bool file_look_at_prefix(int fd, FastloadPrefix *prefix,
+                                FileLook *ret_look)
+{
+    FileLook look, later;
+    uint32_t tries = 0;
+
+    if (!file_look(fd, AT_STATX_FORCE_SYNC, &later)) {
+        return false;
+    }
+    do {
+        look = later;
+        if (!file_prefix_read(fd, prefix) ||
+            !file_look(fd, AT_STATX_FORCE_SYNC, &later)) {
+            return false;
+        }
+    } while (++tries < FASTLOAD_PREFIX_TRIES_MAX &&
+             later.mtime_ns != look.mtime_ns);
+    *ret_look = look;
+    return true;
+}
+
+static void file_prefix_swap(FastloadPrefix *prefix)
+{
+    uint8_t *bytes = prefix->bytes;
+
+    prefix->bytes = prefix->buf;
+    prefix->buf = bytes;
+}
+
+/* When it has to be read again, whatever the file looks like. */
+static uint64_t file_prefix_due_ns(const FastloadPrefix *prefix)
+{
+    return !prefix || prefix->is_settled ? UINT64_MAX
+           : prefix->is_explained ? prefix->seen_ns + FASTLOAD_FILE_TICK_NS
+           : 0;
+}
+
+static bool file_prefix_is_due(const Fastload *fl)
+{
+    uint64_t due_ns = __atomic_load_n(&fl->prefix_due_ns, __ATOMIC_ACQUIRE);
+
+    return due_ns != UINT64_MAX && fastload_stats_now_ns() >= due_ns;
+}
+
+/* NULL: there is none, or another thread has it (@ret_is_taken). */
+static FastloadPrefix *file_prefix_take(Fastload *fl, bool *ret_is_taken)
+{
+    FastloadPrefix *prefix;
+
+    g_mutex_lock(&fl->prefix_lock);
+    prefix = fl->prefix;
+    *ret_is_taken = prefix && prefix->is_taken;
+    if (*ret_is_taken) {
+        prefix = NULL;
+    } else if (prefix) {
+        prefix->is_taken = true;
+    }
+    g_mutex_unlock(&fl->prefix_lock);
+    return prefix;
+}
+
+/* What @prefix tells now counts, but where it is of an earlier file. */
+static void file_prefix_give_back(Fastload *fl, FastloadPrefix *prefix)
+{
+    bool is_current;
+
+    g_mutex_lock(&fl->prefix_lock);
+    prefix->is_taken = false;
+    is_current = fl->prefix == prefix;
+    if (is_current) {
+        if (prefix->is_explained) {
+            __atomic_store_n(&fl->file_mtime_ns, prefix->mtime_ns,
+                             __ATOMIC_RELEASE);
+        }
+        __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(prefix),
+                         __ATOMIC_RELEASE);
+    }
+    g_mutex_unlock(&fl->prefix_lock);
+    if (!is_current) {
+        file_prefix_free(prefix);
+    }
+}
+
+void fastload_file_forget(Fastload *fl)
+{
+    file_prefix_free(fl->prefix);
+    fl->prefix = NULL;
+}
+
+/* ---- is it the file that it was? ---- */
+
+/* Looks at @fd, and reads what lies before the stream. */
+static bool file_look_at_all(const Fastload *fl, int fd, FileLook *ret_look,
+                             FastloadPrefix **ret_prefix)
+{
+    FastloadPrefix *prefix;
+
+    *ret_prefix = NULL;
+    if (!file_look(fd, AT_STATX_FORCE_SYNC, ret_look)) {
+        return false;
+    }
+    prefix = ret_look->is_regular ? file_prefix_new(fl) : NULL;
+    if (prefix && !file_look_at_prefix(fd, prefix, ret_look)) {
+        /* Then any other time is a change. */
+        g_clear_pointer(&prefix, file_prefix_free);
+    }
+    if (prefix) {
+        file_prefix_swap(prefix);
+        prefix->mtime_ns = ret_look->mtime_ns;
+        prefix->seen_ns = fastload_stats_now_ns();
+        prefix->is_explained = true;
+    }
+    *ret_prefix = prefix;
+    return true;
+}
+
+/* @prefix is the Fastload's from then on. */
+static void file_remember(Fastload *fl, const FileLook *look,
+                          FastloadPrefix *prefix)
+{
+    bool is_young = file_is_young(look);
+    bool may_move = look->is_regular && is_young &&
+                    file_is_in_user_space(fl->fd);
+    FastloadPrefix *old;
+
+    if (prefix) {
+        /* Where the time is older than that, a write now moves it. */
+        prefix->is_settled = !is_young || may_move;
+    }
+    g_mutex_lock(&fl->prefix_lock);
+    old = fl->prefix;
+    fl->prefix = prefix;
+    if (old && old->is_taken) {
+        old = NULL; /* whoever has it frees it */
+    }
     __atomic_store_n(&fl->may_mtime_move, may_move, __ATOMIC_RELEASE);
     __atomic_store_n(&fl->is_file_watched, look->is_regular,
                      __ATOMIC_RELEASE);
     __atomic_store_n(&fl->file_bytes, look->len_bytes, __ATOMIC_RELEASE);
     __atomic_store_n(&fl->file_mtime_ns, look->mtime_ns, __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(prefix),
+                     __ATOMIC_RELEASE);
+    g_mutex_unlock(&fl->prefix_lock);
+    file_prefix_free(old);
 }
 
 void fastload_file_note(Fastload *fl)
 {
+    FastloadPrefix *prefix;
     FileLook look = { 0 };
 
     /* Where this is not permitted, nothing is watched. */
-    file_look(fl->fd, AT_STATX_FORCE_SYNC, &look);
-    file_remember(fl, &look);
+    file_look_at_all(fl, fl->fd, &look, &prefix);
+    file_remember(fl, &look, prefix);
 }
 
 typedef enum FileChange {
     FILE_SAME,
-    FILE_UNKNOWN, /* nobody can be asked; nothing is taken for right */
+    FILE_UNKNOWN, /* nobody can be asked, or it is too early to say */
+    FILE_MOVED,   /* as far as the size and the time tell: the time did */
     FILE_CHANGED,
 } FileChange;
 
@@ -158,17 +383,100 @@ static FileChange file_compare(Fastload *fl, int sync_flag)
     }
     if (!__atomic_load_n(&fl->may_mtime_move, __ATOMIC_ACQUIRE) ||
         !file_is_young(&look)) {
-        return FILE_CHANGED;
+        return FILE_MOVED;
     }
     __atomic_store_n(&fl->has_mtime_moved, 1, __ATOMIC_RELAXED);
     return FILE_SAME;
 }
 
+/*
+ * A header is written by several calls in a row, some of them with the bytes
+ * that are there.  Times that are as close as that are those of one change.
+ */
+static bool file_is_same_burst(const FastloadPrefix *prefix, uint64_t mtime_ns)
+{
+    return mtime_ns >= prefix->burst_ns &&
+           mtime_ns - prefix->burst_ns < FASTLOAD_FILE_TICK_NS;
+}
+
+/*
+ * Every time that is seen must come with other bytes before the stream than the
+ * time before it; else somebody wrote to the snapshot.  Who writes changes the
+ * time first, so the bytes may come a little later; until then nothing is
+ * taken for right.  If writes before that have a time much later, one of them
+ * went elsewhere.
+ */
+static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
+{
+    uint64_t now_ns = fastload_stats_now_ns();
+    FileLook look;
+
+    if (!file_look_at_prefix(fl->fd, prefix, &look)) {
+        return FILE_UNKNOWN;
+    }
+    if (look.len_bytes != __atomic_load_n(&fl->file_bytes,
+                                          __ATOMIC_ACQUIRE)) {
+        return FILE_CHANGED;
+    }
+    if (look.mtime_ns != prefix->mtime_ns) {
+        if (!file_is_same_burst(prefix, look.mtime_ns)) {
+            if (!prefix->is_explained) {
+                return FILE_CHANGED;
+            }
+            prefix->burst_ns = look.mtime_ns;
+            prefix->is_explained = false;
+        }
+        prefix->mtime_ns = look.mtime_ns;
+        prefix->seen_ns = now_ns;
+    }
+    if (memcmp(prefix->buf, prefix->bytes, prefix->len_bytes)) {
+        file_prefix_swap(prefix);
+        prefix->is_explained = true;
+    }
+    trace_fastload_prefix_read(fl, look.mtime_ns, prefix->is_explained);
+    prefix->is_settled = false;
+    if (!prefix->is_explained) {
+        return now_ns < prefix->seen_ns + fl->prefix_wait_ns
+               ? FILE_UNKNOWN : FILE_CHANGED;
+    }
+    /* Before that, another write might have left the time as it is. */
+    prefix->is_settled = now_ns >= prefix->seen_ns + FASTLOAD_FILE_TICK_NS;
+    return FILE_SAME;
+}
+
+/* The time has moved, or bytes that were just written may not be the last. */
+static FileChange file_ask_prefix(Fastload *fl, FileChange change)
+{
+    bool is_taken;
+    FastloadPrefix *prefix = file_prefix_take(fl, &is_taken);
+
+    if (prefix) {
+        change = file_judge_prefix(fl, prefix);
+        file_prefix_give_back(fl, prefix);
+        return change;
+    }
+    if (!is_taken) {
+        return change == FILE_MOVED ? FILE_CHANGED : change;
+    }
+    /* Who has it may hang with its storage: nobody waits for that. */
+    return change == FILE_MOVED ||
+           !__atomic_load_n(&fl->prefix_due_ns, __ATOMIC_ACQUIRE)
+           ? FILE_UNKNOWN : change;
+}
+
 /* What a network file system remembers of a file may be old: ask it. */
 static FileChange file_find_change(Fastload *fl)
 {
-    return file_compare(fl, AT_STATX_DONT_SYNC) == FILE_SAME
-           ? FILE_SAME : file_compare(fl, AT_STATX_FORCE_SYNC);
+    FileChange change = file_compare(fl, AT_STATX_DONT_SYNC);
+
+    if (change != FILE_SAME) {
+        change = file_compare(fl, AT_STATX_FORCE_SYNC);
+    }
+    if (change == FILE_MOVED ||
+        (change == FILE_SAME && file_prefix_is_due(fl))) {
+        change = file_ask_prefix(fl, change);
+    }
+    return change;
 }
 
 /*
@@ -193,8 +501,7 @@ static bool file_was_changed(Fastload *fl, uint32_t file_count)
            file_count + 1;
 }
 
-bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
-                              bool *ret_is_replaced)
+FastloadFileState fastload_file_check(Fastload *fl, uint32_t file_count)
 {
     FileChange change = FILE_SAME;
 
@@ -206,12 +513,14 @@ bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
         change = FILE_CHANGED;
     }
     /* Last: whoever saw anything of another file above sees it here, too. */
-    *ret_is_replaced = file_count != __atomic_load_n(&fl->file_count,
-                                                     __ATOMIC_ACQUIRE);
-    if (change == FILE_CHANGED && !*ret_is_replaced) {
-        file_note_change(fl, file_count);
+    if (file_count != __atomic_load_n(&fl->file_count, __ATOMIC_ACQUIRE)) {
+        return FASTLOAD_FILE_REPLACED;
     }
-    return change != FILE_SAME || *ret_is_replaced;
+    if (change == FILE_CHANGED) {
+        file_note_change(fl, file_count);
+        return FASTLOAD_FILE_CHANGED;
+    }
+    return change == FILE_SAME ? FASTLOAD_FILE_SAME : FASTLOAD_FILE_UNKNOWN;
 }
 
 /* While the number is odd, no read is begun that could be taken for right. */
@@ -222,11 +531,12 @@ static void file_turn(Fastload *fl)
 
 void fastload_file_accept(Fastload *fl)
 {
+    FastloadPrefix *prefix;
     FileLook look = { 0 };
 
-    file_look(fl->fd, AT_STATX_FORCE_SYNC, &look);
+    file_look_at_all(fl, fl->fd, &look, &prefix);
     file_turn(fl);
-    file_remember(fl, &look);
+    file_remember(fl, &look, prefix);
     file_turn(fl);
 }
 
@@ -285,6 +595,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
     int flags = fcntl(fd, F_GETFL);
     int direct_fd = -1, dup_errno = 0;
     uint32_t file_count;
+    FastloadPrefix *prefix;
     FileLook look;
 
     if (flags < 0 || !!(flags & O_DIRECT) != fl->is_direct) {
@@ -302,7 +613,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
         return false;
     }
     /* All that may take its time comes first, and a look that is too early. */
-    if (!file_look(fd, AT_STATX_FORCE_SYNC, &look)) {
+    if (!file_look_at_all(fl, fd, &look, &prefix)) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
                     "cannot see what the copy looks like: %s",
                     g_strerror(errno));
@@ -319,9 +630,10 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
         if (file_was_changed(fl, file_count)) {
             file_note_change(fl, file_count + 2); /* the same one, still */
         }
+        file_prefix_free(prefix);
     } else {
         file_replace_direct(fl, fd, direct_fd);
-        file_remember(fl, &look);
+        file_remember(fl, &look, prefix);
     }
     file_turn(fl);
     if (direct_fd >= 0) {

@@ -136,18 +136,23 @@ static void worker_read_fail(FastloadRead *read, FastloadFailureKind kind,
 /* Was @read read from the file that was handed over, as it was then? */
 static void worker_check_file(FastloadWorker *w, FastloadRead *read)
 {
-    bool is_replaced = false;
+    FastloadFileState state = read->extent_count
+        ? fastload_file_check(w->fl, read->file_count) : FASTLOAD_FILE_SAME;
+    uint64_t file_off = read->area->file_off + read->span.ram_off;
 
-    if (read->extent_count &&
-        fastload_file_is_changed(w->fl, read->file_count, &is_replaced)) {
-        /* Also where it failed: this is why, as a rule. */
-        fastload_stats_add(&w->counters.io_error_count,
-                           !is_replaced && !read->error);
-        read->error = 0;
-        read->is_replaced = is_replaced;
-        worker_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE,
-                         read->area->file_off + read->span.ram_off);
+    if (state == FASTLOAD_FILE_SAME) {
+        return;
     }
+    read->is_replaced = state == FASTLOAD_FILE_REPLACED;
+    fastload_stats_add(&w->counters.io_error_count,
+                       !read->is_replaced && !read->error);
+    if (state == FASTLOAD_FILE_UNKNOWN) {
+        worker_read_fail(read, FASTLOAD_FAILURE_READ, -EAGAIN, file_off);
+        return;
+    }
+    /* Also where it failed: this is why, as a rule. */
+    read->error = 0;
+    worker_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE, file_off);
 }
 
 /* Says what there is to read for @read's span; issues nothing. */

@@ -49,9 +49,9 @@
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
  * Lock order: event_lock, then state_lock or sched_lock, never both; place_lock
- * of an area under none but state_lock; pool_lock and the lock of an eager load
- * alone.  No lock is held over I/O, none but place_lock over placement, and
- * none but event_lock over the event callback.
+ * of an area under none but state_lock; pool_lock, prefix_lock and the lock of
+ * an eager load alone.  No lock is held over I/O, none but place_lock over
+ * placement, and none but event_lock over the event callback.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -401,7 +401,6 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     }
     fl = g_new0(Fastload, 1);
     fl->fd = fd;
-    fastload_file_note(fl);
     fl->direct_fd = -1;
     fl->uffd = -1;
     fl->flight_bytes_max = FASTLOAD_FLIGHT_BYTES_MIN;
@@ -419,8 +418,11 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     g_mutex_init(&fl->state_lock);
     g_mutex_init(&fl->event_lock);
     g_mutex_init(&fl->pool_lock);
+    g_mutex_init(&fl->prefix_lock);
     g_mutex_init(&fl->sched_lock);
     g_cond_init(&fl->state_cond);
+    fl->prefix_wait_ns = FASTLOAD_PREFIX_WAIT_NS;
+    fastload_file_note(fl);
     fastload_sched_rate_set(fl, fastload_stats_now_ns(),
                             config->background_bytes_per_s);
     return fl;
@@ -481,6 +483,9 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
             area->hva < (uint8_t *)region->hva + region->len_bytes) {
             fault = "it overlaps another region";
         }
+    }
+    if (!fault && region->file_off < fl->config.stream_off) {
+        fault = "it begins before the stream does";
     }
     if (fault) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
@@ -1213,6 +1218,7 @@ void fastload_free(Fastload *fl)
     }
     g_free(fl->workers);
     fastload_pool_release(fl);
+    fastload_file_forget(fl);
     g_free(fl->zeros);
     g_ptr_array_free(fl->areas_by_hva, true);
     g_ptr_array_free(fl->areas, true);
@@ -1226,6 +1232,7 @@ void fastload_free(Fastload *fl)
     g_mutex_clear(&fl->state_lock);
     g_mutex_clear(&fl->event_lock);
     g_mutex_clear(&fl->pool_lock);
+    g_mutex_clear(&fl->prefix_lock);
     g_mutex_clear(&fl->sched_lock);
     g_free(fl);
 }

@@ -25,8 +25,9 @@
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped; fastload_wait() until the load is over, fastload_settle() and
  *   fastload_free() until threads end.  fastload_new() and
- *   fastload_recover() ask for the file's attributes, the latter reads a page
- *   of a copy.  No other call blocks on storage or on the guest.
+ *   fastload_recover() ask for the file's attributes and read what lies before
+ *   the stream, the latter also a page of a copy.  No other call blocks on
+ *   storage or on the guest.
  * Errors: calls with a GError ** return false or NULL and set it once; the
  *   engine logs nothing.  On failure every output is left as it was.
  * Units: *_bytes are bytes, *_ns nanoseconds of CLOCK_MONOTONIC, *_count a
@@ -92,6 +93,7 @@ typedef enum FastloadFailureKind {
 typedef struct FastloadFailure {
     FastloadFailureKind kind;
     int error_number; /* positive errno; ENODATA: the file ended early;
+                         EAGAIN: it is not known yet whether it has changed;
                          ESTALE for CHANGED */
     uint64_t file_off;
 } FastloadFailure;
@@ -164,6 +166,11 @@ typedef struct FastloadConfig {
     void *fault_opaque;
     /* As for fastload_set_background_rate(); 0: no limit. */
     uint64_t background_bytes_per_s;
+    /*
+     * Offset in the file at which the snapshot begins.  What lies before it is
+     * somebody else's, who may change it at any time.
+     */
+    uint64_t stream_off;
     bool is_move_disabled; /* as on a kernel without UFFDIO_MOVE; for tests */
 } FastloadConfig;
 
@@ -270,7 +277,12 @@ bool fastload_probe(GError **error);
  *   system allow that.  A regular file must stay as it is from here on: when
  *   its size or its time of modification is another, nothing that is read is
  *   placed (FASTLOAD_FAILURE_CHANGED) until fastload_recover(), also when both
- *   are put back.  Asks the file's server what it looks like
+ *   are put back.  Asks the file's server what it looks like.
+ *   What lies before config's stream_off may change, the size may not: where
+ *   the time is another, and the first 4 MiB of what lies there are, too, the
+ *   file is the same.  Where regions are written to as well, this is noticed
+ *   only if a read ends between the two writes and their times are 20 ms
+ *   apart; where what lies there is written again as it was, it is a change
  * @config: NULL means all defaults
  * @error: set on failure
  *
@@ -281,7 +293,8 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error);
 /**
  * fastload_add_region: describe one stretch of guest memory          [owner]
  * @fl: a load that has not started
- * @region: must not overlap a region added before; no page of it may be
+ * @region: must not overlap a region added before, nor lie before the
+ *   configuration's stream_off; no page of it may be
  *   populated yet, for a populated page would keep what it has
  * @error: set on failure
  *

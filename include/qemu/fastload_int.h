@@ -46,6 +46,25 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 
 /* A file that was modified no longer ago counts as modified just now. */
 #define FASTLOAD_FILE_YOUNG_NS (2 * 1000 * 1000 * 1000ull)
+/*
+ * Two writes that are no further apart may leave the same time of modification:
+ * the kernel takes it from a clock that ticks every 10 ms at most.  Where one
+ * of them was before the stream, the other one counts as its companion.
+ */
+#define FASTLOAD_FILE_TICK_NS (20 * 1000 * 1000ull)
+/*
+ * What lies before the stream is remembered up to here, as reading it must not
+ * take longer than reading two chunks.  A change behind that counts as one of
+ * the snapshot.
+ */
+#define FASTLOAD_PREFIX_BYTES_MAX (4u << 20)
+/* It is read anew when it was written to meanwhile, so often. */
+#define FASTLOAD_PREFIX_TRIES_MAX 3
+/*
+ * Who writes changes the file's time first, and the bytes so much later at the
+ * most.  Less than FASTLOAD_STALL_WAIT_NS.
+ */
+#define FASTLOAD_PREFIX_WAIT_NS (200 * 1000 * 1000ull)
 
 /* Staging for chunks, all workers' together. */
 #define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
@@ -366,6 +385,9 @@ void fastload_stats_sum(const FastloadCounters *c, FastloadCounters *sum);
 
 /* ---- session and workers ---- */
 
+/* What lies before the stream: util/fastload-file.c */
+typedef struct FastloadPrefix FastloadPrefix;
+
 typedef enum FastloadState {
     FASTLOAD_STATE_NEW,
     FASTLOAD_STATE_RUNNING,
@@ -444,6 +466,7 @@ struct Fastload {
     uint64_t eager_bytes;        /* atomic: data loaded by start */
     uint64_t eager_read_bytes;   /* atomic: read for it */
     uint64_t start_ns;
+    uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS, but in tests */
 
     /* lock state_lock */
     GMutex state_lock;
@@ -463,6 +486,10 @@ struct Fastload {
     /* lock pool_lock */
     GMutex pool_lock;
     FastloadRead *pool[FASTLOAD_POOL_MAX];
+
+    /* lock prefix_lock */
+    GMutex prefix_lock;
+    FastloadPrefix *prefix;      /* NULL: there is none, or it is not known */
 
     /* lock sched_lock */
     GMutex sched_lock;
@@ -497,6 +524,7 @@ struct Fastload {
     uint32_t is_file_watched;    /* it is a regular file, and was: */
     uint64_t file_bytes;
     uint64_t file_mtime_ns;
+    uint64_t prefix_due_ns;      /* to be read again; UINT64_MAX: never */
     uint32_t may_mtime_move;     /* by itself, as far as can be told */
     uint32_t has_mtime_moved;    /* relaxed: and it has */
     uint32_t changed_file_count; /* file_count + 1 of the last; 0: none */
@@ -645,13 +673,21 @@ void fastload_huge_collapse(FastloadWorker *w);
 /* the snapshot file: util/fastload-file.c */
 /* Remembers what the file looks like; called by new. */
 void fastload_file_note(Fastload *fl);
+/* Frees what is remembered; no thread is left. */
+void fastload_file_forget(Fastload *fl);
+
+typedef enum FastloadFileState {
+    FASTLOAD_FILE_SAME,
+    FASTLOAD_FILE_UNKNOWN,  /* it cannot be told now: read it again later */
+    FASTLOAD_FILE_CHANGED,  /* once it was, it stays so, however it looks */
+    FASTLOAD_FILE_REPLACED, /* by fastload_recover(), since it was read */
+} FastloadFileState;
+
 /*
- * Is what was read with @file_count from a file that has changed, or from one
- * that has been replaced since?  Once it was, it stays so, whatever the file
- * looks like later.  Where the file's server is asked, only when it seems so.
+ * Is what was read with @file_count from the file that it was?  Where the
+ * file's server is asked, only when it seems not.  Waits for no other thread.
  */
-bool fastload_file_is_changed(Fastload *fl, uint32_t file_count,
-                              bool *ret_is_replaced);
+FastloadFileState fastload_file_check(Fastload *fl, uint32_t file_count);
 /* Opens direct_fd where it can be of use; called by start, no threads yet. */
 void fastload_file_prepare(Fastload *fl);
 /*

@@ -12,10 +12,15 @@
 #define PAGE FIXTURE_PAGE_BYTES
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 #define PAGE_COUNT (8 * CHUNK_PAGES)
-/* A time of modification may be a tick of the kernel's clock coarse. */
-#define CLOCK_TICK_US (20 * 1000)
+/*
+ * A time of modification may be a tick of the kernel's clock coarse.  After
+ * twice what the engine allows for that, a write is one of its own.
+ */
+#define CLOCK_TICK_US (2 * FASTLOAD_FILE_TICK_NS / 1000)
 /* So much that it is not all there when something else happens. */
 #define LARGE_PAGE_COUNT (32 * CHUNK_PAGES)
+/* Where the snapshot begins, with a file whose begin is not the snapshot's. */
+#define STREAM_OFF (2 * PAGE + 100)
 
 typedef struct ChangeTest {
     Fixture *f;
@@ -27,25 +32,40 @@ static const FastloadIoKind change_kinds[] = {
     FASTLOAD_IO_IO_URING, FASTLOAD_IO_PREADV,
 };
 
-static ChangeTest *change_new(FastloadIoKind io_kind, FixtureMemory memory,
-                              uint64_t page_count, uint64_t bytes_per_s)
+static ChangeTest *change_new_file(FixtureMemory memory, uint64_t page_count)
 {
     ChangeTest *t = g_new0(ChangeTest, 1);
-    FastloadConfig config = {
-        .io_kind = io_kind, .event_func = fixture_events_func,
-        .event_opaque = &t->events, .background_bytes_per_s = bytes_per_s,
-    };
-    FastloadRegion region;
-    GError *error = NULL;
 
     fixture_events_init(&t->events);
     t->f = fixture_new(memory, page_count, fixture_all_data);
     g_usleep(CLOCK_TICK_US);
+    return t;
+}
+
+static void change_open(ChangeTest *t, FastloadIoKind io_kind,
+                        uint64_t stream_off, uint64_t bytes_per_s)
+{
+    FastloadConfig config = {
+        .io_kind = io_kind, .event_func = fixture_events_func,
+        .event_opaque = &t->events, .background_bytes_per_s = bytes_per_s,
+        .stream_off = stream_off,
+    };
+    FastloadRegion region;
+    GError *error = NULL;
+
     t->fl = fastload_new(t->f->fd, &config, &error);
     g_assert_no_error(error);
     fixture_region(t->f, &region);
     fastload_add_region(t->fl, &region, &error);
     g_assert_no_error(error);
+}
+
+static ChangeTest *change_new(FastloadIoKind io_kind, FixtureMemory memory,
+                              uint64_t page_count, uint64_t bytes_per_s)
+{
+    ChangeTest *t = change_new_file(memory, page_count);
+
+    change_open(t, io_kind, 0, bytes_per_s);
     return t;
 }
 
@@ -66,6 +86,14 @@ static ChangeTest *change_new_started(FastloadIoKind io_kind)
     return t;
 }
 
+static void change_free(ChangeTest *t)
+{
+    fastload_free(t->fl);
+    fixture_free(t->f);
+    fixture_events_clear(&t->events);
+    g_free(t);
+}
+
 static void change_finish(ChangeTest *t)
 {
     GError *error = NULL;
@@ -74,10 +102,7 @@ static void change_finish(ChangeTest *t)
     fastload_wait(t->fl, &error);
     g_assert_no_error(error);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
-    fastload_free(t->fl);
-    fixture_free(t->f);
-    fixture_events_clear(&t->events);
-    g_free(t);
+    change_free(t);
 }
 
 /* Flips each bit of the page in the file: done twice, it is as it was. */
@@ -170,11 +195,9 @@ static void test_longer_file(const void *opaque)
 static void change_check_file(ChangeTest *t, uint32_t file_count,
                               bool is_replaced)
 {
-    bool seen;
-
-    g_assert_true(fastload_file_is_changed(t->fl, file_count, &seen) ==
-                  is_replaced);
-    g_assert_true(seen == is_replaced);
+    g_assert_cmpint(fastload_file_check(t->fl, file_count), ==,
+                    is_replaced ? FASTLOAD_FILE_REPLACED
+                                : FASTLOAD_FILE_SAME);
 }
 
 static void test_reads_of_a_replaced_file(const void *opaque)
@@ -240,22 +263,466 @@ static void test_changed_file_is_left_alone(const void *opaque)
     change_finish(t);
 }
 
+/* Of memory that is loaded before the guest runs: a plain failure, or none. */
+static void change_start_eager(ChangeTest *t, bool is_changed)
+{
+    GError *error = NULL;
+
+    if (fastload_start(t->fl, &error)) {
+        g_assert_false(is_changed);
+        change_finish(t);
+        return;
+    }
+    g_assert_true(is_changed);
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ);
+    g_assert_nonnull(strstr(error->message, "changed"));
+    g_error_free(error);
+    change_free(t);
+}
+
 static void test_file_changed_before_start(const void *opaque)
 {
     /* Memory that is loaded before the guest runs: a plain failure. */
     ChangeTest *t = change_new(*(const FastloadIoKind *)opaque,
                                FIXTURE_PRIVATE_FILE, PAGE_COUNT, 0);
-    GError *error = NULL;
 
     change_flip_page(t, 700);
-    g_assert_false(fastload_start(t->fl, &error));
-    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_READ);
-    g_assert_nonnull(strstr(error->message, "changed"));
+    change_start_eager(t, true);
+}
+
+/* ---- what lies before the stream ---- */
+
+static ChangeTest *change_new_behind(FastloadIoKind io_kind)
+{
+    ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
+
+    change_open(t, io_kind, STREAM_OFF, FASTLOAD_BACKGROUND_OFF);
+    change_start(t);
+    return t;
+}
+
+/* As who saved the file writes its own header. */
+static void change_write_before(const ChangeTest *t, off_t off, uint8_t byte)
+{
+    g_usleep(CLOCK_TICK_US);
+    g_assert_cmpint(off, <, STREAM_OFF);
+    g_assert_cmpint(pwrite(t->f->fd, &byte, 1, off), ==, 1);
+}
+
+static void change_check_no_stall(ChangeTest *t)
+{
+    FastloadFailure failure;
+
+    g_assert_false(fastload_is_failing(t->fl, &failure));
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_STALLED), ==, 0);
+}
+
+/* Somebody looks, and cannot tell what the file's new time is for. */
+static void change_wait_for_doubt(ChangeTest *t)
+{
+    FastloadFailure failure;
+
+    fixture_wait_until(fastload_is_failing(t->fl, &failure));
+    g_assert_cmpint(failure.error_number, ==, EAGAIN);
+}
+
+static void change_wait_settled(ChangeTest *t, uint64_t page_idx)
+{
+    fixture_wait_until(({
+        g_assert_true(fixture_page_is_right(t->f, page_idx++));
+        __atomic_load_n(&t->fl->prefix_due_ns, __ATOMIC_RELAXED) ==
+            UINT64_MAX;
+    }));
+}
+
+/* It stays so until somebody says that the file is right. */
+static void change_check_recovery(ChangeTest *t, FixtureToucher *touchers)
+{
+    change_check_stalled(t, touchers);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+}
+
+static void test_before_the_stream(const void *opaque)
+{
+    /* Written to twice before the stream: nobody notices. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+
+    g_assert_true(fixture_page_is_right(t->f, 3));
+    change_write_before(t, 10, 1);
+    g_assert_true(fixture_page_is_right(t->f, 4));
+    change_write_before(t, STREAM_OFF - 1, 1);
+    g_assert_true(fixture_page_is_right(t->f, 700));
+    change_check_no_stall(t);
+    change_finish(t);
+}
+
+static void test_first_byte_of_the_stream(const void *opaque)
+{
+    /* What is read along with the prefix is the snapshot's. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+
+    g_usleep(CLOCK_TICK_US);
+    g_assert_cmpint(pwrite(t->f->fd, "x", 1, STREAM_OFF), ==, 1);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    change_check_recovery(t, touchers);
+    change_finish(t);
+}
+
+static void test_behind_the_begin(const void *opaque)
+{
+    /* Data is rewritten, before the stream is what was there: a change. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+
+    change_write_before(t, 10, 1);
+    g_assert_true(fixture_page_is_right(t->f, 3));
+    change_flip_page(t, 700);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    change_check_stalled(t, touchers);
+    change_flip_page(t, 700);
+    change_check_recovery(t, touchers);
+    /* From here on it is as at the begin. */
+    change_write_before(t, 10, 2);
+    g_assert_true(fixture_page_is_right(t->f, 5));
+    change_finish(t);
+}
+
+static void test_data_then_before(const void *opaque)
+{
+    /* A change that was seen is not explained by another write. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+
+    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    change_flip_page(t, 700);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    change_wait_for_doubt(t);
+    change_write_before(t, 10, 1);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    change_check_stalled(t, touchers);
+    change_flip_page(t, 700);
+    change_check_recovery(t, touchers);
+    change_finish(t);
+}
+
+static void test_time_is_put_back(const void *opaque)
+{
+    /* Data is rewritten, and the time is what it was before anybody is sure */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+    struct stat st;
+
+    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
+    change_flip_page(t, 700);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    change_wait_for_doubt(t);
+    g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
+        st.st_atim, st.st_mtim }), ==, 0);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    change_check_stalled(t, touchers);
+    change_flip_page(t, 700);
+    change_check_recovery(t, touchers);
+    change_finish(t);
+}
+
+/* The file's first page; writing to it leaves the file's time as it is. */
+static uint8_t *change_map_begin(const ChangeTest *t)
+{
+    uint8_t *map = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+                        t->f->fd, 0);
+
+    g_assert_true(map != MAP_FAILED);
+    /* Only the first write to a page that is clean changes the time. */
+    map[0] = 1;
+    g_usleep(CLOCK_TICK_US);
+    return map;
+}
+
+static void test_bytes_after_their_time(const void *opaque)
+{
+    /* Who writes changes the time first: nobody decides before the bytes. */
+    ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
+    uint8_t *map = change_map_begin(t);
+    FixtureToucher toucher;
+
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
+                FASTLOAD_BACKGROUND_OFF);
+    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    change_start(t);
+    g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
+    fixture_toucher_start_page(&toucher, t->f, 4);
+    change_wait_for_doubt(t);
+    g_assert_false(fixture_toucher_is_done(&toucher));
+    map[0] = 2;
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    munmap(map, PAGE);
+    change_finish(t);
+}
+
+/* Modified so long after @st, says the file. */
+static void change_set_time(const ChangeTest *t, const struct stat *st,
+                            uint64_t later_ns)
+{
+    uint64_t ns = st->st_mtim.tv_nsec + later_ns;
+    struct timespec times[] = {
+        st->st_atim,
+        { .tv_sec = st->st_mtim.tv_sec + ns / 1000000000,
+          .tv_nsec = ns % 1000000000 },
+    };
+
+    g_assert_cmpint(futimens(t->f->fd, times), ==, 0);
+}
+
+static void change_wait_for_more_doubt(ChangeTest *t)
+{
+    FastloadStats stats;
+    uint64_t error_count;
+
+    fastload_get_stats(t->fl, &stats);
+    error_count = stats.io_error_count;
+    fixture_wait_until(({
+        fastload_get_stats(t->fl, &stats);
+        stats.io_error_count >= error_count + 2;
+    }));
+    change_wait_for_doubt(t);
+}
+
+static void test_writes_in_a_row(const void *opaque)
+{
+    /* Of several writes in a row, one that changes bytes explains them all. */
+    ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
+    uint8_t *map = change_map_begin(t);
+    FixtureToucher toucher;
+    struct stat st;
+
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
+                FASTLOAD_BACKGROUND_OFF);
+    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    change_start(t);
+    g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
+    g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
+    fixture_toucher_start_page(&toucher, t->f, 4);
+    change_wait_for_doubt(t);
+    change_set_time(t, &st, 1000);
+    change_wait_for_more_doubt(t);
+    map[0] = 2;
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    change_set_time(t, &st, 2000);
+    g_assert_true(fixture_page_is_right(t->f, 5));
+    change_set_time(t, &st, FASTLOAD_FILE_TICK_NS - 1);
+    g_assert_true(fixture_page_is_right(t->f, 6));
+    munmap(map, PAGE);
+    change_finish(t);
+}
+
+static void test_writes_not_in_a_row(const void *opaque)
+{
+    /* So many in a row are one after the other, and the last is another's. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+    struct stat st;
+
+    change_write_before(t, 10, 1);
+    g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
+    g_assert_true(fixture_page_is_right(t->f, 3));
+    change_set_time(t, &st, FASTLOAD_FILE_TICK_NS / 2);
+    g_assert_true(fixture_page_is_right(t->f, 4));
+    change_set_time(t, &st, FASTLOAD_FILE_TICK_NS);
+    fixture_toucher_start_page(&touchers[0], t->f, 5);
+    fixture_toucher_start_page(&touchers[1], t->f, 6);
+    change_check_recovery(t, touchers);
+    change_finish(t);
+}
+
+static void test_soon_after_the_begin(const void *opaque)
+{
+    /* What was written last before the load excuses nobody. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+    struct stat st;
+
+    g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
+    change_set_time(t, &st, 1000);
+    fixture_toucher_start_page(&touchers[0], t->f, 5);
+    fixture_toucher_start_page(&touchers[1], t->f, 6);
+    change_check_recovery(t, touchers);
+    change_finish(t);
+}
+
+typedef struct ChangeLateBytes {
+    ChangeTest *t;
+    uint8_t *map;
+} ChangeLateBytes;
+
+static void *change_late_bytes_main(void *opaque)
+{
+    ChangeLateBytes *late = opaque;
+
+    fixture_wait_until(__atomic_load_n(&late->t->fl->prefix_due_ns,
+                                       __ATOMIC_ACQUIRE) == 0);
+    late->map[0] = 2;
+    return NULL;
+}
+
+static void test_late_bytes_at_start(const void *opaque)
+{
+    /* Memory that is loaded before the guest runs waits for them as well. */
+    ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
+    ChangeLateBytes late = { .t = t, .map = change_map_begin(t) };
+    GThread *thread;
+
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
+    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
+    thread = g_thread_new("late", change_late_bytes_main, &late);
+    change_start(t);
+    g_thread_join(thread);
+    munmap(late.map, PAGE);
+    change_finish(t);
+}
+
+static void test_two_writes_of_one_time(const void *opaque)
+{
+    /* What is remembered of a young file is what it has with its time. */
+    ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
+    uint8_t *map = change_map_begin(t);
+    FixtureToucher touchers[2];
+
+    g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
+                FASTLOAD_BACKGROUND_OFF);
+    map[0] = 2;
+    change_start(t);
+    change_wait_settled(t, 0);
+    change_flip_page(t, PAGE_COUNT - 1);
+    fixture_toucher_start_page(&touchers[0], t->f, PAGE_COUNT - 2);
+    fixture_toucher_start_page(&touchers[1], t->f, PAGE_COUNT - 1);
+    change_check_stalled(t, touchers);
+    change_flip_page(t, PAGE_COUNT - 1);
+    change_check_recovery(t, touchers);
+    munmap(map, PAGE);
+    change_finish(t);
+}
+
+static void test_before_an_old_stream(const void *opaque)
+{
+    /* Of a file that is not young, nothing is read twice. */
+    ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
+
+    g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
+        { .tv_sec = 1000 }, { .tv_sec = 1000 } }), ==, 0);
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
+                FASTLOAD_BACKGROUND_OFF);
+    g_assert_cmpuint(t->fl->prefix_due_ns, ==, UINT64_MAX);
+    change_start(t);
+    g_assert_true(fixture_page_is_right(t->f, 3));
+    change_write_before(t, 10, 1);
+    g_assert_true(fixture_page_is_right(t->f, 4));
+    change_check_no_stall(t);
+    change_finish(t);
+}
+
+static void test_before_a_copys_stream(const void *opaque)
+{
+    /* A copy has its own bytes there, and they may change as well. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    off_t len_bytes = lseek(t->f->fd, 0, SEEK_END);
+    g_autofree uint8_t *bytes = g_malloc(len_bytes);
+    FixtureToucher touchers[2];
+    int copy_fd = fixture_temp_file();
+
+    g_assert_cmpint(pread(t->f->fd, bytes, len_bytes, 0), ==, len_bytes);
+    bytes[10] = 7;
+    g_assert_cmpint(pwrite(copy_fd, bytes, len_bytes, 0), ==, len_bytes);
+    change_flip_page(t, 700);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    change_check_stalled(t, touchers);
+    g_assert_true(fastload_recover(t->fl, copy_fd, NULL));
+    close(copy_fd);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    change_write_before(t, 10, 8); /* the copy's: it has the number now */
+    g_assert_true(fixture_page_is_right(t->f, 5));
+    change_flip_page(t, 701);
+    fixture_toucher_start_page(&touchers[0], t->f, 6);
+    fixture_toucher_start_page(&touchers[1], t->f, 701);
+    fixture_wait_until(fixture_events_count(&t->events,
+                                            FASTLOAD_EVENT_STALLED) == 2);
+    change_flip_page(t, 701);
+    change_check_recovery(t, touchers);
+    change_finish(t);
+}
+
+static void test_before_the_stream_direct(const void *opaque)
+{
+    /* O_DIRECT reads no part of a page, and sees what others write. */
+    ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", t->f->fd);
+    int direct_fd = open(path, O_RDONLY | O_DIRECT), fd = t->f->fd;
+
+    if (direct_fd < 0) {
+        g_test_skip("no O_DIRECT in TMPDIR");
+        change_free(t);
+        return;
+    }
+    t->f->fd = direct_fd;
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
+                FASTLOAD_BACKGROUND_OFF);
+    g_assert_nonnull(t->fl->prefix);
+    t->f->fd = fd;
+    change_start(t);
+    change_write_before(t, STREAM_OFF - 1, 1);
+    g_assert_true(fixture_page_is_right(t->f, 4));
+    change_check_no_stall(t);
+    change_finish(t);
+    close(direct_fd);
+}
+
+static void test_before_the_stream_at_start(const void *opaque)
+{
+    /* Memory that is loaded before the guest runs is none the worse for it. */
+    ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
+
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
+    change_write_before(t, 10, 1);
+    change_start_eager(t, false);
+}
+
+static void test_data_at_start(const void *opaque)
+{
+    /* The same memory, where it is data that was written. */
+    ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
+
+    change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
+    change_flip_page(t, 700);
+    change_start_eager(t, true);
+}
+
+static void test_region_before_the_stream(const void *opaque)
+{
+    /* What others may write to is no guest memory. */
+    FastloadConfig config = { .io_kind = *(const FastloadIoKind *)opaque };
+    ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
+    FastloadRegion region;
+    GError *error = NULL;
+
+    config.stream_off = t->f->file_off + 1;
+    t->fl = fastload_new(t->f->fd, &config, &error);
+    g_assert_no_error(error);
+    fixture_region(t->f, &region);
+    g_assert_false(fastload_add_region(t->fl, &region, &error));
+    g_assert_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID);
+    g_assert_nonnull(strstr(error->message, "before the stream"));
     g_error_free(error);
-    fastload_free(t->fl);
-    fixture_free(t->f);
-    fixture_events_clear(&t->events);
-    g_free(t);
+    change_free(t);
 }
 
 /* ---- io_uring, refused while it is in use ---- */
@@ -362,6 +829,23 @@ static void add_backend_tests(const FastloadIoKind *io_kind)
         { "changed-file-is-left-alone", test_changed_file_is_left_alone },
         { "time-that-moves-by-itself", test_time_that_moves_by_itself },
         { "file-changed-before-start", test_file_changed_before_start },
+        { "before-the-stream", test_before_the_stream },
+        { "before-the-stream-direct", test_before_the_stream_direct },
+        { "before-the-stream-at-start", test_before_the_stream_at_start },
+        { "before-an-old-stream", test_before_an_old_stream },
+        { "before-a-copys-stream", test_before_a_copys_stream },
+        { "first-byte-of-the-stream", test_first_byte_of_the_stream },
+        { "behind-the-begin", test_behind_the_begin },
+        { "data-at-start", test_data_at_start },
+        { "data-then-before", test_data_then_before },
+        { "time-is-put-back", test_time_is_put_back },
+        { "bytes-after-their-time", test_bytes_after_their_time },
+        { "writes-in-a-row", test_writes_in_a_row },
+        { "writes-not-in-a-row", test_writes_not_in_a_row },
+        { "soon-after-the-begin", test_soon_after_the_begin },
+        { "late-bytes-at-start", test_late_bytes_at_start },
+        { "two-writes-of-one-time", test_two_writes_of_one_time },
+        { "region-before-the-stream", test_region_before_the_stream },
     };
     guint i;
 
