@@ -62,8 +62,8 @@ void incoming_load_page_wanted(void *hva, uint32_t tid, void *opaque)
 }
 
 void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
-                                   FastloadClass class, bool has_data,
-                                   void *opaque)
+                                FastloadClass class, bool has_data,
+                                void *opaque)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     RAMBlock *block;
@@ -182,8 +182,8 @@ static void load_set_length_error(const IncomingLoad *load,
 
 /* Every number in the file is a stranger's. */
 static bool load_check_header(IncomingLoad *load, const RAMBlock *block,
-                                   const FastloadHeader *header,
-                                   uint64_t length, Error **errp)
+                              const FastloadHeader *header,
+                              uint64_t length, Error **errp)
 {
     uint64_t page_size = qemu_target_page_size();
 
@@ -297,8 +297,8 @@ static bool load_is_preallocated(const RAMBlock *block)
 
 /* What nothing has to be put into may be read-only. */
 static bool load_check_writable(const RAMBlock *block,
-                                     const uint64_t *bitmap,
-                                     uint64_t page_count, Error **errp)
+                                const uint64_t *bitmap,
+                                uint64_t page_count, Error **errp)
 {
     if ((block->flags & (RAM_READONLY | RAM_READONLY_FD)) &&
         find_first_bit((const unsigned long *)bitmap, page_count) <
@@ -329,8 +329,8 @@ static bool load_check_end(const IncomingLoad *load, const RAMBlock *block,
 }
 
 static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
-                                const FastloadHeader *header, uint64_t length,
-                                Error **errp)
+                           const FastloadHeader *header, uint64_t length,
+                           Error **errp)
 {
     uint64_t target_page = qemu_target_page_size();
     size_t bitmap_bytes = fastload_header_bitmap_bytes(length, target_page);

@@ -83,9 +83,9 @@ static bool recover_check_copied_block(int fd, const char *filename,
             "the snapshot was not written by QEMU: copies of it are not known");
     }
     if (!recover_read_copy(fd, filename, bytes, sizeof(bytes),
-                             header->bitmap_off - sizeof(bytes), errp) ||
+                           header->bitmap_off - sizeof(bytes), errp) ||
         !recover_read_copy(fd, filename, bitmap, loaded->bitmap_bytes,
-                             header->bitmap_off, errp)) {
+                           header->bitmap_off, errp)) {
         return false;
     }
     fastload_header_parse(bytes, &copied);
@@ -104,8 +104,8 @@ static bool recover_check_copied_block(int fd, const char *filename,
 
 /* As far as it can be told without reading all of it. */
 static bool recover_check_copy(int fd, const char *filename,
-                                 const GArray *blocks, uint64_t file_bytes,
-                                 Error **errp)
+                               const GArray *blocks, uint64_t file_bytes,
+                               Error **errp)
 {
     off_t end = lseek(fd, 0, SEEK_END);
     guint i;
@@ -117,9 +117,8 @@ static bool recover_check_copy(int fd, const char *filename,
     }
     for (i = 0; i < blocks->len; i++) {
         if (!recover_check_copied_block(fd, filename,
-                                          &g_array_index(blocks,
-                                                         LoadBlock, i),
-                                          errp)) {
+                                        &g_array_index(blocks, LoadBlock, i),
+                                        errp)) {
             return false;
         }
     }
@@ -151,7 +150,7 @@ static bool recover_is_possible_locked(const IncomingLoad *load,
 
 /* Opened as @flags say, and a file that can be waited for. */
 static QIOChannelFile *recover_open_copy(const char *filename, int flags,
-                                           struct stat *st, Error **errp)
+                                         struct stat *st, Error **errp)
 {
     g_autoptr(QIOChannelFile) ioc =
         qio_channel_file_new_path(filename, flags, 0, errp);
@@ -163,8 +162,8 @@ static QIOChannelFile *recover_open_copy(const char *filename, int flags,
         error_setg_errno(errp, errno, "cannot see what '%s' is", filename);
         return NULL;
     }
-    return incoming_load_check_kind(st, filename, errp) ? g_steal_pointer(&ioc)
-                                                    : NULL;
+    return incoming_load_check_kind(st, filename, errp)
+           ? g_steal_pointer(&ioc) : NULL;
 }
 
 /* The copy, opened as the engine wants it; NULL: @errp says why not. */
