@@ -126,14 +126,20 @@ static bool exit_is_due(const IncomingLoad *load)
  */
 static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
 {
-    int64_t now_us = g_get_monotonic_time();
+    int64_t now_us = g_get_monotonic_time(), begin_us;
+    FastloadStats stats;
 
     if (!exit_is_due(load)) {
         *told_us = 0;
         return 0;
     }
     *told_us = *told_us ?: now_us;
-    return now_us - MIN(now_us, MAX(*told_us, exit_oldest_wait_us(load)));
+    fastload_get_stats(load->engine, &stats);
+    begin_us = now_us - (int64_t)(stats.oldest_fault_ns / SCALE_US);
+    if (load->is_quitting) {
+        begin_us = exit_oldest_wait_us(load);
+    }
+    return now_us - MIN(now_us, MAX(*told_us, begin_us));
 }
 
 /*

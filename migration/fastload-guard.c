@@ -196,6 +196,8 @@ static bool load_is_over(const char *what, const char *reason,
 bool migration_fastload_check_parameters(const MigrationParameters *params,
                                          Error **errp)
 {
+    const MigrationParameters *now = &migrate_get_current()->parameters;
+
     if (!params->has_x_fast_load_threads) {
         return true;
     }
@@ -207,8 +209,8 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
     /* With tls-creds and mapped-ram no parameter can be changed any more. */
     return (params->x_fast_load_threads == incoming_load_threads() &&
             params->multifd_channels == migrate_multifd_channels() &&
-            params->direct_io == migrate_direct_io() &&
-            params->mode == migrate_mode() &&
+            params->direct_io == now->direct_io &&
+            params->mode == now->mode &&
             !(params->tls_creds && *params->tls_creds)) ||
            load_is_over("parameters",
                         "x-fast-load-threads, multifd-channels, direct-io, "
@@ -235,14 +237,15 @@ bool migration_fastload_check_loadvm(Error **errp)
                         "is completed", HINT_WAIT, errp);
 }
 
-/* Who touches a page that is missing waits, and nobody knows for how long. */
+/*
+ * Who touches a page that is missing waits, and nobody knows for how long: also
+ * after migrate-recover, until all that failed has been read.
+ */
 static bool load_is_unreadable_locked(const IncomingLoad *load)
 {
-    FastloadFailure failure;
-
     return incoming_load_is_in(load, LOAD_IN(PAUSED)) ||
            (incoming_load_is_in(load, LOAD_IN(LOADING)) &&
-            fastload_is_failing(load->engine, &failure));
+            fastload_has_failed_reads(load->engine));
 }
 
 /* Refuses @what while pages cannot be read: it needs them. */
@@ -273,7 +276,11 @@ bool migration_fastload_may_stop(RunState state)
     if (state == RUN_STATE_RESTORE_VM) {
         return migration_fastload_check_loadvm(NULL);
     }
-    if (!migration_fastload_check_stop(&err)) {
+    /*
+     * Others have asked before, or cannot do without: who saves would save a
+     * guest that runs, and the main loop would lose a request.
+     */
+    if (state == RUN_STATE_PAUSED && !migration_fastload_check_stop(&err)) {
         error_report_err(err);
         return false;
     }
@@ -291,14 +298,18 @@ bool migration_fastload_holds_requests(void)
     bool ends = qemu_shutdown_requested_get() != SHUTDOWN_CAUSE_NONE &&
                 shutdown_action != SHUTDOWN_ACTION_PAUSE;
 
-    if (ends ||
-        !incoming_load_is_in(load, LOAD_IN(LOADING) | LOAD_IN(PAUSED))) {
+    if (!incoming_load_is_in(load, LOAD_IN(LOADING) | LOAD_IN(PAUSED))) {
         return false;
     }
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         if (!load_is_unreadable_locked(load)) {
             return false;
         }
+    }
+    if (ends) {
+        /* A request that was held comes before the end: it finds no vCPU. */
+        migration_fastload_shutdown();
+        return false;
     }
     /* Look again: nobody tells the main loop when a short failure is over. */
     timer_mod(load->hold_timer,

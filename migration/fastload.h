@@ -105,8 +105,9 @@ bool migration_fastload_holds_requests(void);
 bool migration_fastload_check_stop(Error **errp);
 
 /*
- * The same, for who does not ask before: the reason is printed.  For loading a
- * snapshot the guest is not stopped, either, while that is refused.
+ * The same for a debugger, which does not ask before: the reason is printed.
+ * For loading a snapshot the guest is not stopped, either, while that is
+ * refused.
  */
 bool migration_fastload_may_stop(RunState state);
 

@@ -50,9 +50,12 @@ typedef struct FileRange {
 struct FastloadPrefix {
     /* constant */
     uint32_t len_bytes;
+    FileRange samples[2];    /* of the snapshot: its begin and its end */
+    uint8_t *sample_bytes;   /* what they had when the load began */
     /* whoever has taken it */
     uint8_t *bytes;
     uint8_t *buf;        /* to read into */
+    uint8_t *sample_buf; /* the same */
     uint64_t mtime_ns;   /* the last that was seen */
     uint64_t seen_ns;    /* and when it was seen first; CLOCK_MONOTONIC */
     uint64_t burst_ns;   /* the first time of the writes it belongs to, or 0 */
@@ -143,6 +146,8 @@ static void file_prefix_free(FastloadPrefix *prefix)
     if (prefix) {
         free(prefix->bytes);
         free(prefix->buf);
+        free(prefix->sample_bytes);
+        free(prefix->sample_buf);
         g_free(prefix);
     }
 }
@@ -154,46 +159,102 @@ static size_t file_prefix_read_bytes(const FastloadPrefix *prefix)
            FASTLOAD_PAGE_BYTES_MIN * FASTLOAD_PAGE_BYTES_MIN;
 }
 
+/* For O_DIRECT, all zero; NULL: no memory. */
+static uint8_t *file_buf_new(size_t len_bytes)
+{
+    void *buf = NULL;
+
+    if (posix_memalign(&buf, FASTLOAD_PAGE_BYTES_MIN, len_bytes)) {
+        return NULL;
+    }
+    return memset(buf, 0, len_bytes);
+}
+
+/*
+ * A whole new save differs in its begin, where the first bitmap is, and in its
+ * end, the device state, which is followed by a description that may not.
+ */
+static void file_prefix_choose_samples(FastloadPrefix *prefix,
+                                       uint64_t stream_off,
+                                       uint64_t file_bytes)
+{
+    uint64_t page = FASTLOAD_PAGE_BYTES_MIN;
+    uint64_t tail_off = file_bytes > FASTLOAD_SAMPLE_BYTES
+        ? file_bytes - FASTLOAD_SAMPLE_BYTES : 0;
+
+    /* What comes before the stream is not of the snapshot. */
+    prefix->samples[0].off = (stream_off + page - 1) / page * page;
+    prefix->samples[1].off = MAX(tail_off / page * page,
+                                 prefix->samples[0].off);
+    prefix->samples[0].len_bytes = FASTLOAD_SAMPLE_BYTES;
+    prefix->samples[1].len_bytes = FASTLOAD_SAMPLE_BYTES + page;
+}
+
+static size_t file_prefix_sample_bytes(const FastloadPrefix *prefix)
+{
+    return prefix->samples[0].len_bytes + prefix->samples[1].len_bytes;
+}
+
 /* NULL: there is none, or no memory for it. */
-static FastloadPrefix *file_prefix_new(const Fastload *fl)
+static FastloadPrefix *file_prefix_new(const Fastload *fl, uint64_t file_bytes)
 {
     FastloadPrefix *prefix;
-    void *bytes = NULL, *buf = NULL;
 
     if (!fl->config.stream_off) {
         return NULL;
     }
     prefix = g_new0(FastloadPrefix, 1);
     prefix->len_bytes = MIN(fl->config.stream_off, FASTLOAD_PREFIX_BYTES_MAX);
-    if (posix_memalign(&bytes, FASTLOAD_PAGE_BYTES_MIN,
-                       file_prefix_read_bytes(prefix)) ||
-        posix_memalign(&buf, FASTLOAD_PAGE_BYTES_MIN,
-                       file_prefix_read_bytes(prefix))) {
-        free(bytes);
-        g_free(prefix);
-        return NULL;
+    file_prefix_choose_samples(prefix, fl->config.stream_off, file_bytes);
+    prefix->bytes = file_buf_new(file_prefix_read_bytes(prefix));
+    prefix->buf = file_buf_new(file_prefix_read_bytes(prefix));
+    prefix->sample_bytes = file_buf_new(file_prefix_sample_bytes(prefix));
+    prefix->sample_buf = file_buf_new(file_prefix_sample_bytes(prefix));
+    if (!prefix->bytes || !prefix->buf || !prefix->sample_bytes ||
+        !prefix->sample_buf) {
+        g_clear_pointer(&prefix, file_prefix_free);
     }
-    prefix->bytes = bytes;
-    prefix->buf = buf;
     return prefix;
 }
 
-/* Into @prefix's buf. */
-static bool file_prefix_read(int fd, FastloadPrefix *prefix)
+/* At least @least_bytes of @len_bytes; the file may end before the rest. */
+static bool file_read(int fd, uint8_t *buf, size_t len_bytes,
+                      size_t least_bytes, uint64_t off)
 {
-    size_t want_bytes = file_prefix_read_bytes(prefix), done_bytes = 0;
+    size_t done_bytes = 0;
     uint32_t agains = 0;
 
-    while (done_bytes < prefix->len_bytes) {
-        ssize_t got = pread(fd, prefix->buf + done_bytes,
-                            want_bytes - done_bytes, done_bytes);
+    while (done_bytes < len_bytes) {
+        ssize_t got = pread(fd, buf + done_bytes, len_bytes - done_bytes,
+                            off + done_bytes);
 
         if (got > 0) {
             done_bytes += got;
-        } else if (got == 0 || errno != EINTR ||
-                   ++agains == FASTLOAD_IO_AGAIN_MAX) {
+        } else if (got == 0) {
+            break;
+        } else if (errno != EINTR || ++agains == FASTLOAD_IO_AGAIN_MAX) {
             return false;
         }
+    }
+    return done_bytes >= least_bytes;
+}
+
+/* Into @prefix's buffers. */
+static bool file_prefix_read(int fd, FastloadPrefix *prefix)
+{
+    uint8_t *sample_buf = prefix->sample_buf;
+    int i;
+
+    if (!file_read(fd, prefix->buf, file_prefix_read_bytes(prefix),
+                   prefix->len_bytes, 0)) {
+        return false;
+    }
+    for (i = 0; i < G_N_ELEMENTS(prefix->samples); i++) {
+        if (!file_read(fd, sample_buf, prefix->samples[i].len_bytes, 0,
+                       prefix->samples[i].off)) {
+            return false;
+        }
+        sample_buf += prefix->samples[i].len_bytes;
     }
     return true;
 }
@@ -233,10 +294,11 @@ static void file_prefix_swap(FastloadPrefix *prefix)
 }
 
 /* When it has to be read again, whatever the file looks like. */
-static uint64_t file_prefix_due_ns(const FastloadPrefix *prefix)
+static uint64_t file_prefix_due_ns(const Fastload *fl,
+                                   const FastloadPrefix *prefix)
 {
     return !prefix || prefix->is_settled ? UINT64_MAX
-           : prefix->is_explained ? prefix->seen_ns + FASTLOAD_FILE_TICK_NS
+           : prefix->is_explained ? prefix->seen_ns + fl->prefix_settle_ns
            : 0;
 }
 
@@ -273,11 +335,11 @@ static void file_prefix_give_back(Fastload *fl, FastloadPrefix *prefix)
     prefix->is_taken = false;
     is_current = fl->prefix == prefix;
     if (is_current) {
-        if (prefix->is_explained) {
+        if (prefix->is_explained && prefix->is_settled) {
             __atomic_store_n(&fl->file_mtime_ns, prefix->mtime_ns,
                              __ATOMIC_RELEASE);
         }
-        __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(prefix),
+        __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(fl, prefix),
                          __ATOMIC_RELEASE);
     }
     g_mutex_unlock(&fl->prefix_lock);
@@ -304,13 +366,16 @@ static bool file_look_at_all(const Fastload *fl, int fd, FileLook *ret_look,
     if (!file_look(fd, AT_STATX_FORCE_SYNC, ret_look)) {
         return false;
     }
-    prefix = ret_look->is_regular ? file_prefix_new(fl) : NULL;
+    prefix = ret_look->is_regular
+        ? file_prefix_new(fl, ret_look->len_bytes) : NULL;
     if (prefix && !file_look_at_prefix(fd, prefix, ret_look)) {
         /* Then any other time is a change. */
         g_clear_pointer(&prefix, file_prefix_free);
     }
     if (prefix) {
         file_prefix_swap(prefix);
+        memcpy(prefix->sample_bytes, prefix->sample_buf,
+               file_prefix_sample_bytes(prefix));
         prefix->mtime_ns = ret_look->mtime_ns;
         prefix->seen_ns = fastload_stats_now_ns();
         prefix->is_explained = true;
@@ -343,7 +408,7 @@ static void file_remember(Fastload *fl, const FileLook *look,
                      __ATOMIC_RELEASE);
     __atomic_store_n(&fl->file_bytes, look->len_bytes, __ATOMIC_RELEASE);
     __atomic_store_n(&fl->file_mtime_ns, look->mtime_ns, __ATOMIC_RELEASE);
-    __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(prefix),
+    __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(fl, prefix),
                      __ATOMIC_RELEASE);
     g_mutex_unlock(&fl->prefix_lock);
     file_prefix_free(old);
@@ -402,9 +467,10 @@ static bool file_is_same_burst(const FastloadPrefix *prefix, uint64_t mtime_ns)
 /*
  * Every time that is seen must come with other bytes before the stream than the
  * time before it; else somebody wrote to the snapshot.  Who writes changes the
- * time first, so the bytes may come a little later; until then nothing is
- * taken for right.  If writes before that have a time much later, one of them
- * went elsewhere.
+ * time first, so the bytes may come a little later.  If writes before that have
+ * a time much later, one of them went elsewhere.  Whoever saves anew into the
+ * file writes on after that, or has written what the samples show: nothing is
+ * taken for right until the time has stood still for a while.
  */
 static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
 {
@@ -429,6 +495,10 @@ static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
         prefix->mtime_ns = look.mtime_ns;
         prefix->seen_ns = now_ns;
     }
+    if (memcmp(prefix->sample_buf, prefix->sample_bytes,
+               file_prefix_sample_bytes(prefix))) {
+        return FILE_CHANGED;
+    }
     if (memcmp(prefix->buf, prefix->bytes, prefix->len_bytes)) {
         file_prefix_swap(prefix);
         prefix->is_explained = true;
@@ -440,8 +510,9 @@ static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
                ? FILE_UNKNOWN : FILE_CHANGED;
     }
     /* Before that, another write might have left the time as it is. */
-    prefix->is_settled = now_ns >= prefix->seen_ns + FASTLOAD_FILE_TICK_NS;
-    return FILE_SAME;
+    prefix->is_settled = now_ns >= prefix->seen_ns +
+                                   fl->prefix_settle_ns;
+    return prefix->is_settled ? FILE_SAME : FILE_UNKNOWN;
 }
 
 /* The time has moved, or bytes that were just written may not be the last. */

@@ -251,12 +251,22 @@ static void sched_rate_count_locked(Fastload *fl, uint64_t now_ns)
     fl->rate_at_ns = now_ns;
 }
 
+/* Early areas come first, and no rate holds them back. */
+static bool sched_is_early_next_locked(const Fastload *fl)
+{
+    const FastloadArea *area = fl->next_area < fl->areas->len
+        ? g_ptr_array_index(fl->areas, fl->next_area) : NULL;
+
+    return area && area->is_early && fl->next_chunk < area->chunk_count;
+}
+
 static uint64_t sched_rate_due_locked(const Fastload *fl)
 {
     if (fl->rate_bytes_per_s == FASTLOAD_BACKGROUND_OFF) {
         return UINT64_MAX;
     }
-    if (!fl->rate_bytes_per_s || fl->rate_tokens > 0) {
+    if (!fl->rate_bytes_per_s || fl->rate_tokens > 0 ||
+        sched_is_early_next_locked(fl)) {
         return 0;
     }
     return fl->rate_at_ns + 1 +
@@ -306,7 +316,7 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
     sched_rate_count_locked(fl, now_ns);
     if (read->area->is_early &&
         fl->rate_bytes_per_s != FASTLOAD_BACKGROUND_OFF) {
-        /* It takes nothing from the rate, so the next one is due as well. */
+        /* It takes nothing from the rate. */
     } else if (read->is_probe || (sched_rate_due_locked(fl) &&
                            now_ns >= sched_probe_due_locked(fl))) {
         sched_rate_charge_locked(fl, take_bytes);
@@ -493,11 +503,16 @@ static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
     fl->is_file_changed = failure->kind == FASTLOAD_FAILURE_CHANGED;
 }
 
-static void sched_retry_ended_locked(Fastload *fl)
+/* Has something that failed been read since, or does nothing fail any more? */
+static bool sched_retry_ended_locked(Fastload *fl, bool was_read)
 {
     assert(fl->failing_count);
     fl->failing_count--;
-    sched_note_recovery_locked(fl);
+    if (was_read || !fl->failing_count) {
+        sched_note_recovery_locked(fl);
+        return true;
+    }
+    return false;
 }
 
 static bool sched_is_stalled_locked(Fastload *fl)
@@ -546,9 +561,20 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
     return is_failing;
 }
 
+bool fastload_has_failed_reads(Fastload *fl)
+{
+    bool has_failed;
+
+    g_mutex_lock(&fl->sched_lock);
+    has_failed = fl->failing_count &&
+                 __atomic_load_n(&fl->missing_bytes, __ATOMIC_RELAXED);
+    g_mutex_unlock(&fl->sched_lock);
+    return has_failed;
+}
+
 void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
 {
-    bool is_placed = false;
+    bool is_recovered = false;
     FastloadFault fault;
 
     g_mutex_lock(&fl->sched_lock);
@@ -557,15 +583,15 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
     if (fault.not_before_ns) {
         /* A later fault for the page may have it: they wait as one. */
         sched_for_each_fault_locked(fl, sched_make_as_old_locked, &fault);
-        is_placed = fastload_bit_test(fault.area->placed, fault.page_idx);
-        if (is_placed) {
-            sched_retry_ended_locked(fl);
+        if (fastload_bit_test(fault.area->placed, fault.page_idx)) {
+            is_recovered = sched_retry_ended_locked(fl,
+                !__atomic_load_n(&fault.area->is_dropped, __ATOMIC_ACQUIRE));
         } else {
             fl->failing_count--; /* that read will tell */
         }
     }
     g_mutex_unlock(&fl->sched_lock);
-    if (is_placed) {
+    if (is_recovered) {
         fastload_session_resumed(fl);
     }
 }
@@ -656,8 +682,8 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
     if (read->error) {
         sched_read_failed_locked(fl, read, now_ns);
     } else if (read->is_retried) {
-        sched_retry_ended_locked(fl);
-        is_recovered = true;
+        /* Others may have brought its pages, or its memory is gone. */
+        is_recovered = sched_retry_ended_locked(fl, read->extent_count);
     } else if (fl->failed_round_count && !fl->failing_count) {
         /* What failed found no room in the queue: this may be it. */
         sched_note_recovery_locked(fl);

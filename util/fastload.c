@@ -49,9 +49,9 @@
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
  * Lock order: event_lock, then state_lock or sched_lock, never both; place_lock
- * of an area under none but state_lock; pool_lock, prefix_lock and the lock of
- * an eager load alone.  No lock is held over I/O, none but place_lock over
- * placement, and none but event_lock over the event callback.
+ * of an area, pool_lock, prefix_lock and the lock of an eager load alone.  No
+ * lock is held over I/O, none but place_lock over placement, and none but
+ * event_lock over the event callback.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -422,6 +422,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     g_mutex_init(&fl->sched_lock);
     g_cond_init(&fl->state_cond);
     fl->prefix_wait_ns = FASTLOAD_PREFIX_WAIT_NS;
+    fl->prefix_settle_ns = FASTLOAD_PREFIX_SETTLE_NS;
     fastload_file_note(fl);
     fastload_sched_rate_set(fl, fastload_stats_now_ns(),
                             config->background_bytes_per_s);
@@ -1032,13 +1033,6 @@ static void session_drop_area_locked(Fastload *fl, FastloadArea *area,
     uint64_t data_bytes = 0;
     guint s;
 
-    /*
-     * Whoever places when it is set is waited for, which takes no longer than
-     * unregistering would wait for the same; whoever comes later sees it.
-     */
-    __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
-    g_rw_lock_writer_lock(&area->place_lock);
-    g_rw_lock_writer_unlock(&area->place_lock);
     /* Wakes who waits. */
     session_unregister_area(fl, area);
     for (s = 0; s < area->spans->len; s++) {
@@ -1054,23 +1048,26 @@ void fastload_drop_region(Fastload *fl, void *hva)
     uint64_t all_bytes = 0;
     guint a;
 
-    g_mutex_lock(&fl->state_lock);
-    for (a = 0; fl->state != FASTLOAD_STATE_NEW && a < fl->areas_by_hva->len;
-         a++) {
+    for (a = 0; a < fl->areas_by_hva->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas_by_hva, a);
 
         if (area->hva != hva || area->is_dropped) {
             continue;
         }
+        /*
+         * Whoever places when it is set is waited for, whoever comes later sees
+         * it.  Placing may have to wait for memory: nobody else waits with us.
+         */
+        __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
+        g_rw_lock_writer_lock(&area->place_lock);
+        g_rw_lock_writer_unlock(&area->place_lock);
+        g_mutex_lock(&fl->state_lock);
+        /* Workers that end may have placed what they had begun to read. */
         if (fl->uffd >= 0) {
-            /* Workers that end may still place what they had begun to read. */
             session_drop_area_locked(fl, area, &all_bytes);
-        } else {
-            /* All of it is there, or nobody minds; no huge page is made. */
-            __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
         }
+        g_mutex_unlock(&fl->state_lock);
     }
-    g_mutex_unlock(&fl->state_lock);
     trace_fastload_region_dropped(fl, hva, all_bytes);
     if (all_bytes && __atomic_sub_fetch(&fl->missing_bytes, all_bytes,
                                         __ATOMIC_ACQ_REL) == 0) {
@@ -1085,7 +1082,8 @@ static bool session_is_area_loaded(const FastloadArea *area, uint64_t begin,
 
     for (s = 0; s < area->spans->len; s++) {
         FastloadSpan *span = &g_array_index(area->spans, FastloadSpan, s);
-        uint64_t off = MAX(begin, span->ram_off);
+        uint64_t off = MAX(begin / area->page_bytes * area->page_bytes,
+                           span->ram_off);
         uint64_t off_end = MIN(end, span->ram_off + span->len_bytes);
 
         for (; off < off_end; off += area->page_bytes) {

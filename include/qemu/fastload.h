@@ -20,8 +20,8 @@
  *   The event callback runs on an engine thread, one call at a time; the
  *   placed and fault callbacks on all of them at once, the former also on
  *   the owner's in fastload_start().  The only engine calls allowed in any are
- *   fastload_cancel(), fastload_get_stats(), fastload_is_loaded(),
- *   fastload_is_settled() and fastload_set_background_rate().
+ *   fastload_cancel(), fastload_get_stats(), fastload_is_settled() and
+ *   fastload_set_background_rate().
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped; fastload_wait() until the load is over, fastload_settle() and
  *   fastload_free() until threads end.  fastload_new() and
@@ -35,8 +35,9 @@
  *   is a host virtual address; ram_off counts bytes from a region's start.
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> start -> wait -> settle -> free.  free is legal
- *   after any of them; cancel, get_stats, is_failing, is_settled and
- *   set_background_rate after new, is_loaded and recover after start.
+ *   after any of them; cancel, get_stats, is_failing, has_failed_reads,
+ *   is_settled and set_background_rate after new, is_loaded and recover after
+ *   start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -279,10 +280,12 @@ bool fastload_probe(GError **error);
  *   placed (FASTLOAD_FAILURE_CHANGED) until fastload_recover(), also when both
  *   are put back.  Asks the file's server what it looks like.
  *   What lies before config's stream_off may change, the size may not: where
- *   the time is another, and the first 4 MiB of what lies there are, too, the
- *   file is the same.  Where regions are written to as well, this is noticed
- *   only if a read ends between the two writes and their times are 20 ms
- *   apart; where what lies there is written again as it was, it is a change
+ *   the time is another, and the first 256 KiB of what lies there are, too, the
+ *   file is the same; until the time has stood still for 100 ms nothing is
+ *   placed, and reads count as failing (EAGAIN).  Where the stream is written
+ *   to as well, this is noticed if its first or last 512 KiB are others, or if
+ *   a read ends between the two writes and their times are 20 ms apart.  Where
+ *   what lies before it is written again as it was, it is a change
  * @config: NULL means all defaults
  * @error: set on failure
  *
@@ -352,7 +355,7 @@ bool fastload_is_settled(Fastload *fl);
 
 /**
  * fastload_is_loaded: is a stretch of memory there?                    [any]
- * @fl: a load whose fastload_start() has returned, or is calling back
+ * @fl: a load whose fastload_start() has returned
  * @hva: begin of the stretch
  * @len_bytes: its length
  *
@@ -427,6 +430,16 @@ const char *fastload_failure_cause(const FastloadFailure *failure);
  * again at least once a second, whatever the background rate is.
  */
 bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
+
+/**
+ * fastload_has_failed_reads: is anything still to be read again?       [any]
+ * @fl: any load
+ *
+ * True from the first read that failed for good until each of them has been
+ * made since, whatever fastload_is_failing() says of the last one and whether
+ * or not fastload_recover() was called.
+ */
+bool fastload_has_failed_reads(Fastload *fl);
 
 /**
  * fastload_recover: read at once what failed, from another copy maybe  [any]

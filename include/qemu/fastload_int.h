@@ -57,7 +57,9 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * take longer than reading two chunks.  A change behind that counts as one of
  * the snapshot.
  */
-#define FASTLOAD_PREFIX_BYTES_MAX (4u << 20)
+#define FASTLOAD_PREFIX_BYTES_MAX (256u << 10)
+/* And so much of the stream's begin, and of the file's end. */
+#define FASTLOAD_SAMPLE_BYTES (512u << 10)
 /* It is read anew when it was written to meanwhile, so often. */
 #define FASTLOAD_PREFIX_TRIES_MAX 3
 /*
@@ -65,6 +67,8 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * most.  Less than FASTLOAD_STALL_WAIT_NS.
  */
 #define FASTLOAD_PREFIX_WAIT_NS (200 * 1000 * 1000ull)
+/* After a change before the stream the time must stand still for so long. */
+#define FASTLOAD_PREFIX_SETTLE_NS (100 * 1000 * 1000ull)
 
 /* Staging for chunks, all workers' together. */
 #define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
@@ -467,6 +471,7 @@ struct Fastload {
     uint64_t eager_read_bytes;   /* atomic: read for it */
     uint64_t start_ns;
     uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS, but in tests */
+    uint64_t prefix_settle_ns;   /* FASTLOAD_PREFIX_SETTLE_NS, the same */
 
     /* lock state_lock */
     GMutex state_lock;

@@ -359,6 +359,48 @@ static void test_before_the_stream(const void *opaque)
     change_finish(t);
 }
 
+static void test_saved_anew(const void *opaque)
+{
+    /* Another header, and another snapshot behind it, while nobody reads. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+
+    g_assert_true(fixture_page_is_right(t->f, 3));
+    change_flip_page(t, PAGE_COUNT - 1);
+    change_write_before(t, 10, 1);
+    fixture_toucher_start_page(&touchers[0], t->f, 4);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    change_check_stalled(t, touchers);
+    change_flip_page(t, PAGE_COUNT - 1);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    change_finish(t);
+}
+
+static void test_being_saved_anew(const void *opaque)
+{
+    /* Another header, and more to come: nothing is taken for right so soon. */
+    ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
+    FixtureToucher touchers[2];
+
+    t->fl->prefix_settle_ns = UINT64_MAX / 2;
+    g_assert_true(fixture_page_is_right(t->f, 3));
+    change_flip_page(t, 512);
+    change_write_before(t, 10, 1);
+    fixture_toucher_start_page(&touchers[0], t->f, 512);
+    fixture_toucher_start_page(&touchers[1], t->f, 700);
+    change_wait_for_doubt(t);
+    change_flip_page(t, 513);
+    change_check_stalled(t, touchers);
+    change_flip_page(t, 512);
+    change_flip_page(t, 513);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    change_finish(t);
+}
+
 static void test_first_byte_of_the_stream(const void *opaque)
 {
     /* What is read along with the prefix is the snapshot's. */
@@ -834,6 +876,8 @@ static void add_backend_tests(const FastloadIoKind *io_kind)
         { "before-the-stream-at-start", test_before_the_stream_at_start },
         { "before-an-old-stream", test_before_an_old_stream },
         { "before-a-copys-stream", test_before_a_copys_stream },
+        { "saved-anew", test_saved_anew },
+        { "being-saved-anew", test_being_saved_anew },
         { "first-byte-of-the-stream", test_first_byte_of_the_stream },
         { "behind-the-begin", test_behind_the_begin },
         { "data-at-start", test_data_at_start },
