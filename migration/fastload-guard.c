@@ -239,13 +239,18 @@ bool migration_fastload_check_loadvm(Error **errp)
 
 /*
  * Who touches a page that is missing waits, and nobody knows for how long: also
- * after migrate-recover, until all that failed has been read.
+ * of a copy that has yet to show that it can be read.
  */
-static bool load_is_unreadable_locked(const IncomingLoad *load)
+static bool load_is_unreadable_locked(IncomingLoad *load)
 {
-    return incoming_load_is_in(load, LOAD_IN(PAUSED)) ||
-           (incoming_load_is_in(load, LOAD_IN(LOADING)) &&
-            fastload_has_failed_reads(load->engine));
+    FastloadFailure failure;
+
+    if (!incoming_load_is_in(load, LOAD_IN(LOADING))) {
+        return incoming_load_is_in(load, LOAD_IN(PAUSED));
+    }
+    load->is_copy_new = load->is_copy_new &&
+                        fastload_has_failed_faults(load->engine);
+    return load->is_copy_new || fastload_is_failing(load->engine, &failure);
 }
 
 /* Refuses @what while pages cannot be read: it needs them. */
@@ -265,14 +270,22 @@ static bool load_is_readable(const char *what, const char *cause, Error **errp)
 
 bool migration_fastload_check_stop(Error **errp)
 {
-    return !runstate_is_running() ||
-           load_is_readable("stop", "vCPUs would not stop", errp);
+    Error *err = NULL;
+
+    if (runstate_is_running() &&
+        !load_is_readable("stop", "vCPUs would not stop", &err)) {
+        if (errp) {
+            error_propagate(errp, err);
+        } else {
+            error_report_err(err); /* the human monitor's stop does not ask */
+        }
+        return false;
+    }
+    return true;
 }
 
 bool migration_fastload_may_stop(RunState state)
 {
-    Error *err = NULL;
-
     if (state == RUN_STATE_RESTORE_VM) {
         return migration_fastload_check_loadvm(NULL);
     }
@@ -280,11 +293,7 @@ bool migration_fastload_may_stop(RunState state)
      * Others have asked before, or cannot do without: who saves would save a
      * guest that runs, and the main loop would lose a request.
      */
-    if (state == RUN_STATE_PAUSED && !migration_fastload_check_stop(&err)) {
-        error_report_err(err);
-        return false;
-    }
-    return true;
+    return state != RUN_STATE_PAUSED || migration_fastload_check_stop(NULL);
 }
 
 bool migration_fastload_check_save(Error **errp)

@@ -152,6 +152,7 @@ typedef struct IncomingLoad {
     uint64_t complete_us;    /* 0 until everything was placed */
     bool is_quitting;        /* migration_fastload_shutdown() was called */
     bool is_recovering;      /* a thread uses the engine without the lock */
+    bool is_copy_new;        /* nobody who waited has a page of it yet */
     uint32_t recover_number; /* of the last migrate-recover */
     uint32_t recover_thread_count;
     char *recover_desc;      /* why that one did not help */

@@ -221,8 +221,12 @@ static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
                             int fd, Error **errp)
 {
     g_autoptr(GError) gerr = NULL;
-    bool is_taken = fastload_recover(load->engine, fd, &gerr);
+    bool is_taken;
 
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        load->is_copy_new = true;
+    }
+    is_taken = fastload_recover(load->engine, fd, &gerr);
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         if (is_taken) {
             g_free(load->filename);

@@ -185,8 +185,8 @@ static bool load_check_settings(Error **errp)
     if (!migrate_mapped_ram()) {
         return incoming_load_refuse(errp, "no mapped-ram",
             "Enable it, or set x-fast-load-threads to 0.",
-            "x-fast-load-threads needs a file that was saved with the "
-            "capability 'mapped-ram', and the capability");
+            "x-fast-load-threads needs the capability 'mapped-ram', here and "
+            "when the file was saved");
     }
     if (migrate_colo()) {
         return incoming_load_refuse(errp, "COLO", "Switch one of them off.",
@@ -364,7 +364,7 @@ static void load_release(IncomingLoad *load)
         g_clear_pointer(&load->recover_desc, g_free);
         g_free(load->filename);
         load->filename = NULL;
-        load->has_failure = load->is_time_told = false;
+        load->has_failure = load->is_time_told = load->is_copy_new = false;
         load->complete_us = 0;
         incoming_load_move_locked(load, LOAD_IDLE);
     }

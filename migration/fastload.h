@@ -101,7 +101,10 @@ bool migration_fastload_check_loadvm(Error **errp);
  */
 bool migration_fastload_holds_requests(void);
 
-/* May a guest that runs be stopped?  Not while its pages cannot be read. */
+/*
+ * May a guest that runs be stopped?  Not while its pages cannot be read.  With
+ * @errp NULL the reason is printed.
+ */
 bool migration_fastload_check_stop(Error **errp);
 
 /*

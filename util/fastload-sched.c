@@ -561,13 +561,20 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
     return is_failing;
 }
 
-bool fastload_has_failed_reads(Fastload *fl)
+static void sched_find_failed_locked(FastloadFault *fault, void *opaque)
 {
-    bool has_failed;
+    bool *has_failed = opaque;
+
+    *has_failed = *has_failed || (sched_is_waited_for_locked(fault) &&
+                                  fault->not_before_ns);
+}
+
+bool fastload_has_failed_faults(Fastload *fl)
+{
+    bool has_failed = false;
 
     g_mutex_lock(&fl->sched_lock);
-    has_failed = fl->failing_count &&
-                 __atomic_load_n(&fl->missing_bytes, __ATOMIC_RELAXED);
+    sched_for_each_fault_locked(fl, sched_find_failed_locked, &has_failed);
     g_mutex_unlock(&fl->sched_lock);
     return has_failed;
 }

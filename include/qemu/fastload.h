@@ -35,9 +35,9 @@
  *   is a host virtual address; ram_off counts bytes from a region's start.
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> start -> wait -> settle -> free.  free is legal
- *   after any of them; cancel, get_stats, is_failing, has_failed_reads,
- *   is_settled and set_background_rate after new, is_loaded and recover after
- *   start.
+ *   after any of them; cancel, get_stats, is_failing, is_settled and
+ *   set_background_rate after new, has_failed_faults, is_loaded and recover
+ *   after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -432,14 +432,14 @@ const char *fastload_failure_cause(const FastloadFailure *failure);
 bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
 
 /**
- * fastload_has_failed_reads: is anything still to be read again?       [any]
- * @fl: any load
+ * fastload_has_failed_faults: does anybody wait for a page that failed? [any]
+ * @fl: a load that was started
  *
- * True from the first read that failed for good until each of them has been
- * made since, whatever fastload_is_failing() says of the last one and whether
- * or not fastload_recover() was called.
+ * True from the first read that failed for good, of a page that somebody waits
+ * for, until each such page is there, whether or not fastload_recover() was
+ * called meanwhile.
  */
-bool fastload_has_failed_reads(Fastload *fl);
+bool fastload_has_failed_faults(Fastload *fl);
 
 /**
  * fastload_recover: read at once what failed, from another copy maybe  [any]
