@@ -115,9 +115,10 @@ static void load_forget_block(LoadBlock *loaded)
     uint64_t off;
 
     QEMU_LOCK_GUARD(&mis->page_request_mutex);
-    for (off = 0; migrate_postcopy_blocktime() && off < loaded->length;
-         off += loaded->block->page_size) {
-        mark_postcopy_blocktime_end((uintptr_t)loaded->host + off);
+    if (migrate_postcopy_blocktime()) {
+        for (off = 0; off < loaded->length; off += loaded->block->page_size) {
+            mark_postcopy_blocktime_end((uintptr_t)loaded->host + off);
+        }
     }
     loaded->block = NULL;
 }

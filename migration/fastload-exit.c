@@ -6,6 +6,8 @@
  * vCPUs that wait for a page do not stop, and the thread that ends QEMU may
  * wait for one as well.  Neither may keep the process for ever, and neither may
  * ever see a page of zeros: userfaultfd stays as it is until the process ends.
+ * Which thread waits for which page is kept here, because vCPUs that are left
+ * waiting do not hold up the end, and all others do.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
@@ -104,6 +106,15 @@ static int64_t exit_oldest_wait_us(IncomingLoad *load)
     return begin_us;
 }
 
+/* The same of all that wait, vCPUs too, as the engine knows them. */
+static int64_t exit_oldest_fault_us(IncomingLoad *load, int64_t now_us)
+{
+    FastloadStats stats;
+
+    fastload_get_stats(load->engine, &stats);
+    return now_us - (int64_t)(stats.oldest_fault_ns / SCALE_US);
+}
+
 /*
  * Was QEMU told to end?  The main thread may be in the kernel, waiting for a
  * page: then a signal is pending for as long as that takes; no handler runs.
@@ -127,18 +138,14 @@ static bool exit_is_due(const IncomingLoad *load)
 static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
 {
     int64_t now_us = g_get_monotonic_time(), begin_us;
-    FastloadStats stats;
 
     if (!exit_is_due(load)) {
         *told_us = 0;
         return 0;
     }
     *told_us = *told_us ?: now_us;
-    fastload_get_stats(load->engine, &stats);
-    begin_us = now_us - (int64_t)(stats.oldest_fault_ns / SCALE_US);
-    if (load->is_quitting) {
-        begin_us = exit_oldest_wait_us(load);
-    }
+    begin_us = load->is_quitting ? exit_oldest_wait_us(load)
+                                 : exit_oldest_fault_us(load, now_us);
     return now_us - MIN(now_us, MAX(*told_us, begin_us));
 }
 

@@ -5,7 +5,8 @@
  *
  * Asks QEMU's registries, not names of drivers: whatever pins guest memory
  * disables its discarding, and whatever lets another process touch it is on
- * the list of postcopy notifiers.
+ * the list of postcopy notifiers.  What no registry knows is found by what it
+ * does (a block driver that is handed guest memory), or at last by its type.
  */
 #include "qemu/osdep.h"
 #include "block/block_int.h"
@@ -156,16 +157,14 @@ void incoming_load_listen(IncomingLoad *load)
     load->hold_timer = timer_new_ms(QEMU_CLOCK_REALTIME, load_look_again,
                                     NULL);
     device_listener_register(&load_listener);
-    load->is_listening = true;
 }
 
 void incoming_load_unlisten(IncomingLoad *load)
 {
-    if (load->is_listening) {
+    if (load->hold_timer) {
         device_listener_unregister(&load_listener);
         timer_free(load->hold_timer);
         load->hold_timer = NULL;
-        load->is_listening = false;
     }
 }
 

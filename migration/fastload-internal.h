@@ -122,8 +122,7 @@ typedef struct IncomingLoad {
     uint64_t run_us;
     bool is_guarded;         /* memory is promised to be discardable */
     bool is_unlocked;        /* -overcommit mem-lock does not hold now */
-    bool is_listening;       /* to devices that are unplugged */
-    QEMUTimer *hold_timer;   /* wakes the main loop; with is_listening */
+    QEMUTimer *hold_timer;   /* wakes the main loop; from listen to unlisten */
     bool owns_end;           /* the migration left its completion to us */
     /*
      * Why RAM blocks could not be loaded.  QEMU's functions that read them, up

@@ -301,15 +301,6 @@ static void load_finish(IncomingLoad *load)
     migration_incoming_state_destroy();
 }
 
-/* Engine threads: somebody waits for a page. */
-static void load_page_wanted(void *hva, uint32_t tid, void *opaque)
-{
-    incoming_load_note_wait(opaque, hva, tid);
-    if (migrate_postcopy_blocktime()) {
-        incoming_load_page_wanted(hva, tid, opaque);
-    }
-}
-
 /* On the main thread: what an engine event has made due. */
 static void load_end_bh(void *opaque)
 {
@@ -453,6 +444,14 @@ static void load_complete_locked(IncomingLoad *load)
     } else if (incoming_load_is_in(load, LOAD_IN(LOADING))) {
         incoming_load_move_locked(load, LOAD_COMPLETE);
         migration_bh_schedule(load_end_bh, load);
+    }
+}
+
+static void load_page_wanted(void *hva, uint32_t tid, void *opaque)
+{
+    incoming_load_note_wait(opaque, hva, tid);
+    if (migrate_postcopy_blocktime()) {
+        incoming_load_page_wanted(hva, tid, opaque);
     }
 }
 

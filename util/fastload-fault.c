@@ -13,19 +13,19 @@
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
-static FastloadArea *fault_find_area(Fastload *fl, uint64_t hva)
+FastloadArea *fastload_fault_find_area(Fastload *fl, const void *hva)
 {
     GPtrArray *areas = fl->areas_by_hva;
+    const uint8_t *at = hva;
     guint low = 0, high = areas->len;
 
     while (low < high) {
         guint mid = low + (high - low) / 2;
         FastloadArea *area = g_ptr_array_index(areas, mid);
-        uint64_t begin = (uintptr_t)area->hva;
 
-        if (hva < begin) {
+        if (at < area->hva) {
             high = mid;
-        } else if (hva - begin >= area->len_bytes) {
+        } else if ((uint64_t)(at - area->hva) >= area->len_bytes) {
             low = mid + 1;
         } else {
             return area;
@@ -38,7 +38,8 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
                          uint64_t now_ns)
 {
     Fastload *fl = w->fl;
-    FastloadArea *area = fault_find_area(fl, msg->hva);
+    FastloadArea *area =
+        fastload_fault_find_area(fl, (void *)(uintptr_t)msg->hva);
     FastloadFault fault = { .area = area, .begin_ns = now_ns };
     uint64_t ram_off;
     bool is_queued;

@@ -13,7 +13,8 @@
  * changes its time of modification first, so a look after a read covers the
  * read.  (Not so holes punched in tmpfs, and memory that is mapped.)
  * What lies before the stream, its prefix, is not the snapshot's: a change of
- * it moves the file's time as well, and is told from others by reading it.
+ * it moves the file's time as well, and is told from others by reading it, and
+ * samples of the snapshot with it.
  * docs/design/0004-around-the-page-cache.md.
  */
 #include "qemu/osdep.h"

@@ -116,7 +116,7 @@ static int place_step(Fastload *fl, FastloadArea *area, uint64_t ram_off,
 
     *ret_done_bytes = 0;
     g_rw_lock_reader_lock(&area->place_lock);
-    /* pairs with the release in session_drop_area_locked() */
+    /* pairs with the release in fastload_drop_region() */
     if (!__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
         ret = buf ? fastload_uffd_copy(fl->uffd, area->hva + ram_off, buf,
                                        len_bytes, ret_done_bytes)

@@ -628,7 +628,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
             !fastload_session_is_ending(w->fl)) {
             fastload_stats_add(&w->counters.retry_count, 1);
             req->is_direct = read->is_direct = false;
-            if (!req->is_urgent) {
+            if (!req->is_urgent && !read->area->is_early) {
                 fastload_sched_rate_charge(w->fl, req->len_bytes);
             }
             w->io_ops->queue(w->io, req);

@@ -1045,29 +1045,26 @@ static void session_drop_area_locked(Fastload *fl, FastloadArea *area,
 
 void fastload_drop_region(Fastload *fl, void *hva)
 {
+    FastloadArea *area = fastload_fault_find_area(fl, hva);
     uint64_t all_bytes = 0;
-    guint a;
 
-    for (a = 0; a < fl->areas_by_hva->len; a++) {
-        FastloadArea *area = g_ptr_array_index(fl->areas_by_hva, a);
-
-        if (area->hva != hva || area->is_dropped) {
-            continue;
-        }
-        /*
-         * Whoever places when it is set is waited for, whoever comes later sees
-         * it.  Placing may have to wait for memory: nobody else waits with us.
-         */
-        __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
-        g_rw_lock_writer_lock(&area->place_lock);
-        g_rw_lock_writer_unlock(&area->place_lock);
-        g_mutex_lock(&fl->state_lock);
-        /* Workers that end may have placed what they had begun to read. */
-        if (fl->uffd >= 0) {
-            session_drop_area_locked(fl, area, &all_bytes);
-        }
-        g_mutex_unlock(&fl->state_lock);
+    if (!area || area->hva != hva || area->is_dropped) {
+        return;
     }
+    /*
+     * Workers that place when it is set are waited for, those that come later
+     * see it.  Placing may have to wait for memory, so no lock is held that
+     * others need.
+     */
+    __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
+    g_rw_lock_writer_lock(&area->place_lock);
+    g_rw_lock_writer_unlock(&area->place_lock);
+    g_mutex_lock(&fl->state_lock);
+    /* Workers that end may have placed what they had begun to read. */
+    if (fl->uffd >= 0) {
+        session_drop_area_locked(fl, area, &all_bytes);
+    }
+    g_mutex_unlock(&fl->state_lock);
     trace_fastload_region_dropped(fl, hva, all_bytes);
     if (all_bytes && __atomic_sub_fetch(&fl->missing_bytes, all_bytes,
                                         __ATOMIC_ACQ_REL) == 0) {
@@ -1075,11 +1072,18 @@ void fastload_drop_region(Fastload *fl, void *hva)
     }
 }
 
-static bool session_is_area_loaded(const FastloadArea *area, uint64_t begin,
-                                   uint64_t end)
+bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes)
 {
+    FastloadArea *area = fastload_fault_find_area(fl, hva);
+    uint64_t begin, end;
     guint s;
 
+    /* Areas that were loaded by start are not found. */
+    if (!area || __atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
+        return true;
+    }
+    begin = (const uint8_t *)hva - area->hva;
+    end = begin + len_bytes;
     for (s = 0; s < area->spans->len; s++) {
         FastloadSpan *span = &g_array_index(area->spans, FastloadSpan, s);
         uint64_t off = MAX(begin / area->page_bytes * area->page_bytes,
@@ -1093,27 +1097,6 @@ static bool session_is_area_loaded(const FastloadArea *area, uint64_t begin,
         }
     }
     return true;
-}
-
-bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes)
-{
-    const uint8_t *first = hva, *end = first + len_bytes;
-    bool is_loaded = true;
-    guint a;
-
-    /* Areas that were loaded by start have left this list. */
-    for (a = 0; is_loaded && a < fl->areas_by_hva->len; a++) {
-        FastloadArea *area = g_ptr_array_index(fl->areas_by_hva, a);
-        const uint8_t *from = MAX(first, area->hva);
-        const uint8_t *to = MIN(end, area->hva + area->len_bytes);
-
-        if (from < to && !__atomic_load_n(&area->is_dropped,
-                                          __ATOMIC_ACQUIRE)) {
-            is_loaded = session_is_area_loaded(area, from - area->hva,
-                                               to - area->hva);
-        }
-    }
-    return is_loaded;
 }
 
 void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)

@@ -357,10 +357,10 @@ bool fastload_is_settled(Fastload *fl);
  * fastload_is_loaded: is a stretch of memory there?                    [any]
  * @fl: a load whose fastload_start() has returned
  * @hva: begin of the stretch
- * @len_bytes: its length
+ * @len_bytes: its length, up to the end of the region that it begins in
  *
- * True when every page of it that was trapped is placed: whoever touches the
- * stretch waits for nothing.  True also where there is no region, or one that
+ * True when each page of it that was trapped is placed: a thread that touches
+ * the stretch does not wait.  True also outside of any region, and in one that
  * was dropped.
  */
 bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes);

@@ -53,9 +53,9 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_FILE_TICK_NS (20 * 1000 * 1000ull)
 /*
- * What lies before the stream is remembered up to here, as reading it must not
- * take longer than reading two chunks.  A change behind that counts as one of
- * the snapshot.
+ * What lies before the stream is remembered up to here: a worker reads it anew
+ * when the file's time has moved, and faults wait for that worker meanwhile.  A
+ * change behind that counts as one of the snapshot.
  */
 #define FASTLOAD_PREFIX_BYTES_MAX (256u << 10)
 /* And so much of the stream's begin, and of the file's end. */
@@ -615,6 +615,8 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
 /* faults: util/fastload-fault.c */
 /* Whether there were any. */
 bool fastload_fault_drain(FastloadWorker *w);
+/* The trapped region that @hva lies in, or NULL. */
+FastloadArea *fastload_fault_find_area(Fastload *fl, const void *hva);
 
 /* workers: util/fastload-worker.c */
 bool fastload_worker_prepare(FastloadWorker *w, GError **error);

@@ -480,26 +480,18 @@ class Qemu:
 
         oob: out of band, which works while the main loop waits for a page.
         """
-        return self.send_all((command, arguments), oob=oob)[0]
-
-    def send_all(self, *commands, oob=False):
-        """Send (command, arguments)s in one write; the ids of the replies."""
-        idents, text = [], ""
-        for command, arguments in commands:
-            with self._cond:
-                self._next_id += 1
-                idents.append(self._next_id)
-            message = {"exec-oob" if oob else "execute": command,
-                       "id": idents[-1]}
-            if arguments:
-                message["arguments"] = {k.replace("_", "-"): v
-                                        for k, v in arguments.items()}
-            text += json.dumps(message) + "\n"
+        with self._cond:
+            self._next_id += 1
+            ident = self._next_id
+        message = {"exec-oob" if oob else "execute": command, "id": ident}
+        if arguments:
+            message["arguments"] = {k.replace("_", "-"): v
+                                    for k, v in arguments.items()}
         try:
-            self._qmp.sendall(text.encode())
+            self._qmp.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             pass                    # the wait for the reply tells the reason
-        return idents
+        return ident
 
     def reply(self, ident, what, timeout=REPLY_TIMEOUT_S):
         message = self.wait_for(f"the reply to {what}",
@@ -799,14 +791,12 @@ class Restore:
     how: "defer" (t0 is when migrate-incoming is sent) or "cmdline" (t0 is
     when the process is started).
     before_incoming: is called with the Qemu right before migrate-incoming.
-    with_incoming: (command, arguments)s that are sent in one write with it;
-    with_idents are the ids of their replies.
     """
 
     def __init__(self, qemu, machine, snapshot, *, threads=0, how="defer",
                  args=(), capabilities=None, parameters=None, uri=None,
                  exit_on_error=None, mapped_ram=True, before_incoming=None,
-                 with_incoming=(), **qemu_options):
+                 **qemu_options):
         self.threads = threads
         self.how = how
         self.info = {}
@@ -852,9 +842,8 @@ class Restore:
             if before_incoming:
                 before_incoming(self.vm)
             self.t0 = time.monotonic()
-            self._incoming, *self.with_idents = self.vm.send_all(
-                ("migrate-incoming", {"uri": self.uri, **more}),
-                *with_incoming)
+            self._incoming = self.vm.send("migrate-incoming", uri=self.uri,
+                                          **more)
         except BaseException:
             self.vm.close()
             raise

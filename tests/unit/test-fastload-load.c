@@ -1705,6 +1705,31 @@ static void test_early_regions_come_first(const void *opaque)
     fixture_free(f);
 }
 
+static void test_early_regions_are_due_at_once(const void *opaque)
+{
+    /* Whatever the rate has to spare; the next one is not. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 2 * CHUNK_PAGES, fixture_all_data);
+    FastloadConfig config = {
+        .io_kind = lc->io_kind, .background_bytes_per_s = 1,
+    };
+    Fastload *fl = fastload_new(f->fd, &config, NULL);
+    FastloadRegion region;
+
+    fixture_region(f, &region);
+    region.is_early = true;
+    g_assert_true(fastload_add_region(fl, &region, NULL));
+    g_assert_cmpuint(fastload_sched_rate_due_ns(fl), ==, 0);
+    /* As when all of its chunks are taken. */
+    fl->next_chunk = 2;
+    g_assert_cmpuint(fastload_sched_rate_due_ns(fl), >, 0);
+    fl->next_chunk = 0;
+    fastload_set_background_rate(fl, FASTLOAD_BACKGROUND_OFF);
+    g_assert_cmpuint(fastload_sched_rate_due_ns(fl), ==, UINT64_MAX);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
 static void test_early_regions_are_not_rated(const void *opaque)
 {
     /* At a byte a second the early region comes at once, and it alone. */
@@ -1949,6 +1974,8 @@ static void add_all(FastloadIoKind io_kind)
     lc.memory = FIXTURE_ANON;
     add_case("placed-pages-are-told", test_placed_pages_are_told, lc);
     add_case("early-regions-come-first", test_early_regions_come_first, lc);
+    add_case("early-regions-are-due-at-once",
+             test_early_regions_are_due_at_once, lc);
     add_case("early-regions-are-not-rated", test_early_regions_are_not_rated,
              lc);
     lc.memory = FIXTURE_HUGETLB;
