@@ -142,7 +142,9 @@ static void session_unregister(const Fastload *fl)
     for (a = 0; a < fl->areas->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
 
-        if (area->is_trapped && !area->is_dropped) {
+        /* Of one that is dropped just now the caller's close() lets go. */
+        if (area->is_trapped && !__atomic_load_n(&area->is_dropped,
+                                                 __ATOMIC_ACQUIRE)) {
             session_unregister_area(fl, area);
         }
     }
@@ -151,7 +153,7 @@ static void session_unregister(const Fastload *fl)
 /* Once nothing is missing, or when what is missing does not matter. */
 static void session_untrap(Fastload *fl)
 {
-    /* A region that is dropped just now is unregistered once, by one of us. */
+    /* A region is unregistered by whoever drops it while uffd is open. */
     g_mutex_lock(&fl->state_lock);
     session_unregister(fl);
     if (fl->uffd >= 0) {
