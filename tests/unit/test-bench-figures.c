@@ -274,7 +274,7 @@ static void figures_median_is(const double *values, uint32_t count,
 {
     double min = 77, max = 77;
 
-    figures_is(rounds_median(values, count, &min, &max), median);
+    figures_is(figures_median(values, count, &min, &max), median);
     figures_is(min, least);
     figures_is(max, most);
 }
@@ -316,9 +316,9 @@ static void test_ratio_is_of_medians(void)
     static const double values[] = { 10, 40, 30 };
     static const double base[] = { 100, 20, 10 };
 
-    figures_is(rounds_ratio(values, base, 3), 1.5);
-    figures_is(rounds_ratio(values, base, 2), 25 / 60.0);
-    figures_is(rounds_ratio(base, base, 3), 1);
+    figures_is(figures_ratio(values, base, 3), 1.5);
+    figures_is(figures_ratio(values, base, 2), 25 / 60.0);
+    figures_is(figures_ratio(base, base, 3), 1);
 }
 
 static void test_ratio_needs_both(void)
@@ -328,10 +328,10 @@ static void test_ratio_needs_both(void)
     static const double base[] = { 2, NAN, 2, NAN, NAN };
     static const double none[] = { 0, NAN, -1, NAN, 0 };
 
-    figures_is(rounds_ratio(values, base, 4), 3);
-    figures_is(rounds_ratio(values, base, 1), NAN);
-    figures_is(rounds_ratio(values, none, 5), NAN);
-    figures_is(rounds_ratio(values, base, 0), NAN);
+    figures_is(figures_ratio(values, base, 4), 3);
+    figures_is(figures_ratio(values, base, 1), NAN);
+    figures_is(figures_ratio(values, none, 5), NAN);
+    figures_is(figures_ratio(values, base, 0), NAN);
 }
 
 static void test_ratio_may_be_zero(void)
@@ -340,7 +340,7 @@ static void test_ratio_may_be_zero(void)
     static const double values[] = { 0, 0 };
     static const double base[] = { 2, 5 };
 
-    figures_is(rounds_ratio(values, base, 2), 0);
+    figures_is(figures_ratio(values, base, 2), 0);
 }
 
 /* ---- numbers on the command line ---- */

@@ -1019,11 +1019,12 @@ static void test_inspect_counts_runs(void)
     g_autoptr(Snapshot) snapshot = maker_open_ok(&m);
     g_autofree char *text = inspect(snapshot);
 
-    g_assert_nonnull(strstr(text, "FILE: 52 KiB of RAM, 32 KiB of them data"));
-    g_assert_nonnull(strstr(text, "40 KiB     24 KiB    40.0 %"));
-    g_assert_nonnull(strstr(text, "3 runs of pages with data, mean 8 KiB\n"));
-    g_assert_nonnull(strstr(text, "       4 KiB            2       8 KiB ##"));
-    g_assert_nonnull(strstr(text, "      16 KiB            1      24 KiB ##"));
+    g_assert_nonnull(strstr(text, "FILE: 52.0 KiB of RAM, 32.0 KiB of them "
+                            "data"));
+    g_assert_nonnull(strstr(text, "40.0 KiB   24.0 KiB    40.0 %"));
+    g_assert_nonnull(strstr(text, "3 runs of pages with data, mean 8.0 KiB\n"));
+    g_assert_nonnull(strstr(text, "     4.0 KiB            2     8.0 KiB ##"));
+    g_assert_nonnull(strstr(text, "    16.0 KiB            1    24.0 KiB ##"));
     g_assert_nonnull(strstr(text, "2 runs of pages without data (zero)"));
 }
 

@@ -22,8 +22,11 @@
  *   environment.c  the machine, as far as it matters to a result
  *   plan.c         knobs, and lists of their values
  *   rounds.c       rounds of runs, interleaved; medians, spreads, ratios
+ *   figures.c      what several rounds say together
  *   result.c       results to JSON and back
+ *   tree.c         reading the members of a result
  *   compare.c      one result beside another
+ *   text.c         figures as text, and messages
  *   table.c        results for people
  *   html.c         results with pictures: report.html and the JSON in it
  *   trap.c         userfaultfd for contenders that are not the engine
@@ -571,10 +574,15 @@ typedef struct WorkResult {
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
                 GPtrArray *works, GError **error);
 void rounds_work_free(void *work);
-double rounds_median(const double *values, uint32_t count, double *ret_min,
-                     double *ret_max);
+
+/* ---- figures.c ---- */
+
+/* Of @count values, a round each; NAN is no value.  NAN when there is none. */
+double figures_median(const double *values, uint32_t count, double *ret_min,
+                      double *ret_max);
 /* Of the medians; NAN when there is none. */
-double rounds_ratio(const double *values, const double *base, uint32_t count);
+double figures_ratio(const double *values, const double *base,
+                     uint32_t count);
 
 /* ---- environment.c ---- */
 
@@ -597,25 +605,47 @@ bool result_write(JsonNode *result, const char *path, GError **error);
 /* Replaces a file at once, but writes into what is none (/dev/stderr). */
 bool result_write_text(const char *path, const char *text, GError **error);
 JsonNode *result_read(const char *path, GError **error);
-/* Of a tree that a stranger may have written: NULL or 0 when it is not so. */
-JsonObject *result_object(JsonObject *object, const char *name);
-JsonArray *result_array(JsonObject *object, const char *name);
-guint result_length(JsonArray *array);
-JsonObject *result_element(JsonArray *array, guint i);
 
-/* ---- table.c, html.c, compare.c ---- */
+/* ---- tree.c ---- */
+
+/*
+ * Of a tree that a stranger may have written.  A member that is missing or of
+ * another kind is NULL, 0, NAN, "" or false; @object and @array may be NULL
+ * but for tree_element().  What they return is borrowed, unless it is said.
+ */
+JsonObject *tree_object(JsonObject *object, const char *name);
+JsonArray *tree_array(JsonObject *object, const char *name);
+guint tree_length(JsonArray *array);
+JsonObject *tree_element(JsonArray *array, guint i);
+double tree_number(JsonObject *object, const char *name);
+const char *tree_text(JsonObject *object, const char *name);
+bool tree_is_true(JsonObject *object, const char *name);
+/* The text, escaped: nothing in it can steer a terminal.  The caller's. */
+char *tree_safe_text(JsonObject *object, const char *name);
+
+/* ---- text.c ---- */
+
+/* "1.23 s", "456 us"; "-" for NAN. */
+char *text_ns(double ns);
+/* "1.5 GiB", "512 bytes"; "-" for NAN and below 0. */
+char *text_bytes(double bytes);
+/* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
+void text_print_error(const char *text);
+
+/* ---- table.c ---- */
 
 void table_print(JsonNode *result, FILE *out);
+/* One line: the knobs of a scenario. */
+void table_knobs(JsonObject *scenario, FILE *out);
+
+/* ---- html.c ---- */
+
 bool html_write(JsonNode *result, const char *path, GError **error);
+
+/* ---- compare.c ---- */
+
 /* Prints figures of @b beside those of @a. */
 bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
                    GError **error);
-/* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
-/* One line: the knobs of a scenario. */
-void table_knobs(JsonObject *scenario, FILE *out);
-void table_print_error(const char *text);
-/* "1.23 s", "456 us", "1.50 GiB"; "-" for NAN. */
-char *table_ns(double ns);
-char *table_bytes(double bytes);
 
 #endif /* FASTLOAD_BENCH_H */

@@ -10,17 +10,9 @@
 #include "bench.h"
 #include <math.h>
 
-static char *compare_text(JsonObject *object, const char *name)
-{
-    JsonNode *node = json_object_get_member(object, name);
-    bool is_text = node && json_node_get_value_type(node) == G_TYPE_STRING;
-
-    return g_strescape(is_text ? json_node_get_string(node) : "", NULL);
-}
-
 static char *compare_key(JsonObject *object, const char *name)
 {
-    JsonObject *member = result_object(object, name);
+    JsonObject *member = tree_object(object, name);
     JsonNode *node = member ? json_object_get_member(object, name) : NULL;
 
     return node ? json_to_string(node, FALSE) : g_strdup("");
@@ -28,15 +20,10 @@ static char *compare_key(JsonObject *object, const char *name)
 
 static double compare_ratio(JsonObject *contender, const char *measure)
 {
-    JsonObject *m = result_object(result_object(contender, "measures"),
+    JsonObject *m = tree_object(tree_object(contender, "measures"),
                                    measure);
-    JsonNode *node = m ? json_object_get_member(m, "ratio") : NULL;
 
-    GType type = node && JSON_NODE_HOLDS_VALUE(node)
-        ? json_node_get_value_type(node) : G_TYPE_INVALID;
-
-    return type == G_TYPE_DOUBLE || type == G_TYPE_INT64
-        ? json_node_get_double(node) : NAN;
+    return tree_number(m, "ratio");
 }
 
 /* The element of @array with the same @key as @like, or NULL. */
@@ -46,8 +33,8 @@ static JsonObject *compare_find(JsonArray *array, JsonObject *like,
     g_autofree char *wanted = compare_key(like, key);
     guint i;
 
-    for (i = 0; i < result_length(array); i++) {
-        JsonObject *element = result_element(array, i);
+    for (i = 0; i < tree_length(array); i++) {
+        JsonObject *element = tree_element(array, i);
         g_autofree char *found = compare_key(element, key);
 
         if (element && !strcmp(found, wanted)) {
@@ -57,14 +44,6 @@ static JsonObject *compare_find(JsonArray *array, JsonObject *like,
     return NULL;
 }
 
-static const char *compare_label(JsonObject *contender)
-{
-    JsonNode *node = json_object_get_member(contender, "label");
-
-    return node && json_node_get_value_type(node) == G_TYPE_STRING
-        ? json_node_get_string(node) : "";
-}
-
 /*
  * The contender of the same name and knobs: a label has only those knobs that
  * differ within its own result.
@@ -72,13 +51,13 @@ static const char *compare_label(JsonObject *contender)
 static JsonObject *compare_find_contender(JsonArray *contenders,
                                           JsonObject *like)
 {
-    g_autofree char *name = compare_text(like, "name");
+    g_autofree char *name = tree_safe_text(like, "name");
     g_autofree char *knobs = compare_key(like, "knobs");
     guint i;
 
-    for (i = 0; i < result_length(contenders); i++) {
-        JsonObject *c = result_element(contenders, i);
-        g_autofree char *its_name = c ? compare_text(c, "name") : NULL;
+    for (i = 0; i < tree_length(contenders); i++) {
+        JsonObject *c = tree_element(contenders, i);
+        g_autofree char *its_name = c ? tree_safe_text(c, "name") : NULL;
         g_autofree char *its_knobs = compare_key(c, "knobs");
 
         if (c && !strcmp(its_name, name) && !strcmp(its_knobs, knobs)) {
@@ -98,7 +77,7 @@ static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
         { "cpu_ns", "cpu" }, { "rss_peak_bytes", "peak memory" },
         { "speed", "speed after" },
     };
-    g_autofree char *label = g_strescape(compare_label(a), NULL);
+    g_autofree char *label = tree_safe_text(a, "label");
     uint32_t i;
 
     for (i = 0; i < G_N_ELEMENTS(kept); i++) {
@@ -115,8 +94,8 @@ static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
 /* Ratios to different contenders say nothing about each other. */
 static void compare_baselines(JsonObject *a, JsonObject *b, FILE *out)
 {
-    g_autofree char *first = compare_text(a, "baseline");
-    g_autofree char *second = compare_text(b, "baseline");
+    g_autofree char *first = tree_safe_text(a, "baseline");
+    g_autofree char *second = tree_safe_text(b, "baseline");
 
     if (strcmp(first, second)) {
         fprintf(out, "  DIFFERENT BASELINES: %s and %s\n", first, second);
@@ -129,11 +108,11 @@ static void compare_only(JsonArray *contenders, JsonArray *others,
 {
     guint i;
 
-    for (i = 0; i < result_length(contenders); i++) {
-        JsonObject *c = result_element(contenders, i);
+    for (i = 0; i < tree_length(contenders); i++) {
+        JsonObject *c = tree_element(contenders, i);
 
         if (c && !compare_find_contender(others, c)) {
-            g_autofree char *label = g_strescape(compare_label(c), NULL);
+            g_autofree char *label = tree_safe_text(c, "label");
 
             fprintf(out, "  %-24s only in the %s\n", label, which);
         }
@@ -142,8 +121,8 @@ static void compare_only(JsonArray *contenders, JsonArray *others,
 
 static uint32_t compare_scenario(JsonObject *a, JsonObject *b, FILE *out)
 {
-    JsonArray *left = result_array(a, "contenders");
-    JsonArray *right = result_array(b, "contenders");
+    JsonArray *left = tree_array(a, "contenders");
+    JsonArray *right = tree_array(b, "contenders");
     uint32_t count = 0;
     guint i;
 
@@ -151,8 +130,8 @@ static uint32_t compare_scenario(JsonObject *a, JsonObject *b, FILE *out)
     compare_baselines(a, b, out);
     fprintf(out, "  %-24s %-20s %9s %9s %9s\n", "ratio to the baseline",
             "", "first", "second", "change");
-    for (i = 0; i < result_length(left); i++) {
-        JsonObject *one = result_element(left, i);
+    for (i = 0; i < tree_length(left); i++) {
+        JsonObject *one = tree_element(left, i);
         JsonObject *other = one ? compare_find_contender(right, one) : NULL;
 
         if (other) {
@@ -169,13 +148,13 @@ static uint32_t compare_scenario(JsonObject *a, JsonObject *b, FILE *out)
 static void compare_only_scenarios(JsonObject *a, JsonObject *b,
                                    const char *which, FILE *out)
 {
-    JsonArray *scenarios = result_array(a, "scenarios");
+    JsonArray *scenarios = tree_array(a, "scenarios");
     guint i;
 
-    for (i = 0; i < result_length(scenarios); i++) {
-        JsonObject *s = result_element(scenarios, i);
+    for (i = 0; i < tree_length(scenarios); i++) {
+        JsonObject *s = tree_element(scenarios, i);
 
-        if (s && !compare_find(result_array(b, "scenarios"), s, "knobs")) {
+        if (s && !compare_find(tree_array(b, "scenarios"), s, "knobs")) {
             table_knobs(s, out);
             fprintf(out, "  only in the %s\n", which);
         }
@@ -184,13 +163,13 @@ static void compare_only_scenarios(JsonObject *a, JsonObject *b,
 
 static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
 {
-    JsonArray *left = result_array(a, "scenarios");
+    JsonArray *left = tree_array(a, "scenarios");
     uint32_t count = 0;
     guint i;
 
-    for (i = 0; i < result_length(left); i++) {
-        JsonObject *x = result_element(left, i);
-        JsonObject *y = compare_find(result_array(b, "scenarios"), x,
+    for (i = 0; i < tree_length(left); i++) {
+        JsonObject *x = tree_element(left, i);
+        JsonObject *y = compare_find(tree_array(b, "scenarios"), x,
                                      "knobs");
 
         if (x && y) {
@@ -208,12 +187,12 @@ static void compare_only_works(JsonArray *a, JsonArray *b, const char *which,
 {
     guint i;
 
-    for (i = 0; i < result_length(a); i++) {
-        JsonObject *work = result_element(a, i);
-        JsonObject *snapshot = work ? result_object(work, "snapshot") : NULL;
+    for (i = 0; i < tree_length(a); i++) {
+        JsonObject *work = tree_element(a, i);
+        JsonObject *snapshot = work ? tree_object(work, "snapshot") : NULL;
 
         if (snapshot && !compare_find(b, work, "snapshot")) {
-            g_autofree char *label = compare_text(snapshot, "label");
+            g_autofree char *label = tree_safe_text(snapshot, "label");
 
             fprintf(out, "\n%s: only in the %s\n", label, which);
         }
@@ -223,13 +202,11 @@ static void compare_only_works(JsonArray *a, JsonArray *b, const char *which,
 static void compare_print_origin(const char *which, JsonObject *root,
                                  FILE *out)
 {
-    JsonNode *cut = json_object_get_member(root, "interrupted");
-    g_autofree char *date = compare_text(root, "date");
-    g_autofree char *command = compare_text(root, "command");
+    g_autofree char *date = tree_safe_text(root, "date");
+    g_autofree char *command = tree_safe_text(root, "command");
 
     fprintf(out, "%-7s %s  %s%s\n", which, date, command,
-            cut && json_node_get_value_type(cut) == G_TYPE_BOOLEAN &&
-            json_node_get_boolean(cut) ? "  INTERRUPTED" : "");
+            tree_is_true(root, "interrupted") ? "  INTERRUPTED" : "");
 }
 
 bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
@@ -237,13 +214,13 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
 {
     JsonObject *left = json_node_get_object(a);
     JsonObject *right = json_node_get_object(b);
-    JsonObject *env_a = result_object(left, "environment");
-    JsonObject *env_b = result_object(right, "environment");
+    JsonObject *env_a = tree_object(left, "environment");
+    JsonObject *env_b = tree_object(right, "environment");
     g_autofree char *difference = env_a && env_b
         ? environment_difference(env_a, env_b)
         : g_strdup("one of them does not say where it was measured");
-    JsonArray *works = result_array(left, "works");
-    JsonArray *others = result_array(right, "works");
+    JsonArray *works = tree_array(left, "works");
+    JsonArray *others = tree_array(right, "works");
     uint32_t count = 0;
     guint i;
 
@@ -258,8 +235,8 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
     }
     compare_print_origin("first", left, out);
     compare_print_origin("second", right, out);
-    for (i = 0; i < result_length(works); i++) {
-        JsonObject *work = result_element(works, i);
+    for (i = 0; i < tree_length(works); i++) {
+        JsonObject *work = tree_element(works, i);
         JsonObject *other = compare_find(others, work, "snapshot");
 
         if (work && other) {

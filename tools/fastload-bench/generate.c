@@ -353,20 +353,6 @@ static char *folder_of(int fd)
     return path ? g_path_get_dirname(path) : g_strdup("its folder");
 }
 
-/* GLib has one with a space that not every terminal knows. */
-static char *size_text(uint64_t len_bytes)
-{
-    static const char *const units[] = { "MiB", "GiB", "TiB", "PiB", "EiB" };
-    double value = len_bytes / (double)(1 << 20);
-    uint32_t unit = 0;
-
-    while (value >= 1024 && unit + 1 < G_N_ELEMENTS(units)) {
-        value /= 1024;
-        unit++;
-    }
-    return g_strdup_printf("%.1f %s", value, units[unit]);
-}
-
 static bool check_room(const Generator *g, GError **error)
 {
     g_autofree char *folder = folder_of(g->fd);
@@ -384,8 +370,8 @@ static bool check_room(const Generator *g, GError **error)
     free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
     /* No blocks at all: memory without a limit of its own. */
     if (fs.f_blocks && need_bytes > free_bytes) {
-        g_autofree char *need = size_text(need_bytes);
-        g_autofree char *have = size_text(free_bytes);
+        g_autofree char *need = text_bytes(need_bytes);
+        g_autofree char *have = text_bytes(free_bytes);
 
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "the snapshot needs %s in %s, %s are free: choose another "

@@ -23,30 +23,6 @@ typedef struct Runs {
     uint64_t page_count;
 } Runs;
 
-typedef struct Size {
-    char text[16];
-} Size;
-
-/* Four digits at most, or one behind the point. */
-static Size size_of(uint64_t len_bytes)
-{
-    static const char *const units[] = {
-        "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB",
-    };
-    double value = len_bytes;
-    uint32_t unit = 0;
-    Size size;
-
-    while (value >= 1024 && unit + 1 < G_N_ELEMENTS(units)) {
-        value /= 1024;
-        unit++;
-    }
-    snprintf(size.text, sizeof(size.text), "%.*f %s",
-             value < 999.95 && value != (uint64_t)value ? 1 : 0, value,
-             units[unit]);
-    return size;
-}
-
 static double percent(uint64_t part, uint64_t whole)
 {
     return whole ? 100.0 * part / whole : 0;
@@ -87,8 +63,10 @@ static void runs_collect(const Snapshot *snapshot, Runs runs[2])
 static void print_line(FILE *out, const char *name, uint64_t len_bytes,
                        uint64_t data_bytes)
 {
-    fprintf(out, "%-*s %10s %10s %7.1f %%", NAME_COLUMNS, name,
-            size_of(len_bytes).text, size_of(data_bytes).text,
+    g_autofree char *len = text_bytes(len_bytes);
+    g_autofree char *data = text_bytes(data_bytes);
+
+    fprintf(out, "%-*s %10s %10s %7.1f %%", NAME_COLUMNS, name, len, data,
             percent(len_bytes - data_bytes, len_bytes));
 }
 
@@ -135,6 +113,7 @@ static void print_bar(FILE *out, uint64_t part, uint64_t whole)
 static void print_runs(const Runs *runs, const char *what, FILE *out)
 {
     uint32_t first = BUCKET_COUNT;
+    g_autofree char *mean = NULL;
     uint32_t last = 0;
     uint32_t i;
 
@@ -142,9 +121,9 @@ static void print_runs(const Runs *runs, const char *what, FILE *out)
         fprintf(out, "\nno pages %s\n", what);
         return;
     }
+    mean = text_bytes(runs->page_count / runs->count * BENCH_PAGE_BYTES);
     fprintf(out, "\n%" PRIu64 " run%s of pages %s, mean %s\n", runs->count,
-            runs->count == 1 ? "" : "s", what,
-            size_of(runs->page_count / runs->count * BENCH_PAGE_BYTES).text);
+            runs->count == 1 ? "" : "s", what, mean);
     for (i = 0; i < BUCKET_COUNT; i++) {
         if (runs->counts[i]) {
             first = MIN(first, i);
@@ -153,9 +132,12 @@ static void print_runs(const Runs *runs, const char *what, FILE *out)
     }
     fprintf(out, "%12s %12s %11s\n", "length from", "runs", "bytes");
     for (i = first; i <= last; i++) {
-        fprintf(out, "%12s %12" PRIu64 " %11s",
-                size_of((uint64_t)BENCH_PAGE_BYTES << i).text, runs->counts[i],
-                size_of(runs->page_counts[i] * BENCH_PAGE_BYTES).text);
+        g_autofree char *from = text_bytes((uint64_t)BENCH_PAGE_BYTES << i);
+        g_autofree char *bytes = text_bytes(runs->page_counts[i] *
+                                            BENCH_PAGE_BYTES);
+
+        fprintf(out, "%12s %12" PRIu64 " %11s", from, runs->counts[i],
+                bytes);
         print_bar(out, runs->page_counts[i], runs->page_count);
         fputc('\n', out);
     }
@@ -164,13 +146,14 @@ static void print_runs(const Runs *runs, const char *what, FILE *out)
 void inspect_print(const Snapshot *snapshot, FILE *out)
 {
     g_autofree char *label = g_strescape(snapshot->label, NULL);
+    g_autofree char *len = text_bytes(snapshot->len_bytes);
+    g_autofree char *data = text_bytes(snapshot->data_bytes);
     Runs runs[2] = { 0 };
 
     runs_collect(snapshot, runs);
     fprintf(out, "%s: ", label);
     fprintf(out, "%s of RAM, %s of them data; the file has %" PRIu64
-            " bytes\n\n", size_of(snapshot->len_bytes).text,
-            size_of(snapshot->data_bytes).text, snapshot->file_bytes);
+            " bytes\n\n", len, data, snapshot->file_bytes);
     print_blocks(snapshot, out);
     print_runs(&runs[true], "with data", out);
     print_runs(&runs[false], "without data (zero)", out);

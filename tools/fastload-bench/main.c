@@ -43,7 +43,7 @@ static int main_fail(GError *error)
     int code = error->domain == BENCH_ERROR &&
                error->code == BENCH_ERROR_USAGE ? EXIT_USAGE : EXIT_FAILED;
 
-    table_print_error(error->message);
+    text_print_error(error->message);
     g_error_free(error);
     return is_stopped ? EXIT_INTERRUPTED : code;
 }
@@ -53,7 +53,7 @@ static int main_usage(const char *text)
     g_autofree char *line = g_strdup_printf("%s; see fastload-bench --help",
                                             text);
 
-    table_print_error(line);
+    text_print_error(line);
     return EXIT_USAGE;
 }
 
@@ -207,7 +207,7 @@ static int main_run(int argc, char **argv)
     }
     if (is_stopped && !result_has_runs(works)) {
         g_clear_error(&run_error);
-        table_print_error("interrupted before anything was measured");
+        text_print_error("interrupted before anything was measured");
         return EXIT_INTERRUPTED;
     }
     result = result_new(plan, works, command, is_stopped);

@@ -71,7 +71,7 @@ static void result_add_spread(JsonBuilder *b, const char *name,
                               double ratio)
 {
     double least, most;
-    double median = rounds_median(values, count, &least, &most);
+    double median = figures_median(values, count, &least, &most);
     uint32_t i;
 
     json_builder_set_member_name(b, name);
@@ -196,7 +196,7 @@ static void result_add_measures(JsonBuilder *b, const ScenarioResult *s,
     uint32_t count = s->round_count;
     g_autofree double *progress = g_new(double, count + 1);
     double least, most;
-    double full = rounds_median(null->values[MEASURE_PROGRESS], count, &least,
+    double full = figures_median(null->values[MEASURE_PROGRESS], count, &least,
                                 &most);
     uint32_t m, i;
 
@@ -209,7 +209,7 @@ static void result_add_measures(JsonBuilder *b, const ScenarioResult *s,
         result_add_spread(b, measure_names[m],
                           m == MEASURE_PROGRESS ? progress : c->values[m],
                           count,
-                          rounds_ratio(c->values[m], base->values[m], count));
+                          figures_ratio(c->values[m], base->values[m], count));
     }
     json_builder_end_object(b);
 }
@@ -462,34 +462,6 @@ static bool result_check_depth(const char *text, gsize text_bytes,
         }
     }
     return true;
-}
-
-JsonObject *result_object(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
-                                                : NULL;
-}
-
-JsonArray *result_array(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node)
-                                               : NULL;
-}
-
-guint result_length(JsonArray *array)
-{
-    return array ? json_array_get_length(array) : 0;
-}
-
-JsonObject *result_element(JsonArray *array, guint i)
-{
-    JsonNode *node = json_array_get_element(array, i);
-
-    return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 }
 
 JsonNode *result_read(const char *path, GError **error)

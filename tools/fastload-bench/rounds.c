@@ -78,43 +78,6 @@ static void rounds_generate_tick(uint64_t done_bytes, uint64_t total_bytes,
     }
 }
 
-static int rounds_by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-double rounds_median(const double *values, uint32_t count, double *ret_min,
-                     double *ret_max)
-{
-    g_autofree double *known = g_new(double, count + 1);
-    uint32_t known_count = 0, i;
-
-    for (i = 0; i < count; i++) {
-        if (!isnan(values[i])) {
-            known[known_count++] = values[i];
-        }
-    }
-    if (!known_count) {
-        *ret_min = *ret_max = NAN;
-        return NAN;
-    }
-    qsort(known, known_count, sizeof(*known), rounds_by_value);
-    *ret_min = known[0];
-    *ret_max = known[known_count - 1];
-    return (known[known_count / 2] + known[(known_count - 1) / 2]) / 2;
-}
-
-double rounds_ratio(const double *values, const double *base, uint32_t count)
-{
-    double least, most;
-    double of = rounds_median(values, count, &least, &most);
-    double to = rounds_median(base, count, &least, &most);
-
-    return to > 0 ? of / to : NAN;
-}
-
 /* ---- who takes part ---- */
 
 static bool rounds_knob_matters(const BenchLoader *loader, KnobId knob)
@@ -278,7 +241,7 @@ static void rounds_keep_typical(Contender *c, uint32_t round,
     for (i = 0; i <= round; i++) {
         keys[i] = rounds_key(c, i);
     }
-    median = rounds_median(keys, round + 1, &least, &most);
+    median = figures_median(keys, round + 1, &least, &most);
     kept = !other ? NAN : other->load_ns ? other->load_ns : other->work_ns;
     if (!other || fabs(keys[round] - median) <= fabs(kept - median)) {
         c->typical = *result;
@@ -338,7 +301,7 @@ static void rounds_note_failure(const Rounds *rounds, Contender *c,
     }
     rounds_clear_line(rounds);
     line = g_strdup_printf("%s: %s", c->label, text);
-    table_print_error(line);
+    text_print_error(line);
 }
 
 /* ---- runs ---- */

@@ -14,62 +14,12 @@
 #define LABEL_WIDTH_MAX 48
 #define NOT_COLD_SHARE 0.02
 
-static double table_number(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_double(node)
-                                               : NAN;
-}
-
-static const char *table_text(JsonObject *object, const char *name)
-{
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
-    return node && json_node_get_value_type(node) == G_TYPE_STRING
-        ? json_node_get_string(node) : "";
-}
-
-/* As a stranger may have written it: nothing in it may steer a terminal. */
-static char *table_safe_text(JsonObject *object, const char *name)
-{
-    return g_strescape(table_text(object, name), NULL);
-}
-
 /* A member of a measure of a contender: "median", "ratio" ... */
 static double table_measure(JsonObject *contender, const char *measure,
                             const char *member)
 {
-    return table_number(result_object(result_object(contender, "measures"),
+    return tree_number(tree_object(tree_object(contender, "measures"),
                                      measure), member);
-}
-
-static char *table_scaled(double value, const char *const *units, double step)
-{
-    if (isnan(value)) {
-        return g_strdup("-");
-    }
-    while (value >= step * 0.9995 && units[1]) {
-        value /= step;
-        units++;
-    }
-    return g_strdup_printf("%.*f %s", value < 9.995 ? 2 : value < 99.95 ? 1
-                           : 0, value, *units);
-}
-
-char *table_ns(double ns)
-{
-    static const char *const units[] = { "ns", "us", "ms", "s", NULL };
-
-    return table_scaled(ns, units, 1000);
-}
-
-char *table_bytes(double bytes)
-{
-    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB",
-                                         NULL };
-
-    return table_scaled(bytes, units, 1024);
 }
 
 static char *table_percent(double share)
@@ -92,7 +42,7 @@ static char *table_spread(JsonObject *contender, const char *measure)
                    table_measure(contender, measure, "min");
 
     return isnan(median) || median == 0 ||
-           table_number(contender, "run_count") < 2 ? g_strdup("")
+           tree_number(contender, "run_count") < 2 ? g_strdup("")
         : g_strdup_printf("+-%.0f%%", width / 2 / median * 100);
 }
 
@@ -105,8 +55,7 @@ static void table_cell(FILE *out, int width, char *text)
 /* Labels come from files as well: nothing in them may steer a terminal. */
 static void table_label(FILE *out, JsonObject *contender, int width)
 {
-    g_autofree char *text = g_strescape(table_text(contender, "label"),
-                                        NULL);
+    g_autofree char *text = tree_safe_text(contender, "label");
 
     fprintf(out, "  %-*.*s", width, width, text);
 }
@@ -117,10 +66,10 @@ static int table_label_width(JsonArray *contenders)
     size_t width = LABEL_WIDTH_MIN;
     guint i;
 
-    for (i = 0; i < result_length(contenders); i++) {
-        JsonObject *c = result_element(contenders, i);
+    for (i = 0; i < tree_length(contenders); i++) {
+        JsonObject *c = tree_element(contenders, i);
 
-        width = MAX(width, strlen(table_text(c, "label")));
+        width = MAX(width, strlen(tree_text(c, "label")));
     }
     return MIN(width, LABEL_WIDTH_MAX);
 }
@@ -131,8 +80,8 @@ static double table_round_count(JsonArray *contenders)
     double most = 0;
     guint i;
 
-    for (i = 0; i < result_length(contenders); i++) {
-        most = MAX(most, table_number(result_element(contenders, i),
+    for (i = 0; i < tree_length(contenders); i++) {
+        most = MAX(most, tree_number(tree_element(contenders, i),
                                       "run_count"));
     }
     return most;
@@ -140,10 +89,10 @@ static double table_round_count(JsonArray *contenders)
 
 static void table_times(FILE *out, JsonObject *c)
 {
-    table_cell(out, 10, table_ns(table_measure(c, "run_ns", "median")));
-    table_cell(out, 10, table_ns(table_measure(c, "work_ns", "median")));
+    table_cell(out, 10, text_ns(table_measure(c, "run_ns", "median")));
+    table_cell(out, 10, text_ns(table_measure(c, "work_ns", "median")));
     table_cell(out, 7, table_spread(c, "work_ns"));
-    table_cell(out, 10, table_ns(table_measure(c, "load_ns", "median")));
+    table_cell(out, 10, text_ns(table_measure(c, "load_ns", "median")));
     table_cell(out, 7, table_spread(c, "load_ns"));
     table_cell(out, 7, table_ratio(table_measure(c, "load_ns", "ratio")));
     table_cell(out, 8, table_percent(table_measure(c, "device_share",
@@ -157,57 +106,46 @@ static void table_faults(FILE *out, JsonObject *c)
 {
     static const char *const busy[] = { "p50_ns", "p90_ns", "p99_ns",
                                         "p999_ns", "max_ns" };
-    JsonObject *faults = result_object(c, "faults");
-    JsonObject *idle = result_object(c, "faults_idle");
-    bool has_faults = table_number(faults, "count") > 0;
-    bool has_idle = table_number(idle, "count") > 0;
+    JsonObject *faults = tree_object(c, "faults");
+    JsonObject *idle = tree_object(c, "faults_idle");
+    bool has_faults = tree_number(faults, "count") > 0;
+    bool has_idle = tree_number(idle, "count") > 0;
     guint i;
 
     table_cell(out, 8, has_faults
-               ? g_strdup_printf("%.0f", table_number(faults, "count"))
+               ? g_strdup_printf("%.0f", tree_number(faults, "count"))
                : g_strdup("-"));
     for (i = 0; i < G_N_ELEMENTS(busy); i++) {
-        table_cell(out, 8, table_ns(has_faults
-                                    ? table_number(faults, busy[i]) : NAN));
+        table_cell(out, 8, text_ns(has_faults
+                                    ? tree_number(faults, busy[i]) : NAN));
     }
-    table_cell(out, 9, table_ns(has_idle ? table_number(idle, "p50_ns")
+    table_cell(out, 9, text_ns(has_idle ? tree_number(idle, "p50_ns")
                                          : NAN));
-    table_cell(out, 8, table_ns(has_idle ? table_number(idle, "p99_ns")
+    table_cell(out, 8, text_ns(has_idle ? tree_number(idle, "p99_ns")
                                          : NAN));
-    table_cell(out, 8, table_ns(has_idle ? table_number(idle, "max_ns")
+    table_cell(out, 8, text_ns(has_idle ? tree_number(idle, "max_ns")
                                          : NAN));
     fputc('\n', out);
 }
 
 static void table_costs(FILE *out, JsonObject *c)
 {
-    table_cell(out, 8, table_ns(table_measure(c, "cpu_ns", "median")));
+    table_cell(out, 8, text_ns(table_measure(c, "cpu_ns", "median")));
     table_cell(out, 7, table_ratio(table_measure(c, "cpu_ns", "ratio")));
-    table_cell(out, 9, table_bytes(table_measure(c, "read_bytes",
+    table_cell(out, 9, text_bytes(table_measure(c, "read_bytes",
                                                  "median")));
-    table_cell(out, 9, table_bytes(table_measure(c, "rss_peak_bytes",
+    table_cell(out, 9, text_bytes(table_measure(c, "rss_peak_bytes",
                                                  "median")));
-    table_cell(out, 9, table_bytes(table_measure(c, "rss_end_bytes",
+    table_cell(out, 9, text_bytes(table_measure(c, "rss_end_bytes",
                                                  "median")));
-    table_cell(out, 9, table_bytes(table_measure(c, "page_table_bytes",
+    table_cell(out, 9, text_bytes(table_measure(c, "page_table_bytes",
                                                  "median")));
     table_cell(out, 6, table_percent(table_measure(c, "huge_share",
                                                    "median")));
     table_cell(out, 7, table_ratio(table_measure(c, "speed", "ratio")));
-    table_cell(out, 9, table_bytes(table_measure(c, "cached_bytes",
+    table_cell(out, 9, text_bytes(table_measure(c, "cached_bytes",
                                                  "max")));
     fputc('\n', out);
-}
-
-void table_print_error(const char *text)
-{
-    g_autofree char *safe = g_strdup(text);
-    char *at;
-
-    for (at = safe; *at; at++) {
-        *at = g_ascii_iscntrl(*at) ? '?' : *at;
-    }
-    fprintf(stderr, "fastload-bench: %s\n", safe);
 }
 
 typedef void TableRow(FILE *out, JsonObject *contender);
@@ -219,10 +157,10 @@ static void table_rows(FILE *out, JsonArray *contenders, const char *title,
     guint i;
 
     fprintf(out, "\n  %-*s %s\n", width, title, columns);
-    for (i = 0; i < result_length(contenders); i++) {
-        JsonObject *c = result_element(contenders, i);
+    for (i = 0; i < tree_length(contenders); i++) {
+        JsonObject *c = tree_element(contenders, i);
 
-        if (c && table_number(c, "run_count") > 0) {
+        if (c && tree_number(c, "run_count") > 0) {
             table_label(out, c, width);
             row(out, c);
         }
@@ -231,14 +169,13 @@ static void table_rows(FILE *out, JsonArray *contenders, const char *title,
 
 void table_knobs(JsonObject *scenario, FILE *out)
 {
-    JsonObject *knobs = result_object(scenario, "knobs");
+    JsonObject *knobs = tree_object(scenario, "knobs");
     g_autoptr(GList) names = knobs ? json_object_get_members(knobs) : NULL;
     GList *at;
 
     fputc('\n', out);
     for (at = names; at; at = at->next) {
-        g_autofree char *text = g_strescape(table_text(knobs, at->data),
-                                            NULL);
+        g_autofree char *text = tree_safe_text(knobs, at->data);
         g_autofree char *name = g_strescape(at->data, NULL);
 
         fprintf(out, "%s%s %s", at == names ? "" : ", ",
@@ -251,17 +188,17 @@ static void table_failures(FILE *out, JsonArray *contenders)
 {
     guint i, e;
 
-    for (i = 0; i < result_length(contenders); i++) {
-        JsonObject *c = result_element(contenders, i);
-        JsonArray *errors = result_array(c, "errors");
+    for (i = 0; i < tree_length(contenders); i++) {
+        JsonObject *c = tree_element(contenders, i);
+        JsonArray *errors = tree_array(c, "errors");
 
-        if (!(table_number(c, "failed_count") > 0)) {
+        if (!(tree_number(c, "failed_count") > 0)) {
             continue;
         }
         fputc('\n', out);
         table_label(out, c, table_label_width(contenders));
-        fprintf(out, " FAILED %.0f times\n", table_number(c, "failed_count"));
-        for (e = 0; e < result_length(errors); e++) {
+        fprintf(out, " FAILED %.0f times\n", tree_number(c, "failed_count"));
+        for (e = 0; e < tree_length(errors); e++) {
             JsonNode *node = json_array_get_element(errors, e);
 
             if (json_node_get_value_type(node) == G_TYPE_STRING) {
@@ -277,22 +214,22 @@ static void table_failures(FILE *out, JsonArray *contenders)
 /* Says so when cold was not cold: on a RAM disk, say. */
 static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
 {
-    JsonArray *contenders = result_array(scenario, "contenders");
+    JsonArray *contenders = tree_array(scenario, "contenders");
     double most = 0;
     guint i;
 
-    if (strcmp(table_text(result_object(scenario, "knobs"), "cache"),
+    if (strcmp(tree_text(tree_object(scenario, "knobs"), "cache"),
                "cold")) {
         return;
     }
-    for (i = 0; i < result_length(contenders); i++) {
-        double cached = table_measure(result_element(contenders, i),
+    for (i = 0; i < tree_length(contenders); i++) {
+        double cached = table_measure(tree_element(contenders, i),
                                       "cached_bytes", "max");
 
         most = cached > most ? cached : most;
     }
-    if (most > table_number(snapshot, "data_bytes") * NOT_COLD_SHARE) {
-        g_autofree char *text = table_bytes(most);
+    if (most > tree_number(snapshot, "data_bytes") * NOT_COLD_SHARE) {
+        g_autofree char *text = text_bytes(most);
 
         fprintf(out, "\n  NOT COLD: up to %s of the file stayed in the page "
                 "cache; use a file system on a disk\n", text);
@@ -302,8 +239,8 @@ static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
 static void table_scenario(FILE *out, JsonObject *scenario,
                            JsonObject *snapshot)
 {
-    JsonArray *contenders = result_array(scenario, "contenders");
-    g_autofree char *baseline = table_safe_text(scenario, "baseline");
+    JsonArray *contenders = tree_array(scenario, "contenders");
+    g_autofree char *baseline = tree_safe_text(scenario, "baseline");
     char columns[100];
 
     table_knobs(scenario, out);
@@ -328,38 +265,38 @@ static void table_scenario(FILE *out, JsonObject *scenario,
 
 static void table_storage(FILE *out, JsonObject *storage)
 {
-    JsonObject *rate = result_object(storage, "sequential_bytes_per_s");
-    JsonObject *random_4k = result_object(storage, "random_4k");
+    JsonObject *rate = tree_object(storage, "sequential_bytes_per_s");
+    JsonObject *random_4k = tree_object(storage, "random_4k");
 
-    if (table_number(rate, "median") > 0) {
-        g_autofree char *p50 = table_ns(table_number(random_4k, "p50_ns"));
-        g_autofree char *p99 = table_ns(table_number(random_4k, "p99_ns"));
+    if (tree_number(rate, "median") > 0) {
+        g_autofree char *p50 = text_ns(tree_number(random_4k, "p50_ns"));
+        g_autofree char *p99 = text_ns(tree_number(random_4k, "p99_ns"));
 
         fprintf(out, "storage, O_DIRECT: %.0f MB/s sequential (%.0f to %.0f)"
                 ", 4 KiB random p50 %s p99 %s\n",
-                table_number(rate, "median") / 1e6,
-                table_number(rate, "min") / 1e6,
-                table_number(rate, "max") / 1e6, p50, p99);
+                tree_number(rate, "median") / 1e6,
+                tree_number(rate, "min") / 1e6,
+                tree_number(rate, "max") / 1e6, p50, p99);
     }
 }
 
 static void table_environment(FILE *out, JsonObject *root)
 {
-    JsonObject *env = result_object(root, "environment");
-    g_autofree char *memory = table_bytes(table_number(env, "memory_bytes"));
-    g_autofree char *date = table_safe_text(root, "date");
-    g_autofree char *commit = table_safe_text(result_object(root, "tool"),
+    JsonObject *env = tree_object(root, "environment");
+    g_autofree char *memory = text_bytes(tree_number(env, "memory_bytes"));
+    g_autofree char *date = tree_safe_text(root, "date");
+    g_autofree char *commit = tree_safe_text(tree_object(root, "tool"),
                                               "commit");
-    g_autofree char *cpu = table_safe_text(env, "cpu");
-    g_autofree char *kernel = table_safe_text(env, "kernel");
-    g_autofree char *filesystem = table_safe_text(env, "filesystem");
-    g_autofree char *device = table_safe_text(env, "device");
-    g_autofree char *scheduler = table_safe_text(env, "scheduler");
-    g_autofree char *thp = table_safe_text(env, "thp");
+    g_autofree char *cpu = tree_safe_text(env, "cpu");
+    g_autofree char *kernel = tree_safe_text(env, "kernel");
+    g_autofree char *filesystem = tree_safe_text(env, "filesystem");
+    g_autofree char *device = tree_safe_text(env, "device");
+    g_autofree char *scheduler = tree_safe_text(env, "scheduler");
+    g_autofree char *thp = tree_safe_text(env, "thp");
 
     fprintf(out, "%s, commit %s\n", date, commit);
     fprintf(out, "%s, %.0f CPUs, %s, Linux %s\n", cpu,
-            table_number(env, "cpu_count"), memory, kernel);
+            tree_number(env, "cpu_count"), memory, kernel);
     fprintf(out, "%s on %s, scheduler %s, huge pages: %s\n", filesystem,
             device, scheduler, thp);
 }
@@ -367,31 +304,27 @@ static void table_environment(FILE *out, JsonObject *root)
 void table_print(JsonNode *result, FILE *out)
 {
     JsonObject *root = json_node_get_object(result);
-    JsonArray *works = result_array(root, "works");
-    JsonNode *interrupted = json_object_get_member(root, "interrupted");
+    JsonArray *works = tree_array(root, "works");
     guint w, s;
 
     table_environment(out, root);
-    if (interrupted &&
-        json_node_get_value_type(interrupted) == G_TYPE_BOOLEAN &&
-        json_node_get_boolean(interrupted)) {
+    if (tree_is_true(root, "interrupted")) {
         fprintf(out, "INTERRUPTED: this is what was done until then\n");
     }
-    for (w = 0; w < result_length(works); w++) {
-        JsonObject *work = result_element(works, w);
-        JsonObject *snapshot = result_object(work, "snapshot");
-        JsonArray *scenarios = result_array(work, "scenarios");
-        g_autofree char *label = g_strescape(table_text(snapshot, "label"),
-                                             NULL);
-        g_autofree char *len = table_bytes(table_number(snapshot,
+    for (w = 0; w < tree_length(works); w++) {
+        JsonObject *work = tree_element(works, w);
+        JsonObject *snapshot = tree_object(work, "snapshot");
+        JsonArray *scenarios = tree_array(work, "scenarios");
+        g_autofree char *label = tree_safe_text(snapshot, "label");
+        g_autofree char *len = text_bytes(tree_number(snapshot,
                                                         "len_bytes"));
-        g_autofree char *data = table_bytes(table_number(snapshot,
+        g_autofree char *data = text_bytes(tree_number(snapshot,
                                                          "data_bytes"));
 
         fprintf(out, "\n%s: %s, %s of it data\n", label, len, data);
-        table_storage(out, result_object(work, "storage"));
-        for (s = 0; s < result_length(scenarios); s++) {
-            table_scenario(out, result_element(scenarios, s), snapshot);
+        table_storage(out, tree_object(work, "storage"));
+        for (s = 0; s < tree_length(scenarios); s++) {
+            table_scenario(out, tree_element(scenarios, s), snapshot);
         }
     }
 }

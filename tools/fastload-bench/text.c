@@ -1,0 +1,51 @@
+/*
+ * fastload-bench: figures as text, and messages.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * One way to write a time and one to write a size, for all that is printed.
+ * Nothing here can fail.
+ */
+#include "bench.h"
+#include <math.h>
+
+char *text_ns(double ns)
+{
+    static const char *const units[] = { "ns", "us", "ms", "s", NULL };
+    uint32_t unit = 0;
+
+    if (isnan(ns)) {
+        return g_strdup("-");
+    }
+    while (ns >= 999.5 && units[unit + 1]) {
+        ns /= 1000;
+        unit++;
+    }
+    return g_strdup_printf("%.*f %s", ns < 9.995 ? 2 : ns < 99.95 ? 1 : 0, ns,
+                           units[unit]);
+}
+
+char *text_bytes(double bytes)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) words = NULL;
+
+    if (!(bytes >= 0 && bytes < 0x1p64)) {
+        return g_strdup("-");
+    }
+    text = g_format_size_full(bytes, G_FORMAT_SIZE_IEC_UNITS);
+    /* GLib puts a no-break space there, which not every terminal knows. */
+    words = g_strsplit(text, "\302\240", -1);
+    return g_strjoinv(" ", words);
+}
+
+void text_print_error(const char *text)
+{
+    g_autofree char *safe = g_strdup(text);
+    char *at;
+
+    for (at = safe; *at; at++) {
+        *at = g_ascii_iscntrl(*at) ? '?' : *at;
+    }
+    fprintf(stderr, "fastload-bench: %s\n", safe);
+}

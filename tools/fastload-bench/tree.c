@@ -1,0 +1,72 @@
+/*
+ * fastload-bench: a result as a tree of JSON.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Reads members of a tree that a stranger may have written: a member that is
+ * missing, or of another kind, reads as NULL, 0, NAN or "".  Knows nothing of
+ * what the members mean.  Nothing here can fail.
+ */
+#include "bench.h"
+#include <math.h>
+
+JsonObject *tree_object(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node)
+                                                : NULL;
+}
+
+JsonArray *tree_array(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node)
+                                               : NULL;
+}
+
+guint tree_length(JsonArray *array)
+{
+    return array ? json_array_get_length(array) : 0;
+}
+
+JsonObject *tree_element(JsonArray *array, guint i)
+{
+    JsonNode *node = json_array_get_element(array, i);
+
+    return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+double tree_number(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    GType type = node && JSON_NODE_HOLDS_VALUE(node)
+        ? json_node_get_value_type(node) : G_TYPE_INVALID;
+
+    return type == G_TYPE_DOUBLE || type == G_TYPE_INT64
+        ? json_node_get_double(node) : NAN;
+}
+
+const char *tree_text(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && json_node_get_value_type(node) == G_TYPE_STRING
+        ? json_node_get_string(node) : "";
+}
+
+/* As a stranger may have written it: nothing in it may steer a terminal. */
+char *tree_safe_text(JsonObject *object, const char *name)
+{
+    return g_strescape(tree_text(object, name), NULL);
+}
+
+bool tree_is_true(JsonObject *object, const char *name)
+{
+    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
+
+    return node && json_node_get_value_type(node) == G_TYPE_BOOLEAN &&
+           json_node_get_boolean(node);
+}
