@@ -265,7 +265,8 @@ typedef struct BenchLoader {
     bool has_end;            /* there is a time when all is loaded */
     /*
      * Returns when the guest may run.  wait() returns when everything is
-     * loaded; it is not called without has_end or with is_background_off.
+     * loaded; it is not called without is_lazy, without has_end or with
+     * is_background_off, and may be NULL then.
      * settle(), which may be NULL, waits for what a loader still does then.
      * stop() ends all threads and frees; after wait() all of guest memory
      * stays as it is, without wait() what is missing may become zero.
@@ -413,11 +414,12 @@ typedef struct RunResult {
     char io_fallback[128];
     uint64_t run_ns;         /* until the guest may run */
     uint64_t work_ns;        /* until it has touched its working set */
-    uint64_t load_ns;        /* until everything is loaded; 0: never */
+    uint64_t load_ns;        /* until everything is loaded; 0: never; run_ns
+                              * of a loader that is not lazy */
     uint64_t window_touch_count; /* in the first window_ns of running */
     uint64_t cpu_ns;         /* of the process but for the guest's own, until
                               * loaded (without an end: until worked) */
-    uint64_t read_bytes;     /* from the storage, by /proc/self/io */
+    uint64_t read_bytes;     /* from the storage, by /proc/self/io; as long */
     uint64_t rss_peak_bytes; /* these: above what it was at the beginning */
     uint64_t rss_end_bytes;
     uint64_t page_table_bytes;

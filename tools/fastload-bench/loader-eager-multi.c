@@ -247,12 +247,6 @@ static bool loader_eager_multi_start(LoaderRun *run, GError **error)
     return is_ok;
 }
 
-/* start() has loaded everything and keeps nothing. */
-static bool loader_eager_multi_wait(LoaderRun *run, GError **error)
-{
-    return true;
-}
-
 static void loader_eager_multi_stop(LoaderRun *run)
 {
 }
@@ -264,6 +258,5 @@ const BenchLoader loader_eager_multi = {
     .is_lazy = false,
     .has_end = true,
     .start = loader_eager_multi_start,
-    .wait = loader_eager_multi_wait,
     .stop = loader_eager_multi_stop,
 };

@@ -70,12 +70,6 @@ static bool loader_eager_start(LoaderRun *run, GError **error)
     return is_ok;
 }
 
-/* start() has loaded everything and keeps nothing. */
-static bool loader_eager_wait(LoaderRun *run, GError **error)
-{
-    return true;
-}
-
 static void loader_eager_stop(LoaderRun *run)
 {
 }
@@ -86,6 +80,5 @@ const BenchLoader loader_eager = {
     .is_lazy = false,
     .has_end = true,
     .start = loader_eager_start,
-    .wait = loader_eager_wait,
     .stop = loader_eager_stop,
 };

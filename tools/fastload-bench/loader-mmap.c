@@ -206,12 +206,6 @@ static bool loader_mmap_start(LoaderRun *run, GError **error)
     return is_ok;
 }
 
-/* Never called: nothing loads what nobody touches. */
-static bool loader_mmap_wait(LoaderRun *run, GError **error)
-{
-    return true;
-}
-
 static void loader_mmap_stop(LoaderRun *run)
 {
 }
@@ -222,6 +216,5 @@ const BenchLoader loader_mmap = {
     .is_lazy = true,
     .has_end = false,
     .start = loader_mmap_start,
-    .wait = loader_mmap_wait,
     .stop = loader_mmap_stop,
 };

@@ -31,11 +31,6 @@ static bool loader_null_start(LoaderRun *run, GError **error)
     return true;
 }
 
-static bool loader_null_wait(LoaderRun *run, GError **error)
-{
-    return loader_eager.wait(run, error);
-}
-
 static void loader_null_stop(LoaderRun *run)
 {
     loader_eager.stop(run);
@@ -47,6 +42,5 @@ const BenchLoader loader_null = {
     .is_lazy = false,
     .has_end = true,
     .start = loader_null_start,
-    .wait = loader_null_wait,
     .stop = loader_null_stop,
 };
