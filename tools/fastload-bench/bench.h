@@ -497,6 +497,8 @@ typedef uint64_t KnobValues[KNOB_COUNT];
 
 typedef struct Plan {
     GArray *values[KNOB_COUNT];     /* of uint64_t, at least one each */
+    GPtrArray *scenarios;           /* of uint64_t *, as KnobValues; the
+                                     * lists' product, then what --also adds */
     GPtrArray *loaders;             /* of const BenchLoader, null first */
     const BenchLoader *baseline;
     uint32_t repeat_count;
@@ -522,6 +524,8 @@ void plan_first(const Plan *plan, KnobId first, KnobId end,
                 KnobValues values);
 /* The next one; false when there is none. */
 bool plan_next(const Plan *plan, KnobId first, KnobId end, KnobValues values);
+/* Sets the knobs of a scenario to those of the one with index @idx. */
+void plan_set_scenario(const Plan *plan, uint32_t idx, KnobValues values);
 const char *plan_knob_name(KnobId knob);
 /* "32 GiB", "20 us", "25 %", "cold" */
 char *plan_knob_text(KnobId knob, uint64_t value);

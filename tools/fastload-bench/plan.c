@@ -77,6 +77,7 @@ static struct PlanOptions {
     char *snapshot;
     char *folder;
     char *trace;
+    char **also;             /* one scenario each; NULL: none */
     int repeat_count;
     int warmup_count;
     int timeout_s;
@@ -308,6 +309,9 @@ void plan_add_options(GOptionContext *context)
           "a mapped-ram file, instead of a generated one", "FILE" },
         { "dir", 0, 0, G_OPTION_ARG_FILENAME, &options.folder,
           "where to generate; nothing is left behind (/var/tmp)", "DIR" },
+        { "also", 0, 0, G_OPTION_ARG_STRING_ARRAY, &options.also,
+          "one more scenario, as in 'cache=cold vcpus=4'; may be repeated",
+          "KNOBS" },
         { "trace", 0, 0, G_OPTION_ARG_FILENAME, &options.trace,
           "replay these touches: [BLOCK] OFFSET [r|w], one a line", "FILE" },
         G_OPTION_ENTRY_NULL
@@ -445,6 +449,89 @@ bool plan_parse_options(GOptionContext *context, int *argc, char ***argv,
     return false;
 }
 
+static void plan_add_scenario(Plan *plan, const KnobValues values)
+{
+    uint64_t *copy = g_new(uint64_t, KNOB_COUNT);
+
+    memcpy(copy, values, KNOB_COUNT * sizeof(*copy));
+    g_ptr_array_add(plan->scenarios, copy);
+}
+
+static void plan_add_product(Plan *plan)
+{
+    KnobValues values = { 0 };
+
+    plan_first(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST, values);
+    do {
+        plan_add_scenario(plan, values);
+    } while (plan_next(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST,
+                       values));
+}
+
+/* One "KNOB=VALUE" of @text into @values. */
+static bool plan_parse_also_knob(const char *text, KnobValues values,
+                                 GError **error)
+{
+    const char *value = strchr(text, '=');
+    g_autofree char *name = value ? g_strndup(text, value - text) : NULL;
+    g_autoptr(GArray) list = NULL;
+    KnobId i;
+
+    for (i = KNOB_SCENARIO_FIRST; name && i < KNOB_VARIANT_FIRST; i++) {
+        if (strcmp(knobs[i].name, name)) {
+            continue;
+        }
+        list = plan_parse_list(i, value + 1, error);
+        if (!list) {
+            g_prefix_error(error, "--also: ");
+            return false;
+        }
+        if (list->len > 1) {
+            break;
+        }
+        values[i] = g_array_index(list, uint64_t, 0);
+        return true;
+    }
+    g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                "--also: '%s' is not KNOB=VALUE with a knob that all "
+                "contenders share, as in cache=cold", text);
+    return false;
+}
+
+static bool plan_has_scenario(const Plan *plan, const KnobValues values)
+{
+    guint i;
+
+    for (i = 0; i < plan->scenarios->len; i++) {
+        if (!memcmp(plan->scenarios->pdata[i], values, sizeof(KnobValues))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A scenario of its own: the first value of each knob but of those named. */
+static bool plan_add_also(Plan *plan, const char *text, GError **error)
+{
+    g_auto(GStrv) words = g_strsplit(text, " ", -1);
+    KnobValues values = { 0 };
+    uint32_t i;
+
+    plan_first(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST, values);
+    for (i = 0; words[i]; i++) {
+        if (*words[i] && !plan_parse_also_knob(words[i], values, error)) {
+            return false;
+        }
+    }
+    if (plan_has_scenario(plan, values)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--also: '%s' is measured already: leave it out", text);
+        return false;
+    }
+    plan_add_scenario(plan, values);
+    return true;
+}
+
 Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
                  GError **error)
 {
@@ -453,6 +540,7 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
     KnobId i;
 
     plan->loaders = g_ptr_array_new();
+    plan->scenarios = g_ptr_array_new_with_free_func(g_free);
     if (!plan_parse_options(context, argc, argv, error)) {
         return NULL;
     }
@@ -471,6 +559,12 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
         g_array_set_size(plan->values[KNOB_PATTERN], 0);
         g_array_append_val(plan->values[KNOB_PATTERN], trace);
     }
+    plan_add_product(plan);
+    for (i = 0; options.also && options.also[i]; i++) {
+        if (!plan_add_also(plan, options.also[i], error)) {
+            return NULL;
+        }
+    }
     plan->repeat_count = options.repeat_count;
     plan->warmup_count = options.warmup_count;
     plan->timeout_ns = options.timeout_s * SECOND_NS;
@@ -478,6 +572,16 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
     plan->folder = g_strdup(options.folder ? options.folder : "/var/tmp");
     plan->trace_path = g_strdup(options.trace);
     return g_steal_pointer(&plan);
+}
+
+void plan_set_scenario(const Plan *plan, uint32_t idx, KnobValues values)
+{
+    const uint64_t *scenario = plan->scenarios->pdata[idx];
+    KnobId i;
+
+    for (i = KNOB_SCENARIO_FIRST; i < KNOB_VARIANT_FIRST; i++) {
+        values[i] = scenario[i];
+    }
 }
 
 void plan_free(Plan *plan)
@@ -493,6 +597,7 @@ void plan_free(Plan *plan)
         }
     }
     g_ptr_array_unref(plan->loaders);
+    g_ptr_array_unref(plan->scenarios);
     g_free(plan->snapshot_path);
     g_free(plan->folder);
     g_free(plan->trace_path);

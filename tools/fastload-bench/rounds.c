@@ -464,10 +464,13 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     WorkResult *work;
     PageSums *sums;
     bool is_right = true;
+    guint i;
 
-    plan_first(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST, values);
-    if (!rounds_check_guest(plan, snapshot, values, error)) {
-        return false;
+    for (i = 0; i < plan->scenarios->len; i++) {
+        plan_set_scenario(plan, i, values);
+        if (!rounds_check_guest(plan, snapshot, values, error)) {
+            return false;
+        }
     }
     sums = memory_sums_new(snapshot, error);
     if (!sums) {
@@ -481,14 +484,15 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     work->scenarios = g_ptr_array_new_with_free_func(rounds_scenario_free);
     g_ptr_array_add(works, work);
 
-    do {
-        ScenarioResult *s = rounds_scenario_new(plan, values);
+    for (i = 0; i < plan->scenarios->len && is_right &&
+         !*rounds->is_stopped; i++) {
+        ScenarioResult *s;
 
+        plan_set_scenario(plan, i, values);
+        s = rounds_scenario_new(plan, values);
         g_ptr_array_add(work->scenarios, s);
         is_right = rounds_run_scenario(rounds, snapshot, sums, s, error);
-    } while (is_right && !*rounds->is_stopped &&
-             plan_next(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST,
-                       values));
+    }
     memory_sums_free(sums);
     return is_right;
 }
@@ -571,8 +575,7 @@ static void rounds_foresee(Rounds *rounds)
         ? 1 : rounds_count(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST);
 
     rounds->total_count = s->contenders->len * works *
-        rounds_count(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST) *
-        (plan->repeat_count + plan->warmup_count);
+        plan->scenarios->len * (plan->repeat_count + plan->warmup_count);
     rounds_scenario_free(s);
 }
 
