@@ -1,11 +1,13 @@
 /*
  * The benchmark's figures: histograms, medians, numbers on the command line,
- * and the file of touches.
+ * the file of touches, and what the machine says of itself.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
 #include <math.h>
+#include <sys/sysmacros.h>
+#include <glib/gstdio.h>
 #include "bench.h"
 #include "fastload-fixture.h"
 
@@ -651,6 +653,61 @@ static void test_missing_traces_are_refused(void)
     g_assert_nonnull(strstr(error->message, "/nonexistent/trace"));
 }
 
+/* ---- the kernel's readahead ---- */
+
+static void figures_bdi(const char *folder, const char *name,
+                        const char *kib)
+{
+    g_autofree char *bdi = g_build_filename(folder, name, NULL);
+    g_autofree char *path = g_build_filename(bdi, "read_ahead_kb", NULL);
+
+    g_assert_cmpint(g_mkdir(bdi, 0700), ==, 0);
+    g_assert_true(g_file_set_contents(path, kib, -1, NULL));
+}
+
+static void figures_remove_bdi(const char *folder, const char *name)
+{
+    g_autofree char *bdi = g_build_filename(folder, name, NULL);
+    g_autofree char *path = g_build_filename(bdi, "read_ahead_kb", NULL);
+
+    g_assert_cmpint(g_remove(path), ==, 0);
+    g_assert_cmpint(g_rmdir(bdi), ==, 0);
+}
+
+static void test_readahead_is_the_file_systems(void)
+{
+    /* By device number; where that names none, by type when it is the only. */
+    g_autofree char *folder = g_dir_make_tmp("fastload-bdi-XXXXXX", NULL);
+    uint64_t bytes = 7;
+
+    figures_bdi(folder, "254:0", "8192\n");
+    figures_bdi(folder, "0:57", "128\n");
+    figures_bdi(folder, "btrfs-3", "4096\n");
+    g_assert_true(environment_read_ahead(folder, makedev(254, 0), "ext4",
+                                         &bytes));
+    g_assert_cmpuint(bytes, ==, 8 << 20);
+    g_assert_true(environment_read_ahead(folder, makedev(0, 57), "fuse",
+                                         &bytes));
+    g_assert_cmpuint(bytes, ==, 128 << 10);
+    g_assert_true(environment_read_ahead(folder, makedev(0, 40), "btrfs",
+                                         &bytes));
+    g_assert_cmpuint(bytes, ==, 4 << 20);
+
+    bytes = 7;
+    figures_bdi(folder, "btrfs-4", "128\n");
+    g_assert_false(environment_read_ahead(folder, makedev(0, 40), "btrfs",
+                                          &bytes));
+    g_assert_false(environment_read_ahead(folder, makedev(0, 22), "tmpfs",
+                                          &bytes));
+    g_assert_cmpuint(bytes, ==, 7);
+
+    figures_remove_bdi(folder, "254:0");
+    figures_remove_bdi(folder, "0:57");
+    figures_remove_bdi(folder, "btrfs-3");
+    figures_remove_bdi(folder, "btrfs-4");
+    g_assert_cmpint(g_rmdir(folder), ==, 0);
+}
+
 static void figures_add(const char *name, GTestFunc func)
 {
     g_autofree char *path = g_strconcat("/bench/figures/", name, NULL);
@@ -695,5 +752,7 @@ int main(int argc, char **argv)
     figures_add("empty-traces-are-refused", test_empty_traces_are_refused);
     figures_add("missing-traces-are-refused",
                 test_missing_traces_are_refused);
+    figures_add("readahead-is-the-file-systems",
+                test_readahead_is_the_file_systems);
     return g_test_run();
 }

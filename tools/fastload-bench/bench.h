@@ -594,6 +594,13 @@ double figures_ratio(const double *values, const double *base,
 
 /* @path: a file or folder on the file system that matters. */
 JsonObject *environment_new(const char *path);
+/*
+ * How far the kernel reads ahead in files of the file system @dev of @type:
+ * what counts is its backing device, not the queue of a disk, which is another
+ * for btrfs and FUSE.  @folder: /sys/class/bdi.  False: it is not told.
+ */
+bool environment_read_ahead(const char *folder, dev_t dev, const char *type,
+                            uint64_t *ret_bytes);
 /* What makes results of two machines incomparable, or NULL. */
 char *environment_difference(JsonObject *a, JsonObject *b);
 

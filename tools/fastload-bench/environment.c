@@ -129,6 +129,51 @@ static void environment_add_device(JsonObject *env, dev_t dev)
     environment_add_number(env, "read_ahead_bytes", ahead, 1024);
 }
 
+/* The only one in @folder that begins with @prefix; NULL: none, or several. */
+static char *environment_only_child(const char *folder, const char *prefix)
+{
+    GDir *dir = g_dir_open(folder, 0, NULL);
+    g_autofree char *found = NULL;
+    const char *name;
+    uint32_t count = 0;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        if (g_str_has_prefix(name, prefix)) {
+            g_free(found);
+            found = g_strdup(name);
+            count++;
+        }
+    }
+    if (dir) {
+        g_dir_close(dir);
+    }
+    return count == 1 ? g_steal_pointer(&found) : NULL;
+}
+
+bool environment_read_ahead(const char *folder, dev_t dev, const char *type,
+                            uint64_t *ret_bytes)
+{
+    g_autofree char *name = g_strdup_printf("%u:%u", major(dev), minor(dev));
+    g_autofree char *path = g_build_filename(folder, name, "read_ahead_kb",
+                                             NULL);
+    g_autofree char *text = environment_line(path);
+
+    if (!text && type && *type) {
+        /* btrfs numbers them: "btrfs-1". */
+        g_autofree char *prefix = g_strconcat(type, "-", NULL);
+        g_autofree char *only = environment_only_child(folder, prefix);
+
+        g_free(path);
+        path = g_build_filename(folder, only ? only : "", "read_ahead_kb",
+                                NULL);
+        text = environment_line(path);
+    }
+    if (text) {
+        *ret_bytes = g_ascii_strtoull(text, NULL, 10) * 1024;
+    }
+    return text;
+}
+
 static void environment_add_limit(JsonObject *env, const char *key,
                                   int resource)
 {
@@ -143,7 +188,9 @@ static void environment_add_limit(JsonObject *env, const char *key,
 JsonObject *environment_new(const char *path)
 {
     JsonObject *env = json_object_new();
+    uint64_t read_ahead_bytes;
     struct utsname names;
+    const char *type;
     struct stat st;
 
     if (uname(&names) == 0) {
@@ -156,6 +203,13 @@ JsonObject *environment_new(const char *path)
 
         environment_add_mount(env, st.st_dev);
         environment_add_device(env, dev);
+        type = json_object_get_string_member_with_default(env, "filesystem",
+                                                          "");
+        if (environment_read_ahead("/sys/class/bdi", dev, type,
+                                   &read_ahead_bytes)) {
+            json_object_set_int_member(env, "read_ahead_bytes",
+                                       read_ahead_bytes);
+        }
     }
     environment_add_line(env, "thp",
                          "/sys/kernel/mm/transparent_hugepage/enabled");

@@ -292,13 +292,14 @@ static void table_environment(FILE *out, JsonObject *root)
     g_autofree char *filesystem = tree_safe_text(env, "filesystem");
     g_autofree char *device = tree_safe_text(env, "device");
     g_autofree char *scheduler = tree_safe_text(env, "scheduler");
+    g_autofree char *ahead = text_bytes(tree_number(env, "read_ahead_bytes"));
     g_autofree char *thp = tree_safe_text(env, "thp");
 
     fprintf(out, "%s, commit %s\n", date, commit);
     fprintf(out, "%s, %.0f CPUs, %s, Linux %s\n", cpu,
             tree_number(env, "cpu_count"), memory, kernel);
-    fprintf(out, "%s on %s, scheduler %s, huge pages: %s\n", filesystem,
-            device, scheduler, thp);
+    fprintf(out, "%s on %s, scheduler %s, readahead %s, huge pages: %s\n",
+            filesystem, device, scheduler, ahead, thp);
 }
 
 void table_print(JsonNode *result, FILE *out)
