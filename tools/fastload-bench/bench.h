@@ -29,7 +29,8 @@
  *   text.c         figures as text, and messages
  *   table.c        results for people
  *   html.c         results with pictures: report.html and the JSON in it
- *   trap.c         userfaultfd for contenders that are not the engine
+ *   trap.c         userfaultfd for contenders that are not the engine: blocks
+ *                  registered, faults waited for, pages placed
  *   hist.c         histograms of latencies
  *   loader.c       their table; what they share
  *   loader-NAME.c  one contender each
@@ -234,6 +235,31 @@ typedef enum ArrivalClass {
     ARRIVAL_COUNT,
 } ArrivalClass;
 
+/*
+ * When and how in one word: the class in the upper bits, below it the time
+ * since the restore was asked for, never 0; the word 0: it has not arrived.
+ */
+#define ARRIVAL_UNIT_NS 16000u
+#define ARRIVAL_TIME_BITS 28
+#define ARRIVAL_TIME_MASK ((1u << ARRIVAL_TIME_BITS) - 1)
+G_STATIC_ASSERT(ARRIVAL_COUNT <= 1u << (32 - ARRIVAL_TIME_BITS));
+
+static inline uint32_t arrival_pack(ArrivalClass class, uint64_t ns)
+{
+    return (uint32_t)class << ARRIVAL_TIME_BITS |
+           CLAMP(ns / ARRIVAL_UNIT_NS, 1, ARRIVAL_TIME_MASK);
+}
+
+static inline ArrivalClass arrival_class(uint32_t arrival)
+{
+    return MIN(arrival >> ARRIVAL_TIME_BITS, ARRIVAL_COUNT - 1);
+}
+
+static inline uint64_t arrival_ns(uint32_t arrival)
+{
+    return (uint64_t)(arrival & ARRIVAL_TIME_MASK) * ARRIVAL_UNIT_NS;
+}
+
 typedef struct LoaderRun {
     /* constant during a run */
     const Snapshot *snapshot;
@@ -248,8 +274,7 @@ typedef struct LoaderRun {
     const char *io_fallback; /* what io_uring lacked, or NULL; static */
     /* atomic, relaxed: how far it is */
     uint64_t loaded_bytes[ARRIVAL_COUNT];
-    uint32_t *arrivals;      /* a page each: class << 28 | units of 16 us
-                              * since begin_ns; 0: none */
+    uint32_t *arrivals;      /* a page each, by arrival_pack() */
 } LoaderRun;
 
 /* Which knobs make a difference to a contender. */
@@ -297,17 +322,62 @@ int loader_open(const LoaderRun *run, GError **error);
 /* preadv of it all; short reads go on.  Returns 0 or -errno, -ENODATA. */
 int loader_read(int fd, void *buf, uint64_t len_bytes, uint64_t file_off);
 
+/*
+ * What nearly all loaders need, with their name in the error: memory for
+ * reads, whole pages, for free(); a thread; "@what @at of FILE failed: @ret".
+ */
+void *loader_buffer(const LoaderRun *run, uint64_t len_bytes, GError **error);
+GThread *loader_thread(const LoaderRun *run, const char *name,
+                       GThreadFunc func, void *opaque, GError **error);
+GError *loader_failure(const LoaderRun *run, const char *what, uint64_t at,
+                       int ret);
+
+/*
+ * Claims the page in @claims, a bit for each page of the guest: whether it is
+ * the caller's to load from now on, and nobody else's.
+ */
+static inline bool loader_claim(uint64_t *claims, uint64_t page)
+{
+    uint64_t bit = 1ull << (page % 64);
+
+    return !(__atomic_fetch_or(&claims[page / 64], bit, __ATOMIC_RELAXED) &
+             bit);
+}
+
 /* ---- trap.c ---- */
 
-/* Each returns 0 or -errno; -EEXIST from placing: the page is there. */
-int trap_open(GError **error);
-int trap_register(int uffd, void *hva, uint64_t len_bytes);
-int trap_unregister(int uffd, void *hva, uint64_t len_bytes);
 /*
- * The address of a fault; -EAGAIN: there is none.  Those who wait on @uffd
- * are woken by placing.
+ * All blocks of a run in one userfaultfd, and a way to end the thread that
+ * serves their faults.  { .uffd = -1, .quit_fd = -1 } holds nothing.
  */
-int trap_next(int uffd, uint64_t *ret_hva);
+typedef struct Trap {
+    const LoaderRun *run;
+    int uffd;
+    int quit_fd;             /* an eventfd; readable: trap_wait() ends */
+    uint32_t registered_count;  /* blocks, the first ones */
+} Trap;
+
+typedef enum TrapEvent {
+    TRAP_NOTHING,            /* only without waiting, or another was faster */
+    TRAP_FAULT,
+    TRAP_QUIT,               /* from then on always */
+} TrapEvent;
+
+/* Opens the userfaultfd and registers every block of guest memory. */
+bool trap_open(Trap *trap, const LoaderRun *run, GError **error);
+/* A TrapEvent, or -errno.  @ret_page: of the guest, where the fault is. */
+int trap_wait(Trap *trap, bool is_waiting, uint64_t *ret_page);
+/* [any] */
+void trap_quit(Trap *trap);
+/* From here on the kernel serves faults, with zeros; wakes who waits. */
+void trap_unregister(Trap *trap);
+/* Of what is open, nothing included; unregisters. */
+void trap_close(Trap *trap);
+
+/*
+ * Each returns 0 or -errno; -EEXIST: the page is there.  Those who wait for
+ * what is placed are woken by placing.
+ */
 int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes);
 int trap_zero(int uffd, void *hva, uint64_t len_bytes);
 int trap_wake(int uffd, void *hva, uint64_t len_bytes);

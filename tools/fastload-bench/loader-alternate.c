@@ -12,15 +12,12 @@
  * a buffer of zeros, since a mapped-ram file may have old bytes in its place.
  */
 #include "bench.h"
-#include <poll.h>
-#include <sys/eventfd.h>
 
 typedef struct Alternate {
     /* constant after start */
     LoaderRun *run;
     int fd;
-    int uffd;
-    int quit_fd;             /* an eventfd: the thread ends */
+    Trap trap;
     void *zero_page;
     /* the thread's, then that of who joined it */
     void *page_buf;
@@ -30,17 +27,13 @@ typedef struct Alternate {
     GError *failure;
     /* who starts, waits and stops */
     GThread *thread;
-    uint32_t registered_count;  /* blocks */
 } Alternate;
 
 static void alternate_fail(Alternate *l, const char *what, uint64_t at,
                            int ret)
 {
     assert(!l->failure);
-    l->failure = g_error_new(BENCH_ERROR, BENCH_ERROR_FAILED,
-                             "alternate: %s %#" PRIx64 " of %s failed: %s",
-                             what, at, l->run->snapshot->label,
-                             g_strerror(-ret));
+    l->failure = loader_failure(l->run, what, at, ret);
 }
 
 static bool alternate_load_page(Alternate *l, const SnapshotBlock *block,
@@ -60,7 +53,8 @@ static bool alternate_load_page(Alternate *l, const SnapshotBlock *block,
         }
         from = l->page_buf;
     }
-    ret = trap_copy(l->uffd, l->run->hva + guest_off, from, BENCH_PAGE_BYTES);
+    ret = trap_copy(l->trap.uffd, l->run->hva + guest_off, from,
+                    BENCH_PAGE_BYTES);
     if (ret < 0) {
         alternate_fail(l, "placing the page for", file_off, ret);
         return false;
@@ -75,26 +69,15 @@ static bool alternate_is_present(const Alternate *l, uint64_t page)
     return l->present[page / 64] >> (page % 64) & 1;
 }
 
-/* One fault; false when the load has failed. */
-static bool alternate_serve(Alternate *l)
+/* A fault; false when the load has failed. */
+static bool alternate_serve(Alternate *l, uint64_t page)
 {
-    const SnapshotBlock *block;
-    uint64_t hva, page;
-    int ret = trap_next(l->uffd, &hva);
+    const SnapshotBlock *block = snapshot_block_of(l->run->snapshot, page);
 
-    if (ret == -EAGAIN) {
-        return true;
-    }
-    if (ret < 0) {
-        alternate_fail(l, "reading a fault; message", 0, ret);
-        return false;
-    }
-    page = (hva - (uintptr_t)l->run->hva) >> BENCH_PAGE_SHIFT;
-    block = snapshot_block_of(l->run->snapshot, page);
     assert(block);
     if (alternate_is_present(l, page)) {
         /* Two asked for it; placing it has woken both.  This is for sure. */
-        (void)trap_wake(l->uffd, l->run->hva + (page << BENCH_PAGE_SHIFT),
+        (void)trap_wake(l->trap.uffd, l->run->hva + (page << BENCH_PAGE_SHIFT),
                         BENCH_PAGE_BYTES);
         return true;
     }
@@ -128,24 +111,17 @@ static void *alternate_main(void *opaque)
 {
     Alternate *l = opaque;
     bool is_ahead = !l->run->is_background_off;
-    struct pollfd fds[2] = {
-        { .fd = l->uffd, .events = POLLIN },
-        { .fd = l->quit_fd, .events = POLLIN },
-    };
     const SnapshotBlock *block;
     uint64_t page;
+    int event;
 
-    while (true) {
-        /* With steps to do it only looks whether there is a fault. */
-        if (poll(fds, 2, is_ahead ? 0 : -1) < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            alternate_fail(l, "waiting for faults; descriptor", l->uffd,
-                           -errno);
+    /* With steps to do it only looks whether there is a fault. */
+    while ((event = trap_wait(&l->trap, !is_ahead, &page)) != TRAP_QUIT) {
+        if (event < 0) {
+            alternate_fail(l, "reading a fault; message", 0, event);
             return NULL;
         }
-        if (fds[1].revents || (fds[0].revents && !alternate_serve(l))) {
+        if (event == TRAP_FAULT && !alternate_serve(l, page)) {
             return NULL;
         }
         if (is_ahead &&
@@ -154,61 +130,21 @@ static void *alternate_main(void *opaque)
             return NULL;
         }
     }
-}
-
-static bool alternate_register(Alternate *l, GError **error)
-{
-    const Snapshot *snapshot = l->run->snapshot;
-
-    while (l->registered_count < snapshot->block_count) {
-        const SnapshotBlock *block = &snapshot->blocks[l->registered_count];
-        int ret = trap_register(l->uffd, l->run->hva + block->guest_off,
-                                block->len_bytes);
-
-        if (ret < 0) {
-            g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                        "alternate: cannot register block %s with "
-                        "userfaultfd: %s", block->name, g_strerror(-ret));
-            return false;
-        }
-        l->registered_count++;
-    }
-    return true;
-}
-
-/* From here on the kernel serves faults, with zeros. */
-static void alternate_unregister(Alternate *l)
-{
-    while (l->registered_count) {
-        const SnapshotBlock *block =
-            &l->run->snapshot->blocks[--l->registered_count];
-
-        (void)trap_unregister(l->uffd, l->run->hva + block->guest_off,
-                              block->len_bytes);
-    }
+    return NULL;
 }
 
 static void loader_alternate_stop(LoaderRun *run)
 {
     Alternate *l = run->state;
-    const uint64_t one = 1;
 
     if (!l) {
         return;
     }
     if (l->thread) {
-        ssize_t put = write(l->quit_fd, &one, sizeof(one));
-
-        assert(put == sizeof(one));
+        trap_quit(&l->trap);
         g_thread_join(l->thread);
     }
-    alternate_unregister(l);
-    if (l->uffd >= 0) {
-        close(l->uffd);
-    }
-    if (l->quit_fd >= 0) {
-        close(l->quit_fd);
-    }
+    trap_close(&l->trap);
     if (l->fd >= 0) {
         close(l->fd);
     }
@@ -220,53 +156,34 @@ static void loader_alternate_stop(LoaderRun *run)
     run->state = NULL;
 }
 
-static bool alternate_open(Alternate *l, GError **error)
+static bool alternate_begin(Alternate *l, GError **error)
 {
     l->fd = loader_open(l->run, error);
-    if (l->fd < 0) {
-        return false;
-    }
-    l->uffd = trap_open(error);
-    if (l->uffd < 0) {
-        return false;
-    }
-    l->quit_fd = eventfd(0, EFD_CLOEXEC);
-    if (l->quit_fd < 0 ||
-        posix_memalign(&l->page_buf, BENCH_PAGE_BYTES, BENCH_PAGE_BYTES) ||
-        posix_memalign(&l->zero_page, BENCH_PAGE_BYTES, BENCH_PAGE_BYTES)) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "alternate: no eventfd or no memory; raise the limit of "
-                    "open files (ulimit -n) or free some memory");
+    if (l->fd < 0 ||
+        !(l->page_buf = loader_buffer(l->run, BENCH_PAGE_BYTES, error)) ||
+        !(l->zero_page = loader_buffer(l->run, BENCH_PAGE_BYTES, error)) ||
+        !trap_open(&l->trap, l->run, error)) {
         return false;
     }
     memset(l->zero_page, 0, BENCH_PAGE_BYTES);
-    return true;
+    l->thread = loader_thread(l->run, "alternate", alternate_main, l, error);
+    return l->thread;
 }
 
 static bool loader_alternate_start(LoaderRun *run, GError **error)
 {
     uint64_t page_count = run->snapshot->guest_bytes >> BENCH_PAGE_SHIFT;
     Alternate *l = g_new0(Alternate, 1);
-    bool is_ok;
 
     run->state = l;
     l->run = run;
-    l->fd = l->uffd = l->quit_fd = -1;
+    l->fd = l->trap.uffd = l->trap.quit_fd = -1;
     l->present = g_new0(uint64_t, (page_count + 63) / 64);
-    is_ok = alternate_open(l, error) && alternate_register(l, error);
-    if (is_ok) {
-        l->thread = g_thread_try_new("alternate", alternate_main, l, NULL);
-        if (!l->thread) {
-            g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                        "alternate: cannot start its thread; raise the limit "
-                        "of processes (ulimit -u)");
-            is_ok = false;
-        }
-    }
-    if (!is_ok) {
+    if (!alternate_begin(l, error)) {
         loader_alternate_stop(run);
+        return false;
     }
-    return is_ok;
+    return true;
 }
 
 static bool loader_alternate_wait(LoaderRun *run, GError **error)
@@ -280,7 +197,7 @@ static bool loader_alternate_wait(LoaderRun *run, GError **error)
         g_propagate_error(error, g_error_copy(l->failure));
         return false;
     }
-    alternate_unregister(l);
+    trap_unregister(&l->trap);
     return true;
 }
 

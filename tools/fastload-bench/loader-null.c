@@ -23,7 +23,8 @@ static bool loader_null_start(LoaderRun *run, GError **error)
     for (page = 0; page < page_count; page++) {
         /* Arrivals count from begin_ns: the class stays, the time is over. */
         if (run->arrivals[page]) {
-            run->arrivals[page] = (run->arrivals[page] & 0xf0000000u) | 1;
+            run->arrivals[page] =
+                arrival_pack(arrival_class(run->arrivals[page]), 0);
         }
     }
     /* The sampler reads it. */

@@ -1,44 +1,46 @@
 /*
  * two-thread: a fault thread and an eager thread, each one 4 KiB page at a
- * time: a claim under a mutex, a buffered read, an ioctl; zero pages as well.
- * Source: QEMU 11.2, capabilities mapped-ram with postcopy-ram (its RFC
- * series was measured); migration/postcopy-ram.c for fault thread and ranges.
+ * time: a bit that claims the page, a buffered read, an ioctl; zero pages as
+ * well.
+ * Source: QEMU 11.2, capabilities mapped-ram with postcopy-ram, as merged;
+ * migration/postcopy-ram.c for fault thread and ranges.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * As there: all of memory is registered, huge pages are off while it loads,
- * the eager thread goes through block after block in ascending order, the
- * fault thread reads one message at a time, and a fault on a page that the
- * other has claimed waits for that one's placing.
+ * As there: all of memory is registered, and huge pages are not switched off
+ * for it (none can be made where pages are missing); the eager thread goes
+ * through block after block in ascending order, the fault thread reads one
+ * message at a time; the claim is one atomic bit a page, set before the read,
+ * and a fault on a page that the other has claimed waits for that one's
+ * placing; the load is complete at the end of the eager loop, when no page is
+ * left that nobody has claimed.
+ *
+ * Not as there: a page that cannot be read ends the load with an error, where
+ * QEMU's fault thread leaves and the load can still say that it is complete.
+ * All pages are 4 KiB; QEMU reads a 2 MiB page of hugetlbfs in 512 pieces.
  *
  * POSIX mutexes, as QEMU's are, and because the thread sanitizer knows them.
- *
- * Not as there: a page that cannot be read ends the load with an error.
  */
 #include "bench.h"
-#include <poll.h>
 #include <pthread.h>
-#include <sys/eventfd.h>
 
 typedef struct TwoThread {
     /* constant after start */
     LoaderRun *run;
     int fd;
-    int uffd;
-    int quit_fd;             /* an eventfd: the fault thread ends */
+    Trap trap;
     /* a thread's own */
     void *fault_page;
     void *eager_page;
     /* who starts, waits and stops */
     GThread *fault_thread;
     GThread *eager_thread;
-    uint32_t registered_count;  /* blocks */
     /* atomic */
     int is_quitting;         /* the eager thread ends */
+    uint64_t *claims;        /* a bit for each page of the guest */
     /* lock: mutex */
     pthread_mutex_t mutex;
     pthread_cond_t changed;  /* is_loaded or failure */
-    uint64_t *claimed;       /* a bit for each page of the guest */
     bool is_loaded;
     GError *failure;         /* the first */
 } TwoThread;
@@ -48,26 +50,10 @@ static void two_thread_fail(TwoThread *l, const char *what, uint64_t at,
 {
     pthread_mutex_lock(&l->mutex);
     if (!l->failure) {
-        l->failure = g_error_new(BENCH_ERROR, BENCH_ERROR_FAILED,
-                                 "two-thread: %s %#" PRIx64 " of %s failed: "
-                                 "%s", what, at, l->run->snapshot->label,
-                                 g_strerror(-ret));
+        l->failure = loader_failure(l->run, what, at, ret);
     }
     pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->mutex);
-}
-
-/* Whether the page is this thread's to load from now on. */
-static bool two_thread_claim(TwoThread *l, uint64_t page)
-{
-    uint64_t bit = 1ull << (page % 64);
-    bool is_mine;
-
-    pthread_mutex_lock(&l->mutex);
-    is_mine = !(l->claimed[page / 64] & bit);
-    l->claimed[page / 64] |= bit;
-    pthread_mutex_unlock(&l->mutex);
-    return is_mine;
 }
 
 static bool two_thread_load_page(TwoThread *l, const SnapshotBlock *block,
@@ -80,7 +66,7 @@ static bool two_thread_load_page(TwoThread *l, const SnapshotBlock *block,
     bool has_data = snapshot_has_page(l->run->snapshot, page);
     int ret;
 
-    if (!two_thread_claim(l, page)) {
+    if (!loader_claim(l->claims, page)) {
         return true;
     }
     if (has_data) {
@@ -89,9 +75,9 @@ static bool two_thread_load_page(TwoThread *l, const SnapshotBlock *block,
             two_thread_fail(l, "reading the page at", file_off, ret);
             return false;
         }
-        ret = trap_copy(l->uffd, hva, buf, BENCH_PAGE_BYTES);
+        ret = trap_copy(l->trap.uffd, hva, buf, BENCH_PAGE_BYTES);
     } else {
-        ret = trap_zero(l->uffd, hva, BENCH_PAGE_BYTES);
+        ret = trap_zero(l->trap.uffd, hva, BENCH_PAGE_BYTES);
     }
     if (ret < 0) {
         two_thread_fail(l, "placing the page for", file_off, ret);
@@ -127,83 +113,40 @@ static void *two_thread_eager_main(void *opaque)
     return NULL;
 }
 
-/* One message; false when the load has failed. */
-static bool two_thread_serve(TwoThread *l)
-{
-    const SnapshotBlock *block;
-    uint64_t hva, page;
-    int ret = trap_next(l->uffd, &hva);
-
-    if (ret == -EAGAIN) {
-        return true;
-    }
-    if (ret < 0) {
-        two_thread_fail(l, "reading a fault; message", 0, ret);
-        return false;
-    }
-    page = (hva - (uintptr_t)l->run->hva) >> BENCH_PAGE_SHIFT;
-    block = snapshot_block_of(l->run->snapshot, page);
-    assert(block);
-    return two_thread_load_page(l, block, page, l->fault_page,
-                                ARRIVAL_URGENT);
-}
-
 static void *two_thread_fault_main(void *opaque)
 {
     TwoThread *l = opaque;
-    struct pollfd fds[2] = {
-        { .fd = l->uffd, .events = POLLIN },
-        { .fd = l->quit_fd, .events = POLLIN },
-    };
+    const SnapshotBlock *block;
+    uint64_t page;
+    int event;
 
-    while (true) {
-        if (poll(fds, 2, -1) < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            two_thread_fail(l, "waiting for faults; descriptor", l->uffd,
-                            -errno);
+    while ((event = trap_wait(&l->trap, true, &page)) != TRAP_QUIT) {
+        if (event < 0) {
+            two_thread_fail(l, "reading a fault; message", 0, event);
             return NULL;
         }
-        if (fds[1].revents || (fds[0].revents && !two_thread_serve(l))) {
+        if (event == TRAP_NOTHING) {
+            continue;
+        }
+        block = snapshot_block_of(l->run->snapshot, page);
+        assert(block);
+        if (!two_thread_load_page(l, block, page, l->fault_page,
+                                  ARRIVAL_URGENT)) {
             return NULL;
         }
     }
+    return NULL;
 }
 
-static bool two_thread_register(TwoThread *l, GError **error)
-{
-    const Snapshot *snapshot = l->run->snapshot;
-
-    while (l->registered_count < snapshot->block_count) {
-        const SnapshotBlock *block = &snapshot->blocks[l->registered_count];
-        void *hva = l->run->hva + block->guest_off;
-        int ret;
-
-        /* Kernels without huge pages refuse, and need no advice. */
-        (void)madvise(hva, block->len_bytes, MADV_NOHUGEPAGE);
-        ret = trap_register(l->uffd, hva, block->len_bytes);
-        if (ret < 0) {
-            g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                        "two-thread: cannot register block %s with "
-                        "userfaultfd: %s", block->name, g_strerror(-ret));
-            return false;
-        }
-        l->registered_count++;
-    }
-    return true;
-}
-
-/* Ends both threads; from here on the kernel serves faults, with zeros. */
+/*
+ * Ends both threads, the fault thread when it has placed what it claimed;
+ * from here on the kernel serves faults, with zeros.
+ */
 static void two_thread_end(TwoThread *l)
 {
-    const uint64_t one = 1;
-
     __atomic_store_n(&l->is_quitting, 1, __ATOMIC_RELAXED);
     if (l->fault_thread) {
-        ssize_t put = write(l->quit_fd, &one, sizeof(one));
-
-        assert(put == sizeof(one));
+        trap_quit(&l->trap);
         g_thread_join(l->fault_thread);
         l->fault_thread = NULL;
     }
@@ -211,14 +154,7 @@ static void two_thread_end(TwoThread *l)
         g_thread_join(l->eager_thread);
         l->eager_thread = NULL;
     }
-    while (l->registered_count) {
-        const SnapshotBlock *block =
-            &l->run->snapshot->blocks[--l->registered_count];
-        void *hva = l->run->hva + block->guest_off;
-
-        (void)madvise(hva, block->len_bytes, MADV_HUGEPAGE);
-        (void)trap_unregister(l->uffd, hva, block->len_bytes);
-    }
+    trap_unregister(&l->trap);
 }
 
 static void loader_two_thread_stop(LoaderRun *run)
@@ -229,18 +165,13 @@ static void loader_two_thread_stop(LoaderRun *run)
         return;
     }
     two_thread_end(l);
-    if (l->uffd >= 0) {
-        close(l->uffd);
-    }
-    if (l->quit_fd >= 0) {
-        close(l->quit_fd);
-    }
+    trap_close(&l->trap);
     if (l->fd >= 0) {
         close(l->fd);
     }
     free(l->fault_page);
     free(l->eager_page);
-    g_free(l->claimed);
+    g_free(l->claims);
     g_clear_error(&l->failure);
     pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->mutex);
@@ -248,60 +179,45 @@ static void loader_two_thread_stop(LoaderRun *run)
     run->state = NULL;
 }
 
-static bool two_thread_open(TwoThread *l, GError **error)
+static bool two_thread_begin(TwoThread *l, GError **error)
 {
-    l->fd = loader_open(l->run, error);
-    if (l->fd < 0) {
+    LoaderRun *run = l->run;
+
+    l->fd = loader_open(run, error);
+    if (l->fd < 0 ||
+        !(l->fault_page = loader_buffer(run, BENCH_PAGE_BYTES, error)) ||
+        !(l->eager_page = loader_buffer(run, BENCH_PAGE_BYTES, error)) ||
+        !trap_open(&l->trap, run, error)) {
         return false;
     }
-    l->uffd = trap_open(error);
-    if (l->uffd < 0) {
+    l->fault_thread = loader_thread(run, "fault", two_thread_fault_main, l,
+                                    error);
+    if (!l->fault_thread) {
         return false;
     }
-    l->quit_fd = eventfd(0, EFD_CLOEXEC);
-    if (l->quit_fd < 0 ||
-        posix_memalign(&l->fault_page, BENCH_PAGE_BYTES, BENCH_PAGE_BYTES) ||
-        posix_memalign(&l->eager_page, BENCH_PAGE_BYTES, BENCH_PAGE_BYTES)) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "two-thread: no eventfd or no memory; raise the limit of "
-                    "open files (ulimit -n) or free some memory");
-        return false;
+    if (!run->is_background_off) {
+        l->eager_thread = loader_thread(run, "eager", two_thread_eager_main,
+                                        l, error);
     }
-    return true;
+    return l->eager_thread || run->is_background_off;
 }
 
 static bool loader_two_thread_start(LoaderRun *run, GError **error)
 {
     uint64_t page_count = run->snapshot->guest_bytes >> BENCH_PAGE_SHIFT;
     TwoThread *l = g_new0(TwoThread, 1);
-    bool is_ok;
 
     run->state = l;
     l->run = run;
-    l->fd = l->uffd = l->quit_fd = -1;
+    l->fd = l->trap.uffd = l->trap.quit_fd = -1;
     pthread_mutex_init(&l->mutex, NULL);
     pthread_cond_init(&l->changed, NULL);
-    l->claimed = g_new0(uint64_t, (page_count + 63) / 64);
-    is_ok = two_thread_open(l, error) && two_thread_register(l, error);
-    if (is_ok) {
-        l->fault_thread = g_thread_try_new("fault", two_thread_fault_main, l,
-                                           NULL);
-        if (!run->is_background_off) {
-            l->eager_thread = g_thread_try_new("eager", two_thread_eager_main,
-                                               l, NULL);
-        }
-        is_ok = l->fault_thread &&
-                (l->eager_thread || run->is_background_off);
-        if (!is_ok) {
-            g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                        "two-thread: cannot start its threads; raise the "
-                        "limit of processes (ulimit -u)");
-        }
-    }
-    if (!is_ok) {
+    l->claims = g_new0(uint64_t, (page_count + 63) / 64);
+    if (!two_thread_begin(l, error)) {
         loader_two_thread_stop(run);
+        return false;
     }
-    return is_ok;
+    return true;
 }
 
 static bool loader_two_thread_wait(LoaderRun *run, GError **error)

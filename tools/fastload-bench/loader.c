@@ -4,16 +4,15 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The table of all contenders, the books they keep about what has arrived,
- * and reading a file to the last byte.  No contender's way of loading is
- * here.  Opening fails with a sentence, reading with -errno.
+ * reading a file to the last byte, and what else nearly all of them need.  No
+ * contender's way of loading is here.  Reading fails with -errno, all else
+ * with a sentence.
  */
 #include "bench.h"
 #include <sys/uio.h>
 
 /* Signals are not expected in threads that read. */
 #define LOADER_INTERRUPTED_COUNT_MAX 1000
-#define LOADER_ARRIVAL_UNIT_NS 16000u
-#define LOADER_ARRIVAL_TIME_BITS 28
 
 const BenchLoader *const bench_loaders[] = {
     &loader_null,
@@ -44,10 +43,8 @@ void loader_note(LoaderRun *run, uint64_t guest_off, uint64_t len_bytes,
     uint64_t page = guest_off >> BENCH_PAGE_SHIFT;
     uint64_t end = (guest_off + len_bytes) >> BENCH_PAGE_SHIFT;
     uint64_t now_ns = bench_now_ns();
-    uint64_t unit = (now_ns - MIN(run->begin_ns, now_ns)) /
-                    LOADER_ARRIVAL_UNIT_NS;
-    uint32_t arrival = (uint32_t)class << LOADER_ARRIVAL_TIME_BITS |
-                       CLAMP(unit, 1, (1u << LOADER_ARRIVAL_TIME_BITS) - 1);
+    uint32_t arrival = arrival_pack(class,
+                                    now_ns - MIN(run->begin_ns, now_ns));
 
     assert(class < ARRIVAL_COUNT);
     if (is_data) {
@@ -111,4 +108,40 @@ int loader_read(int fd, void *buf, uint64_t len_bytes, uint64_t file_off)
         }
     }
     return 0;
+}
+
+void *loader_buffer(const LoaderRun *run, uint64_t len_bytes, GError **error)
+{
+    void *buf = NULL;
+
+    if (posix_memalign(&buf, BENCH_PAGE_BYTES, len_bytes)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s: no memory for a buffer of %" PRIu64 " bytes; free "
+                    "some", run->variant->loader->name, len_bytes);
+        return NULL;
+    }
+    return buf;
+}
+
+GThread *loader_thread(const LoaderRun *run, const char *name,
+                       GThreadFunc func, void *opaque, GError **error)
+{
+    GThread *thread = g_thread_try_new(name, func, opaque, NULL);
+
+    if (!thread) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s: cannot start a thread; raise the limit of processes "
+                    "(ulimit -u)", run->variant->loader->name);
+    }
+    return thread;
+}
+
+GError *loader_failure(const LoaderRun *run, const char *what, uint64_t at,
+                       int ret)
+{
+    return g_error_new(BENCH_ERROR, BENCH_ERROR_FAILED,
+                       "%s: %s %#" PRIx64 " of %s failed: %s",
+                       run->variant->loader->name, what, at,
+                       run->snapshot->label, ret == -ENODATA
+                       ? "the file ends there" : g_strerror(-ret));
 }

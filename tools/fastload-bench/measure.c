@@ -33,8 +33,6 @@
 #define TOUCH_POLL_US 5000
 #define REPORTING_PATH "/sys/module/page_reporting"
 #define TOUCH_TIMEOUT_NS (300 * 1000 * 1000 * 1000ull)
-#define ARRIVAL_UNIT_NS 16000u
-#define ARRIVAL_TIME_BITS 28
 
 /* The child's side of a run. */
 typedef struct Measure {
@@ -276,13 +274,13 @@ static void measure_fill_cell(Cell *cell, const Measure *m, uint64_t page,
     uint32_t c;
 
     for (i = 0; i < count; i++) {
-        uint32_t class = snapshot_has_page(m->config->snapshot, page + i)
-            ? arrivals[i] >> ARRIVAL_TIME_BITS : ARRIVAL_NONE;
+        ArrivalClass class =
+            snapshot_has_page(m->config->snapshot, page + i)
+            ? arrival_class(arrivals[i]) : ARRIVAL_NONE;
 
-        counts[MIN(class, ARRIVAL_COUNT - 1)]++;
+        counts[class]++;
         if (class != ARRIVAL_NONE) {
-            times[placed_count++] = arrivals[i] &
-                                    ((1u << ARRIVAL_TIME_BITS) - 1);
+            times[placed_count++] = arrival_ns(arrivals[i]) / 1000;
         }
     }
     for (c = 0; c < ARRIVAL_COUNT; c++) {
@@ -290,8 +288,7 @@ static void measure_fill_cell(Cell *cell, const Measure *m, uint64_t page,
     }
     if (placed_count) {
         qsort(times, placed_count, sizeof(*times), measure_by_value);
-        cell->t_us = (uint64_t)times[placed_count / 2] * ARRIVAL_UNIT_NS /
-                     1000;
+        cell->t_us = times[placed_count / 2];
     }
 }
 

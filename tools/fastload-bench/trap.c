@@ -3,13 +3,16 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Thin calls that return -errno and never print: missing pages only, private
- * anonymous memory only.  The engine has its own, and shares nothing with
- * these.  A partly done ioctl goes on where it stopped; what stops without
- * any progress, again and again, is given up with -EAGAIN.
+ * Registers guest memory, waits for faults or for the end, places pages.
+ * Nothing here prints; what is not about setting up returns -errno.  Missing
+ * pages only, private anonymous memory only.  The engine has its own, and
+ * shares nothing with these.  A partly done ioctl goes on where it stopped;
+ * what stops without any progress, again and again, is given up with -EAGAIN.
  */
 #include "bench.h"
 #include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
@@ -36,7 +39,8 @@ static int trap_create(void)
     return uffd < 0 ? -errno : uffd;
 }
 
-int trap_open(GError **error)
+/* A userfaultfd that may be used, or -1. */
+static int trap_create_ready(GError **error)
 {
     struct uffdio_api api = { .api = UFFD_API };
     int uffd = trap_create();
@@ -47,46 +51,106 @@ int trap_open(GError **error)
                     "and write access to /dev/userfaultfd, or set the sysctl "
                     "vm.unprivileged_userfaultfd to 1, or run as root",
                     g_strerror(-uffd));
-        return uffd;
+        return -1;
     }
     if (ioctl(uffd, UFFDIO_API, &api) < 0) {
-        int ret = -errno;
-
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "this kernel's userfaultfd does not speak API %#llx: %s; "
                     "Linux 4.11 or later is needed", UFFD_API,
-                    g_strerror(-ret));
+                    g_strerror(errno));
         close(uffd);
-        return ret;
+        return -1;
     }
     return uffd;
 }
 
-int trap_register(int uffd, void *hva, uint64_t len_bytes)
+static bool trap_register_block(Trap *trap, const SnapshotBlock *block,
+                                GError **error)
 {
     struct uffdio_register reg = {
-        .range = { .start = (uintptr_t)hva, .len = len_bytes },
+        .range = {
+            .start = (uintptr_t)trap->run->hva + block->guest_off,
+            .len = block->len_bytes,
+        },
         .mode = UFFDIO_REGISTER_MODE_MISSING,
     };
     uint64_t need = 1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE;
+    int ret = ioctl(trap->uffd, UFFDIO_REGISTER, &reg) < 0 ? errno : 0;
 
-    if (ioctl(uffd, UFFDIO_REGISTER, &reg) < 0) {
-        return -errno;
+    if (!ret && (reg.ioctls & need) != need) {
+        ret = EOPNOTSUPP;
     }
-    return (reg.ioctls & need) == need ? 0 : -EOPNOTSUPP;
+    if (ret) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s: cannot register block %s with userfaultfd: %s",
+                    trap->run->variant->loader->name, block->name,
+                    g_strerror(ret));
+    }
+    return !ret;
 }
 
-int trap_unregister(int uffd, void *hva, uint64_t len_bytes)
+bool trap_open(Trap *trap, const LoaderRun *run, GError **error)
 {
-    struct uffdio_range range = {
-        .start = (uintptr_t)hva,
-        .len = len_bytes,
-    };
-
-    return ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
+    trap->run = run;
+    trap->uffd = trap_create_ready(error);
+    if (trap->uffd < 0) {
+        return false;
+    }
+    trap->quit_fd = eventfd(0, EFD_CLOEXEC);
+    if (trap->quit_fd < 0) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s: no eventfd: %s; raise the limit of open files "
+                    "(ulimit -n)", run->variant->loader->name,
+                    g_strerror(errno));
+        return false;
+    }
+    while (trap->registered_count < run->snapshot->block_count) {
+        if (!trap_register_block(
+                trap, &run->snapshot->blocks[trap->registered_count],
+                error)) {
+            return false;
+        }
+        trap->registered_count++;
+    }
+    return true;
 }
 
-int trap_next(int uffd, uint64_t *ret_hva)
+void trap_unregister(Trap *trap)
+{
+    while (trap->registered_count) {
+        const SnapshotBlock *block =
+            &trap->run->snapshot->blocks[--trap->registered_count];
+        struct uffdio_range range = {
+            .start = (uintptr_t)trap->run->hva + block->guest_off,
+            .len = block->len_bytes,
+        };
+
+        (void)ioctl(trap->uffd, UFFDIO_UNREGISTER, &range);
+    }
+}
+
+void trap_quit(Trap *trap)
+{
+    const uint64_t one = 1;
+    ssize_t put = write(trap->quit_fd, &one, sizeof(one));
+
+    assert(put == sizeof(one));
+}
+
+void trap_close(Trap *trap)
+{
+    trap_unregister(trap);
+    if (trap->uffd >= 0) {
+        close(trap->uffd);
+    }
+    if (trap->quit_fd >= 0) {
+        close(trap->quit_fd);
+    }
+    trap->uffd = trap->quit_fd = -1;
+}
+
+/* The address of a fault; -EAGAIN: there is none. */
+static int trap_next(int uffd, uint64_t *ret_hva)
 {
     struct uffd_msg msg;
     uint32_t tries;
@@ -110,6 +174,32 @@ int trap_next(int uffd, uint64_t *ret_hva)
         }
     }
     return -EINTR;
+}
+
+int trap_wait(Trap *trap, bool is_waiting, uint64_t *ret_page)
+{
+    struct pollfd fds[2] = {
+        { .fd = trap->uffd, .events = POLLIN },
+        { .fd = trap->quit_fd, .events = POLLIN },
+    };
+    uint64_t hva = 0;
+    int ret;
+
+    if (poll(fds, 2, is_waiting ? -1 : 0) < 0) {
+        return errno == EINTR ? TRAP_NOTHING : -errno;
+    }
+    if (fds[1].revents) {
+        return TRAP_QUIT;
+    }
+    if (!fds[0].revents) {
+        return TRAP_NOTHING;
+    }
+    ret = trap_next(trap->uffd, &hva);
+    if (ret < 0) {
+        return ret == -EAGAIN ? TRAP_NOTHING : ret;
+    }
+    *ret_page = (hva - (uintptr_t)trap->run->hva) >> BENCH_PAGE_SHIFT;
+    return TRAP_FAULT;
 }
 
 /*

@@ -1,0 +1,263 @@
+/*
+ * The benchmark's contenders, one by one: they load the right bytes, nothing
+ * ahead when told so, and say what cannot be read.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "bench.h"
+#include "fastload-fixture.h"
+
+#define LEN_BYTES (6ull << 20)
+#define PAGE BENCH_PAGE_BYTES
+
+/* A run as measure.c makes it, but in this process and without a guest. */
+typedef struct Load {
+    Snapshot *snapshot;
+    PageSums *sums;
+    Variant variant;
+    LoaderRun run;
+    uint64_t page_count;
+} Load;
+
+static void load_open(Load *l, const BenchLoader *loader)
+{
+    const GenerateConfig config = {
+        .len_bytes = LEN_BYTES,
+        .zero_share = 0.3,
+        .run_bytes = 64 << 10,
+        .seed = 7,
+    };
+    g_autofree char *path = NULL;
+    g_autofree char *name = NULL;
+    g_autoptr(GError) error = NULL;
+    static const int not_stopped;
+    int fd = g_file_open_tmp("test-bench-loaders-XXXXXX", &name, &error);
+
+    g_assert_no_error(error);
+    unlink(name);
+    fixture_restart_deadline();
+    generate_snapshot(fd, &config, NULL, NULL, &not_stopped, &error);
+    g_assert_no_error(error);
+    path = g_strdup_printf("/proc/self/fd/%d", fd);
+    *l = (Load) {
+        .snapshot = snapshot_open_fd(fd, path, "the snapshot", &error),
+        .variant = { .loader = loader, .thread_count = 2 },
+    };
+    g_assert_no_error(error);
+    l->sums = memory_sums_new(l->snapshot, &error);
+    g_assert_no_error(error);
+    l->page_count = l->snapshot->guest_bytes / PAGE;
+    l->run = (LoaderRun) {
+        .snapshot = l->snapshot,
+        .variant = &l->variant,
+        .hva = memory_map(l->snapshot->guest_bytes, &error),
+        .begin_ns = bench_now_ns(),
+        .arrivals = g_new0(uint32_t, l->page_count),
+    };
+    g_assert_no_error(error);
+}
+
+static void load_close(Load *l)
+{
+    munmap(l->run.hva, l->snapshot->guest_bytes);
+    g_free(l->run.arrivals);
+    memory_sums_free(l->sums);
+    snapshot_free(l->snapshot);
+}
+
+/* False, and the test is skipped, where the machine lacks what it needs. */
+static bool load_start(Load *l, GError **error)
+{
+    const BenchLoader *loader = l->variant.loader;
+
+    if (loader->start(&l->run, error)) {
+        return true;
+    }
+    if (strstr((*error)->message, "userfaultfd")) {
+        g_test_skip((*error)->message);
+        g_clear_error(error);
+    }
+    return false;
+}
+
+/* The first page of the guest from @page on that has data, or has none. */
+static uint64_t load_find(const Load *l, uint64_t page, bool has_data)
+{
+    while (snapshot_has_page(l->snapshot, page) != has_data) {
+        page++;
+    }
+    return page;
+}
+
+static void test_loads_all(const void *opaque)
+{
+    /* What the file has is in memory, and zero where it has nothing. */
+    const BenchLoader *loader = opaque;
+    g_autoptr(GError) error = NULL;
+    Load l;
+
+    load_open(&l, loader);
+    if (load_start(&l, &error)) {
+        if (loader->is_lazy && loader->has_end) {
+            loader->wait(&l.run, &error);
+            g_assert_no_error(error);
+        }
+        loader->stop(&l.run);
+        memory_verify(l.snapshot, l.sums, l.run.hva, NULL, NULL, &error);
+    }
+    g_assert_no_error(error);
+    load_close(&l);
+}
+
+static void test_background_is_off(const void *opaque)
+{
+    /* Told to load nothing ahead, it brings what is touched and no more. */
+    const BenchLoader *loader = opaque;
+    g_autoptr(GError) error = NULL;
+    uint64_t touched, zero, page;
+    Load l;
+
+    load_open(&l, loader);
+    l.run.is_background_off = true;
+    if (load_start(&l, &error)) {
+        touched = load_find(&l, 100, true);
+        zero = load_find(&l, 100, false);
+        g_assert_cmpuint(memory_hash_page(l.run.hva + zero * PAGE), ==,
+                         memory_hash_page((uint8_t[PAGE]) { 0 }));
+        g_assert_cmpuint(memory_hash_page(l.run.hva + touched * PAGE), !=,
+                         memory_hash_page((uint8_t[PAGE]) { 0 }));
+        loader->stop(&l.run);
+        for (page = 0; page < l.page_count; page++) {
+            if (page != touched && page != zero) {
+                g_assert_cmpuint(arrival_class(l.run.arrivals[page]), !=,
+                                 ARRIVAL_BACKGROUND);
+            }
+        }
+        g_assert_cmpuint(l.run.loaded_bytes[ARRIVAL_BACKGROUND], ==, 0);
+    }
+    g_assert_no_error(error);
+    load_close(&l);
+}
+
+static void test_short_file_is_told(const void *opaque)
+{
+    /* A file that has become shorter is an error with the loader's name. */
+    const BenchLoader *loader = opaque;
+    g_autoptr(GError) error = NULL;
+    bool is_loaded = false;
+    Load l;
+
+    load_open(&l, loader);
+    g_assert_cmpint(ftruncate(l.snapshot->fd,
+                              l.snapshot->blocks[0].file_off +
+                              LEN_BYTES / 2), ==, 0);
+    if (loader->start(&l.run, &error)) {
+        is_loaded = !loader->is_lazy || loader->wait(&l.run, &error);
+        loader->stop(&l.run);
+    } else if (strstr(error->message, "userfaultfd")) {
+        g_test_skip(error->message);
+        load_close(&l);
+        return;
+    }
+    g_assert_false(is_loaded);
+    g_assert_error(error, BENCH_ERROR, BENCH_ERROR_FAILED);
+    g_assert_true(g_str_has_prefix(error->message, loader->name));
+    g_assert_nonnull(strstr(error->message, "the snapshot"));
+    load_close(&l);
+}
+
+/* Whether the kernel says @flag of the mapping that begins at @hva. */
+static bool load_has_flag(const void *hva, const char *flag)
+{
+    g_autofree char *text = NULL;
+    g_autofree char *begin = g_strdup_printf("\n%" PRIxPTR "-",
+                                             (uintptr_t)hva);
+    const char *at;
+
+    g_assert_true(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL));
+    at = strstr(text, begin);
+    g_assert_nonnull(at);
+    at = strstr(at, "\nVmFlags:");
+    g_assert_nonnull(at);
+    return g_strstr_len(at, strchr(at + 1, '\n') - at, flag);
+}
+
+static void test_huge_pages_stay_advised(void)
+{
+    /* QEMU's fast snapshot load does not switch huge pages off. */
+    g_autoptr(GError) error = NULL;
+    Load l;
+
+    load_open(&l, &loader_two_thread);
+    if (!load_has_flag(l.run.hva, " hg")) {
+        g_test_skip("this kernel has no huge pages to advise");
+    } else {
+        l.run.is_background_off = true;
+        if (load_start(&l, &error)) {
+            g_assert_true(load_has_flag(l.run.hva, " hg"));
+            g_assert_false(load_has_flag(l.run.hva, " nh"));
+            loader_two_thread.stop(&l.run);
+        }
+        g_assert_no_error(error);
+    }
+    load_close(&l);
+}
+
+static void test_arrivals_are_packed(void)
+{
+    /* Class and time come back, within a unit; no time at all is some. */
+    static const uint64_t times[] = { 0, 1, 15999, 16000, 1000000007,
+                                      3600 * 1000000000ull };
+    uint32_t class, i;
+
+    for (class = ARRIVAL_BEFORE; class < ARRIVAL_COUNT; class++) {
+        for (i = 0; i < G_N_ELEMENTS(times); i++) {
+            uint32_t arrival = arrival_pack(class, times[i]);
+            uint64_t least = MAX(times[i], ARRIVAL_UNIT_NS);
+
+            g_assert_cmpuint(arrival_class(arrival), ==, class);
+            g_assert_cmpuint(arrival_ns(arrival), <=, least);
+            g_assert_cmpuint(arrival_ns(arrival) + ARRIVAL_UNIT_NS, >, least);
+        }
+        g_assert_cmpuint(arrival_class(arrival_pack(class, UINT64_MAX)), ==,
+                         class);
+    }
+    g_assert_cmpuint(arrival_class(0), ==, ARRIVAL_NONE);
+    g_assert_cmpuint(arrival_class(UINT32_MAX), <, ARRIVAL_COUNT);
+}
+
+static void loaders_add(const BenchLoader *loader, const char *name,
+                        GTestDataFunc func)
+{
+    g_autofree char *path = g_strdup_printf("/bench/loaders/%s/%s",
+                                            loader->name, name);
+
+    g_test_add_data_func(path, loader, func);
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t i;
+
+    fixture_init(&argc, &argv);
+    for (i = 0; bench_loaders[i]; i++) {
+        const BenchLoader *loader = bench_loaders[i];
+
+        loaders_add(loader, "loads-all", test_loads_all);
+        if (loader->is_lazy) {
+            loaders_add(loader, "background-is-off", test_background_is_off);
+        }
+        /* The engine's own tests are about its errors. */
+        if (loader->has_end && loader != &loader_fastload &&
+            loader != &loader_null) {
+            loaders_add(loader, "short-file-is-told",
+                        test_short_file_is_told);
+        }
+    }
+    g_test_add_func("/bench/loaders/two-thread/huge-pages-stay-advised",
+                    test_huge_pages_stay_advised);
+    g_test_add_func("/bench/loaders/arrivals-are-packed",
+                    test_arrivals_are_packed);
+    return g_test_run();
+}
