@@ -27,6 +27,7 @@
  *   tree.c         reading the members of a result
  *   compare.c      one result beside another
  *   text.c         figures as text, and messages
+ *   sheet.c        tables and paragraphs, as wide as the terminal
  *   table.c        results for people
  *   html.c         results with pictures: report.html and the JSON in it
  *   trap.c         userfaultfd for contenders that are not the engine: blocks
@@ -715,11 +716,46 @@ char *text_bytes(double bytes);
 /* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
 void text_print_error(const char *text);
 
+/* ---- sheet.c ---- */
+
+/* What is printed on. */
+typedef struct Paper {
+    FILE *file;              /* who prints looks for its errors at the end */
+    uint32_t columns;        /* no line is longer; 0: no limit */
+    bool is_markdown;        /* @columns does not matter then */
+} Paper;
+
+/*
+ * Those of the terminal that @fd is; where it is none, those of the variable
+ * COLUMNS, or 0: no limit.
+ */
+uint32_t paper_columns_of(int fd);
+/* A paragraph, broken at blanks. */
+void paper_say(const Paper *paper, uint32_t indent, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
+/* What follows is about @text. */
+void paper_head(const Paper *paper, const char *text);
+/* An empty line. */
+void paper_gap(const Paper *paper);
+
+/* A table of texts, of which one heads each row. */
+typedef struct Sheet Sheet;
+Sheet *sheet_new(const char *title);
+void sheet_free(Sheet *sheet);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Sheet, sheet_free)
+/* All of them before the first row; @is_tied: explains the one before it. */
+void sheet_add_column(Sheet *sheet, const char *name, bool is_tied);
+/* A row; one without texts is a heading. */
+void sheet_begin_row(Sheet *sheet, const char *label);
+/* The next column of the row that was begun last; takes over @text. */
+void sheet_add_text(Sheet *sheet, char *text);
+void sheet_print(const Sheet *sheet, const Paper *paper);
+
 /* ---- table.c ---- */
 
-void table_print(JsonNode *result, FILE *out);
-/* One line: the knobs of a scenario. */
-void table_knobs(JsonObject *scenario, FILE *out);
+void table_print(JsonNode *result, const Paper *paper);
+/* One paragraph: the knobs of a scenario. */
+void table_knobs(JsonObject *scenario, const Paper *paper);
 
 /* ---- html.c ---- */
 
@@ -728,7 +764,7 @@ bool html_write(JsonNode *result, const char *path, GError **error);
 /* ---- compare.c ---- */
 
 /* Prints figures of @b beside those of @a. */
-bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
-                   GError **error);
+bool compare_print(JsonNode *a, JsonNode *b, bool is_forced,
+                   const Paper *paper, GError **error);
 
 #endif /* FASTLOAD_BENCH_H */

@@ -67,7 +67,7 @@ static JsonObject *compare_find_contender(JsonArray *contenders,
     return NULL;
 }
 
-static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
+static void compare_contender(JsonObject *a, JsonObject *b, const Paper *paper)
 {
     static const struct {
         const char *measure, *title;
@@ -85,26 +85,28 @@ static void compare_contender(JsonObject *a, JsonObject *b, FILE *out)
         double y = compare_ratio(b, kept[i].measure);
 
         if (x > 0 && isfinite(y / x)) {
-            fprintf(out, "  %-24s %-20s %9.3g %9.3g %+7.1f %%\n", label,
+            fprintf(paper->file, "  %-24s %-20s %9.3g %9.3g %+7.1f %%\n", label,
                     kept[i].title, x, y, (y / x - 1) * 100);
         }
     }
 }
 
 /* Ratios to different contenders say nothing about each other. */
-static void compare_baselines(JsonObject *a, JsonObject *b, FILE *out)
+static void compare_baselines(JsonObject *a, JsonObject *b,
+                              const Paper *paper)
 {
     g_autofree char *first = tree_safe_text(a, "baseline");
     g_autofree char *second = tree_safe_text(b, "baseline");
 
     if (strcmp(first, second)) {
-        fprintf(out, "  DIFFERENT BASELINES: %s and %s\n", first, second);
+        fprintf(paper->file, "  DIFFERENT BASELINES: %s and %s\n", first,
+                second);
     }
 }
 
 /* Names what @contenders has and @others has not. */
 static void compare_only(JsonArray *contenders, JsonArray *others,
-                         const char *which, FILE *out)
+                         const char *which, const Paper *paper)
 {
     guint i;
 
@@ -114,39 +116,40 @@ static void compare_only(JsonArray *contenders, JsonArray *others,
         if (c && !compare_find_contender(others, c)) {
             g_autofree char *label = tree_safe_text(c, "label");
 
-            fprintf(out, "  %-24s only in the %s\n", label, which);
+            fprintf(paper->file, "  %-24s only in the %s\n", label, which);
         }
     }
 }
 
-static uint32_t compare_scenario(JsonObject *a, JsonObject *b, FILE *out)
+static uint32_t compare_scenario(JsonObject *a, JsonObject *b,
+                                 const Paper *paper)
 {
     JsonArray *left = tree_array(a, "contenders");
     JsonArray *right = tree_array(b, "contenders");
     uint32_t count = 0;
     guint i;
 
-    table_knobs(a, out);
-    compare_baselines(a, b, out);
-    fprintf(out, "  %-24s %-20s %9s %9s %9s\n", "ratio to the baseline",
+    table_knobs(a, paper);
+    compare_baselines(a, b, paper);
+    fprintf(paper->file, "  %-24s %-20s %9s %9s %9s\n", "ratio to the baseline",
             "", "first", "second", "change");
     for (i = 0; i < tree_length(left); i++) {
         JsonObject *one = tree_element(left, i);
         JsonObject *other = one ? compare_find_contender(right, one) : NULL;
 
         if (other) {
-            compare_contender(one, other, out);
+            compare_contender(one, other, paper);
             count++;
         }
     }
-    compare_only(left, right, "first", out);
-    compare_only(right, left, "second", out);
+    compare_only(left, right, "first", paper);
+    compare_only(right, left, "second", paper);
     return count;
 }
 
 /* Names the scenarios of @a that @b has not. */
 static void compare_only_scenarios(JsonObject *a, JsonObject *b,
-                                   const char *which, FILE *out)
+                                   const char *which, const Paper *paper)
 {
     JsonArray *scenarios = tree_array(a, "scenarios");
     guint i;
@@ -155,13 +158,14 @@ static void compare_only_scenarios(JsonObject *a, JsonObject *b,
         JsonObject *s = tree_element(scenarios, i);
 
         if (s && !compare_find(tree_array(b, "scenarios"), s, "knobs")) {
-            table_knobs(s, out);
-            fprintf(out, "  only in the %s\n", which);
+            table_knobs(s, paper);
+            fprintf(paper->file, "  only in the %s\n", which);
         }
     }
 }
 
-static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
+static uint32_t compare_scenarios(JsonObject *a, JsonObject *b,
+                                  const Paper *paper)
 {
     JsonArray *left = tree_array(a, "scenarios");
     uint32_t count = 0;
@@ -173,17 +177,17 @@ static uint32_t compare_scenarios(JsonObject *a, JsonObject *b, FILE *out)
                                      "knobs");
 
         if (x && y) {
-            count += compare_scenario(x, y, out);
+            count += compare_scenario(x, y, paper);
         }
     }
-    compare_only_scenarios(a, b, "first", out);
-    compare_only_scenarios(b, a, "second", out);
+    compare_only_scenarios(a, b, "first", paper);
+    compare_only_scenarios(b, a, "second", paper);
     return count;
 }
 
 /* Names the works of @a that @b has not. */
 static void compare_only_works(JsonArray *a, JsonArray *b, const char *which,
-                               FILE *out)
+                               const Paper *paper)
 {
     guint i;
 
@@ -194,22 +198,22 @@ static void compare_only_works(JsonArray *a, JsonArray *b, const char *which,
         if (snapshot && !compare_find(b, work, "snapshot")) {
             g_autofree char *label = tree_safe_text(snapshot, "label");
 
-            fprintf(out, "\n%s: only in the %s\n", label, which);
+            fprintf(paper->file, "\n%s: only in the %s\n", label, which);
         }
     }
 }
 
 static void compare_print_origin(const char *which, JsonObject *root,
-                                 FILE *out)
+                                 const Paper *paper)
 {
     g_autofree char *date = tree_safe_text(root, "date");
     g_autofree char *command = tree_safe_text(root, "command");
 
-    fprintf(out, "%-7s %s  %s%s\n", which, date, command,
+    fprintf(paper->file, "%-7s %s  %s%s\n", which, date, command,
             tree_is_true(root, "interrupted") ? "  INTERRUPTED" : "");
 }
 
-bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
+bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, const Paper *paper,
                    GError **error)
 {
     JsonObject *left = json_node_get_object(a);
@@ -231,21 +235,21 @@ bool compare_print(JsonNode *a, JsonNode *b, bool is_forced, FILE *out,
         return false;
     }
     if (difference) {
-        fprintf(out, "different environments: %s\n", difference);
+        fprintf(paper->file, "different environments: %s\n", difference);
     }
-    compare_print_origin("first", left, out);
-    compare_print_origin("second", right, out);
+    compare_print_origin("first", left, paper);
+    compare_print_origin("second", right, paper);
     for (i = 0; i < tree_length(works); i++) {
         JsonObject *work = tree_element(works, i);
         JsonObject *other = compare_find(others, work, "snapshot");
 
         if (work && other) {
-            count += compare_scenarios(work, other, out);
+            count += compare_scenarios(work, other, paper);
         }
     }
     if (count) {
-        compare_only_works(works, others, "first", out);
-        compare_only_works(others, works, "second", out);
+        compare_only_works(works, others, "first", paper);
+        compare_only_works(others, works, "second", paper);
     }
     if (!count) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,

@@ -97,7 +97,9 @@ static bool main_save(JsonNode *result, const char *json_path,
                       const char *html_path, GError **error)
 {
     if (!json_path || strcmp(json_path, "-")) {
-        table_print(result, stdout);
+        Paper paper = { stdout, paper_columns_of(STDOUT_FILENO), false };
+
+        table_print(result, &paper);
     }
     if (json_path && !result_write(result, json_path, error)) {
         return false;
@@ -410,6 +412,7 @@ static int main_compare(int argc, char **argv)
         entries);
     g_autoptr(JsonNode) a = NULL;
     g_autoptr(JsonNode) b = NULL;
+    Paper paper = { stdout, paper_columns_of(STDOUT_FILENO), false };
     GError *error = NULL;
 
     if (!plan_parse_options(context, &argc, &argv, &error)) {
@@ -420,7 +423,7 @@ static int main_compare(int argc, char **argv)
     }
     a = result_read(argv[1], &error);
     b = a ? result_read(argv[2], &error) : NULL;
-    if (!b || !compare_print(a, b, is_forced, stdout, &error)) {
+    if (!b || !compare_print(a, b, is_forced, &paper, &error)) {
         return main_fail(error);
     }
     return 0;

@@ -10,16 +10,70 @@
 #include "bench.h"
 #include <math.h>
 
-#define LABEL_WIDTH_MIN 22
-#define LABEL_WIDTH_MAX 48
 #define NOT_COLD_SHARE 0.02
 
-/* A member of a measure of a contender: "median", "ratio" ... */
-static double table_measure(JsonObject *contender, const char *measure,
-                            const char *member)
+typedef enum TableKind {
+    TABLE_NS, TABLE_BYTES, TABLE_PERCENT, TABLE_RATIO, TABLE_COUNT,
+    TABLE_SPREAD,            /* of the measure's rounds; has no member */
+} TableKind;
+
+typedef struct TableColumn {
+    const char *name;
+    TableKind kind;
+    const char *measure;     /* or "faults", "faults_idle" */
+    const char *member;      /* "median", "ratio", "p50_ns" ... */
+} TableColumn;
+
+static const TableColumn table_when[] = {
+    { "runs", TABLE_NS, "run_ns", "median" },
+    { "worked", TABLE_NS, "work_ns", "median" },
+    { "spread", TABLE_SPREAD, "work_ns", NULL },
+    { "loaded", TABLE_NS, "load_ns", "median" },
+    { "spread", TABLE_SPREAD, "load_ns", NULL },
+    { "ratio", TABLE_RATIO, "load_ns", "ratio" },
+    { "device", TABLE_PERCENT, "device_share", "median" },
+    { "progress", TABLE_PERCENT, "progress", "median" },
+    { NULL, 0, NULL, NULL },
+};
+
+static const TableColumn table_faults[] = {
+    { "count", TABLE_COUNT, "faults", "count" },
+    { "p50", TABLE_NS, "faults", "p50_ns" },
+    { "p90", TABLE_NS, "faults", "p90_ns" },
+    { "p99", TABLE_NS, "faults", "p99_ns" },
+    { "p99.9", TABLE_NS, "faults", "p999_ns" },
+    { "max", TABLE_NS, "faults", "max_ns" },
+    { "idle p50", TABLE_NS, "faults_idle", "p50_ns" },
+    { "idle p99", TABLE_NS, "faults_idle", "p99_ns" },
+    { "idle max", TABLE_NS, "faults_idle", "max_ns" },
+    { NULL, 0, NULL, NULL },
+};
+
+static const TableColumn table_costs[] = {
+    { "cpu", TABLE_NS, "cpu_ns", "median" },
+    { "ratio", TABLE_RATIO, "cpu_ns", "ratio" },
+    { "read", TABLE_BYTES, "read_bytes", "median" },
+    { "peak", TABLE_BYTES, "rss_peak_bytes", "median" },
+    { "end", TABLE_BYTES, "rss_end_bytes", "median" },
+    { "tables", TABLE_BYTES, "page_table_bytes", "median" },
+    { "huge", TABLE_PERCENT, "huge_share", "median" },
+    { "speed", TABLE_RATIO, "speed", "ratio" },
+    { "cached", TABLE_BYTES, "cached_bytes", "max" },
+    { NULL, 0, NULL, NULL },
+};
+
+/* A member of a measure of a contender; of faults only when there are any. */
+static double table_member(JsonObject *contender, const char *measure,
+                           const char *member)
 {
-    return tree_number(tree_object(tree_object(contender, "measures"),
-                                     measure), member);
+    JsonObject *object = tree_object(contender, measure);
+
+    if (!g_str_has_prefix(measure, "faults")) {
+        object = tree_object(tree_object(contender, "measures"), measure);
+    } else if (!(tree_number(object, "count") > 0)) {
+        return NAN;
+    }
+    return tree_number(object, member);
 }
 
 static char *table_percent(double share)
@@ -37,41 +91,35 @@ static char *table_ratio(double ratio)
 /* Half the distance between the extremes, of the median; one run has none. */
 static char *table_spread(JsonObject *contender, const char *measure)
 {
-    double median = table_measure(contender, measure, "median");
-    double width = table_measure(contender, measure, "max") -
-                   table_measure(contender, measure, "min");
+    double median = table_member(contender, measure, "median");
+    double width = table_member(contender, measure, "max") -
+                   table_member(contender, measure, "min");
 
     return isnan(median) || median == 0 ||
            tree_number(contender, "run_count") < 2 ? g_strdup("")
         : g_strdup_printf("+-%.0f%%", width / 2 / median * 100);
 }
 
-static void table_cell(FILE *out, int width, char *text)
+static char *table_text(JsonObject *contender, const TableColumn *column)
 {
-    fprintf(out, " %*s", width, text);
-    g_free(text);
-}
+    double value = column->member ? table_member(contender, column->measure,
+                                                 column->member) : NAN;
 
-/* Labels come from files as well: nothing in them may steer a terminal. */
-static void table_label(FILE *out, JsonObject *contender, int width)
-{
-    g_autofree char *text = tree_safe_text(contender, "label");
-
-    fprintf(out, "  %-*.*s", width, width, text);
-}
-
-/* So that no two labels are cut to the same. */
-static int table_label_width(JsonArray *contenders)
-{
-    size_t width = LABEL_WIDTH_MIN;
-    guint i;
-
-    for (i = 0; i < tree_length(contenders); i++) {
-        JsonObject *c = tree_element(contenders, i);
-
-        width = MAX(width, strlen(tree_text(c, "label")));
+    switch (column->kind) {
+    case TABLE_NS:
+        return text_ns(value);
+    case TABLE_BYTES:
+        return text_bytes(value);
+    case TABLE_PERCENT:
+        return table_percent(value);
+    case TABLE_RATIO:
+        return table_ratio(value);
+    case TABLE_COUNT:
+        return isnan(value) ? g_strdup("-") : g_strdup_printf("%.0f", value);
+    case TABLE_SPREAD:
+        break;
     }
-    return MIN(width, LABEL_WIDTH_MAX);
+    return table_spread(contender, column->measure);
 }
 
 /* How many rounds the medians are of. */
@@ -87,117 +135,65 @@ static double table_round_count(JsonArray *contenders)
     return most;
 }
 
-static void table_times(FILE *out, JsonObject *c)
+static void table_sheet(const Paper *paper, JsonArray *contenders,
+                        const char *title, const TableColumn *columns)
 {
-    table_cell(out, 10, text_ns(table_measure(c, "run_ns", "median")));
-    table_cell(out, 10, text_ns(table_measure(c, "work_ns", "median")));
-    table_cell(out, 7, table_spread(c, "work_ns"));
-    table_cell(out, 10, text_ns(table_measure(c, "load_ns", "median")));
-    table_cell(out, 7, table_spread(c, "load_ns"));
-    table_cell(out, 7, table_ratio(table_measure(c, "load_ns", "ratio")));
-    table_cell(out, 8, table_percent(table_measure(c, "device_share",
-                                                   "median")));
-    table_cell(out, 8, table_percent(table_measure(c, "progress",
-                                                   "median")));
-    fputc('\n', out);
-}
-
-static void table_faults(FILE *out, JsonObject *c)
-{
-    static const char *const busy[] = { "p50_ns", "p90_ns", "p99_ns",
-                                        "p999_ns", "max_ns" };
-    JsonObject *faults = tree_object(c, "faults");
-    JsonObject *idle = tree_object(c, "faults_idle");
-    bool has_faults = tree_number(faults, "count") > 0;
-    bool has_idle = tree_number(idle, "count") > 0;
+    g_autoptr(Sheet) sheet = sheet_new(title);
+    const TableColumn *column;
     guint i;
 
-    table_cell(out, 8, has_faults
-               ? g_strdup_printf("%.0f", tree_number(faults, "count"))
-               : g_strdup("-"));
-    for (i = 0; i < G_N_ELEMENTS(busy); i++) {
-        table_cell(out, 8, text_ns(has_faults
-                                    ? tree_number(faults, busy[i]) : NAN));
+    for (column = columns; column->name; column++) {
+        sheet_add_column(sheet, column->name, column->kind == TABLE_SPREAD ||
+                         !strcmp(column->name, "ratio"));
     }
-    table_cell(out, 9, text_ns(has_idle ? tree_number(idle, "p50_ns")
-                                         : NAN));
-    table_cell(out, 8, text_ns(has_idle ? tree_number(idle, "p99_ns")
-                                         : NAN));
-    table_cell(out, 8, text_ns(has_idle ? tree_number(idle, "max_ns")
-                                         : NAN));
-    fputc('\n', out);
-}
-
-static void table_costs(FILE *out, JsonObject *c)
-{
-    table_cell(out, 8, text_ns(table_measure(c, "cpu_ns", "median")));
-    table_cell(out, 7, table_ratio(table_measure(c, "cpu_ns", "ratio")));
-    table_cell(out, 9, text_bytes(table_measure(c, "read_bytes",
-                                                 "median")));
-    table_cell(out, 9, text_bytes(table_measure(c, "rss_peak_bytes",
-                                                 "median")));
-    table_cell(out, 9, text_bytes(table_measure(c, "rss_end_bytes",
-                                                 "median")));
-    table_cell(out, 9, text_bytes(table_measure(c, "page_table_bytes",
-                                                 "median")));
-    table_cell(out, 6, table_percent(table_measure(c, "huge_share",
-                                                   "median")));
-    table_cell(out, 7, table_ratio(table_measure(c, "speed", "ratio")));
-    table_cell(out, 9, text_bytes(table_measure(c, "cached_bytes",
-                                                 "max")));
-    fputc('\n', out);
-}
-
-typedef void TableRow(FILE *out, JsonObject *contender);
-
-static void table_rows(FILE *out, JsonArray *contenders, const char *title,
-                       const char *columns, TableRow *row)
-{
-    int width = table_label_width(contenders);
-    guint i;
-
-    fprintf(out, "\n  %-*s %s\n", width, title, columns);
     for (i = 0; i < tree_length(contenders); i++) {
         JsonObject *c = tree_element(contenders, i);
+        g_autofree char *label = c ? tree_safe_text(c, "label") : NULL;
 
-        if (c && tree_number(c, "run_count") > 0) {
-            table_label(out, c, width);
-            row(out, c);
+        if (!c || !(tree_number(c, "run_count") > 0)) {
+            continue;
+        }
+        sheet_begin_row(sheet, label);
+        for (column = columns; column->name; column++) {
+            sheet_add_text(sheet, table_text(c, column));
         }
     }
+    sheet_print(sheet, paper);
 }
 
-void table_knobs(JsonObject *scenario, FILE *out)
+void table_knobs(JsonObject *scenario, const Paper *paper)
 {
     JsonObject *knobs = tree_object(scenario, "knobs");
     g_autoptr(GList) names = knobs ? json_object_get_members(knobs) : NULL;
+    g_autoptr(GString) line = g_string_new(NULL);
     GList *at;
 
-    fputc('\n', out);
     for (at = names; at; at = at->next) {
         g_autofree char *text = tree_safe_text(knobs, at->data);
         g_autofree char *name = g_strescape(at->data, NULL);
 
-        fprintf(out, "%s%s %s", at == names ? "" : ", ",
-                g_strdelimit(name, "_", ' '), text);
+        g_string_append_printf(line, "%s%s %s", at == names ? "" : ", ",
+                               g_strdelimit(name, "_", ' '), text);
     }
-    fputc('\n', out);
+    paper_gap(paper);
+    paper_say(paper, 0, "%s", line->str);
 }
 
-static void table_failures(FILE *out, JsonArray *contenders)
+static void table_failures(const Paper *paper, JsonArray *contenders)
 {
     guint i, e;
 
     for (i = 0; i < tree_length(contenders); i++) {
         JsonObject *c = tree_element(contenders, i);
         JsonArray *errors = tree_array(c, "errors");
+        g_autofree char *label = tree_safe_text(c, "label");
 
         if (!(tree_number(c, "failed_count") > 0)) {
             continue;
         }
-        fputc('\n', out);
-        table_label(out, c, table_label_width(contenders));
-        fprintf(out, " FAILED %.0f times\n", tree_number(c, "failed_count"));
+        paper_gap(paper);
+        paper_say(paper, 2, "%s FAILED %.0f times", label,
+                  tree_number(c, "failed_count"));
         for (e = 0; e < tree_length(errors); e++) {
             JsonNode *node = json_array_get_element(errors, e);
 
@@ -205,14 +201,15 @@ static void table_failures(FILE *out, JsonArray *contenders)
                 g_autofree char *text = g_strescape(
                     json_node_get_string(node), "\"");
 
-                fprintf(out, "    %s\n", text);
+                paper_say(paper, 4, "%s", text);
             }
         }
     }
 }
 
 /* Says so when cold was not cold: on a RAM disk, say. */
-static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
+static void table_cold(const Paper *paper, JsonObject *scenario,
+                       JsonObject *snapshot)
 {
     JsonArray *contenders = tree_array(scenario, "contenders");
     double most = 0;
@@ -223,7 +220,7 @@ static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
         return;
     }
     for (i = 0; i < tree_length(contenders); i++) {
-        double cached = table_measure(tree_element(contenders, i),
+        double cached = table_member(tree_element(contenders, i),
                                       "cached_bytes", "max");
 
         most = cached > most ? cached : most;
@@ -231,39 +228,31 @@ static void table_cold(FILE *out, JsonObject *scenario, JsonObject *snapshot)
     if (most > tree_number(snapshot, "data_bytes") * NOT_COLD_SHARE) {
         g_autofree char *text = text_bytes(most);
 
-        fprintf(out, "\n  NOT COLD: up to %s of the file stayed in the page "
-                "cache; use a file system on a disk\n", text);
+        paper_gap(paper);
+        paper_say(paper, 2, "NOT COLD: up to %s of the file stayed in the "
+                  "page cache; use a file system on a disk", text);
     }
 }
 
-static void table_scenario(FILE *out, JsonObject *scenario,
+static void table_scenario(const Paper *paper, JsonObject *scenario,
                            JsonObject *snapshot)
 {
     JsonArray *contenders = tree_array(scenario, "contenders");
     g_autofree char *baseline = tree_safe_text(scenario, "baseline");
-    char columns[100];
 
-    table_knobs(scenario, out);
-    g_snprintf(columns, sizeof(columns), "%10s %10s %7s %10s %7s %7s %8s %8s",
-               "runs", "worked", "", "loaded", "", "ratio", "device",
-               "progress");
-    table_rows(out, contenders, "WHEN", columns, table_times);
-    g_snprintf(columns, sizeof(columns),
-               "%8s %8s %8s %8s %8s %8s %9s %8s %8s", "count", "p50", "p90",
-               "p99", "p99.9", "max", "idle p50", "p99", "max");
-    table_rows(out, contenders, "FAULTS", columns, table_faults);
-    g_snprintf(columns, sizeof(columns),
-               "%8s %7s %9s %9s %9s %9s %6s %7s %9s", "cpu", "ratio", "read",
-               "peak", "end", "tables", "huge", "speed", "cached");
-    table_rows(out, contenders, "COSTS", columns, table_costs);
-    table_failures(out, contenders);
-    table_cold(out, scenario, snapshot);
-    fprintf(out, "\n  ratio (less is better) and speed (more is better): "
-            "to %s; rounds: %.0f\n", baseline,
-            table_round_count(contenders));
+    table_knobs(scenario, paper);
+    table_sheet(paper, contenders, "WHEN", table_when);
+    table_sheet(paper, contenders, "FAULTS", table_faults);
+    table_sheet(paper, contenders, "COSTS", table_costs);
+    table_failures(paper, contenders);
+    table_cold(paper, scenario, snapshot);
+    paper_gap(paper);
+    paper_say(paper, 2, "ratio (less is better) and speed (more is better): "
+              "to %s; rounds: %.0f", baseline,
+              table_round_count(contenders));
 }
 
-static void table_storage(FILE *out, JsonObject *storage)
+static void table_storage(const Paper *paper, JsonObject *storage)
 {
     JsonObject *rate = tree_object(storage, "sequential_bytes_per_s");
     JsonObject *random_4k = tree_object(storage, "random_4k");
@@ -272,15 +261,15 @@ static void table_storage(FILE *out, JsonObject *storage)
         g_autofree char *p50 = text_ns(tree_number(random_4k, "p50_ns"));
         g_autofree char *p99 = text_ns(tree_number(random_4k, "p99_ns"));
 
-        fprintf(out, "storage, O_DIRECT: %.0f MB/s sequential (%.0f to %.0f)"
-                ", 4 KiB random p50 %s p99 %s\n",
-                tree_number(rate, "median") / 1e6,
-                tree_number(rate, "min") / 1e6,
-                tree_number(rate, "max") / 1e6, p50, p99);
+        paper_say(paper, 0, "storage, O_DIRECT: %.0f MB/s sequential (%.0f "
+                  "to %.0f), 4 KiB random p50 %s p99 %s",
+                  tree_number(rate, "median") / 1e6,
+                  tree_number(rate, "min") / 1e6,
+                  tree_number(rate, "max") / 1e6, p50, p99);
     }
 }
 
-static void table_environment(FILE *out, JsonObject *root)
+static void table_environment(const Paper *paper, JsonObject *root)
 {
     JsonObject *env = tree_object(root, "environment");
     g_autofree char *memory = text_bytes(tree_number(env, "memory_bytes"));
@@ -295,22 +284,22 @@ static void table_environment(FILE *out, JsonObject *root)
     g_autofree char *ahead = text_bytes(tree_number(env, "read_ahead_bytes"));
     g_autofree char *thp = tree_safe_text(env, "thp");
 
-    fprintf(out, "%s, commit %s\n", date, commit);
-    fprintf(out, "%s, %.0f CPUs, %s, Linux %s\n", cpu,
-            tree_number(env, "cpu_count"), memory, kernel);
-    fprintf(out, "%s on %s, scheduler %s, readahead %s, huge pages: %s\n",
-            filesystem, device, scheduler, ahead, thp);
+    paper_say(paper, 0, "%s, commit %s", date, commit);
+    paper_say(paper, 0, "%s, %.0f CPUs, %s, Linux %s", cpu,
+              tree_number(env, "cpu_count"), memory, kernel);
+    paper_say(paper, 0, "%s on %s, scheduler %s, readahead %s, huge pages: "
+              "%s", filesystem, device, scheduler, ahead, thp);
 }
 
-void table_print(JsonNode *result, FILE *out)
+void table_print(JsonNode *result, const Paper *paper)
 {
     JsonObject *root = json_node_get_object(result);
     JsonArray *works = tree_array(root, "works");
     guint w, s;
 
-    table_environment(out, root);
+    table_environment(paper, root);
     if (tree_is_true(root, "interrupted")) {
-        fprintf(out, "INTERRUPTED: this is what was done until then\n");
+        paper_say(paper, 0, "INTERRUPTED: this is what was done until then");
     }
     for (w = 0; w < tree_length(works); w++) {
         JsonObject *work = tree_element(works, w);
@@ -321,11 +310,13 @@ void table_print(JsonNode *result, FILE *out)
                                                         "len_bytes"));
         g_autofree char *data = text_bytes(tree_number(snapshot,
                                                          "data_bytes"));
+        g_autofree char *head = g_strdup_printf("%s: %s, %s of it data",
+                                                label, len, data);
 
-        fprintf(out, "\n%s: %s, %s of it data\n", label, len, data);
-        table_storage(out, tree_object(work, "storage"));
+        paper_head(paper, head);
+        table_storage(paper, tree_object(work, "storage"));
         for (s = 0; s < tree_length(scenarios); s++) {
-            table_scenario(out, tree_element(scenarios, s), snapshot);
+            table_scenario(paper, tree_element(scenarios, s), snapshot);
         }
     }
 }
