@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <sys/syscall.h>
 #include "bench.h"
 #include "fastload-fixture.h"
 
@@ -90,6 +91,26 @@ static uint64_t load_find(const Load *l, uint64_t page, bool has_data)
     return page;
 }
 
+/* All that has data is in the page tables: no touch will have to wait. */
+static void load_check_present(const Load *l)
+{
+    g_autofree uint64_t *entries = g_new(uint64_t, l->page_count);
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    uint64_t page;
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(pread(fd, entries, l->page_count * sizeof(*entries),
+                          (uintptr_t)l->run.hva / PAGE * sizeof(*entries)),
+                    ==, l->page_count * sizeof(*entries));
+    close(fd);
+    for (page = 0; page < l->page_count; page++) {
+        if (snapshot_has_page(l->snapshot, page)) {
+            /* In memory or swapped out: Documentation/admin-guide/mm. */
+            g_assert_cmpuint(entries[page] >> 62, !=, 0);
+        }
+    }
+}
+
 static void test_loads_all(const void *opaque)
 {
     /* What the file has is in memory, and zero where it has nothing. */
@@ -102,6 +123,9 @@ static void test_loads_all(const void *opaque)
         if (loader->is_lazy && loader->has_end) {
             loader->wait(&l.run, &error);
             g_assert_no_error(error);
+        }
+        if (loader->has_end) {
+            load_check_present(&l);
         }
         loader->stop(&l.run);
         memory_verify(l.snapshot, l.sums, l.run.hva, NULL, NULL, &error);
@@ -165,6 +189,16 @@ static void test_short_file_is_told(const void *opaque)
     g_assert_true(g_str_has_prefix(error->message, loader->name));
     g_assert_nonnull(strstr(error->message, "the snapshot"));
     load_close(&l);
+}
+
+static void test_touches_where_it_cannot_populate(void)
+{
+    /* A kernel without MADV_POPULATE_READ is no reason to load less. */
+    if (!fixture_may_refuse() || fixture_run_child()) {
+        return;
+    }
+    fixture_refuse_with(SYS_madvise, EINVAL);
+    test_loads_all(&loader_mmap_ahead);
 }
 
 /* Whether the kernel says @flag of the mapping that begins at @hva. */
@@ -255,6 +289,8 @@ int main(int argc, char **argv)
                         test_short_file_is_told);
         }
     }
+    g_test_add_func("/bench/loaders/mmap-ahead/touches-where-it-cannot-"
+                    "populate", test_touches_where_it_cannot_populate);
     g_test_add_func("/bench/loaders/two-thread/huge-pages-stay-advised",
                     test_huge_pages_stay_advised);
     g_test_add_func("/bench/loaders/arrivals-are-packed",

@@ -308,7 +308,8 @@ extern const BenchLoader *const bench_loaders[];
 const BenchLoader *bench_loader_by_name(const char *name);
 
 extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
-    loader_two_thread, loader_alternate, loader_mmap, loader_fastload;
+    loader_two_thread, loader_alternate, loader_mmap, loader_mmap_ahead,
+    loader_fastload;
 
 /*
  * The pages of [guest_off, +len_bytes) are there now, by @class; called by

@@ -72,10 +72,10 @@ static bool mmap_file(MmapLoad *l, uint64_t guest_off, uint64_t len_bytes,
              MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, l->fd, file_off) !=
         hva) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "mmap: cannot map %" PRIu64 " bytes at %#" PRIx64
+                    "%s: cannot map %" PRIu64 " bytes at %#" PRIx64
                     " of %s: %s; the sysctl vm.max_map_count may be low",
-                    len_bytes, file_off, l->run->snapshot->label,
-                    g_strerror(errno));
+                    l->run->variant->loader->name, len_bytes, file_off,
+                    l->run->snapshot->label, g_strerror(errno));
         return false;
     }
     return true;
@@ -113,8 +113,9 @@ static bool mmap_zero(MmapLoad *l, const MmapStale *stale, GError **error)
              MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1,
              0) != hva) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "mmap: cannot map %" PRIu64 " bytes of zeros: %s; the "
-                    "sysctl vm.max_map_count may be low", stale->len_bytes,
+                    "%s: cannot map %" PRIu64 " bytes of zeros: %s; the "
+                    "sysctl vm.max_map_count may be low",
+                    l->run->variant->loader->name, stale->len_bytes,
                     g_strerror(errno));
         return false;
     }
@@ -191,7 +192,10 @@ static bool mmap_load(MmapLoad *l, GError **error)
     return true;
 }
 
-/* The mappings stay until guest memory goes: they need no descriptor. */
+/*
+ * The mappings stay until guest memory goes: they need no descriptor, and
+ * mmap-ahead, which begins with them, nothing to stop.
+ */
 static bool loader_mmap_start(LoaderRun *run, GError **error)
 {
     MmapLoad l = { .run = run, .fd = loader_open(run, error) };

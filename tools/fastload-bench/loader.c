@@ -21,6 +21,7 @@ const BenchLoader *const bench_loaders[] = {
     &loader_two_thread,
     &loader_alternate,
     &loader_mmap,
+    &loader_mmap_ahead,
     &loader_fastload,
     NULL,
 };
