@@ -708,6 +708,88 @@ static void test_readahead_is_the_file_systems(void)
     g_assert_cmpint(g_rmdir(folder), ==, 0);
 }
 
+/* ---- faults, round by round ---- */
+
+#define ROUNDS 5
+
+/* A round of a thousand faults that take @ns, and one of ten times that. */
+static void figures_add_round(FaultRounds *faults, uint32_t round,
+                              uint64_t ns)
+{
+    g_autofree Hist *hist = g_new0(Hist, 1);
+    uint32_t i;
+
+    for (i = 0; i < 1000; i++) {
+        hist_add(hist, ns);
+    }
+    hist_add(hist, 10 * ns);
+    figures_faults_add(faults, round, hist);
+}
+
+static double figures_of_faults(const FaultRounds *faults, FaultFigure which)
+{
+    double least, most;
+
+    return figures_median(faults->figures[which], ROUNDS, &least, &most);
+}
+
+static void test_one_bad_round_does_not_own_the_maximum(void)
+{
+    /* Of five rounds one is a thousand times slower: the others decide. */
+    g_autofree FaultRounds *faults = g_new0(FaultRounds, 1);
+    uint32_t i;
+
+    figures_faults_init(faults, ROUNDS);
+    for (i = 0; i < ROUNDS; i++) {
+        figures_add_round(faults, i, i == 2 ? 100000000 : 100000);
+    }
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_COUNT), ==,
+                      1001);
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_P50), <=,
+                      106000);
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_P999), <=,
+                      1000000);
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_MAX), ==,
+                      1000000);
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_SUM), ==,
+                      101000000);
+    /* All rounds together know the worst. */
+    g_assert_cmpuint(faults->all.max_ns, ==, 1000000000);
+    g_assert_cmpuint(faults->all.count, ==, ROUNDS * 1001);
+    g_assert_cmpuint(hist_percentile_ns(&faults->all, 900), >, 90000000);
+    figures_faults_clear(faults);
+}
+
+static void test_a_round_without_faults_has_no_percentiles(void)
+{
+    /* It counts as 0 faults; a round that failed does not count at all. */
+    g_autofree FaultRounds *faults = g_new0(FaultRounds, 1);
+    g_autofree Hist *none = g_new0(Hist, 1);
+
+    figures_faults_init(faults, ROUNDS);
+    figures_add_round(faults, 0, 100);
+    figures_faults_add(faults, 1, none);
+    figures_faults_add(faults, 2, none);
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_COUNT), ==, 0);
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_SUM), ==, 0);
+    g_assert_cmpfloat(figures_of_faults(faults, FAULT_FIGURE_MAX), ==, 1000);
+    g_assert_true(isnan(faults->figures[FAULT_FIGURE_COUNT][3]));
+    figures_faults_clear(faults);
+}
+
+static void test_histograms_keep_sums(void)
+{
+    /* Exact, also of what was merged. */
+    g_autofree Hist *a = g_new0(Hist, 1);
+    g_autofree Hist *b = g_new0(Hist, 1);
+
+    hist_add(a, 17);
+    hist_add(a, 1234567);
+    hist_add(b, 1);
+    hist_merge(a, b);
+    g_assert_cmpuint(a->sum_ns, ==, 1234585);
+}
+
 static void figures_add(const char *name, GTestFunc func)
 {
     g_autofree char *path = g_strconcat("/bench/figures/", name, NULL);
@@ -738,6 +820,11 @@ int main(int argc, char **argv)
                 test_ratio_is_of_medians);
     figures_add("ratio-needs-both", test_ratio_needs_both);
     figures_add("ratio-may-be-zero", test_ratio_may_be_zero);
+    figures_add("one-bad-round-does-not-own-the-maximum",
+                test_one_bad_round_does_not_own_the_maximum);
+    figures_add("a-round-without-faults-has-no-percentiles",
+                test_a_round_without_faults_has_no_percentiles);
+    figures_add("histograms-keep-sums", test_histograms_keep_sums);
     figures_add("sizes-are-understood", test_sizes_are_understood);
     figures_add("bad-sizes-are-refused", test_bad_sizes_are_refused);
     figures_add("shares-are-understood", test_shares_are_understood);

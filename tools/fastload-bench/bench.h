@@ -175,6 +175,7 @@ void inspect_print(const Snapshot *snapshot, FILE *out);
 typedef struct Hist {
     uint64_t count;
     uint64_t max_ns;
+    uint64_t sum_ns;
     uint64_t buckets[HIST_COUNT];
 } Hist;
 
@@ -210,7 +211,8 @@ typedef struct Scenario {
     uint64_t think_ns;       /* of computing between two touches */
     double write_share;      /* 0..1, of touches */
     uint64_t working_set_bytes;
-    uint64_t window_ns;      /* progress is counted for this long */
+    uint64_t window_ns;      /* progress is counted for this long, from the
+                              * request and again from "runs" */
     bool is_pretouched;      /* see measure.c */
     uint64_t seed;
     const char *trace_path;  /* PATTERN_TRACE; borrowed */
@@ -420,7 +422,12 @@ typedef struct Guest Guest;
 /* Counts of one vCPU; it alone writes, anybody reads, relaxed. */
 typedef struct GuestCounters {
     uint64_t touch_count;
-    uint64_t window_touch_count; /* of the first window_ns; 0: not over */
+    uint64_t window_touch_count; /* of the first window_ns of running; 0: not
+                              * over */
+    uint64_t request_touch_count; /* until window_ns after the request */
+    bool is_request_over;    /* the count before is complete */
+    uint64_t waited_ns;      /* of faults until the guest has worked and the
+                              * window is over */
     uint64_t worked_ns;      /* when the working set was done; 0: not yet */
     Hist faults;             /* touches that the kernel had to help with */
     Hist faults_after;       /* the same, once everything was loaded */
@@ -489,6 +496,9 @@ typedef struct RunResult {
     uint64_t load_ns;        /* until everything is loaded; 0: never; run_ns
                               * of a loader that is not lazy */
     uint64_t window_touch_count; /* in the first window_ns of running */
+    uint64_t request_touch_count; /* in the window_ns after the request */
+    uint64_t waited_ns;      /* for faults, all vCPUs, until worked and the
+                              * window is over */
     uint64_t cpu_ns;         /* of the process but for the guest's own, until
                               * loaded (without an end: until worked) */
     uint64_t read_bytes;     /* from the storage, by /proc/self/io; as long */
@@ -498,6 +508,8 @@ typedef struct RunResult {
     uint64_t huge_bytes;     /* of guest memory at the end */
     double speed;            /* touches a second after the load; 0: none */
     uint64_t cached_bytes;   /* of the file in the page cache, before */
+    uint64_t page_cache_bytes; /* the same after the run, for a contender that
+                              * reads through the page cache; else 0 */
     Hist faults;             /* while the background ran */
     Hist faults_idle;        /* with the background off: a run of its own */
     uint32_t sample_count;
@@ -543,6 +555,11 @@ bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
                      StorageRates *ret_rates, GError **error);
 /* How much of the file the page cache holds. */
 uint64_t storage_cached_bytes(const Snapshot *snapshot);
+/*
+ * The same, with pages that the device has not brought yet where the kernel
+ * tells them (Linux 6.5).
+ */
+uint64_t storage_page_cache_bytes(const Snapshot *snapshot);
 /* Drops it, or reads the file's data into it. */
 bool storage_set_cache(const Snapshot *snapshot, CacheState state,
                        GError **error);
@@ -608,12 +625,27 @@ bool plan_knob_has_list(const Plan *plan, KnobId knob);
 /* ---- rounds.c ---- */
 
 typedef enum MeasureId {
-    MEASURE_RUN, MEASURE_WORK, MEASURE_LOAD, MEASURE_PROGRESS, MEASURE_CPU,
-    MEASURE_READ, MEASURE_RSS_PEAK, MEASURE_RSS_END, MEASURE_PAGE_TABLE,
-    MEASURE_HUGE, MEASURE_HUGE_SHARE, MEASURE_SPEED, MEASURE_DEVICE_SHARE,
-    MEASURE_CACHED,
+    MEASURE_RUN, MEASURE_WORK, MEASURE_LOAD,
+    MEASURE_PROGRESS,         /* touches, counted from the request */
+    MEASURE_PROGRESS_RUNNING, /* touches, counted from "runs" */
+    MEASURE_WAITED, MEASURE_CPU, MEASURE_READ, MEASURE_RSS_PEAK,
+    MEASURE_RSS_END, MEASURE_PAGE_TABLE, MEASURE_HUGE, MEASURE_HUGE_SHARE,
+    MEASURE_SPEED, MEASURE_DEVICE_SHARE, MEASURE_CACHED, MEASURE_PAGE_CACHE,
     MEASURE_COUNT,
 } MeasureId;
+
+/* What is said of the faults of a round. */
+typedef enum FaultFigure {
+    FAULT_FIGURE_COUNT, FAULT_FIGURE_P50, FAULT_FIGURE_P90, FAULT_FIGURE_P99,
+    FAULT_FIGURE_P999, FAULT_FIGURE_MAX, FAULT_FIGURE_SUM,
+    FAULT_FIGURES,           /* how many there are */
+} FaultFigure;
+
+typedef struct FaultRounds {
+    Hist all;                /* of all rounds together */
+    double *figures[FAULT_FIGURES]; /* a round each; NAN: no such round, or
+                              * no faults to have percentiles */
+} FaultRounds;
 
 typedef struct Contender {
     Variant variant;
@@ -622,8 +654,8 @@ typedef struct Contender {
     uint32_t run_count;      /* that succeeded */
     uint32_t failed_count;
     GPtrArray *errors;       /* of char *, the first few */
-    Hist faults;
-    Hist faults_idle;
+    FaultRounds faults;
+    FaultRounds faults_idle;
     char io_name[32];
     char io_fallback[128];   /* the last that a run had */
     RunResult *typical;      /* the run nearest to the median, or NULL */
@@ -661,6 +693,12 @@ double figures_median(const double *values, uint32_t count, double *ret_min,
 /* Of the medians; NAN when there is none. */
 double figures_ratio(const double *values, const double *base,
                      uint32_t count);
+/* Room for @round_count rounds, of which none has been. */
+void figures_faults_init(FaultRounds *faults, uint32_t round_count);
+void figures_faults_clear(FaultRounds *faults);
+/* Takes the figures of a round from its own histogram. */
+void figures_faults_add(FaultRounds *faults, uint32_t round,
+                        const Hist *hist);
 
 /* ---- environment.c ---- */
 
@@ -678,7 +716,8 @@ char *environment_difference(JsonObject *a, JsonObject *b);
 
 /* ---- result.c ---- */
 
-#define RESULT_VERSION 1
+/* 2: progress counts from the request, figures of faults are medians. */
+#define RESULT_VERSION 2
 
 /* @works: of WorkResult */
 JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,

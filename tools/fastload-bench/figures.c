@@ -4,7 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Medians and ratios over rounds.  A round that measured nothing is NAN and
- * does not count.  Nothing here can fail.
+ * does not count.  Percentiles are each round's own: in a histogram of all
+ * rounds one disturbed round would own the rarest faults.  Nothing here can
+ * fail.
  */
 #include "bench.h"
 #include <math.h>
@@ -44,4 +46,47 @@ double figures_ratio(const double *values, const double *base, uint32_t count)
     double to = figures_median(base, count, &least, &most);
 
     return to > 0 ? of / to : NAN;
+}
+
+void figures_faults_init(FaultRounds *faults, uint32_t round_count)
+{
+    uint32_t i, round;
+
+    for (i = 0; i < FAULT_FIGURES; i++) {
+        faults->figures[i] = g_new(double, round_count);
+        for (round = 0; round < round_count; round++) {
+            faults->figures[i][round] = NAN;
+        }
+    }
+}
+
+void figures_faults_clear(FaultRounds *faults)
+{
+    uint32_t i;
+
+    for (i = 0; i < FAULT_FIGURES; i++) {
+        g_clear_pointer(&faults->figures[i], g_free);
+    }
+}
+
+void figures_faults_add(FaultRounds *faults, uint32_t round, const Hist *hist)
+{
+    const double values[FAULT_FIGURES] = {
+        [FAULT_FIGURE_COUNT] = hist->count,
+        [FAULT_FIGURE_P50] = hist_percentile_ns(hist, 500),
+        [FAULT_FIGURE_P90] = hist_percentile_ns(hist, 900),
+        [FAULT_FIGURE_P99] = hist_percentile_ns(hist, 990),
+        [FAULT_FIGURE_P999] = hist_percentile_ns(hist, 999),
+        [FAULT_FIGURE_MAX] = hist->max_ns,
+        [FAULT_FIGURE_SUM] = hist->sum_ns,
+    };
+    uint32_t i;
+
+    for (i = 0; i < FAULT_FIGURES; i++) {
+        bool needs_faults = i != FAULT_FIGURE_COUNT && i != FAULT_FIGURE_SUM;
+
+        faults->figures[i][round] = needs_faults && !hist->count ? NAN
+                                                                 : values[i];
+    }
+    hist_merge(&faults->all, hist);
 }

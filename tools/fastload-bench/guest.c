@@ -43,7 +43,8 @@ struct Guest {
     /* set by start */
     LoaderRun *run;
     WriteCount *writes;
-    uint64_t window_end_ns;
+    uint64_t window_end_ns;  /* of running */
+    uint64_t request_end_ns; /* of the window since the request */
     /* atomic */
     int is_stopped;
     int is_loaded;
@@ -350,11 +351,16 @@ static void vcpu_touch(Guest *guest, const Touch *touch)
     }
 }
 
-static void vcpu_note_fault(Vcpu *vcpu, const Touch *touch, uint64_t ns)
+static void vcpu_note_fault(Vcpu *vcpu, const Touch *touch, uint64_t begin_ns,
+                            uint64_t ns)
 {
     Guest *guest = vcpu->guest;
     bool is_loaded = __atomic_load_n(&guest->is_loaded, __ATOMIC_RELAXED);
 
+    /* The guest may run for longer, as it does while all is loaded. */
+    if (begin_ns < guest->window_end_ns || !guest_worked_ns(guest)) {
+        vcpu->counters.waited_ns += ns;
+    }
     hist_add(is_loaded ? &vcpu->counters.faults_after
                        : &vcpu->counters.faults, ns);
     if (!guest->run->variant->loader->has_end) {
@@ -369,6 +375,11 @@ static void vcpu_count(Vcpu *vcpu, uint64_t count, uint64_t now_ns)
 {
     GuestCounters *c = &vcpu->counters;
 
+    /* Over before the guest runs, if that takes longer: then it is 0. */
+    if (!c->is_request_over && now_ns >= vcpu->guest->request_end_ns) {
+        c->request_touch_count = c->touch_count;
+        c->is_request_over = true;
+    }
     if (!c->window_touch_count && now_ns >= vcpu->guest->window_end_ns) {
         __atomic_store_n(&c->window_touch_count, MAX(c->touch_count, 1),
                          __ATOMIC_RELAXED);
@@ -410,7 +421,7 @@ static void *vcpu_main(void *opaque)
             uint64_t faults_now = vcpu_fault_count();
 
             if (faults_now != fault_count) {
-                vcpu_note_fault(vcpu, touch, end_ns - begin_ns);
+                vcpu_note_fault(vcpu, touch, begin_ns, end_ns - begin_ns);
                 fault_count = faults_now;
             }
         }
@@ -427,6 +438,7 @@ void guest_start(Guest *guest, LoaderRun *run, WriteCount *writes)
     guest->run = run;
     guest->writes = writes;
     guest->window_end_ns = bench_now_ns() + guest->scenario->window_ns;
+    guest->request_end_ns = run->begin_ns + guest->scenario->window_ns;
     for (v = 0; v < guest->vcpu_count; v++) {
         guest->vcpus[v].thread = g_thread_new("vcpu", vcpu_main,
                                               &guest->vcpus[v]);
@@ -508,6 +520,8 @@ void guest_get_counters(const Guest *guest, GuestCounters *ret_sum)
 
         ret_sum->touch_count += c->touch_count;
         ret_sum->window_touch_count += c->window_touch_count;
+        ret_sum->request_touch_count += c->request_touch_count;
+        ret_sum->waited_ns += c->waited_ns;
         hist_merge(&ret_sum->faults, &c->faults);
         hist_merge(&ret_sum->faults_after, &c->faults_after);
     }

@@ -43,6 +43,7 @@ void hist_add(Hist *hist, uint64_t ns)
 {
     hist->count++;
     hist->max_ns = MAX(hist->max_ns, ns);
+    hist->sum_ns += ns;
     hist->buckets[hist_bucket(ns)]++;
 }
 
@@ -52,6 +53,7 @@ void hist_merge(Hist *hist, const Hist *other)
 
     hist->count += other->count;
     hist->max_ns = MAX(hist->max_ns, other->max_ns);
+    hist->sum_ns += other->sum_ns;
     for (i = 0; i < HIST_COUNT; i++) {
         hist->buckets[i] += other->buckets[i];
     }

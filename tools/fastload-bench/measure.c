@@ -317,6 +317,9 @@ static void measure_memory(Measure *m)
     r->rss_peak_bytes = peak - MIN(peak, m->base_rss_bytes);
     r->rss_end_bytes = now - MIN(now, m->base_rss_bytes);
     r->page_table_bytes = tables - MIN(tables, m->base_table_bytes);
+    if (!m->config->variant->is_direct) {
+        r->page_cache_bytes = storage_page_cache_bytes(m->config->snapshot);
+    }
     r->huge_bytes = proc_huge_bytes(m->run.hva,
                                     m->config->snapshot->guest_bytes);
 }
@@ -350,6 +353,8 @@ static bool measure_main(Measure *m, GError **error)
     guest_get_counters(m->guest, &counters);
     r->work_ns = counters.worked_ns;
     r->window_touch_count = counters.window_touch_count;
+    r->request_touch_count = counters.request_touch_count;
+    r->waited_ns = counters.waited_ns;
     r->faults = counters.faults;
     measure_memory(m);
     measure_fill_cells(m);

@@ -21,6 +21,8 @@ static const char *const measure_names[MEASURE_COUNT] = {
     [MEASURE_WORK] = "work_ns",
     [MEASURE_LOAD] = "load_ns",
     [MEASURE_PROGRESS] = "progress",
+    [MEASURE_PROGRESS_RUNNING] = "progress_running",
+    [MEASURE_WAITED] = "waited_ns",
     [MEASURE_CPU] = "cpu_ns",
     [MEASURE_READ] = "read_bytes",
     [MEASURE_RSS_PEAK] = "rss_peak_bytes",
@@ -31,6 +33,7 @@ static const char *const measure_names[MEASURE_COUNT] = {
     [MEASURE_SPEED] = "speed",
     [MEASURE_DEVICE_SHARE] = "device_share",
     [MEASURE_CACHED] = "cached_bytes",
+    [MEASURE_PAGE_CACHE] = "page_cache_bytes",
 };
 
 static const char *const arrival_names[ARRIVAL_COUNT] = {
@@ -97,19 +100,10 @@ static void result_add_spread(JsonBuilder *b, const char *name,
     json_builder_end_object(b);
 }
 
-static void result_add_hist(JsonBuilder *b, const char *name,
-                            const Hist *hist)
+static void result_add_buckets(JsonBuilder *b, const Hist *hist)
 {
     uint32_t i;
 
-    json_builder_set_member_name(b, name);
-    json_builder_begin_object(b);
-    result_add_int(b, "count", hist->count);
-    result_add_int(b, "p50_ns", hist_percentile_ns(hist, 500));
-    result_add_int(b, "p90_ns", hist_percentile_ns(hist, 900));
-    result_add_int(b, "p99_ns", hist_percentile_ns(hist, 990));
-    result_add_int(b, "p999_ns", hist_percentile_ns(hist, 999));
-    result_add_int(b, "max_ns", hist->max_ns);
     json_builder_set_member_name(b, "buckets");
     json_builder_begin_array(b);
     for (i = 0; i < HIST_COUNT; i++) {
@@ -121,6 +115,82 @@ static void result_add_hist(JsonBuilder *b, const char *name,
         }
     }
     json_builder_end_array(b);
+}
+
+static void result_add_hist(JsonBuilder *b, const char *name,
+                            const Hist *hist)
+{
+    json_builder_set_member_name(b, name);
+    json_builder_begin_object(b);
+    result_add_int(b, "count", hist->count);
+    result_add_int(b, "p50_ns", hist_percentile_ns(hist, 500));
+    result_add_int(b, "p90_ns", hist_percentile_ns(hist, 900));
+    result_add_int(b, "p99_ns", hist_percentile_ns(hist, 990));
+    result_add_int(b, "p999_ns", hist_percentile_ns(hist, 999));
+    result_add_int(b, "max_ns", hist->max_ns);
+    result_add_buckets(b, hist);
+    json_builder_end_object(b);
+}
+
+static const char *const fault_names[FAULT_FIGURES] = {
+    [FAULT_FIGURE_COUNT] = "count",
+    [FAULT_FIGURE_P50] = "p50_ns",
+    [FAULT_FIGURE_P90] = "p90_ns",
+    [FAULT_FIGURE_P99] = "p99_ns",
+    [FAULT_FIGURE_P999] = "p999_ns",
+    [FAULT_FIGURE_MAX] = "max_ns",
+    [FAULT_FIGURE_SUM] = "sum_ns",
+};
+
+/* Whole numbers; 0 where there is none. */
+static void result_add_rounded(JsonBuilder *b, const char *name, double value)
+{
+    result_add_int(b, name, isnan(value) ? 0 : llround(value));
+}
+
+static void result_add_fault_rounds(JsonBuilder *b, const FaultRounds *faults,
+                                    uint32_t count)
+{
+    static const FaultFigure shown[] = {
+        FAULT_FIGURE_COUNT, FAULT_FIGURE_P50, FAULT_FIGURE_P99,
+        FAULT_FIGURE_MAX, FAULT_FIGURE_SUM,
+    };
+    uint32_t round, i;
+
+    json_builder_set_member_name(b, "rounds");
+    json_builder_begin_array(b);
+    for (round = 0; round < count; round++) {
+        if (isnan(faults->figures[FAULT_FIGURE_COUNT][round])) {
+            json_builder_add_null_value(b); /* a run that failed */
+            continue;
+        }
+        json_builder_begin_object(b);
+        for (i = 0; i < G_N_ELEMENTS(shown); i++) {
+            result_add_rounded(b, fault_names[shown[i]],
+                               faults->figures[shown[i]][round]);
+        }
+        json_builder_end_object(b);
+    }
+    json_builder_end_array(b);
+}
+
+/* Medians of what each round said, and the worst of all rounds beside them. */
+static void result_add_faults(JsonBuilder *b, const char *name,
+                              const FaultRounds *faults, uint32_t count)
+{
+    double least, most;
+    uint32_t i;
+
+    json_builder_set_member_name(b, name);
+    json_builder_begin_object(b);
+    for (i = 0; i < FAULT_FIGURES; i++) {
+        result_add_rounded(b, fault_names[i],
+                           figures_median(faults->figures[i], count, &least,
+                                          &most));
+    }
+    result_add_int(b, "worst_ns", faults->all.max_ns);
+    result_add_fault_rounds(b, faults, count);
+    result_add_buckets(b, &faults->all);
     json_builder_end_object(b);
 }
 
@@ -196,19 +266,22 @@ static void result_add_measures(JsonBuilder *b, const ScenarioResult *s,
     uint32_t count = s->round_count;
     g_autofree double *progress = g_new(double, count + 1);
     double least, most;
-    double full = figures_median(null->values[MEASURE_PROGRESS], count, &least,
-                                &most);
+    /* For null "runs" and the request are one. */
+    double full = figures_median(null->values[MEASURE_PROGRESS_RUNNING],
+                                 count, &least, &most);
     uint32_t m, i;
 
-    for (i = 0; i < count; i++) {
-        progress[i] = c->values[MEASURE_PROGRESS][i] / full;
-    }
     json_builder_set_member_name(b, "measures");
     json_builder_begin_object(b);
     for (m = 0; m < MEASURE_COUNT; m++) {
+        bool is_progress = m == MEASURE_PROGRESS ||
+                           m == MEASURE_PROGRESS_RUNNING;
+
+        for (i = 0; is_progress && i < count; i++) {
+            progress[i] = c->values[m][i] / full;
+        }
         result_add_spread(b, measure_names[m],
-                          m == MEASURE_PROGRESS ? progress : c->values[m],
-                          count,
+                          is_progress ? progress : c->values[m], count,
                           figures_ratio(c->values[m], base->values[m], count));
     }
     json_builder_end_object(b);
@@ -255,8 +328,8 @@ static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
     }
     json_builder_end_array(b);
     result_add_measures(b, s, c);
-    result_add_hist(b, "faults", &c->faults);
-    result_add_hist(b, "faults_idle", &c->faults_idle);
+    result_add_faults(b, "faults", &c->faults, s->round_count);
+    result_add_faults(b, "faults_idle", &c->faults_idle, s->round_count);
     if (c->typical) {
         result_add_timeline(b, c->typical);
         result_add_map(b, c->typical);
@@ -492,11 +565,19 @@ JsonNode *result_read(const char *path, GError **error)
     version = object ? json_object_get_member(object, "version") : NULL;
     if (!format || json_node_get_value_type(format) != G_TYPE_STRING ||
         strcmp(json_node_get_string(format), RESULT_FORMAT) ||
-        !version || json_node_get_value_type(version) != G_TYPE_INT64 ||
-        json_node_get_int(version) != RESULT_VERSION) {
+        !version || json_node_get_value_type(version) != G_TYPE_INT64) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "%s is not a result that this fastload-bench wrote with "
                     "--json", path);
+        return NULL;
+    }
+    if (json_node_get_int(version) != RESULT_VERSION) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s is a result of version %" PRId64 ", whose figures "
+                    "mean something else than those of version %d that this "
+                    "fastload-bench reads: measure again, or read it with "
+                    "the fastload-bench that wrote it", path,
+                    (int64_t)json_node_get_int(version), RESULT_VERSION);
         return NULL;
     }
     return json_node_copy(root);

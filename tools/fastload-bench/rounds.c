@@ -116,6 +116,8 @@ static void rounds_contender_free(void *opaque)
     for (i = 0; i < MEASURE_COUNT; i++) {
         g_free(c->values[i]);
     }
+    figures_faults_clear(&c->faults);
+    figures_faults_clear(&c->faults_idle);
     g_ptr_array_unref(c->errors);
     g_free(c->label);
     measure_result_free(c->typical);
@@ -136,6 +138,8 @@ static Contender *rounds_contender_new(const Plan *plan,
     c->variant.io = values[KNOB_IO];
     c->label = rounds_label(plan, loader, values);
     c->errors = g_ptr_array_new_with_free_func(g_free);
+    figures_faults_init(&c->faults, plan->repeat_count);
+    figures_faults_init(&c->faults_idle, plan->repeat_count);
     for (i = 0; i < MEASURE_COUNT; i++) {
         c->values[i] = g_new(double, plan->repeat_count);
         for (round = 0; round < plan->repeat_count; round++) {
@@ -258,7 +262,9 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
         [MEASURE_WORK] = rounds_or_nan(r->work_ns),
         [MEASURE_LOAD] = c->variant.loader == &loader_null
             ? NAN : rounds_or_nan(r->load_ns),
-        [MEASURE_PROGRESS] = rounds_or_nan(r->window_touch_count),
+        [MEASURE_PROGRESS] = r->request_touch_count,
+        [MEASURE_PROGRESS_RUNNING] = rounds_or_nan(r->window_touch_count),
+        [MEASURE_WAITED] = r->waited_ns,
         [MEASURE_CPU] = r->cpu_ns,
         [MEASURE_READ] = r->read_bytes,
         [MEASURE_RSS_PEAK] = r->rss_peak_bytes,
@@ -269,6 +275,8 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
             ? MIN((double)r->huge_bytes / snapshot->data_bytes, 1) : NAN,
         [MEASURE_SPEED] = r->speed > 0 ? r->speed : NAN,
         [MEASURE_CACHED] = r->cached_bytes,
+        [MEASURE_PAGE_CACHE] = c->variant.loader == &loader_null
+            ? NAN : r->page_cache_bytes,
     };
     uint32_t i;
 
@@ -279,10 +287,11 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
         c->values[i][round] = values[i];
     }
     c->run_count++;
-    hist_merge(&c->faults, &r->faults);
+    figures_faults_add(&c->faults, round, &r->faults);
     /* Where nothing loads ahead, no background is ever in the way. */
-    hist_merge(&c->faults_idle, c->variant.loader->has_end ? &r->faults_idle
-                                                           : &r->faults);
+    figures_faults_add(&c->faults_idle, round,
+                       c->variant.loader->has_end ? &r->faults_idle
+                                                  : &r->faults);
     g_strlcpy(c->io_name, r->io_name, sizeof(c->io_name));
     if (*r->io_fallback) {
         g_strlcpy(c->io_fallback, r->io_fallback, sizeof(c->io_fallback));

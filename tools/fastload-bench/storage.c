@@ -85,6 +85,27 @@ static bool storage_fill_cache(const Snapshot *snapshot, GError **error)
     return true;
 }
 
+/* Pages of the file that the page cache has; false: the kernel is silent. */
+static bool storage_cachestat(const Snapshot *snapshot, uint64_t *ret_pages)
+{
+    uint64_t range[2] = { 0, 0 }; /* to the end of the file */
+    uint64_t counts[5];
+
+    if (syscall(SYS_cachestat, snapshot->fd, range, counts, 0)) {
+        return false;
+    }
+    *ret_pages = counts[0];
+    return true;
+}
+
+uint64_t storage_page_cache_bytes(const Snapshot *snapshot)
+{
+    uint64_t pages;
+
+    return storage_cachestat(snapshot, &pages)
+        ? pages << BENCH_PAGE_SHIFT : storage_cached_bytes(snapshot);
+}
+
 /*
  * Whether the page cache has any page of the file, those included that a
  * process which is gone has asked for and the device has not brought yet:
@@ -92,11 +113,10 @@ static bool storage_fill_cache(const Snapshot *snapshot, GError **error)
  */
 static bool storage_has_cache(const Snapshot *snapshot)
 {
-    uint64_t range[2] = { 0, 0 };
-    uint64_t counts[5];
+    uint64_t pages;
 
-    if (syscall(SYS_cachestat, snapshot->fd, range, counts, 0) == 0) {
-        return counts[0];
+    if (storage_cachestat(snapshot, &pages)) {
+        return pages;
     }
     /* Linux before 6.5: they come while it waits. */
     g_usleep(DROP_WAIT_US);

@@ -38,11 +38,13 @@ static const TableColumn table_when[] = {
 
 static const TableColumn table_faults[] = {
     { "count", TABLE_COUNT, "faults", "count" },
+    { "waited", TABLE_NS, "waited_ns", "median" },
     { "p50", TABLE_NS, "faults", "p50_ns" },
     { "p90", TABLE_NS, "faults", "p90_ns" },
     { "p99", TABLE_NS, "faults", "p99_ns" },
     { "p99.9", TABLE_NS, "faults", "p999_ns" },
     { "max", TABLE_NS, "faults", "max_ns" },
+    { "worst", TABLE_NS, "faults", "worst_ns" },
     { "idle p50", TABLE_NS, "faults_idle", "p50_ns" },
     { "idle p99", TABLE_NS, "faults_idle", "p99_ns" },
     { "idle max", TABLE_NS, "faults_idle", "max_ns" },
@@ -55,6 +57,7 @@ static const TableColumn table_costs[] = {
     { "read", TABLE_BYTES, "read_bytes", "median" },
     { "peak", TABLE_BYTES, "rss_peak_bytes", "median" },
     { "end", TABLE_BYTES, "rss_end_bytes", "median" },
+    { "pagecache", TABLE_BYTES, "page_cache_bytes", "median" },
     { "tables", TABLE_BYTES, "page_table_bytes", "median" },
     { "huge", TABLE_PERCENT, "huge_share", "median" },
     { "speed", TABLE_RATIO, "speed", "ratio" },
