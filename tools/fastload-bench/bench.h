@@ -21,6 +21,7 @@
  *   storage.c      page cache dropped or filled; what the device can do
  *   environment.c  the machine, as far as it matters to a result
  *   plan.c         knobs, and lists of their values
+ *   progress.c     how far it is, on stderr
  *   rounds.c       rounds of runs, interleaved; medians, spreads, ratios
  *   figures.c      what several rounds say together
  *   result.c       results to JSON and back
@@ -622,6 +623,24 @@ bool plan_parse_size(const char *text, uint64_t *ret_bytes);
 bool plan_parse_share(const char *text, uint64_t *ret_millionths);
 bool plan_knob_has_list(const Plan *plan, KnobId knob);
 
+/* ---- progress.c ---- */
+
+/* How many of @total_count runs are done, and about how long it takes. */
+typedef struct Progress Progress;
+Progress *progress_new(uint32_t total_count);
+/* Clears the line of a terminal. */
+void progress_free(Progress *progress);
+/* Before somebody else writes to stderr. */
+void progress_clear(const Progress *progress);
+/* "cold, round 2 of 5" and "eager": what is told from now on. */
+void progress_begin_round(Progress *progress, const char *round);
+void progress_begin_run(Progress *progress, const char *run);
+void progress_end_run(Progress *progress);
+/* A MeasureTick and a GenerateProgress; @opaque is the Progress. */
+void progress_tick(void *opaque);
+void progress_generated(uint64_t done_bytes, uint64_t total_bytes,
+                        void *opaque);
+
 /* ---- rounds.c ---- */
 
 typedef enum MeasureId {
@@ -679,7 +698,7 @@ typedef struct WorkResult {
 
 /*
  * Runs all of @plan; what was done when *@is_stopped is in @works, as after a
- * failure.  Prints progress to stderr when that is a terminal.
+ * failure.
  */
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
                 GPtrArray *works, GError **error);

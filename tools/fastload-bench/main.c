@@ -228,16 +228,6 @@ static int main_run(int argc, char **argv)
                       : result_has_failed(works) ? EXIT_FAILED : 0;
 }
 
-static void main_gen_tick(uint64_t done_bytes, uint64_t total_bytes,
-                          void *opaque)
-{
-    if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\r\033[K%3.0f %%", total_bytes
-                ? 100.0 * done_bytes / total_bytes : 100.0);
-        fflush(stderr);
-    }
-}
-
 static bool main_parse_gen(const char *size, const char *zero,
                            const char *run, GenerateConfig *config,
                            GError **error)
@@ -269,6 +259,7 @@ static bool main_gen_file(const char *path, const GenerateConfig *config,
                           bool is_forced, GError **error)
 {
     g_autofree char *other = g_strconcat(path, ".XXXXXX", NULL);
+    Progress *progress;
     struct stat st;
     bool is_made;
     int fd;
@@ -286,11 +277,10 @@ static bool main_gen_file(const char *path, const GenerateConfig *config,
                     "cannot create %s: %s", path, g_strerror(errno));
         return false;
     }
-    is_made = generate_snapshot(fd, config, main_gen_tick, NULL, &is_stopped,
-                                error);
-    if (isatty(STDERR_FILENO)) {
-        fputs("\r\033[K", stderr);
-    }
+    progress = progress_new(0);
+    is_made = generate_snapshot(fd, config, progress_generated, progress,
+                                &is_stopped, error);
+    progress_free(progress);
     close(fd);
     if (is_made && rename(other, path) < 0) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,

@@ -12,71 +12,12 @@
 #include <math.h>
 
 #define ERROR_COUNT_MAX 5
-#define BAR_WIDTH 24
-#define LINE_COLUMNS_MAX 79
 
 typedef struct Rounds {
     const Plan *plan;
     const volatile int *is_stopped;
-    /* progress */
-    bool is_terminal;
-    uint64_t begin_ns;
-    uint64_t done_ns;        /* the last run ended, after begin_ns */
-    uint32_t done_count;
-    uint32_t total_count;
-    char *now_running;
+    Progress *progress;
 } Rounds;
-
-static void rounds_clear_line(const Rounds *rounds)
-{
-    if (rounds->is_terminal) {
-        fputs("\r\033[K", stderr);
-    }
-}
-
-static void rounds_tick(void *opaque)
-{
-    Rounds *rounds = opaque;
-    uint64_t ns = bench_now_ns() - rounds->begin_ns;
-    uint32_t filled = (uint64_t)rounds->done_count * BAR_WIDTH /
-                      MAX(rounds->total_count, 1);
-    g_autofree char *left = NULL, *line = NULL;
-    char bar[BAR_WIDTH];
-
-    if (!rounds->is_terminal) {
-        return;
-    }
-    if (rounds->done_count) {
-        /* Runs take what they took so far; this one began at done_ns. */
-        uint64_t rest_ns = rounds->done_ns / rounds->done_count *
-                           (rounds->total_count - rounds->done_count);
-        uint64_t gone_ns = ns - rounds->done_ns;
-        uint64_t s = (rest_ns - MIN(rest_ns, gone_ns)) / 1000000000;
-
-        left = g_strdup_printf(", %" PRIu64 ":%02" PRIu64 " left", s / 60,
-                               s % 60);
-    }
-    memset(bar, '.', BAR_WIDTH);
-    memset(bar, '#', filled);
-    line = g_strdup_printf("[%.*s] %u/%u%s  %s", BAR_WIDTH, bar,
-                           rounds->done_count, rounds->total_count,
-                           left ? left : "", rounds->now_running);
-    /* A line that wraps cannot be cleared. */
-    fprintf(stderr, "\r\033[K%.*s", LINE_COLUMNS_MAX, line);
-    fflush(stderr);
-}
-
-static void rounds_generate_tick(uint64_t done_bytes, uint64_t total_bytes,
-                                 void *opaque)
-{
-    Rounds *rounds = opaque;
-
-    if (rounds->is_terminal) {
-        fprintf(stderr, "\r\033[Kgenerating the snapshot: %3.0f %%",
-                total_bytes ? 100.0 * done_bytes / total_bytes : 100.0);
-        fflush(stderr);
-    }
-}
 
 /* ---- who takes part ---- */
 
@@ -308,7 +249,7 @@ static void rounds_note_failure(const Rounds *rounds, Contender *c,
     if (c->errors->len < ERROR_COUNT_MAX) {
         g_ptr_array_add(c->errors, g_strdup(text));
     }
-    rounds_clear_line(rounds);
+    progress_clear(rounds->progress);
     line = g_strdup_printf("%s: %s", c->label, text);
     text_print_error(line);
 }
@@ -336,14 +277,9 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
         .timeout_ns = rounds->plan->timeout_ns,
         .is_stopped = rounds->is_stopped,
     };
-    const char *cache = round->scenario.cache == CACHE_COLD ? "cold" : "warm";
 
-    g_free(rounds->now_running);
-    rounds->now_running = round->idx < 0
-        ? g_strdup_printf("%s, %s, warm-up", c->label, cache)
-        : g_strdup_printf("%s, %s, round %d", c->label, cache,
-                          round->idx + 1);
-    if (!measure_run(&config, rounds_tick, rounds, *result)) {
+    progress_begin_run(rounds->progress, c->label);
+    if (!measure_run(&config, progress_tick, rounds->progress, *result)) {
         return false;
     }
     if (!(*result)->is_ok) {
@@ -356,9 +292,19 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
             return false;
         }
     }
-    rounds->done_count++;
-    rounds->done_ns = bench_now_ns() - rounds->begin_ns;
+    progress_end_run(rounds->progress);
     return true;
+}
+
+static void rounds_tell_round(const Rounds *rounds, const Round *round)
+{
+    const char *cache = round->scenario.cache == CACHE_COLD ? "cold" : "warm";
+    g_autofree char *text = round->idx < 0
+        ? g_strdup_printf("%s, warm-up", cache)
+        : g_strdup_printf("%s, round %d of %u", cache, round->idx + 1,
+                          rounds->plan->repeat_count);
+
+    progress_begin_round(rounds->progress, text);
 }
 
 static bool rounds_one_round(Rounds *rounds, Round *round,
@@ -367,6 +313,7 @@ static bool rounds_one_round(Rounds *rounds, Round *round,
     ScenarioResult *s = round->result;
     guint i;
 
+    rounds_tell_round(rounds, round);
     round->sequential = 0;
     if (round->scenario.cache == CACHE_COLD && round->idx >= 0) {
         StorageRates rates;
@@ -552,9 +499,9 @@ static Snapshot *rounds_generate(Rounds *rounds, const KnobValues values,
     if (fd < 0) {
         return NULL;
     }
-    is_made = generate_snapshot(fd, &config, rounds_generate_tick, rounds,
-                                rounds->is_stopped, error);
-    rounds_clear_line(rounds);
+    is_made = generate_snapshot(fd, &config, progress_generated,
+                                rounds->progress, rounds->is_stopped, error);
+    progress_clear(rounds->progress);
     if (!is_made) {
         close(fd);
         return NULL;
@@ -574,18 +521,19 @@ static uint32_t rounds_count(const Plan *plan, KnobId first, KnobId end)
     return count;
 }
 
-/* How many runs there will be, for the progress bar. */
-static void rounds_foresee(Rounds *rounds)
+/* How many runs there will be. */
+static uint32_t rounds_foresee(const Plan *plan)
 {
-    const Plan *plan = rounds->plan;
     KnobValues values = { 0 };
     ScenarioResult *s = rounds_scenario_new(plan, values);
     uint32_t works = plan->snapshot_path
         ? 1 : rounds_count(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST);
 
-    rounds->total_count = s->contenders->len * works *
-        plan->scenarios->len * (plan->repeat_count + plan->warmup_count);
+    uint32_t count = s->contenders->len * works * plan->scenarios->len *
+                     (plan->repeat_count + plan->warmup_count);
+
     rounds_scenario_free(s);
+    return count;
 }
 
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
@@ -594,14 +542,12 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
     Rounds rounds = {
         .plan = plan,
         .is_stopped = is_stopped,
-        .is_terminal = isatty(STDERR_FILENO),
-        .begin_ns = bench_now_ns(),
+        .progress = progress_new(rounds_foresee(plan)),
     };
     KnobValues values = { 0 };
     bool is_right = true, has_more;
 
     guest_calibrate();
-    rounds_foresee(&rounds);
     plan_first(plan, 0, KNOB_COUNT, values);
     do {
         g_autoptr(Snapshot) snapshot = plan->snapshot_path
@@ -613,7 +559,6 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
         has_more = !plan->snapshot_path &&
             plan_next(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST, values);
     } while (is_right && has_more && !*is_stopped);
-    rounds_clear_line(&rounds);
-    g_free(rounds.now_running);
+    progress_free(rounds.progress);
     return is_right;
 }
