@@ -25,6 +25,7 @@
  *   rounds.c       rounds of runs, interleaved; medians, spreads, ratios
  *   figures.c      what several rounds say together
  *   result.c       results to JSON and back
+ *   output.c       where results go: files and standard output
  *   tree.c         reading the members of a result
  *   compare.c      one result beside another
  *   text.c         figures as text, and messages
@@ -696,12 +697,16 @@ typedef struct WorkResult {
     GPtrArray *scenarios;    /* of ScenarioResult */
 } WorkResult;
 
+/* After each round that counts, between two runs: @works has what is done. */
+typedef void RoundsDone(GPtrArray *works, void *opaque);
+
 /*
  * Runs all of @plan; what was done when *@is_stopped is in @works, as after a
  * failure.
  */
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
-                GPtrArray *works, GError **error);
+                GPtrArray *works, RoundsDone *on_round, void *opaque,
+                GError **error);
 void rounds_work_free(void *work);
 
 /* ---- figures.c ---- */
@@ -744,10 +749,37 @@ JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
 /* Did any run of any contender fail?  Did any not? */
 bool result_has_failed(GPtrArray *works);
 bool result_has_runs(GPtrArray *works);
-bool result_write(JsonNode *result, const char *path, GError **error);
-/* Replaces a file at once, but writes into what is none (/dev/stderr). */
-bool result_write_text(const char *path, const char *text, GError **error);
+/* One line of JSON. */
+char *result_text(JsonNode *result);
 JsonNode *result_read(const char *path, GError **error);
+
+/* ---- output.c ---- */
+
+typedef enum OutputKind {
+    OUTPUT_JSON, OUTPUT_HTML,
+    OUTPUT_TABLE,            /* to standard output, unless another is */
+    OUTPUT_COUNT,
+} OutputKind;
+
+typedef struct Outputs {
+    char *paths[OUTPUT_COUNT]; /* "-": standard output; NULL: not wanted */
+} Outputs;
+
+/* What goes to an output of that kind. */
+typedef char *OutputMake(OutputKind kind, const void *opaque);
+
+/* Whether all of them can be written, and none is one of @inputs. */
+bool outputs_check(const Outputs *outputs, const char *const *inputs,
+                   uint32_t input_count, GError **error);
+/* Writes all of them, also when one fails: @error has all that went wrong. */
+bool outputs_write(const Outputs *outputs, OutputMake *make,
+                   const void *opaque, GError **error);
+/* Replaces a file at once, but writes into what is none (/dev/stderr). */
+bool output_write_text(const char *path, const char *text, GError **error);
+/* Whether it is a file that is replaced, or none yet. */
+bool output_is_replaced(const char *path);
+/* Whether all that went to standard output got there; fails once. */
+bool output_flush(GError **error);
 
 /* ---- tree.c ---- */
 
@@ -779,10 +811,16 @@ void text_print_error(const char *text);
 
 /* What is printed on. */
 typedef struct Paper {
-    FILE *file;              /* who prints looks for its errors at the end */
+    FILE *file;
     uint32_t columns;        /* no line is longer; 0: no limit */
     bool is_markdown;        /* @columns does not matter then */
+    char *text;              /* what is in memory; paper_close() returns it */
+    size_t text_bytes;
 } Paper;
+
+/* A paper in memory. */
+void paper_open(Paper *paper, uint32_t columns, bool is_markdown);
+char *paper_close(Paper *paper);
 
 /*
  * Those of the terminal that @fd is; where it is none, those of the variable
@@ -818,7 +856,7 @@ void table_knobs(JsonObject *scenario, const Paper *paper);
 
 /* ---- html.c ---- */
 
-bool html_write(JsonNode *result, const char *path, GError **error);
+char *html_text(JsonNode *result);
 
 /* ---- compare.c ---- */
 

@@ -26,7 +26,7 @@ static char *html_escape(const char *json)
     return g_string_free(text, FALSE);
 }
 
-bool html_write(JsonNode *result, const char *path, GError **error)
+char *html_text(JsonNode *result)
 {
     GResource *resource = bench_report_get_resource();
     g_autoptr(GBytes) page = g_resource_lookup_data(
@@ -35,10 +35,9 @@ bool html_write(JsonNode *result, const char *path, GError **error)
     g_autofree char *safe = html_escape(json);
     const char *all = page ? g_bytes_get_data(page, NULL) : NULL;
     const char *place = all ? strstr(all, HTML_PLACE) : NULL;
-    g_autofree char *head = NULL, *text = NULL;
+    g_autofree char *head = NULL;
 
     assert(place); /* it is built in */
     head = g_strndup(all, place - all);
-    text = g_strconcat(head, safe, place + strlen(HTML_PLACE), NULL);
-    return result_write_text(path, text, error);
+    return g_strconcat(head, safe, place + strlen(HTML_PLACE), NULL);
 }

@@ -92,63 +92,25 @@ static GOptionContext *main_context(const char *parameters,
     return context;
 }
 
-/* Where a result goes, besides the screen. */
-static bool main_save(JsonNode *result, const char *json_path,
-                      const char *html_path, GError **error)
+/* A result as it is for an output of that kind. */
+static char *main_make(OutputKind kind, const void *opaque)
 {
-    if (!json_path || strcmp(json_path, "-")) {
-        Paper paper = { stdout, paper_columns_of(STDOUT_FILENO), false };
+    JsonNode *result = (JsonNode *)opaque;
+    Paper paper;
 
+    switch (kind) {
+    case OUTPUT_JSON:
+        return result_text(result);
+    case OUTPUT_HTML:
+        return html_text(result);
+    case OUTPUT_TABLE:
+        paper_open(&paper, paper_columns_of(STDOUT_FILENO), false);
         table_print(result, &paper);
+        return paper_close(&paper);
+    case OUTPUT_COUNT:
+        break;
     }
-    if (json_path && !result_write(result, json_path, error)) {
-        return false;
-    }
-    return !html_path || html_write(result, html_path, error);
-}
-
-/* A result that cannot be written is better known before the runs. */
-static bool main_check_output(const char *path, GError **error)
-{
-    struct stat st;
-    bool is_new = path && lstat(path, &st) < 0;
-    FILE *file = path && strcmp(path, "-") ? fopen(path, "a") : NULL;
-
-    if (path && strcmp(path, "-") && !file) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "cannot write %s: %s", path, g_strerror(errno));
-        return false;
-    }
-    if (file) {
-        fclose(file);
-        if (is_new) {
-            unlink(path);
-        }
-    }
-    return true;
-}
-
-/* An output must not be what is measured, nor another snapshot. */
-static bool main_check_overwrite(const char *path, const Plan *plan,
-                                 GError **error)
-{
-    const char *inputs[] = { plan->snapshot_path, plan->trace_path };
-    struct stat out, in;
-    uint32_t i;
-
-    if (!path || stat(path, &out) < 0) {
-        return true;
-    }
-    for (i = 0; i < G_N_ELEMENTS(inputs); i++) {
-        if (inputs[i] && stat(inputs[i], &in) == 0 &&
-            in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
-            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                        "%s is read and cannot be the output as well: choose "
-                        "another name", path);
-            return false;
-        }
-    }
-    return true;
+    return NULL;
 }
 
 static void main_tell_output(const char *what, const char *path)
@@ -158,13 +120,80 @@ static void main_tell_output(const char *what, const char *path)
     }
 }
 
+typedef struct MainRun {
+    const Plan *plan;
+    const char *command;
+    const char *json_path;
+    bool has_failed;         /* it was said that rounds cannot be saved */
+} MainRun;
+
+/* Whatever ends the program later, this much is on the disk. */
+static void main_save_round(GPtrArray *works, void *opaque)
+{
+    MainRun *run = opaque;
+    g_autoptr(JsonNode) result = NULL;
+    g_autoptr(GError) error = NULL;
+    g_autofree char *text = NULL;
+
+    if (!run->json_path || !output_is_replaced(run->json_path)) {
+        return;
+    }
+    result = result_new(run->plan, works, run->command, true);
+    text = result_text(result);
+    if (!output_write_text(run->json_path, text, &error) &&
+        !run->has_failed) {
+        g_autofree char *line = g_strdup_printf(
+            "cannot save the rounds so far, the runs go on: %s",
+            error->message);
+
+        run->has_failed = true;
+        text_print_error(line);
+    }
+}
+
+/* Runs all, and writes what there is. */
+static int main_run_plan(const Plan *plan, const Outputs *outputs,
+                         const char *command)
+{
+    g_autoptr(GPtrArray) works =
+        g_ptr_array_new_with_free_func(rounds_work_free);
+    MainRun run = { plan, command, outputs->paths[OUTPUT_JSON], false };
+    g_autoptr(JsonNode) result = NULL;
+    GError *error = NULL, *run_error = NULL;
+
+    main_catch_signals();
+    if (!rounds_run(plan, &is_stopped, works, main_save_round, &run,
+                    &run_error) && !works->len) {
+        return main_fail(run_error);
+    }
+    if (is_stopped && !result_has_runs(works)) {
+        g_clear_error(&run_error);
+        text_print_error("interrupted before anything was measured");
+        return EXIT_INTERRUPTED;
+    }
+    result = result_new(plan, works, command, is_stopped);
+    if (!outputs_write(outputs, main_make, result, &error)) {
+        g_clear_error(&run_error);
+        return main_fail(error);
+    }
+    if (g_strcmp0(outputs->paths[OUTPUT_JSON], "-")) {
+        main_tell_output("result", outputs->paths[OUTPUT_JSON]);
+        main_tell_output("page", outputs->paths[OUTPUT_HTML]);
+    }
+    if (run_error) {
+        return main_fail(run_error);
+    }
+    return is_stopped ? EXIT_INTERRUPTED
+                      : result_has_failed(works) ? EXIT_FAILED : 0;
+}
+
 static int main_run(int argc, char **argv)
 {
-    static char *json_path, *html_path;
+    static Outputs outputs;
     static const GOptionEntry entries[] = {
-        { "json", 'j', 0, G_OPTION_ARG_FILENAME, &json_path,
+        { "json", 'j', 0, G_OPTION_ARG_FILENAME, &outputs.paths[OUTPUT_JSON],
           "write the result there, - for standard output", "FILE" },
-        { "html", 0, 0, G_OPTION_ARG_FILENAME, &html_path,
+        { "html", 0, 0, G_OPTION_ARG_FILENAME, &outputs.paths[OUTPUT_HTML],
           "write a page with pictures", "FILE" },
         G_OPTION_ENTRY_NULL
     };
@@ -173,11 +202,8 @@ static int main_run(int argc, char **argv)
     g_autoptr(GOptionContext) context = main_context(
         NULL, "Compares ways of restoring a virtual machine's memory from a "
         "snapshot,\non the same work, in one run.", entries);
-    g_autoptr(GPtrArray) works =
-        g_ptr_array_new_with_free_func(rounds_work_free);
     g_autoptr(Plan) plan = NULL;
-    g_autoptr(JsonNode) result = NULL;
-    GError *error = NULL, *run_error = NULL;
+    GError *error = NULL;
 
     plan_add_options(context);
     g_option_context_set_description(context, description);
@@ -191,41 +217,12 @@ static int main_run(int argc, char **argv)
 
         return main_usage(text);
     }
-    if (html_path && !strcmp(html_path, "-")) {
-        return main_usage("--html needs the name of a file");
-    }
-    if (json_path && html_path && !strcmp(json_path, html_path)) {
-        return main_usage("--json and --html need names of their own");
-    }
-    if (!main_check_overwrite(json_path, plan, &error) ||
-        !main_check_overwrite(html_path, plan, &error) ||
-        !main_check_output(json_path, &error) ||
-        !main_check_output(html_path, &error)) {
+    if (!outputs_check(&outputs, (const char *[]) { plan->snapshot_path,
+                                                    plan->trace_path },
+                       2, &error)) {
         return main_fail(error);
     }
-    main_catch_signals();
-    if (!rounds_run(plan, &is_stopped, works, &run_error) && !works->len) {
-        return main_fail(run_error);
-    }
-    if (is_stopped && !result_has_runs(works)) {
-        g_clear_error(&run_error);
-        text_print_error("interrupted before anything was measured");
-        return EXIT_INTERRUPTED;
-    }
-    result = result_new(plan, works, command, is_stopped);
-    if (!main_save(result, json_path, html_path, &error)) {
-        g_clear_error(&run_error);
-        return main_fail(error);
-    }
-    if (!json_path || strcmp(json_path, "-")) {
-        main_tell_output("result", json_path);
-        main_tell_output("page", html_path);
-    }
-    if (run_error) {
-        return main_fail(run_error);
-    }
-    return is_stopped ? EXIT_INTERRUPTED
-                      : result_has_failed(works) ? EXIT_FAILED : 0;
+    return main_run_plan(plan, &outputs, command);
 }
 
 static bool main_parse_gen(const char *size, const char *zero,
@@ -358,9 +355,9 @@ static int main_inspect(int argc, char **argv)
 
 static int main_report(int argc, char **argv)
 {
-    static char *html_path;
+    static Outputs outputs;
     static const GOptionEntry entries[] = {
-        { "html", 0, 0, G_OPTION_ARG_FILENAME, &html_path,
+        { "html", 0, 0, G_OPTION_ARG_FILENAME, &outputs.paths[OUTPUT_HTML],
           "write a page with pictures", "PAGE" },
         G_OPTION_ENTRY_NULL
     };
@@ -375,15 +372,11 @@ static int main_report(int argc, char **argv)
     if (argc != 2) {
         return main_usage("report needs the name of one result");
     }
-    if (html_path && (!strcmp(html_path, argv[1]) ||
-                      !strcmp(html_path, "-"))) {
-        return main_usage("--html needs a file of its own");
-    }
-    if (html_path && !main_check_output(html_path, &error)) {
+    if (!outputs_check(&outputs, (const char *[]) { argv[1] }, 1, &error)) {
         return main_fail(error);
     }
     result = result_read(argv[1], &error);
-    if (!result || !main_save(result, NULL, html_path, &error)) {
+    if (!result || !outputs_write(&outputs, main_make, result, &error)) {
         return main_fail(error);
     }
     return 0;
@@ -402,7 +395,8 @@ static int main_compare(int argc, char **argv)
         entries);
     g_autoptr(JsonNode) a = NULL;
     g_autoptr(JsonNode) b = NULL;
-    Paper paper = { stdout, paper_columns_of(STDOUT_FILENO), false };
+    Paper paper = { .file = stdout,
+                    .columns = paper_columns_of(STDOUT_FILENO) };
     GError *error = NULL;
 
     if (!plan_parse_options(context, &argc, &argv, &error)) {
@@ -419,6 +413,17 @@ static int main_compare(int argc, char **argv)
     return 0;
 }
 
+/* Also when GLib has printed the help and ends the program. */
+static void main_close_stdout(void)
+{
+    GError *error = NULL;
+
+    if (!output_flush(&error)) {
+        main_fail(error);
+        _exit(EXIT_FAILED);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -432,6 +437,7 @@ int main(int argc, char **argv)
     uint32_t i;
 
     setlocale(LC_CTYPE, "");
+    atexit(main_close_stdout);
     g_set_prgname("fastload-bench");
     if (argc > 1 && !strcmp(argv[1], "--version")) {
         printf("fastload-bench %s (%s)\n", BENCH_VERSION, BENCH_COMMIT);

@@ -10,7 +10,6 @@
 #include "bench.h"
 #include "bench-version.h"
 #include <math.h>
-#include <sys/stat.h>
 
 #define TIMELINE_COUNT_MAX 200
 #define DEPTH_MAX 32
@@ -480,35 +479,11 @@ bool result_has_runs(GPtrArray *works)
     return result_has(works, false);
 }
 
-bool result_write_text(const char *path, const char *text, GError **error)
-{
-    bool is_written;
-    struct stat st;
-    FILE *file;
-
-    if (lstat(path, &st) < 0 || S_ISREG(st.st_mode)) {
-        return g_file_set_contents(path, text, -1, error);
-    }
-    file = fopen(path, "we");
-    is_written = file && fputs(text, file) >= 0;
-    if ((file && fclose(file)) || !is_written) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "cannot write %s: %s", path, g_strerror(errno));
-        return false;
-    }
-    return true;
-}
-
-bool result_write(JsonNode *result, const char *path, GError **error)
+char *result_text(JsonNode *result)
 {
     g_autofree char *text = json_to_string(result, FALSE);
-    g_autofree char *line = g_strconcat(text, "\n", NULL);
 
-    if (!strcmp(path, "-")) {
-        fputs(line, stdout);
-        return true;
-    }
-    return result_write_text(path, line, error);
+    return g_strconcat(text, "\n", NULL);
 }
 
 /* The parser calls itself for each level: a stranger's file may have many. */

@@ -17,6 +17,9 @@ typedef struct Rounds {
     const Plan *plan;
     const volatile int *is_stopped;
     Progress *progress;
+    GPtrArray *works;        /* of WorkResult */
+    RoundsDone *on_round;
+    void *opaque;
 } Rounds;
 
 /* ---- who takes part ---- */
@@ -368,6 +371,10 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
          result && !*rounds->is_stopped; round.idx++) {
         s->round_count += round.idx >= 0;
         is_right = rounds_one_round(rounds, &round, &result, error);
+        if (round.idx >= 0 && is_right && result && !*rounds->is_stopped) {
+            progress_clear(rounds->progress);
+            rounds->on_round(rounds->works, rounds->opaque);
+        }
     }
     if (is_right && !result) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
@@ -413,8 +420,7 @@ static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
 }
 
 static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
-                            KnobValues values, GPtrArray *works,
-                            GError **error)
+                            KnobValues values, GError **error)
 {
     const Plan *plan = rounds->plan;
     WorkResult *work;
@@ -438,7 +444,7 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     work->data_bytes = snapshot->data_bytes;
     work->block_count = snapshot->block_count;
     work->scenarios = g_ptr_array_new_with_free_func(rounds_scenario_free);
-    g_ptr_array_add(works, work);
+    g_ptr_array_add(rounds->works, work);
 
     for (i = 0; i < plan->scenarios->len && is_right &&
          !*rounds->is_stopped; i++) {
@@ -537,11 +543,15 @@ static uint32_t rounds_foresee(const Plan *plan)
 }
 
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
-                GPtrArray *works, GError **error)
+                GPtrArray *works, RoundsDone *on_round, void *opaque,
+                GError **error)
 {
     Rounds rounds = {
         .plan = plan,
         .is_stopped = is_stopped,
+        .works = works,
+        .on_round = on_round,
+        .opaque = opaque,
         .progress = progress_new(rounds_foresee(plan)),
     };
     KnobValues values = { 0 };
@@ -555,7 +565,7 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
             : rounds_generate(&rounds, values, error);
 
         is_right = snapshot &&
-            rounds_run_work(&rounds, snapshot, values, works, error);
+            rounds_run_work(&rounds, snapshot, values, error);
         has_more = !plan->snapshot_path &&
             plan_next(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST, values);
     } while (is_right && has_more && !*is_stopped);

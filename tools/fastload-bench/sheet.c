@@ -52,6 +52,23 @@ uint32_t paper_columns_of(int fd)
         ? columns : 0;
 }
 
+void paper_open(Paper *paper, uint32_t columns, bool is_markdown)
+{
+    *paper = (Paper) { .columns = columns, .is_markdown = is_markdown };
+    paper->file = open_memstream(&paper->text, &paper->text_bytes);
+    assert(paper->file); /* as g_malloc() */
+}
+
+char *paper_close(Paper *paper)
+{
+    char *text;
+
+    fclose(paper->file);
+    text = g_strdup(paper->text);
+    free(paper->text);
+    return text;
+}
+
 /* ---- paragraphs ---- */
 
 /* So that a name from a file is no markup. */

@@ -1,0 +1,193 @@
+/*
+ * fastload-bench: where results go.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Files and standard output.  What is written to standard output is looked
+ * after as well: a full disk behind it is an error.  A regular file is
+ * replaced at once, when all of the new one is on the disk; what is no regular
+ * file (a device, a link, a pipe) is written into.  Knows nothing of what is
+ * in a result.
+ */
+#include "bench.h"
+#include <stdio_ext.h>
+#include <sys/stat.h>
+
+static const char *const output_options[OUTPUT_COUNT] = {
+    [OUTPUT_JSON] = "--json",
+    [OUTPUT_HTML] = "--html",
+};
+
+static bool output_is_stdout(const char *path)
+{
+    return path && !strcmp(path, "-");
+}
+
+bool output_flush(GError **error)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) {
+        return true;
+    }
+    g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                "cannot write to standard output: %s", g_strerror(errno));
+    /* It is said once. */
+    __fpurge(stdout);
+    clearerr(stdout);
+    return false;
+}
+
+static bool output_print(const char *text, GError **error)
+{
+    fputs(text, stdout);
+    return output_flush(error);
+}
+
+bool output_is_replaced(const char *path)
+{
+    struct stat st;
+
+    return !output_is_stdout(path) &&
+           (lstat(path, &st) < 0 || S_ISREG(st.st_mode));
+}
+
+bool output_write_text(const char *path, const char *text, GError **error)
+{
+    bool is_written;
+    FILE *file;
+
+    if (output_is_stdout(path)) {
+        return output_print(text, error);
+    }
+    if (output_is_replaced(path)) {
+        return g_file_set_contents(path, text, -1, error);
+    }
+    file = fopen(path, "we");
+    is_written = file && fputs(text, file) >= 0;
+    if ((file && fclose(file)) || !is_written) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot write %s: %s", path, g_strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+/* A result that cannot be written is better known before the runs. */
+static bool output_check_path(const char *path, GError **error)
+{
+    struct stat st;
+    bool is_new = lstat(path, &st) < 0;
+    FILE *file = fopen(path, "a");
+
+    if (!file) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot write %s: %s", path, g_strerror(errno));
+        return false;
+    }
+    fclose(file);
+    if (is_new) {
+        unlink(path);
+    }
+    return true;
+}
+
+/* An output must not be what is read. */
+static bool output_check_input(const char *path, const char *input,
+                               GError **error)
+{
+    struct stat out, in;
+
+    if (stat(path, &out) == 0 && stat(input, &in) == 0 &&
+        in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "%s is read and cannot be the output as well: choose "
+                    "another name", path);
+        return false;
+    }
+    return true;
+}
+
+static bool output_check_names(const Outputs *outputs, GError **error)
+{
+    OutputKind i, j;
+
+    if (output_is_stdout(outputs->paths[OUTPUT_HTML])) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--html needs the name of a file; see fastload-bench "
+                    "--help");
+        return false;
+    }
+    for (i = 0; i < OUTPUT_COUNT; i++) {
+        for (j = 0; j < i; j++) {
+            if (outputs->paths[i] &&
+                !g_strcmp0(outputs->paths[i], outputs->paths[j])) {
+                g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                            "%s and %s need names of their own; see "
+                            "fastload-bench --help", output_options[j],
+                            output_options[i]);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+bool outputs_check(const Outputs *outputs, const char *const *inputs,
+                   uint32_t input_count, GError **error)
+{
+    OutputKind i;
+    uint32_t k;
+
+    if (!output_check_names(outputs, error)) {
+        return false;
+    }
+    for (i = 0; i < OUTPUT_COUNT; i++) {
+        const char *path = outputs->paths[i];
+
+        if (!path || output_is_stdout(path)) {
+            continue;
+        }
+        for (k = 0; k < input_count; k++) {
+            if (inputs[k] && !output_check_input(path, inputs[k], error)) {
+                return false;
+            }
+        }
+        if (!output_check_path(path, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool outputs_write(const Outputs *outputs, OutputMake *make,
+                   const void *opaque, GError **error)
+{
+    g_autoptr(GString) failures = g_string_new(NULL);
+    bool has_stdout = false;
+    OutputKind i;
+
+    for (i = 0; i < OUTPUT_COUNT; i++) {
+        g_autofree char *text = outputs->paths[i] ? make(i, opaque) : NULL;
+        g_autoptr(GError) cause = NULL;
+
+        has_stdout = has_stdout || output_is_stdout(outputs->paths[i]);
+        if (text && !output_write_text(outputs->paths[i], text, &cause)) {
+            g_string_append_printf(failures, "%s%s",
+                                   failures->len ? "; " : "", cause->message);
+        }
+    }
+    if (!has_stdout) {
+        g_autofree char *text = make(OUTPUT_TABLE, opaque);
+        g_autoptr(GError) cause = NULL;
+
+        /* Last: who reads it may go away, and that ends the program. */
+        if (!output_print(text, &cause)) {
+            g_string_append_printf(failures, "%s%s",
+                                   failures->len ? "; " : "", cause->message);
+        }
+    }
+    if (failures->len) {
+        g_set_error_literal(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                            failures->str);
+    }
+    return !failures->len;
+}
