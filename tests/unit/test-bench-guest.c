@@ -60,6 +60,20 @@ static void guest_fixture_free(GuestFixture *f)
     g_free(f);
 }
 
+/* Each vCPU stops after @touches; what they counted until then. */
+static void guest_fixture_touch(GuestFixture *f, uint64_t touches,
+                                GuestCounters *ret_counters)
+{
+    GError *error = NULL;
+    Guest *guest = guest_new(&f->snapshot, &f->scenario, touches, &error);
+
+    g_assert_no_error(error);
+    guest_start(guest, &f->run, f->writes);
+    guest_join(guest);
+    guest_get_counters(guest, ret_counters);
+    guest_free(guest);
+}
+
 /* Runs it until it has worked and its window is over. */
 static void guest_fixture_run(GuestFixture *f, GuestCounters *ret_counters)
 {
@@ -80,11 +94,12 @@ static void guest_fixture_run(GuestFixture *f, GuestCounters *ret_counters)
 
 static void test_waiting_is_the_sum_of_faults(void)
 {
-    /* Nothing faults after the guest has worked: it waited for all faults. */
+    /* Until the guest has worked it waits for each fault. */
     GuestFixture *f = guest_fixture_new();
     g_autofree GuestCounters *counters = g_new0(GuestCounters, 1);
 
-    guest_fixture_run(f, counters);
+    guest_fixture_touch(f, PAGE_COUNT, counters);
+    g_assert_cmpuint(counters->worked_ns, >, 0);
     g_assert_cmpuint(counters->faults.count, >, PAGE_COUNT / 2);
     g_assert_cmpuint(counters->faults.sum_ns, >=, counters->faults.max_ns);
     g_assert_cmpuint(counters->waited_ns, ==, counters->faults.sum_ns);
@@ -140,6 +155,140 @@ static void test_progress_from_the_request_is_no_more(void)
     guest_fixture_free(f);
 }
 
+/* ---- vCPUs share ---- */
+
+/* What is at GUEST_WRITE_OFF of a page that held zeros. */
+static uint64_t guest_written(const GuestFixture *f, uint32_t page)
+{
+    const uint8_t *hva = f->run.hva + ((uint64_t)page << BENCH_PAGE_SHIFT);
+
+    return *(const uint64_t *)(hva + GUEST_WRITE_OFF);
+}
+
+/* Each vCPU stops after @touches; when the guest had worked, or 0. */
+static uint64_t guest_fixture_work(GuestFixture *f, uint64_t touches)
+{
+    g_autofree GuestCounters *counters = g_new0(GuestCounters, 1);
+
+    guest_fixture_touch(f, touches, counters);
+    return counters->worked_ns;
+}
+
+static void test_vcpus_touch_the_same_pages(void)
+{
+    /* Each of three touches each page once before it begins again. */
+    static const GuestPattern patterns[] = {
+        PATTERN_UNIFORM, PATTERN_SEQUENTIAL,
+    };
+    uint32_t i, page;
+
+    for (i = 0; i < G_N_ELEMENTS(patterns); i++) {
+        GuestFixture *f = guest_fixture_new();
+
+        f->scenario.pattern = patterns[i];
+        f->scenario.vcpu_count = 3;
+        f->scenario.write_share = 1;
+        g_assert_cmpuint(guest_fixture_work(f, PAGE_COUNT), >, 0);
+        for (page = 0; page < PAGE_COUNT; page++) {
+            g_assert_cmpuint(f->writes[page], ==, 3);
+            g_assert_cmpuint(guest_written(f, page), ==,
+                             3 * GUEST_WRITE_STEP);
+        }
+        guest_fixture_free(f);
+    }
+}
+
+static void test_vcpus_have_orders_of_their_own(void)
+{
+    /* The first quarter of one is not the first quarter of the other. */
+    GuestFixture *f = guest_fixture_new();
+    uint32_t page, once_count = 0, twice_count = 0;
+
+    f->scenario.vcpu_count = 2;
+    f->scenario.write_share = 1;
+    guest_fixture_work(f, PAGE_COUNT / 4);
+    for (page = 0; page < PAGE_COUNT; page++) {
+        once_count += f->writes[page] == 1;
+        twice_count += f->writes[page] == 2;
+    }
+    g_assert_cmpuint(once_count, >, 0);
+    g_assert_cmpuint(twice_count, >, 0);
+    g_assert_cmpuint(once_count + 2 * twice_count, ==, PAGE_COUNT / 2);
+    guest_fixture_free(f);
+}
+
+static void test_zipf_shares_the_hot_pages(void)
+{
+    /* What one vCPU writes most, the other ones write often as well. */
+    GuestFixture *f = guest_fixture_new();
+    uint32_t page, most = 0;
+
+    f->scenario.pattern = PATTERN_ZIPF;
+    f->scenario.write_share = 1;
+    guest_fixture_work(f, PAGE_COUNT);
+    for (page = 0; page < PAGE_COUNT; page++) {
+        most = f->writes[page] > f->writes[most] ? page : most;
+    }
+    /* One in seven touches: 512 pages with weights 1, 1/2, 1/3, ... */
+    g_assert_cmpuint(f->writes[most], >, PAGE_COUNT / 16);
+    memset(f->writes, 0, sizeof(f->writes));
+    f->scenario.vcpu_count = 4;
+    guest_fixture_work(f, PAGE_COUNT);
+    g_assert_cmpuint(f->writes[most], >, 4 * PAGE_COUNT / 16);
+    guest_fixture_free(f);
+}
+
+static void test_worked_is_when_all_pages_were_touched(void)
+{
+    /* By whichever vCPU: two that begin in a half each need half as long. */
+    GuestFixture *f = guest_fixture_new();
+
+    f->scenario.pattern = PATTERN_SEQUENTIAL;
+    f->scenario.vcpu_count = 2;
+    g_assert_cmpuint(guest_fixture_work(f, PAGE_COUNT / 2 - 1), ==, 0);
+    g_assert_cmpuint(guest_fixture_work(f, PAGE_COUNT / 2), >, 0);
+    guest_fixture_free(f);
+}
+
+static void test_writes_of_many_are_all_counted(void)
+{
+    /* Four vCPUs over 16 pages for a while: no write is lost, none invented. */
+    GuestFixture *f = guest_fixture_new();
+    uint64_t sum = 0;
+    uint32_t page;
+
+    f->scenario.pattern = PATTERN_ZIPF;
+    f->scenario.vcpu_count = 4;
+    f->scenario.write_share = 1;
+    f->scenario.working_set_bytes = 16 * BENCH_PAGE_BYTES;
+    guest_fixture_work(f, 20000);
+    for (page = 0; page < PAGE_COUNT; page++) {
+        g_assert_cmpuint(guest_written(f, page), ==,
+                         f->writes[page] * GUEST_WRITE_STEP);
+        sum += f->writes[page];
+    }
+    g_assert_cmpuint(sum, ==, 4 * 20000);
+    guest_fixture_free(f);
+}
+
+static void test_a_page_arrives_once(void)
+{
+    /* Whoever faulted on it: a read and a write, or two vCPUs at once. */
+    GuestFixture *f = guest_fixture_new();
+    uint64_t came_bytes = 0;
+    uint32_t page;
+
+    f->variant.loader = &loader_mmap;
+    f->scenario.vcpu_count = 4;
+    guest_fixture_work(f, 2 * PAGE_COUNT);
+    for (page = 0; page < PAGE_COUNT; page++) {
+        came_bytes += f->arrivals[page] ? BENCH_PAGE_BYTES : 0;
+    }
+    g_assert_cmpuint(came_bytes, >, BENCH_HUGE_BYTES / 2);
+    g_assert_cmpuint(f->run.loaded_bytes[ARRIVAL_URGENT], ==, came_bytes);
+    guest_fixture_free(f);
+}
+
 static void guest_add(const char *name, GTestFunc func)
 {
     g_autofree char *path = g_strconcat("/bench/guest/", name, NULL);
@@ -159,5 +308,14 @@ int main(int argc, char **argv)
               test_progress_counts_from_the_request);
     guest_add("progress-from-the-request-is-no-more",
               test_progress_from_the_request_is_no_more);
+    guest_add("vcpus-touch-the-same-pages", test_vcpus_touch_the_same_pages);
+    guest_add("vcpus-have-orders-of-their-own",
+              test_vcpus_have_orders_of_their_own);
+    guest_add("zipf-shares-the-hot-pages", test_zipf_shares_the_hot_pages);
+    guest_add("worked-is-when-all-pages-were-touched",
+              test_worked_is_when_all_pages_were_touched);
+    guest_add("writes-of-many-are-all-counted",
+              test_writes_of_many_are_all_counted);
+    guest_add("a-page-arrives-once", test_a_page_arrives_once);
     return g_test_run();
 }

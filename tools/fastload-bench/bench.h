@@ -195,8 +195,8 @@ typedef enum CacheState { CACHE_COLD, CACHE_WARM } CacheState;
 typedef enum GuestPattern {
     PATTERN_UNIFORM,    /* each page of the working set once, shuffled */
     PATTERN_ZIPF,       /* few pages often, many seldom (exponent 0.99) */
-    PATTERN_SEQUENTIAL, /* ascending from a place of each vCPU's own */
-    PATTERN_TRACE,      /* as recorded */
+    PATTERN_SEQUENTIAL, /* ascending, from a place of each vCPU's own on */
+    PATTERN_TRACE,      /* as recorded, dealt out to the vCPUs in turn */
 } GuestPattern;
 typedef enum BenchIo { BENCH_IO_AUTO, BENCH_IO_URING, BENCH_IO_PREADV } BenchIo;
 
@@ -318,6 +318,7 @@ extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
 /*
  * The pages of [guest_off, +len_bytes) are there now, by @class; called by
  * the loader, from any of its threads.  is_data false: they are zero pages.
+ * Pages that were there already stay as they came.
  */
 void loader_note(LoaderRun *run, uint64_t guest_off, uint64_t len_bytes,
                  ArrivalClass class, bool is_data);
@@ -430,7 +431,8 @@ typedef struct GuestCounters {
     bool is_request_over;    /* the count before is complete */
     uint64_t waited_ns;      /* of faults until the guest has worked and the
                               * window is over */
-    uint64_t worked_ns;      /* when the working set was done; 0: not yet */
+    uint64_t worked_ns;      /* of the guest, in the sum alone: when its
+                              * working set was done; 0: not yet */
     Hist faults;             /* touches that the kernel had to help with */
     Hist faults_after;       /* the same, once everything was loaded */
 } GuestCounters;

@@ -5,8 +5,10 @@
  *
  * vCPU threads that compute for a while, touch a page, and so on.  What they
  * touch is drawn before the run from the scenario's seed, so that all
- * contenders meet the same guest.  The first time through its list is the
- * guest's working set; then it goes through the list again.
+ * contenders meet the same guest.  All vCPUs touch the same working set, each
+ * in an order of its own and again and again, so that two of them may wait for
+ * one page.  The guest has worked when each page of the working set has been
+ * touched once, by whichever vCPU.
  *
  * A touch counts as a fault when the kernel counted one for the thread while
  * it lasted.  Computing is a loop of a known length, not a wait for a time:
@@ -39,7 +41,7 @@ struct Guest {
     uint64_t max_touches;
     Vcpu *vcpus;
     uint32_t vcpu_count;
-    uint64_t *touched;
+    uint64_t *touched;       /* atomic: a bit each page */
     /* set by start */
     LoaderRun *run;
     WriteCount *writes;
@@ -48,6 +50,8 @@ struct Guest {
     /* atomic */
     int is_stopped;
     int is_loaded;
+    uint64_t untouched_count; /* pages of the working set */
+    uint64_t worked_ns;      /* since the request; 0: not yet */
 };
 
 static double guest_loops_per_ns;
@@ -238,21 +242,24 @@ static void guest_add_touch(Guest *guest, uint32_t vcpu, uint32_t page,
     g_array_append_val(guest->vcpus[vcpu].touches, touch);
 }
 
+/* One piece of memory, in which the vCPUs begin equally far apart. */
 static void guest_plan_sequential(Guest *guest, uint64_t *rng)
 {
+    uint64_t all_count = guest->snapshot->len_bytes >> BENCH_PAGE_SHIFT;
     uint64_t count = MAX(guest->scenario->working_set_bytes >>
-                         BENCH_PAGE_SHIFT, guest->vcpu_count);
+                         BENCH_PAGE_SHIFT, 1);
+    uint64_t begin = guest_random_below(rng, all_count);
     uint32_t v;
     uint64_t i;
 
-    count = MIN(count, guest->snapshot->len_bytes >> BENCH_PAGE_SHIFT);
+    count = MIN(count, all_count);
     for (v = 0; v < guest->vcpu_count; v++) {
-        uint64_t begin = guest_random_below(
-            rng, guest->snapshot->len_bytes >> BENCH_PAGE_SHIFT);
+        uint64_t ahead = count * v / guest->vcpu_count;
 
-        for (i = 0; i < MAX(count / guest->vcpu_count, 1); i++) {
+        for (i = 0; i < count; i++) {
             guest_add_touch(guest, v,
-                            guest_nth_page(guest->snapshot, begin + i), rng);
+                            guest_nth_page(guest->snapshot, begin +
+                                           (ahead + i) % count), rng);
         }
     }
 }
@@ -261,13 +268,20 @@ static void guest_plan_drawn(Guest *guest, uint64_t *rng)
 {
     g_autoptr(GArray) pages = guest_working_set(
         guest->snapshot, guest->scenario->working_set_bytes, rng);
-    g_autoptr(GArray) drawn = guest->scenario->pattern == PATTERN_ZIPF
-        ? guest_draw_zipf(pages, rng) : g_array_ref(pages);
+    uint32_t v;
     guint i;
 
-    for (i = 0; i < MAX(drawn->len, guest->vcpu_count); i++) {
-        guest_add_touch(guest, i % guest->vcpu_count,
-                        g_array_index(drawn, uint32_t, i % drawn->len), rng);
+    for (v = 0; v < guest->vcpu_count; v++) {
+        g_autoptr(GArray) drawn = guest->scenario->pattern == PATTERN_ZIPF
+            ? guest_draw_zipf(pages, rng) : g_array_copy(pages);
+
+        if (v) {
+            /* The first one's are in a random order as they are. */
+            guest_shuffle(drawn, rng);
+        }
+        for (i = 0; i < drawn->len; i++) {
+            guest_add_touch(guest, v, g_array_index(drawn, uint32_t, i), rng);
+        }
     }
 }
 
@@ -283,6 +297,29 @@ static bool guest_plan_trace(Guest *guest, GError **error)
                                          i % touches->len));
     }
     return touches;
+}
+
+/* How many different pages all vCPUs touch. */
+static uint64_t guest_count_pages(const Guest *guest)
+{
+    g_autofree uint64_t *bits = g_new0(
+        uint64_t, (guest->snapshot->guest_bytes >> BENCH_PAGE_SHIFT) / 64 + 1);
+    uint64_t count = 0;
+    uint32_t v;
+    guint i;
+
+    for (v = 0; v < guest->vcpu_count; v++) {
+        const GArray *touches = guest->vcpus[v].touches;
+
+        for (i = 0; i < touches->len; i++) {
+            uint32_t page = g_array_index(touches, Touch, i).page;
+            uint64_t bit = 1ull << page % 64;
+
+            count += !(bits[page / 64] & bit);
+            bits[page / 64] |= bit;
+        }
+    }
+    return count;
 }
 
 /* Zeros that are there: a vCPU must not fault in its own books. */
@@ -325,6 +362,7 @@ Guest *guest_new(const Snapshot *snapshot, const Scenario *scenario,
     } else {
         guest_plan_drawn(guest, &rng);
     }
+    guest->untouched_count = guest_count_pages(guest);
     return guest;
 }
 
@@ -385,9 +423,17 @@ static void vcpu_count(Vcpu *vcpu, uint64_t count, uint64_t now_ns)
                          __ATOMIC_RELAXED);
     }
     __atomic_store_n(&c->touch_count, count, __ATOMIC_RELAXED);
-    if (count == vcpu->touches->len) {
-        __atomic_store_n(&c->worked_ns,
-                         now_ns - vcpu->guest->run->begin_ns,
+}
+
+/* The page is there and was touched; the last one ends the work. */
+static void vcpu_note_touch(Guest *guest, uint32_t page, uint64_t now_ns)
+{
+    uint64_t bit = 1ull << page % 64;
+
+    if (!(__atomic_fetch_or(&guest->touched[page / 64], bit,
+                            __ATOMIC_RELAXED) & bit) &&
+        !__atomic_sub_fetch(&guest->untouched_count, 1, __ATOMIC_RELAXED)) {
+        __atomic_store_n(&guest->worked_ns, now_ns - guest->run->begin_ns,
                          __ATOMIC_RELAXED);
     }
 }
@@ -415,8 +461,6 @@ static void *vcpu_main(void *opaque)
         begin_ns = bench_now_ns();
         vcpu_touch(guest, touch);
         end_ns = bench_now_ns();
-        __atomic_fetch_or(&guest->touched[touch->page / 64],
-                          1ull << touch->page % 64, __ATOMIC_RELAXED);
         if (end_ns - begin_ns >= FAULT_NS_MIN) {
             uint64_t faults_now = vcpu_fault_count();
 
@@ -425,6 +469,7 @@ static void *vcpu_main(void *opaque)
                 fault_count = faults_now;
             }
         }
+        vcpu_note_touch(guest, touch->page, end_ns);
         vcpu_count(vcpu, ++count, end_ns);
         at = at + 1 == vcpu->touches->len ? 0 : at + 1;
     }
@@ -459,19 +504,7 @@ uint64_t guest_touch_count(const Guest *guest)
 
 uint64_t guest_worked_ns(const Guest *guest)
 {
-    uint64_t last_ns = 0;
-    uint32_t v;
-
-    for (v = 0; v < guest->vcpu_count; v++) {
-        uint64_t ns = __atomic_load_n(&guest->vcpus[v].counters.worked_ns,
-                                      __ATOMIC_RELAXED);
-
-        if (!ns) {
-            return 0;
-        }
-        last_ns = MAX(last_ns, ns);
-    }
-    return last_ns;
+    return __atomic_load_n(&guest->worked_ns, __ATOMIC_RELAXED);
 }
 
 bool guest_has_windowed(const Guest *guest)

@@ -46,17 +46,23 @@ void loader_note(LoaderRun *run, uint64_t guest_off, uint64_t len_bytes,
     uint64_t now_ns = bench_now_ns();
     uint32_t arrival = arrival_pack(class,
                                     now_ns - MIN(run->begin_ns, now_ns));
+    uint64_t new_count = 0;
 
     assert(class < ARRIVAL_COUNT);
-    if (is_data) {
-        __atomic_fetch_add(&run->loaded_bytes[class], len_bytes,
-                           __ATOMIC_RELAXED);
-    }
     for (; page < end; page++) {
-        /* Two threads may both find 0: either's entry is true enough. */
-        if (!__atomic_load_n(&run->arrivals[page], __ATOMIC_RELAXED)) {
-            __atomic_store_n(&run->arrivals[page], arrival, __ATOMIC_RELAXED);
+        uint32_t none = 0;
+
+        /* Of two vCPUs that fault on one page the first one counts. */
+        if (!__atomic_load_n(&run->arrivals[page], __ATOMIC_RELAXED) &&
+            __atomic_compare_exchange_n(&run->arrivals[page], &none, arrival,
+                                        false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED)) {
+            new_count++;
         }
+    }
+    if (is_data) {
+        __atomic_fetch_add(&run->loaded_bytes[class],
+                           new_count << BENCH_PAGE_SHIFT, __ATOMIC_RELAXED);
     }
 }
 
