@@ -201,6 +201,25 @@ static void test_touches_where_it_cannot_populate(void)
     test_loads_all(&loader_mmap_ahead);
 }
 
+static void test_minor_faults_are_probed(void)
+{
+    /* Where the kernel lacks them, a sentence says so, and what to do. */
+    g_autoptr(GError) error = NULL;
+    Load l;
+
+    if (!fixture_may_refuse() || fixture_run_child()) {
+        return;
+    }
+    load_open(&l, &loader_continue);
+    fixture_refuse_with(SYS_ioctl, EINVAL);
+    g_assert_false(loader_continue.start(&l.run, &error));
+    if (!strstr(error->message, "cannot create a userfaultfd")) {
+        g_assert_nonnull(strstr(error->message, "UFFD_FEATURE_MINOR_SHMEM"));
+        g_assert_nonnull(strstr(error->message, "leave this contender out"));
+    }
+    load_close(&l);
+}
+
 /* Whether the kernel says @flag of the mapping that begins at @hva. */
 static bool load_has_flag(const void *hva, const char *flag)
 {
@@ -291,6 +310,8 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/bench/loaders/mmap-ahead/touches-where-it-cannot-"
                     "populate", test_touches_where_it_cannot_populate);
+    g_test_add_func("/bench/loaders/continue/minor-faults-are-probed",
+                    test_minor_faults_are_probed);
     g_test_add_func("/bench/loaders/two-thread/huge-pages-stay-advised",
                     test_huge_pages_stay_advised);
     g_test_add_func("/bench/loaders/arrivals-are-packed",

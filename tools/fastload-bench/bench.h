@@ -34,6 +34,7 @@
  *   html.c         results with pictures: report.html and the JSON in it
  *   trap.c         userfaultfd for contenders that are not the engine: blocks
  *                  registered, faults waited for, pages placed
+ *   pool.c         threads that read ahead, and one for faults
  *   hist.c         histograms of latencies
  *   loader.c       their table; what they share
  *   loader-NAME.c  one contender each
@@ -293,6 +294,7 @@ typedef struct BenchLoader {
     uint32_t knobs;          /* LOADER_HAS_* */
     bool is_lazy;            /* the guest runs before all is loaded */
     bool has_end;            /* there is a time when all is loaded */
+    bool is_extra;           /* takes part only when it is named */
     /*
      * Returns when the guest may run.  wait() returns when everything is
      * loaded; it is not called without is_lazy, without has_end or with
@@ -313,7 +315,7 @@ const BenchLoader *bench_loader_by_name(const char *name);
 
 extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
     loader_two_thread, loader_alternate, loader_mmap, loader_mmap_ahead,
-    loader_fastload;
+    loader_fastload, loader_copy_threads, loader_continue;
 
 /*
  * The pages of [guest_off, +len_bytes) are there now, by @class; called by
@@ -370,8 +372,14 @@ typedef enum TrapEvent {
     TRAP_QUIT,               /* from then on always */
 } TrapEvent;
 
+typedef enum TrapMode {
+    TRAP_MISSING,            /* private anonymous memory */
+    TRAP_MINOR,              /* a memfd: also what only the file has so far */
+} TrapMode;
+
 /* Opens the userfaultfd and registers every block of guest memory. */
-bool trap_open(Trap *trap, const LoaderRun *run, GError **error);
+bool trap_open(Trap *trap, const LoaderRun *run, TrapMode mode,
+               GError **error);
 /* A TrapEvent, or -errno.  @ret_page: of the guest, where the fault is. */
 int trap_wait(Trap *trap, bool is_waiting, uint64_t *ret_page);
 /* [any] */
@@ -387,7 +395,20 @@ void trap_close(Trap *trap);
  */
 int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes);
 int trap_zero(int uffd, void *hva, uint64_t len_bytes);
+/* Of TRAP_MINOR: maps what the memfd has there. */
+int trap_continue(int uffd, void *hva, uint64_t len_bytes);
 int trap_wake(int uffd, void *hva, uint64_t len_bytes);
+
+/* ---- pool.c ---- */
+
+/*
+ * start(), wait() and stop() of a loader with the knobs of threads and direct.
+ * @alias: NULL, or the second mapping of all of guest memory, which is a memfd
+ * then; the pool unmaps it, also when it cannot start.
+ */
+bool pool_start(LoaderRun *run, uint8_t *alias, GError **error);
+bool pool_wait(LoaderRun *run, GError **error);
+void pool_stop(LoaderRun *run);
 
 /* ---- memory.c ---- */
 

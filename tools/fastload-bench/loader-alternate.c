@@ -162,7 +162,7 @@ static bool alternate_begin(Alternate *l, GError **error)
     if (l->fd < 0 ||
         !(l->page_buf = loader_buffer(l->run, BENCH_PAGE_BYTES, error)) ||
         !(l->zero_page = loader_buffer(l->run, BENCH_PAGE_BYTES, error)) ||
-        !trap_open(&l->trap, l->run, error)) {
+        !trap_open(&l->trap, l->run, TRAP_MISSING, error)) {
         return false;
     }
     memset(l->zero_page, 0, BENCH_PAGE_BYTES);

@@ -187,7 +187,7 @@ static bool two_thread_begin(TwoThread *l, GError **error)
     if (l->fd < 0 ||
         !(l->fault_page = loader_buffer(run, BENCH_PAGE_BYTES, error)) ||
         !(l->eager_page = loader_buffer(run, BENCH_PAGE_BYTES, error)) ||
-        !trap_open(&l->trap, run, error)) {
+        !trap_open(&l->trap, run, TRAP_MISSING, error)) {
         return false;
     }
     l->fault_thread = loader_thread(run, "fault", two_thread_fault_main, l,

@@ -23,6 +23,8 @@ const BenchLoader *const bench_loaders[] = {
     &loader_mmap,
     &loader_mmap_ahead,
     &loader_fastload,
+    &loader_copy_threads,
+    &loader_continue,
     NULL,
 };
 

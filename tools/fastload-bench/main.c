@@ -57,15 +57,27 @@ static int main_usage(const char *text)
     return EXIT_USAGE;
 }
 
-static char *main_describe(void)
+static void main_describe_contenders(GString *text, bool is_extra)
 {
-    GString *text = g_string_new("Contenders:\n");
     uint32_t i;
 
     for (i = 0; bench_loaders[i]; i++) {
-        g_string_append_printf(text, "  %-14s %s\n", bench_loaders[i]->name,
-                               bench_loaders[i]->summary);
+        if (bench_loaders[i]->is_extra == is_extra) {
+            g_string_append_printf(text, "  %-14s %s\n",
+                                   bench_loaders[i]->name,
+                                   bench_loaders[i]->summary);
+        }
     }
+}
+
+static char *main_describe(void)
+{
+    GString *text = g_string_new("Contenders:\n");
+
+    main_describe_contenders(text, false);
+    g_string_append(text, "\nExtra contenders, that run when --contenders "
+                    "names them:\n");
+    main_describe_contenders(text, true);
     g_string_append(text,
         "\nCommands:\n"
         "  fastload-bench [run] [OPTION...]        compare contenders\n"

@@ -296,7 +296,7 @@ void plan_add_options(GOptionContext *context)
 {
     static GOptionEntry others[] = {
         { "contenders", 'c', 0, G_OPTION_ARG_STRING, &options.contenders,
-          "who takes part (all)", "LIST" },
+          "who takes part (all but the extra ones)", "LIST" },
         { "baseline", 'b', 0, G_OPTION_ARG_STRING, &options.baseline,
           "whom ratios refer to (eager, or the first)", "NAME" },
         { "repeat", 'n', 0, G_OPTION_ARG_INT, &options.repeat_count,
@@ -346,7 +346,7 @@ static bool plan_parse_loaders(Plan *plan, GError **error)
     /* Progress is measured against it, so it always takes part. */
     g_ptr_array_add(plan->loaders, (void *)&loader_null);
     for (i = 0; !options.contenders && bench_loaders[i]; i++) {
-        if (bench_loaders[i] != &loader_null) {
+        if (bench_loaders[i] != &loader_null && !bench_loaders[i]->is_extra) {
             g_ptr_array_add(plan->loaders, (void *)bench_loaders[i]);
         }
     }

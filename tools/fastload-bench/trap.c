@@ -5,9 +5,10 @@
  *
  * Registers guest memory, waits for faults or for the end, places pages.
  * Nothing here prints; what is not about setting up returns -errno.  Missing
- * pages only, private anonymous memory only.  The engine has its own, and
- * shares nothing with these.  A partly done ioctl goes on where it stopped;
- * what stops without any progress, again and again, is given up with -EAGAIN.
+ * pages of private anonymous memory, or missing and minor ones of a memfd.
+ * The engine has its own, and shares nothing with these.  A partly done ioctl
+ * goes on where it stopped; what stops without any progress, again and again,
+ * is given up with -EAGAIN.
  */
 #include "bench.h"
 #include <linux/userfaultfd.h>
@@ -39,10 +40,25 @@ static int trap_create(void)
     return uffd < 0 ? -errno : uffd;
 }
 
+#ifdef UFFD_FEATURE_MINOR_SHMEM
+#define TRAP_MINOR_FEATURES UFFD_FEATURE_MINOR_SHMEM
+#define TRAP_MINOR_MODE UFFDIO_REGISTER_MODE_MINOR
+#define TRAP_MINOR_IOCTLS (1ull << _UFFDIO_CONTINUE)
+#else
+/* No kernel has all of them, so that opening fails with the sentence. */
+#define TRAP_MINOR_FEATURES UINT64_MAX
+#define TRAP_MINOR_MODE 0
+#define TRAP_MINOR_IOCTLS 0
+#endif
+
 /* A userfaultfd that may be used, or -1. */
-static int trap_create_ready(GError **error)
+static int trap_create_ready(const LoaderRun *run, TrapMode mode,
+                             GError **error)
 {
-    struct uffdio_api api = { .api = UFFD_API };
+    struct uffdio_api api = {
+        .api = UFFD_API,
+        .features = mode == TRAP_MINOR ? TRAP_MINOR_FEATURES : 0,
+    };
     int uffd = trap_create();
 
     if (uffd < 0) {
@@ -53,28 +69,38 @@ static int trap_create_ready(GError **error)
                     g_strerror(-uffd));
         return -1;
     }
-    if (ioctl(uffd, UFFDIO_API, &api) < 0) {
+    if (!ioctl(uffd, UFFDIO_API, &api)) {
+        return uffd;
+    }
+    if (mode == TRAP_MINOR) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "%s: this kernel's userfaultfd has no minor faults of "
+                    "shared memory (UFFD_FEATURE_MINOR_SHMEM); Linux 5.14 or "
+                    "later is needed: leave this contender out",
+                    run->variant->loader->name);
+    } else {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "this kernel's userfaultfd does not speak API %#llx: %s; "
                     "Linux 4.11 or later is needed", UFFD_API,
                     g_strerror(errno));
-        close(uffd);
-        return -1;
     }
-    return uffd;
+    close(uffd);
+    return -1;
 }
 
 static bool trap_register_block(Trap *trap, const SnapshotBlock *block,
-                                GError **error)
+                                TrapMode mode, GError **error)
 {
     struct uffdio_register reg = {
         .range = {
             .start = (uintptr_t)trap->run->hva + block->guest_off,
             .len = block->len_bytes,
         },
-        .mode = UFFDIO_REGISTER_MODE_MISSING,
+        .mode = UFFDIO_REGISTER_MODE_MISSING |
+                (mode == TRAP_MINOR ? TRAP_MINOR_MODE : 0),
     };
-    uint64_t need = 1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE;
+    uint64_t need = 1ull << _UFFDIO_COPY | 1ull << _UFFDIO_ZEROPAGE |
+                    (mode == TRAP_MINOR ? TRAP_MINOR_IOCTLS : 0);
     int ret = ioctl(trap->uffd, UFFDIO_REGISTER, &reg) < 0 ? errno : 0;
 
     if (!ret && (reg.ioctls & need) != need) {
@@ -89,10 +115,11 @@ static bool trap_register_block(Trap *trap, const SnapshotBlock *block,
     return !ret;
 }
 
-bool trap_open(Trap *trap, const LoaderRun *run, GError **error)
+bool trap_open(Trap *trap, const LoaderRun *run, TrapMode mode,
+               GError **error)
 {
     trap->run = run;
-    trap->uffd = trap_create_ready(error);
+    trap->uffd = trap_create_ready(run, mode, error);
     if (trap->uffd < 0) {
         return false;
     }
@@ -106,7 +133,7 @@ bool trap_open(Trap *trap, const LoaderRun *run, GError **error)
     }
     while (trap->registered_count < run->snapshot->block_count) {
         if (!trap_register_block(
-                trap, &run->snapshot->blocks[trap->registered_count],
+                trap, &run->snapshot->blocks[trap->registered_count], mode,
                 error)) {
             return false;
         }
@@ -263,6 +290,31 @@ int trap_zero(int uffd, void *hva, uint64_t len_bytes)
                            &stuck_count);
     } while (ret > 0);
     return ret;
+}
+
+int trap_continue(int uffd, void *hva, uint64_t len_bytes)
+{
+#ifdef UFFD_FEATURE_MINOR_SHMEM
+    uint64_t done_bytes = 0;
+    uint32_t stuck_count = 0;
+    int ret;
+
+    do {
+        struct uffdio_continue more = {
+            .range = {
+                .start = (uintptr_t)hva + done_bytes,
+                .len = len_bytes - done_bytes,
+            },
+        };
+        int failed = ioctl(uffd, UFFDIO_CONTINUE, &more) < 0 ? errno : 0;
+
+        ret = trap_advance(more.mapped, failed, len_bytes, &done_bytes,
+                           &stuck_count);
+    } while (ret > 0);
+    return ret;
+#else
+    return -EOPNOTSUPP;
+#endif
 }
 
 int trap_wake(int uffd, void *hva, uint64_t len_bytes)
