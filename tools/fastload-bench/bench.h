@@ -19,10 +19,13 @@
  *   trace.c        the file of touches that a guest model can replay
  *   measure.c      one run of one contender, in a process of its own
  *   storage.c      page cache dropped or filled; what the device can do
+ *   cgroup.c       limits of memory and CPU that this process lives under
  *   environment.c  the machine, as far as it matters to a result
  *   plan.c         knobs, and lists of their values
  *   progress.c     how far it is, on stderr
+ *   lacks.c        what this machine does not have: who is left out
  *   rounds.c       rounds of runs, interleaved; medians, spreads, ratios
+ *   notes.c        sentences that stand beside the figures
  *   figures.c      what several rounds say together
  *   result.c       results to JSON and back
  *   output.c       where results go: files and standard output
@@ -99,10 +102,20 @@ typedef struct SnapshotBlock {
     bool is_left_out;        /* not in the file; both offsets are 0 */
 } SnapshotBlock;
 
+/* By which it is seen that a file was changed, or replaced. */
+typedef struct SnapshotIdentity {
+    bool is_regular;         /* a device's times say nothing */
+    bool has_times;          /* the file system does not make them up */
+    uint64_t device, inode, len_bytes;
+    int64_t changed_ns;      /* its contents */
+    int64_t touched_ns;      /* its contents, name or rights */
+} SnapshotIdentity;
+
 typedef struct Snapshot {
     char *path;              /* opens the file; may be /proc/self/fd/N */
     char *label;             /* what to call it in results */
     int fd;                  /* read-only, buffered; owned */
+    SnapshotIdentity identity; /* as it was opened */
     uint64_t file_bytes;
     uint64_t guest_bytes;    /* from 0 to the end of the last block, 2 MiB
                               * aligned; what lies between blocks is unused */
@@ -123,6 +136,8 @@ typedef struct Snapshot {
 Snapshot *snapshot_open_fd(int fd, const char *path, const char *label,
                            GError **error);
 Snapshot *snapshot_open(const char *path, GError **error);
+/* Whether the file that @path names now is that one, and unchanged. */
+bool snapshot_is_same(const Snapshot *snapshot);
 void snapshot_free(Snapshot *snapshot);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Snapshot, snapshot_free)
 
@@ -287,11 +302,12 @@ typedef struct LoaderRun {
 #define LOADER_HAS_THREADS 1u
 #define LOADER_HAS_DIRECT 2u
 #define LOADER_HAS_IO 4u
+#define LOADER_NEEDS_TRAP 8u /* no knob: userfaultfd, or it cannot run */
 
 typedef struct BenchLoader {
     const char *name;
     const char *summary;     /* one line for --help */
-    uint32_t knobs;          /* LOADER_HAS_* */
+    uint32_t knobs;          /* LOADER_HAS_*, LOADER_NEEDS_* */
     bool is_lazy;            /* the guest runs before all is loaded */
     bool has_end;            /* there is a time when all is loaded */
     bool is_extra;           /* takes part only when it is named */
@@ -377,6 +393,8 @@ typedef enum TrapMode {
     TRAP_MINOR,              /* a memfd: also what only the file has so far */
 } TrapMode;
 
+/* Whether this process may have a userfaultfd. */
+bool trap_check(GError **error);
 /* Opens the userfaultfd and registers every block of guest memory. */
 bool trap_open(Trap *trap, const LoaderRun *run, TrapMode mode,
                GError **error);
@@ -532,7 +550,8 @@ typedef struct RunResult {
     uint64_t page_table_bytes;
     uint64_t huge_bytes;     /* of guest memory at the end */
     double speed;            /* touches a second after the load; 0: none */
-    uint64_t cached_bytes;   /* of the file in the page cache, before */
+    uint64_t cached_bytes;   /* of the file in the page cache, before; or
+                              * STORAGE_CACHED_UNKNOWN */
     uint64_t page_cache_bytes; /* the same after the run, for a contender that
                               * reads through the page cache; else 0 */
     Hist faults;             /* while the background ran */
@@ -550,6 +569,7 @@ typedef struct MeasureConfig {
     const Scenario *scenario;
     const Variant *variant;
     uint64_t timeout_ns;     /* a run that takes longer is killed: failed */
+    bool is_watched;         /* the same when the snapshot's file changes */
     const volatile int *is_stopped;
 } MeasureConfig;
 
@@ -575,16 +595,23 @@ typedef struct StorageRates {
     Hist random_4k;                /* O_DIRECT, one in flight */
 } StorageRates;
 
-/* Reads for @ns, sequentially and again at random. */
+/* Reads for @ns, sequentially and again at random; 0 for too small a file. */
 bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
                      StorageRates *ret_rates, GError **error);
-/* How much of the file the page cache holds. */
+/* Can the file be read with O_DIRECT? */
+bool storage_has_direct(const Snapshot *snapshot);
+/*
+ * How much of the file the page cache holds.  Unknown where the kernel does
+ * not tell: Linux 5.2 on tells it to the file's owner, to those who may write
+ * it and to root alone.
+ */
+#define STORAGE_CACHED_UNKNOWN UINT64_MAX
 uint64_t storage_cached_bytes(const Snapshot *snapshot);
 /*
- * The same, with pages that the device has not brought yet where the kernel
- * tells them (Linux 6.5).
+ * The same for who opens the file now: opening a file anew empties its cache
+ * on some FUSE file systems.
  */
-uint64_t storage_page_cache_bytes(const Snapshot *snapshot);
+uint64_t storage_cached_after_open(const Snapshot *snapshot);
 /* Drops it, or reads the file's data into it. */
 bool storage_set_cache(const Snapshot *snapshot, CacheState state,
                        GError **error);
@@ -615,6 +642,8 @@ typedef struct Plan {
                                      * lists' product, then what --also adds */
     GPtrArray *loaders;             /* of const BenchLoader, null first */
     const BenchLoader *baseline;
+    bool is_contenders_named;       /* on the command line */
+    bool is_direct_named;           /* the same: --direct on */
     uint32_t repeat_count;
     uint32_t warmup_count;
     uint64_t timeout_ns;
@@ -665,6 +694,28 @@ void progress_tick(void *opaque);
 void progress_generated(uint64_t done_bytes, uint64_t total_bytes,
                         void *opaque);
 
+/* ---- lacks.c ---- */
+
+/* Zeroed: nothing is missing. */
+typedef struct Lacks {
+    char *trap_text;         /* why there is no userfaultfd, or NULL */
+    bool has_no_direct;      /* the snapshot's file system has no O_DIRECT */
+} Lacks;
+
+/* Fail when somebody who was named cannot take part. */
+bool lacks_find_trap(const Plan *plan, Lacks *ret_lacks, GError **error);
+bool lacks_find_direct(const Plan *plan, const Snapshot *snapshot,
+                       Lacks *ret_lacks, GError **error);
+/*
+ * Whether a guest fits into memory: some contenders have all of it resident,
+ * zero pages as well.  @what: "--size" or a snapshot, for the error.
+ */
+bool lacks_check_memory(const char *what, uint64_t guest_bytes,
+                        GError **error);
+bool lacks_leave_out(const Lacks *lacks, const BenchLoader *loader,
+                     bool is_direct);
+void lacks_add_notes(const Lacks *lacks, const Plan *plan, GPtrArray *notes);
+
 /* ---- rounds.c ---- */
 
 typedef enum MeasureId {
@@ -708,6 +759,7 @@ typedef struct ScenarioResult {
     KnobValues values;
     GPtrArray *contenders;   /* of Contender */
     Contender *baseline;     /* borrowed */
+    GPtrArray *notes;        /* of char *: sentences for people */
     GArray *sequential;      /* of double: bytes a second, cold rounds */
     Hist random_4k;
     uint32_t round_count;    /* that were begun */
@@ -732,6 +784,14 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
                 GError **error);
 void rounds_work_free(void *work);
 
+/* ---- notes.c ---- */
+
+/* A sentence that is in @notes (of char *) already is not added again. */
+void notes_add(GPtrArray *notes, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* Whether cold was cold, and warm was warm. */
+void notes_add_cache(const ScenarioResult *s, uint64_t data_bytes,
+                     GPtrArray *notes);
+
 /* ---- figures.c ---- */
 
 /* Of @count values, a round each; NAN is no value.  NAN when there is none. */
@@ -746,6 +806,27 @@ void figures_faults_clear(FaultRounds *faults);
 /* Takes the figures of a round from its own histogram. */
 void figures_faults_add(FaultRounds *faults, uint32_t round,
                         const Hist *hist);
+
+/* ---- cgroup.c ---- */
+
+#define CGROUP_UNLIMITED UINT64_MAX
+
+/* Version 2 and version 1; limits of the cgroups above it count as well. */
+typedef struct CgroupMemory {
+    uint64_t limit_bytes;    /* the least; CGROUP_UNLIMITED */
+    uint64_t free_bytes;     /* before the first is reached, page cache being
+                              * dropped; CGROUP_UNLIMITED */
+} CgroupMemory;
+
+/*
+ * @root: before every path that is read; "" but for tests.  What cannot be
+ * read is no limit.
+ */
+void cgroup_get_memory(const char *root, CgroupMemory *ret_memory);
+/* Of how many CPUs; 0: there is no quota. */
+double cgroup_get_cpu_quota(const char *root);
+/* How many of its processes the kernel has killed for want of memory. */
+uint64_t cgroup_oom_kill_count(const char *root);
 
 /* ---- environment.c ---- */
 

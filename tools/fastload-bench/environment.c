@@ -185,6 +185,22 @@ static void environment_add_limit(JsonObject *env, const char *key,
     }
 }
 
+/* Only limits that there are. */
+static void environment_add_cgroup(JsonObject *env)
+{
+    double quota = cgroup_get_cpu_quota("");
+    CgroupMemory memory;
+
+    cgroup_get_memory("", &memory);
+    if (memory.limit_bytes != CGROUP_UNLIMITED) {
+        json_object_set_int_member(env, "cgroup_memory_bytes",
+                                   memory.limit_bytes);
+    }
+    if (quota > 0) {
+        json_object_set_double_member(env, "cpu_quota", quota);
+    }
+}
+
 JsonObject *environment_new(const char *path)
 {
     JsonObject *env = json_object_new();
@@ -198,6 +214,7 @@ JsonObject *environment_new(const char *path)
         environment_add_text(env, "architecture", names.machine);
     }
     environment_add_cpu(env);
+    environment_add_cgroup(env);
     if (stat(path, &st) == 0) {
         dev_t dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
 

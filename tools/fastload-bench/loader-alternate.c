@@ -204,6 +204,7 @@ static bool loader_alternate_wait(LoaderRun *run, GError **error)
 const BenchLoader loader_alternate = {
     .name = "alternate",
     .summary = "Cloud Hypervisor's ondemand: one thread, faults and steps",
+    .knobs = LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = true,
     .start = loader_alternate_start,

@@ -60,7 +60,7 @@ static bool loader_continue_start(LoaderRun *run, GError **error)
 const BenchLoader loader_continue = {
     .name = "continue",
     .summary = "shared guest memory: preadv into it, then UFFDIO_CONTINUE",
-    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT,
+    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT | LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = true,
     .is_extra = true,

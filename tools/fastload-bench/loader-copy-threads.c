@@ -22,7 +22,7 @@ static bool loader_copy_threads_start(LoaderRun *run, GError **error)
 const BenchLoader loader_copy_threads = {
     .name = "copy-threads",
     .summary = "preadv and UFFDIO_COPY on N threads, one more for faults",
-    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT,
+    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT | LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = true,
     .is_extra = true,

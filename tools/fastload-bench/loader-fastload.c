@@ -138,7 +138,8 @@ static void loader_fastload_settle(LoaderRun *run)
 const BenchLoader loader_fastload = {
     .name = "fastload",
     .summary = "this project's engine",
-    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT | LOADER_HAS_IO,
+    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT | LOADER_HAS_IO |
+             LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = true,
     .start = loader_fastload_start,

@@ -245,6 +245,7 @@ static bool loader_two_thread_wait(LoaderRun *run, GError **error)
 const BenchLoader loader_two_thread = {
     .name = "two-thread",
     .summary = "QEMU 11.2's fast snapshot load: faults and 4 KiB reads ahead",
+    .knobs = LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = true,
     .start = loader_two_thread_start,

@@ -143,6 +143,17 @@ static void *measure_map(uint64_t len_bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* The worst of both runs: for cold the most, for warm the least. */
+static void measure_note_cached(Measure *m, bool is_idle)
+{
+    uint64_t before = m->result->cached_bytes;
+    uint64_t now = storage_cached_after_open(m->config->snapshot);
+
+    m->result->cached_bytes =
+        !is_idle ? now : m->config->scenario->cache == CACHE_COLD
+        ? MAX(before, now) : MIN(before, now);
+}
+
 static bool measure_prepare(Measure *m, bool is_idle, GError **error)
 {
     const Snapshot *snapshot = m->config->snapshot;
@@ -167,6 +178,7 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
     if (!m->run.hva) {
         return false;
     }
+    measure_note_cached(m, is_idle);
     m->base_rss_bytes = proc_resident_bytes();
     m->base_table_bytes = proc_number("/proc/self/status", "VmPTE:", 1024);
     m->base_read_bytes = proc_number("/proc/self/io", "\nread_bytes:", 1);
@@ -318,7 +330,7 @@ static void measure_memory(Measure *m)
     r->rss_end_bytes = now - MIN(now, m->base_rss_bytes);
     r->page_table_bytes = tables - MIN(tables, m->base_table_bytes);
     if (!m->config->variant->is_direct) {
-        r->page_cache_bytes = storage_page_cache_bytes(m->config->snapshot);
+        r->page_cache_bytes = storage_cached_bytes(m->config->snapshot);
     }
     r->huge_bytes = proc_huge_bytes(m->run.hva,
                                     m->config->snapshot->guest_bytes);
@@ -456,10 +468,13 @@ static bool measure_touch(Measure *m, GError **error)
     const uint64_t mask = ~(uint64_t)(BENCH_HUGE_BYTES - 1);
     const Snapshot *snapshot = m->config->snapshot;
     uint64_t wanted = measure_resident_bytes(snapshot);
-    uint64_t limit = proc_number("/proc/meminfo", "MemAvailable:", 1024) /
-                     10 * 8;
-    uint64_t small, huge;
+    uint64_t available = proc_number("/proc/meminfo", "MemAvailable:", 1024);
+    uint64_t limit, small, huge;
+    CgroupMemory memory;
     uint8_t *hva;
+
+    cgroup_get_memory("", &memory);
+    limit = MIN(available, memory.free_bytes) / 10 * 8;
 
     if (m->config->scenario->cache == CACHE_COLD &&
         !m->config->variant->is_direct) {
@@ -501,6 +516,29 @@ static void measure_child(const MeasureConfig *config, MeasureFunc *func,
     _exit(0);
 }
 
+/* How a process ended that was not to end so. */
+static void measure_say_status(int status, bool is_oom, RunResult *result)
+{
+    CgroupMemory memory;
+
+    cgroup_get_memory("", &memory);
+    if (is_oom && memory.limit_bytes != CGROUP_UNLIMITED) {
+        snprintf(result->error, sizeof(result->error), "killed by the kernel, "
+                 "for the memory limit of its cgroup, %" PRIu64 " MiB, was "
+                 "reached; raise it, or choose a smaller guest",
+                 memory.limit_bytes >> 20);
+    } else if (is_oom) {
+        snprintf(result->error, sizeof(result->error), "killed by the kernel, "
+                 "for the machine has no more memory; choose a smaller guest");
+    } else if (WIFSIGNALED(status)) {
+        snprintf(result->error, sizeof(result->error), "ended by signal %d "
+                 "(%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    } else {
+        snprintf(result->error, sizeof(result->error), "ended with exit "
+                 "code %d", WEXITSTATUS(status));
+    }
+}
+
 /* Waits for the child; false when it was stopped, killed or crashed. */
 static bool measure_await(const MeasureConfig *config, pid_t child,
                           uint64_t timeout_ns, MeasureTick *tick,
@@ -509,12 +547,15 @@ static bool measure_await(const MeasureConfig *config, pid_t child,
     uint64_t end_ns = bench_now_ns() + timeout_ns;
     int pidfd = syscall(SYS_pidfd_open, child, 0);
     struct pollfd fds = { .fd = pidfd, .events = POLLIN };
-    bool is_late = false, is_killed = false;
+    uint64_t oom_kill_count = cgroup_oom_kill_count("");
+    bool is_late = false, is_other = false, is_killed = false;
     int status = 0;
 
     while (waitpid(child, &status, WNOHANG) == 0) {
         is_late = is_late || bench_now_ns() > end_ns;
-        if ((is_late || *config->is_stopped) && !is_killed) {
+        /* fastload waits for ever when its file has become another one. */
+        is_other = config->is_watched && !snapshot_is_same(config->snapshot);
+        if ((is_late || is_other || *config->is_stopped) && !is_killed) {
             kill(child, SIGKILL);
             is_killed = true;
         }
@@ -538,12 +579,11 @@ static bool measure_await(const MeasureConfig *config, pid_t child,
         snprintf(result->error, sizeof(result->error),
                  "not done after %" PRIu64 " s: killed; --timeout gives it "
                  "longer", timeout_ns / 1000000000);
-    } else if (WIFSIGNALED(status)) {
-        snprintf(result->error, sizeof(result->error), "ended by signal %d "
-                 "(%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
     } else {
-        snprintf(result->error, sizeof(result->error), "ended with exit "
-                 "code %d", WEXITSTATUS(status));
+        measure_say_status(status, WIFSIGNALED(status) &&
+                           WTERMSIG(status) == SIGKILL && !is_killed &&
+                           cgroup_oom_kill_count("") != oom_kill_count,
+                           result);
     }
     return false;
 }
@@ -596,8 +636,6 @@ static bool measure_from_scratch(const MeasureConfig *config,
         result->is_ok = false;
         return false;
     }
-    result->cached_bytes = MAX(result->cached_bytes,
-                               storage_cached_bytes(config->snapshot));
     return measure_fork(config, func, tick, opaque, result);
 }
 

@@ -565,6 +565,9 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
             return NULL;
         }
     }
+    plan->is_contenders_named = options.contenders;
+    plan->is_direct_named = options.lists[KNOB_DIRECT] &&
+                            plan_list_has(plan->values[KNOB_DIRECT], 1);
     plan->repeat_count = options.repeat_count;
     plan->warmup_count = options.warmup_count;
     plan->timeout_ns = options.timeout_s * SECOND_NS;

@@ -336,7 +336,28 @@ static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_object(b);
 }
 
-static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s)
+static void result_add_notes(JsonBuilder *b, const ScenarioResult *s,
+                             const WorkResult *work)
+{
+    g_autoptr(GPtrArray) notes = g_ptr_array_new_with_free_func(g_free);
+    guint i;
+
+    for (i = 0; i < s->notes->len; i++) {
+        notes_add(notes, "%s", (const char *)s->notes->pdata[i]);
+    }
+    notes_add_cache(s, work->data_bytes, notes);
+    json_builder_set_member_name(b, "notes");
+    json_builder_begin_array(b);
+    for (i = 0; i < notes->len; i++) {
+        g_autofree char *valid = g_utf8_make_valid(notes->pdata[i], -1);
+
+        json_builder_add_string_value(b, valid);
+    }
+    json_builder_end_array(b);
+}
+
+static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s,
+                                const WorkResult *work)
 {
     KnobId i;
     guint c;
@@ -353,6 +374,7 @@ static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s)
     }
     json_builder_end_object(b);
     result_add_text(b, "baseline", s->baseline->label);
+    result_add_notes(b, s, work);
     json_builder_set_member_name(b, "contenders");
     json_builder_begin_array(b);
     for (c = 0; c < s->contenders->len; c++) {
@@ -399,7 +421,7 @@ static void result_add_work(JsonBuilder *b, const WorkResult *work)
     json_builder_set_member_name(b, "scenarios");
     json_builder_begin_array(b);
     for (i = 0; i < work->scenarios->len; i++) {
-        result_add_scenario(b, work->scenarios->pdata[i]);
+        result_add_scenario(b, work->scenarios->pdata[i], work);
     }
     json_builder_end_array(b);
     json_builder_end_object(b);

@@ -16,6 +16,8 @@
 typedef struct Rounds {
     const Plan *plan;
     const volatile int *is_stopped;
+    Lacks lacks;
+    char *same_time;         /* when the snapshot was seen unchanged */
     Progress *progress;
     GPtrArray *works;        /* of WorkResult */
     RoundsDone *on_round;
@@ -108,7 +110,8 @@ static bool rounds_is_known(const GPtrArray *contenders, const char *label)
     return false;
 }
 
-static void rounds_add_contenders(const Plan *plan, ScenarioResult *s)
+static void rounds_add_contenders(const Plan *plan, const Lacks *lacks,
+                                  ScenarioResult *s)
 {
     guint i;
 
@@ -120,7 +123,8 @@ static void rounds_add_contenders(const Plan *plan, ScenarioResult *s)
         do {
             g_autofree char *label = rounds_label(plan, loader, values);
 
-            if (rounds_is_known(s->contenders, label)) {
+            if (lacks_leave_out(lacks, loader, values[KNOB_DIRECT]) ||
+                rounds_is_known(s->contenders, label)) {
                 continue;
             }
             g_ptr_array_add(s->contenders,
@@ -137,19 +141,22 @@ static void rounds_scenario_free(void *opaque)
     ScenarioResult *s = opaque;
 
     g_ptr_array_unref(s->contenders);
+    g_ptr_array_unref(s->notes);
     g_array_unref(s->sequential);
     g_free(s);
 }
 
 static ScenarioResult *rounds_scenario_new(const Plan *plan,
+                                           const Lacks *lacks,
                                            const KnobValues values)
 {
     ScenarioResult *s = g_new0(ScenarioResult, 1);
 
     memcpy(s->values, values, sizeof(s->values));
     s->contenders = g_ptr_array_new_with_free_func(rounds_contender_free);
+    s->notes = g_ptr_array_new_with_free_func(g_free);
     s->sequential = g_array_new(FALSE, FALSE, sizeof(double));
-    rounds_add_contenders(plan, s);
+    rounds_add_contenders(plan, lacks, s);
     return s;
 }
 
@@ -163,6 +170,15 @@ void rounds_work_free(void *opaque)
 }
 
 /* ---- what a run said ---- */
+
+typedef struct Round {
+    const Snapshot *snapshot;
+    const PageSums *sums;
+    Scenario scenario;
+    ScenarioResult *result;
+    int32_t idx;             /* below 0: warm-up */
+    double sequential;       /* of the storage, in this round; 0: unknown */
+} Round;
 
 static double rounds_or_nan(uint64_t value)
 {
@@ -197,9 +213,21 @@ static void rounds_keep_typical(Contender *c, uint32_t round,
     }
 }
 
-static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
-                        double sequential, RunResult **result)
+/*
+ * Nothing read where something had to be: the kernel counts no bytes for this
+ * file system (FUSE, memory).
+ */
+static bool rounds_is_uncounted(const Round *round, const Contender *c,
+                                const RunResult *r)
 {
+    return !r->read_bytes && round->snapshot->data_bytes &&
+           c->variant.loader != &loader_null &&
+           (round->scenario.cache == CACHE_COLD || c->variant.is_direct);
+}
+
+static void rounds_keep(const Round *round, Contender *c, RunResult **result)
+{
+    const Snapshot *snapshot = round->snapshot;
     const RunResult *r = *result;
     double values[MEASURE_COUNT] = {
         [MEASURE_RUN] = r->run_ns,
@@ -210,7 +238,6 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
         [MEASURE_PROGRESS_RUNNING] = rounds_or_nan(r->window_touch_count),
         [MEASURE_WAITED] = r->waited_ns,
         [MEASURE_CPU] = r->cpu_ns,
-        [MEASURE_READ] = r->read_bytes,
         [MEASURE_RSS_PEAK] = r->rss_peak_bytes,
         [MEASURE_RSS_END] = r->rss_end_bytes,
         [MEASURE_PAGE_TABLE] = r->page_table_bytes,
@@ -218,29 +245,33 @@ static void rounds_keep(Contender *c, uint32_t round, const Snapshot *snapshot,
         [MEASURE_HUGE_SHARE] = snapshot->data_bytes
             ? MIN((double)r->huge_bytes / snapshot->data_bytes, 1) : NAN,
         [MEASURE_SPEED] = r->speed > 0 ? r->speed : NAN,
-        [MEASURE_CACHED] = r->cached_bytes,
-        [MEASURE_PAGE_CACHE] = c->variant.loader == &loader_null
+        [MEASURE_READ] = rounds_is_uncounted(round, c, r)
+            ? NAN : r->read_bytes,
+        [MEASURE_CACHED] = r->cached_bytes == STORAGE_CACHED_UNKNOWN
+            ? NAN : r->cached_bytes,
+        [MEASURE_PAGE_CACHE] = c->variant.loader == &loader_null ||
+                               r->page_cache_bytes == STORAGE_CACHED_UNKNOWN
             ? NAN : r->page_cache_bytes,
     };
     uint32_t i;
 
-    values[MEASURE_DEVICE_SHARE] = sequential > 0
-        ? snapshot->data_bytes * 1e9 / values[MEASURE_LOAD] / sequential
-        : NAN;
+    values[MEASURE_DEVICE_SHARE] = round->sequential > 0
+        ? snapshot->data_bytes * 1e9 / values[MEASURE_LOAD] /
+          round->sequential : NAN;
     for (i = 0; i < MEASURE_COUNT; i++) {
-        c->values[i][round] = values[i];
+        c->values[i][round->idx] = values[i];
     }
     c->run_count++;
-    figures_faults_add(&c->faults, round, &r->faults);
+    figures_faults_add(&c->faults, round->idx, &r->faults);
     /* Where nothing loads ahead, no background is ever in the way. */
-    figures_faults_add(&c->faults_idle, round,
+    figures_faults_add(&c->faults_idle, round->idx,
                        c->variant.loader->has_end ? &r->faults_idle
                                                   : &r->faults);
     g_strlcpy(c->io_name, r->io_name, sizeof(c->io_name));
     if (*r->io_fallback) {
         g_strlcpy(c->io_fallback, r->io_fallback, sizeof(c->io_fallback));
     }
-    rounds_keep_typical(c, round, result);
+    rounds_keep_typical(c, round->idx, result);
 }
 
 static void rounds_note_failure(const Rounds *rounds, Contender *c,
@@ -259,18 +290,28 @@ static void rounds_note_failure(const Rounds *rounds, Contender *c,
 
 /* ---- runs ---- */
 
-typedef struct Round {
-    const Snapshot *snapshot;
-    const PageSums *sums;
-    Scenario scenario;
-    ScenarioResult *result;
-    int32_t idx;             /* below 0: warm-up */
-    double sequential;       /* of the storage, in this round; 0: unknown */
-} Round;
+/* Whether the snapshot is as it was when it was opened. */
+static bool rounds_check_same(Rounds *rounds, const Snapshot *snapshot,
+                              GError **error)
+{
+    g_autoptr(GDateTime) now = g_date_time_new_now_local();
 
-/* False when it was stopped. */
+    /* What we have generated has no name by which it could be changed. */
+    if (!rounds->plan->snapshot_path || snapshot_is_same(snapshot)) {
+        g_free(rounds->same_time);
+        rounds->same_time = g_date_time_format(now, "%H:%M:%S");
+        return true;
+    }
+    g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                "%s changed while it was measured: nothing that was measured "
+                "after %s counts; measure again while nobody writes to it",
+                snapshot->label, rounds->same_time);
+    return false;
+}
+
+/* False when it was stopped, or with an error when nothing counts any more. */
 static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
-                           RunResult **result)
+                           RunResult **result, GError **error)
 {
     MeasureConfig config = {
         .snapshot = round->snapshot,
@@ -278,18 +319,19 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
         .scenario = &round->scenario,
         .variant = &c->variant,
         .timeout_ns = rounds->plan->timeout_ns,
+        .is_watched = rounds->plan->snapshot_path,
         .is_stopped = rounds->is_stopped,
     };
 
     progress_begin_run(rounds->progress, c->label);
-    if (!measure_run(&config, progress_tick, rounds->progress, *result)) {
+    if (!measure_run(&config, progress_tick, rounds->progress, *result) ||
+        !rounds_check_same(rounds, round->snapshot, error)) {
         return false;
     }
     if (!(*result)->is_ok) {
         rounds_note_failure(rounds, c, (*result)->error);
     } else if (round->idx >= 0) {
-        rounds_keep(c, round->idx, round->snapshot, round->sequential,
-                    result);
+        rounds_keep(round, c, result);
         if (!*result) {
             /* Only when there is no memory for one more. */
             return false;
@@ -310,31 +352,46 @@ static void rounds_tell_round(const Rounds *rounds, const Round *round)
     progress_begin_round(rounds->progress, text);
 }
 
+/* Without the device's rates the runs are worth as much. */
+static void rounds_measure_storage(Round *round)
+{
+    ScenarioResult *s = round->result;
+    g_autoptr(GError) error = NULL;
+    StorageRates rates;
+
+    if (!storage_measure(round->snapshot, round->idx,
+                         MIN(round->scenario.window_ns, STORAGE_RAW_NS),
+                         &rates, &error)) {
+        notes_add(s->notes, "device: unknown, for %s", error->message);
+        return;
+    }
+    round->sequential = rates.sequential_bytes_per_s;
+    g_array_append_val(s->sequential, rates.sequential_bytes_per_s);
+    hist_merge(&s->random_4k, &rates.random_4k);
+}
+
 static bool rounds_one_round(Rounds *rounds, Round *round,
                              RunResult **result, GError **error)
 {
     ScenarioResult *s = round->result;
+    GError *run_error = NULL;
     guint i;
 
     rounds_tell_round(rounds, round);
     round->sequential = 0;
-    if (round->scenario.cache == CACHE_COLD && round->idx >= 0) {
-        StorageRates rates;
-
-        if (!storage_measure(round->snapshot, round->idx,
-                             MIN(round->scenario.window_ns, STORAGE_RAW_NS),
-                             &rates, error)) {
-            return false;
-        }
-        round->sequential = rates.sequential_bytes_per_s;
-        g_array_append_val(s->sequential, rates.sequential_bytes_per_s);
-        hist_merge(&s->random_4k, &rates.random_4k);
+    if (round->scenario.cache == CACHE_COLD && round->idx >= 0 &&
+        !rounds->lacks.has_no_direct) {
+        rounds_measure_storage(round);
     }
     for (i = 0; i < s->contenders->len; i++) {
         if (!rounds_one_run(rounds, round, s->contenders->pdata[i],
-                            result)) {
-            return true;
+                            result, &run_error)) {
+            break;
         }
+    }
+    if (run_error) {
+        g_propagate_error(error, run_error);
+        return false;
     }
     return true;
 }
@@ -385,24 +442,6 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     return is_right;
 }
 
-/* Some contenders have all of the guest resident, zero pages as well. */
-static bool rounds_check_memory(const char *what, uint64_t len_bytes,
-                                GError **error)
-{
-    uint64_t memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
-                            sysconf(_SC_PAGESIZE);
-
-    if (len_bytes > memory_bytes / 10 * 9) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                    "%s: a guest of %" PRIu64 " MiB does not fit into nine "
-                    "tenths of the machine's %" PRIu64 " MiB of memory: "
-                    "choose a smaller one", what, len_bytes >> 20,
-                    memory_bytes >> 20);
-        return false;
-    }
-    return true;
-}
-
 /* A guest that cannot be is a usage error, before anything has run. */
 static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
                                const KnobValues values, GError **error)
@@ -410,7 +449,7 @@ static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
     Scenario scenario;
     Guest *guest;
 
-    if (!rounds_check_memory(snapshot->label, snapshot->guest_bytes, error)) {
+    if (!lacks_check_memory(snapshot->label, snapshot->guest_bytes, error)) {
         return false;
     }
     rounds_fill_scenario(plan, values, &scenario);
@@ -428,13 +467,17 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     bool is_right = true;
     guint i;
 
+    if (!lacks_find_direct(plan, snapshot, &rounds->lacks, error)) {
+        return false;
+    }
     for (i = 0; i < plan->scenarios->len; i++) {
         plan_set_scenario(plan, i, values);
         if (!rounds_check_guest(plan, snapshot, values, error)) {
             return false;
         }
     }
-    sums = memory_sums_new(snapshot, error);
+    sums = rounds_check_same(rounds, snapshot, error)
+        ? memory_sums_new(snapshot, error) : NULL;
     if (!sums) {
         return false;
     }
@@ -451,7 +494,8 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
         ScenarioResult *s;
 
         plan_set_scenario(plan, i, values);
-        s = rounds_scenario_new(plan, values);
+        s = rounds_scenario_new(plan, &rounds->lacks, values);
+        lacks_add_notes(&rounds->lacks, plan, s->notes);
         g_ptr_array_add(work->scenarios, s);
         is_right = rounds_run_scenario(rounds, snapshot, sums, s, error);
     }
@@ -498,9 +542,6 @@ static Snapshot *rounds_generate(Rounds *rounds, const KnobValues values,
     bool is_made;
     int fd;
 
-    if (!rounds_check_memory("--size", config.len_bytes, error)) {
-        return NULL;
-    }
     fd = rounds_temporary_file(plan->folder, error);
     if (fd < 0) {
         return NULL;
@@ -528,10 +569,10 @@ static uint32_t rounds_count(const Plan *plan, KnobId first, KnobId end)
 }
 
 /* How many runs there will be. */
-static uint32_t rounds_foresee(const Plan *plan)
+static uint32_t rounds_foresee(const Plan *plan, const Lacks *lacks)
 {
     KnobValues values = { 0 };
-    ScenarioResult *s = rounds_scenario_new(plan, values);
+    ScenarioResult *s = rounds_scenario_new(plan, lacks, values);
     uint32_t works = plan->snapshot_path
         ? 1 : rounds_count(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST);
 
@@ -540,6 +581,22 @@ static uint32_t rounds_foresee(const Plan *plan)
 
     rounds_scenario_free(s);
     return count;
+}
+
+/* What can be known before the first snapshot is there. */
+static bool rounds_check(Rounds *rounds, GError **error)
+{
+    const Plan *plan = rounds->plan;
+    const GArray *sizes = plan->values[KNOB_SIZE];
+    guint i;
+
+    for (i = 0; !plan->snapshot_path && i < sizes->len; i++) {
+        if (!lacks_check_memory("--size", g_array_index(sizes, uint64_t, i),
+                                error)) {
+            return false;
+        }
+    }
+    return lacks_find_trap(plan, &rounds->lacks, error);
 }
 
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
@@ -552,11 +609,14 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
         .works = works,
         .on_round = on_round,
         .opaque = opaque,
-        .progress = progress_new(rounds_foresee(plan)),
     };
     KnobValues values = { 0 };
     bool is_right = true, has_more;
 
+    if (!rounds_check(&rounds, error)) {
+        return false;
+    }
+    rounds.progress = progress_new(rounds_foresee(plan, &rounds.lacks));
     guest_calibrate();
     plan_first(plan, 0, KNOB_COUNT, values);
     do {
@@ -570,5 +630,7 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
             plan_next(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST, values);
     } while (is_right && has_more && !*is_stopped);
     progress_free(rounds.progress);
+    g_free(rounds.lacks.trap_text);
+    g_free(rounds.same_time);
     return is_right;
 }

@@ -6,10 +6,12 @@
  * Brings the page cache into a known state, and measures what the device
  * gives without any loader: the yardstick for everybody's figures.  Only
  * stretches that the snapshot has data for count, since a hole reads faster
- * than any disk.  Fails when the file cannot be read with O_DIRECT.
+ * than any disk.  Where io_uring is refused, as in many containers, threads
+ * read instead.  Measuring fails when the file cannot be read with O_DIRECT.
  */
 #include "bench.h"
 #include <liburing.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #ifndef SYS_cachestat
@@ -23,7 +25,18 @@
 #define DROP_TRIES 5
 #define DROP_WAIT_US 20000
 
-uint64_t storage_cached_bytes(const Snapshot *snapshot)
+/* Whether the kernel tells us what the cache has; see cachestat(2). */
+static bool storage_may_look(int fd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    struct stat st;
+
+    return geteuid() == 0 || faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0 ||
+           (fstat(fd, &st) == 0 && st.st_uid == geteuid());
+}
+
+/* By mincore(), which calls all of a file resident that is another user's. */
+static uint64_t storage_count_resident(const Snapshot *snapshot, int fd)
 {
     uint64_t cached_pages = 0, at, i;
     g_autofree unsigned char *states =
@@ -32,8 +45,7 @@ uint64_t storage_cached_bytes(const Snapshot *snapshot)
     for (at = 0; at < snapshot->file_bytes; at += MINCORE_WINDOW_BYTES) {
         uint64_t len_bytes = MIN(snapshot->file_bytes - at,
                                  MINCORE_WINDOW_BYTES);
-        void *map = mmap(NULL, len_bytes, PROT_READ, MAP_SHARED,
-                         snapshot->fd, at);
+        void *map = mmap(NULL, len_bytes, PROT_READ, MAP_SHARED, fd, at);
 
         if (map == MAP_FAILED) {
             continue;
@@ -47,6 +59,49 @@ uint64_t storage_cached_bytes(const Snapshot *snapshot)
         munmap(map, len_bytes);
     }
     return cached_pages << BENCH_PAGE_SHIFT;
+}
+
+/*
+ * Pages of the file that the page cache has, those included that a process
+ * which is gone has asked for and the device has not brought yet.  False: not
+ * told, or the kernel is older than 6.5.
+ */
+static bool storage_cachestat(int fd, uint64_t *ret_pages)
+{
+    uint64_t range[2] = { 0, 0 }; /* to the end of the file */
+    uint64_t counts[5];
+
+    if (syscall(SYS_cachestat, fd, range, counts, 0)) {
+        return false;
+    }
+    *ret_pages = counts[0];
+    return true;
+}
+
+static uint64_t storage_count_cached(const Snapshot *snapshot, int fd)
+{
+    uint64_t pages;
+
+    return storage_cachestat(fd, &pages) ? pages << BENCH_PAGE_SHIFT
+           : storage_may_look(fd) ? storage_count_resident(snapshot, fd)
+           : STORAGE_CACHED_UNKNOWN;
+}
+
+uint64_t storage_cached_bytes(const Snapshot *snapshot)
+{
+    return storage_count_cached(snapshot, snapshot->fd);
+}
+
+uint64_t storage_cached_after_open(const Snapshot *snapshot)
+{
+    int fd = open(snapshot->path, O_RDONLY | O_CLOEXEC);
+    uint64_t cached_bytes = fd < 0 ? STORAGE_CACHED_UNKNOWN
+                                   : storage_count_cached(snapshot, fd);
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return cached_bytes;
 }
 
 static bool storage_fill_cache(const Snapshot *snapshot, GError **error)
@@ -85,40 +140,15 @@ static bool storage_fill_cache(const Snapshot *snapshot, GError **error)
     return true;
 }
 
-/* Pages of the file that the page cache has; false: the kernel is silent. */
-static bool storage_cachestat(const Snapshot *snapshot, uint64_t *ret_pages)
-{
-    uint64_t range[2] = { 0, 0 }; /* to the end of the file */
-    uint64_t counts[5];
-
-    if (syscall(SYS_cachestat, snapshot->fd, range, counts, 0)) {
-        return false;
-    }
-    *ret_pages = counts[0];
-    return true;
-}
-
-uint64_t storage_page_cache_bytes(const Snapshot *snapshot)
-{
-    uint64_t pages;
-
-    return storage_cachestat(snapshot, &pages)
-        ? pages << BENCH_PAGE_SHIFT : storage_cached_bytes(snapshot);
-}
-
-/*
- * Whether the page cache has any page of the file, those included that a
- * process which is gone has asked for and the device has not brought yet:
- * mincore() does not see them, and they would be a present to the next run.
- */
+/* Whether any page of the file is cached, or on its way. */
 static bool storage_has_cache(const Snapshot *snapshot)
 {
     uint64_t pages;
 
-    if (storage_cachestat(snapshot, &pages)) {
+    if (storage_cachestat(snapshot->fd, &pages)) {
         return pages;
     }
-    /* Linux before 6.5: they come while it waits. */
+    /* mincore() does not see those that the device has not brought yet. */
     g_usleep(DROP_WAIT_US);
     return storage_cached_bytes(snapshot);
 }
@@ -248,6 +278,60 @@ static double raw_sequential(RawRead *raw)
     return done_bytes * 1e9 / (now_ns - begin_ns);
 }
 
+typedef struct RawThread {
+    RawRead *raw;
+    uint32_t slot;           /* which of the buffers */
+    uint64_t done_bytes;
+    uint64_t end_ns;
+    int ret;
+} RawThread;
+
+static void *raw_thread_main(void *opaque)
+{
+    RawThread *t = opaque;
+    RawRead *raw = t->raw;
+    uint64_t begin_ns = bench_now_ns();
+
+    do {
+        guint idx = __atomic_fetch_add(&raw->next, 1, __ATOMIC_RELAXED) %
+                    raw->stretches->len;
+        const Stretch *stretch = &g_array_index(raw->stretches, Stretch, idx);
+
+        t->ret = loader_read(raw->fd, raw->bufs + t->slot * RAW_READ_BYTES,
+                             RAW_READ_BYTES, stretch->file_off);
+        t->done_bytes += stretch->data_bytes;
+        t->end_ns = bench_now_ns();
+    } while (!t->ret && t->end_ns - begin_ns < raw->ns);
+    return NULL;
+}
+
+/* The same as raw_sequential() where io_uring is refused: a thread a slot. */
+static double raw_sequential_threads(RawRead *raw)
+{
+    RawThread threads[RAW_DEPTH] = { 0 };
+    GThread *handles[RAW_DEPTH];
+    uint64_t begin_ns = bench_now_ns(), end_ns = begin_ns, done_bytes = 0;
+    int ret = 0;
+    uint32_t i;
+
+    for (i = 0; i < RAW_DEPTH; i++) {
+        threads[i] = (RawThread) { .raw = raw, .slot = i };
+        handles[i] = g_thread_try_new("raw", raw_thread_main, &threads[i],
+                                      NULL);
+    }
+    for (i = 0; i < RAW_DEPTH; i++) {
+        if (!handles[i]) {
+            ret = -EAGAIN;
+            continue;
+        }
+        g_thread_join(handles[i]);
+        ret = ret ? ret : threads[i].ret;
+        done_bytes += threads[i].done_bytes;
+        end_ns = MAX(end_ns, threads[i].end_ns);
+    }
+    return ret ? ret : done_bytes * 1e9 / (end_ns - begin_ns);
+}
+
 static int raw_random(RawRead *raw, uint64_t seed, Hist *hist)
 {
     uint64_t begin_ns = bench_now_ns(), now_ns = begin_ns;
@@ -277,19 +361,37 @@ static int raw_random(RawRead *raw, uint64_t seed, Hist *hist)
 static int storage_measure_raw(RawRead *raw, uint64_t seed,
                                StorageRates *rates)
 {
-    int ret = io_uring_queue_init(RAW_DEPTH, &raw->ring, 0);
-
-    if (ret) {
-        return ret;
-    }
     /* Somewhere else each time: a host may have the same place cached. */
     raw->next = (seed + 1) * 0x9e3779b97f4a7c15ull % raw->stretches->len;
-    rates->sequential_bytes_per_s = raw_sequential(raw);
-    io_uring_queue_exit(&raw->ring);
+    if (io_uring_queue_init(RAW_DEPTH, &raw->ring, 0) == 0) {
+        rates->sequential_bytes_per_s = raw_sequential(raw);
+        io_uring_queue_exit(&raw->ring);
+    } else {
+        rates->sequential_bytes_per_s = raw_sequential_threads(raw);
+    }
     if (rates->sequential_bytes_per_s < 0) {
         return rates->sequential_bytes_per_s;
     }
     return raw_random(raw, seed, &rates->random_4k);
+}
+
+bool storage_has_direct(const Snapshot *snapshot)
+{
+    int fd = open(snapshot->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    bool has_direct = fd >= 0 || errno != EINVAL;
+    void *buf = NULL;
+
+    /* Some file systems let the file be opened and refuse the reading. */
+    if (fd >= 0 && posix_memalign(&buf, BENCH_PAGE_BYTES,
+                                  BENCH_PAGE_BYTES) == 0) {
+        has_direct = pread(fd, buf, BENCH_PAGE_BYTES, 0) >= 0 ||
+                     errno != EINVAL;
+        free(buf);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return has_direct;
 }
 
 bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,

@@ -10,8 +10,6 @@
 #include "bench.h"
 #include <math.h>
 
-#define NOT_COLD_SHARE 0.02
-
 typedef enum TableKind {
     TABLE_NS, TABLE_BYTES, TABLE_PERCENT, TABLE_RATIO, TABLE_COUNT,
     TABLE_SPREAD,            /* of the measure's rounds; has no member */
@@ -210,35 +208,30 @@ static void table_failures(const Paper *paper, JsonArray *contenders)
     }
 }
 
-/* Says so when cold was not cold: on a RAM disk, say. */
-static void table_cold(const Paper *paper, JsonObject *scenario,
-                       JsonObject *snapshot)
+/* Once each: many are about the whole snapshot.  @said: of char *. */
+static void table_notes(const Paper *paper, JsonObject *scenario,
+                        GHashTable *said)
 {
-    JsonArray *contenders = tree_array(scenario, "contenders");
-    double most = 0;
+    JsonArray *notes = tree_array(scenario, "notes");
     guint i;
 
-    if (strcmp(tree_text(tree_object(scenario, "knobs"), "cache"),
-               "cold")) {
-        return;
-    }
-    for (i = 0; i < tree_length(contenders); i++) {
-        double cached = table_member(tree_element(contenders, i),
-                                      "cached_bytes", "max");
+    for (i = 0; i < tree_length(notes); i++) {
+        JsonNode *node = json_array_get_element(notes, i);
 
-        most = cached > most ? cached : most;
-    }
-    if (most > tree_number(snapshot, "data_bytes") * NOT_COLD_SHARE) {
-        g_autofree char *text = text_bytes(most);
+        if (json_node_get_value_type(node) == G_TYPE_STRING) {
+            char *text = g_strescape(json_node_get_string(node), "\"");
 
-        paper_gap(paper);
-        paper_say(paper, 2, "NOT COLD: up to %s of the file stayed in the "
-                  "page cache; use a file system on a disk", text);
+            if (!g_hash_table_contains(said, text)) {
+                paper_gap(paper);
+                paper_say(paper, 2, "%s", text);
+            }
+            g_hash_table_add(said, text);
+        }
     }
 }
 
 static void table_scenario(const Paper *paper, JsonObject *scenario,
-                           JsonObject *snapshot)
+                           GHashTable *said)
 {
     JsonArray *contenders = tree_array(scenario, "contenders");
     g_autofree char *baseline = tree_safe_text(scenario, "baseline");
@@ -248,7 +241,7 @@ static void table_scenario(const Paper *paper, JsonObject *scenario,
     table_sheet(paper, contenders, "FAULTS", table_faults);
     table_sheet(paper, contenders, "COSTS", table_costs);
     table_failures(paper, contenders);
-    table_cold(paper, scenario, snapshot);
+    table_notes(paper, scenario, said);
     paper_gap(paper);
     paper_say(paper, 2, "ratio (less is better) and speed (more is better): "
               "to %s; rounds: %.0f", baseline,
@@ -315,11 +308,13 @@ void table_print(JsonNode *result, const Paper *paper)
                                                          "data_bytes"));
         g_autofree char *head = g_strdup_printf("%s: %s, %s of it data",
                                                 label, len, data);
+        g_autoptr(GHashTable) said = g_hash_table_new_full(
+            g_str_hash, g_str_equal, g_free, NULL);
 
         paper_head(paper, head);
         table_storage(paper, tree_object(work, "storage"));
         for (s = 0; s < tree_length(scenarios); s++) {
-            table_scenario(paper, tree_element(scenarios, s), snapshot);
+            table_scenario(paper, tree_element(scenarios, s), said);
         }
     }
 }

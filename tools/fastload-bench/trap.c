@@ -88,6 +88,16 @@ static int trap_create_ready(const LoaderRun *run, TrapMode mode,
     return -1;
 }
 
+bool trap_check(GError **error)
+{
+    int uffd = trap_create_ready(NULL, TRAP_MISSING, error);
+
+    if (uffd >= 0) {
+        close(uffd);
+    }
+    return uffd >= 0;
+}
+
 static bool trap_register_block(Trap *trap, const SnapshotBlock *block,
                                 TrapMode mode, GError **error)
 {

@@ -1,0 +1,159 @@
+/*
+ * The limits of a cgroup, read from trees of files that look like /proc and
+ * /sys of machines of each kind.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <glib/gstdio.h>
+#include "bench.h"
+
+#define MIB (1ull << 20)
+
+#define V2_MOUNT "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 " \
+                 "cgroup2 rw,nsdelegate\n"
+#define V1_MOUNTS "30 24 0:26 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n" \
+                  "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup none " \
+                  "rw,memory\n" \
+                  "32 24 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup none " \
+                  "rw,cpu,cpuacct\n"
+
+typedef struct Tree {
+    char *root;
+} Tree;
+
+static void tree_write(const Tree *tree, const char *path, const char *text)
+{
+    g_autofree char *full = g_strconcat(tree->root, path, NULL);
+    g_autofree char *folder = g_path_get_dirname(full);
+
+    g_assert_cmpint(g_mkdir_with_parents(folder, 0700), ==, 0);
+    g_assert_true(g_file_set_contents(full, text, -1, NULL));
+}
+
+static void tree_set_up(Tree *tree, gconstpointer opaque)
+{
+    tree->root = g_dir_make_tmp("test-bench-cgroup-XXXXXX", NULL);
+    g_assert_nonnull(tree->root);
+}
+
+static void tree_remove(const char *folder)
+{
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+
+        tree_remove(path);
+    }
+    g_remove(folder);
+}
+
+static void tree_tear_down(Tree *tree, gconstpointer opaque)
+{
+    tree_remove(tree->root);
+    g_free(tree->root);
+}
+
+static void test_nothing_there(Tree *tree, gconstpointer opaque)
+{
+    /* Without /proc, as without cgroups, nothing limits. */
+    CgroupMemory memory;
+
+    cgroup_get_memory(tree->root, &memory);
+    g_assert_cmpuint(memory.limit_bytes, ==, CGROUP_UNLIMITED);
+    g_assert_cmpuint(memory.free_bytes, ==, CGROUP_UNLIMITED);
+    g_assert_cmpfloat(cgroup_get_cpu_quota(tree->root), ==, 0);
+    g_assert_cmpuint(cgroup_oom_kill_count(tree->root), ==, 0);
+}
+
+static void test_v2_levels(Tree *tree, gconstpointer opaque)
+{
+    /* The least of all levels counts, and page cache is as good as free. */
+    CgroupMemory memory;
+
+    tree_write(tree, "/proc/self/cgroup", "0::/outer/inner\n");
+    tree_write(tree, "/proc/self/mountinfo", V2_MOUNT);
+    tree_write(tree, "/sys/fs/cgroup/outer/memory.max", "629145600\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/memory.current", "524288000\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/memory.stat",
+               "anon 1\nfile 9\nactive_file 104857600\n"
+               "inactive_file 209715200\ninactive_file_x 1\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/cpu.max", "150000 100000\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/inner/memory.max", "max\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/inner/memory.current", "1\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/inner/memory.events",
+               "low 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n");
+    cgroup_get_memory(tree->root, &memory);
+    g_assert_cmpuint(memory.limit_bytes, ==, 600 * MIB);
+    g_assert_cmpuint(memory.free_bytes, ==, 400 * MIB);
+    g_assert_cmpfloat(cgroup_get_cpu_quota(tree->root), ==, 1.5);
+    g_assert_cmpuint(cgroup_oom_kill_count(tree->root), ==, 2);
+}
+
+static void test_v1_hybrid(Tree *tree, gconstpointer opaque)
+{
+    /* Controllers of version 1 beside an empty tree of version 2. */
+    CgroupMemory memory;
+
+    tree_write(tree, "/proc/self/cgroup",
+               "5:memory:/box\n4:cpu,cpuacct:/\n1:name=systemd:/\n0::/\n");
+    tree_write(tree, "/proc/self/mountinfo", V1_MOUNTS);
+    tree_write(tree, "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+               "9223372036854771712\n");
+    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.limit_in_bytes",
+               "104857600\n");
+    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.usage_in_bytes",
+               "52428800\n");
+    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.stat",
+               "inactive_file 7\ntotal_inactive_file 10485760\n");
+    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.oom_control",
+               "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n");
+    tree_write(tree, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n");
+    tree_write(tree, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us",
+               "100000\n");
+    cgroup_get_memory(tree->root, &memory);
+    g_assert_cmpuint(memory.limit_bytes, ==, 100 * MIB);
+    g_assert_cmpuint(memory.free_bytes, ==, 60 * MIB);
+    g_assert_cmpfloat(cgroup_get_cpu_quota(tree->root), ==, 0);
+    g_assert_cmpuint(cgroup_oom_kill_count(tree->root), ==, 4);
+    tree_write(tree, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us",
+               "50000\n");
+    g_assert_cmpfloat(cgroup_get_cpu_quota(tree->root), ==, 0.5);
+}
+
+static void test_container(Tree *tree, gconstpointer opaque)
+{
+    /* The path is the host's, and the mount shows the container's part. */
+    CgroupMemory memory;
+
+    tree_write(tree, "/proc/self/cgroup", "5:memory:/docker/abc\n");
+    tree_write(tree, "/proc/self/mountinfo",
+               "31 24 0:27 /docker/abc /sys/fs/cgroup/memory ro - cgroup "
+               "none rw,memory\n");
+    tree_write(tree, "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+               "104857600\n");
+    cgroup_get_memory(tree->root, &memory);
+    g_assert_cmpuint(memory.limit_bytes, ==, 100 * MIB);
+    /* A namespace that we are outside of. */
+    tree_write(tree, "/proc/self/cgroup", "5:memory:/../other\n");
+    cgroup_get_memory(tree->root, &memory);
+    g_assert_cmpuint(memory.limit_bytes, ==, 100 * MIB);
+}
+
+static void add(const char *path, void (*func)(Tree *, gconstpointer))
+{
+    g_test_add(path, Tree, NULL, tree_set_up, func, tree_tear_down);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    add("/bench/cgroup/nothing-there", test_nothing_there);
+    add("/bench/cgroup/v2-levels", test_v2_levels);
+    add("/bench/cgroup/v1-hybrid", test_v1_hybrid);
+    add("/bench/cgroup/container", test_container);
+    return g_test_run();
+}
