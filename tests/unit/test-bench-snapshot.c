@@ -488,7 +488,7 @@ static void test_other_files_are_refused(void)
     /* What is no snapshot at all is told from what is a damaged one. */
     Maker m = { .bytes = g_byte_array_new() };
 
-    maker_assert_refused(&m, FOREIGN, "0 bytes");
+    maker_assert_refused(&m, "FILE is not a migration stream: ", "0 bytes");
     m.bytes = g_byte_array_new();
     put(&m, "\177ELF\2\1\1\0\0\0\0\0\0\0\0\0", 16);
     maker_assert_refused(&m, FOREIGN, "0x7f454c46");

@@ -257,7 +257,7 @@ static bool parse_magic(Parser *p, GError **error)
 
     if (!p->file_bytes) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "'%s' is not a migration stream: it is empty; name a "
+                    "%s is not a migration stream: it has 0 bytes; name a "
                     "snapshot", p->label);
         return false;
     }
@@ -919,7 +919,7 @@ static bool find_size(Snapshot *snapshot, GError **error)
     if (fstat(snapshot->fd, &st) == 0) {
         if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
             g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                        "'%s' is neither a file nor a block device; name a "
+                        "%s is neither a file nor a block device; name a "
                         "snapshot", snapshot->label);
             return false;
         }
