@@ -312,6 +312,49 @@ static void test_median_of_nothing(void)
     figures_median_is(values, 0, NAN, NAN, NAN);
 }
 
+static void test_outliers_of_few_rounds(void)
+{
+    /* Of few rounds what is half as much again as the median is one. */
+    static const double values[] = { 100, 120, 90, NAN, 160 };
+    double low, high;
+
+    figures_fences(values, G_N_ELEMENTS(values), &low, &high);
+    figures_is(high, 110 * 1.5);
+    figures_is(low, 110 / 1.5);
+}
+
+static void test_outliers_of_many_rounds(void)
+{
+    /* Of many it is 1.5 times the distance of the quartiles beyond them. */
+    static const double wide[] = { 100, 200, 300, 400, 500 };
+    double low, high;
+
+    figures_fences(wide, G_N_ELEMENTS(wide), &low, &high);
+    figures_is(low, 200 - 300);
+    figures_is(high, 400 + 300);
+}
+
+static void test_outliers_are_not_next_to_the_median(void)
+{
+    /* Rounds that are all alike have no outlier within 10 %. */
+    static const double alike[] = { 100, 100, 100, 100, 109, 300 };
+    double low, high;
+
+    figures_fences(alike, 5, &low, &high);
+    g_assert_true(low <= 100 && high >= 109);
+    figures_fences(alike, 6, &low, &high);
+    g_assert_true(high < 300);
+}
+
+static void test_outliers_of_nothing(void)
+{
+    /* Without a round nothing is one. */
+    double low, high;
+
+    figures_fences(NULL, 0, &low, &high);
+    g_assert_true(low == -INFINITY && high == INFINITY);
+}
+
 static void test_ratio_is_of_medians(void)
 {
     /* One disturbed run, on either side, does not spoil it. */
@@ -816,6 +859,11 @@ int main(int argc, char **argv)
     figures_add("median-ignores-the-unknown",
                 test_median_ignores_the_unknown);
     figures_add("median-of-nothing", test_median_of_nothing);
+    figures_add("outliers-of-few-rounds", test_outliers_of_few_rounds);
+    figures_add("outliers-of-many-rounds", test_outliers_of_many_rounds);
+    figures_add("outliers-are-not-next-to-the-median",
+                test_outliers_are_not_next_to_the_median);
+    figures_add("outliers-of-nothing", test_outliers_of_nothing);
     figures_add("ratio-is-of-medians",
                 test_ratio_is_of_medians);
     figures_add("ratio-needs-both", test_ratio_needs_both);

@@ -34,7 +34,9 @@
  *   text.c         figures as text, and messages
  *   sheet.c        tables and paragraphs, as wide as the terminal
  *   table.c        results for people
- *   html.c         results with pictures: report.html and the JSON in it
+ *   html.c         results with pictures: report.html, filled
+ *   chart.c        bars and lines in such a page
+ *   sweep.c        which knobs a result sweeps
  *   trap.c         userfaultfd for contenders that are not the engine: blocks
  *                  registered, faults waited for, pages placed
  *   pool.c         threads that read ahead, and one for faults
@@ -767,6 +769,8 @@ typedef struct ScenarioResult {
 
 typedef struct WorkResult {
     char *label;
+    bool is_generated;       /* by the knobs of the work in @values */
+    KnobValues values;
     uint64_t len_bytes, data_bytes;
     uint32_t block_count;
     GPtrArray *scenarios;    /* of ScenarioResult */
@@ -806,6 +810,16 @@ void figures_faults_clear(FaultRounds *faults);
 /* Takes the figures of a round from its own histogram. */
 void figures_faults_add(FaultRounds *faults, uint32_t round,
                         const Hist *hist);
+
+/* From so many rounds on quartiles say what is usual. */
+#define FIGURES_QUARTILE_COUNT_MIN 5
+/*
+ * What is outside of these two is an outlier: 1.5 times the distance of the
+ * quartiles beyond them, and 10 % from the median at least; of few rounds,
+ * 1.5 times the median or 1 / 1.5 of it.
+ */
+void figures_fences(const double *values, uint32_t count, double *ret_low,
+                    double *ret_high);
 
 /* ---- cgroup.c ---- */
 
@@ -902,12 +916,25 @@ bool tree_is_true(JsonObject *object, const char *name);
 /* The text, escaped: nothing in it can steer a terminal.  The caller's. */
 char *tree_safe_text(JsonObject *object, const char *name);
 
+/* A measure of a contender over all rounds. */
+typedef struct Spread {
+    double median;           /* NAN: not measured */
+    double least, most, ratio;
+    GArray *rounds;          /* of double, NAN where there is none; owned */
+} Spread;
+Spread tree_spread(JsonObject *contender, const char *measure);
+void tree_spread_clear(Spread *spread);
+
 /* ---- text.c ---- */
 
 /* "1.23 s", "456 us"; "-" for NAN. */
 char *text_ns(double ns);
 /* "1.5 GiB", "512 bytes"; "-" for NAN and below 0. */
 char *text_bytes(double bytes);
+/* "0.98", "0.035"; "-" for NAN. */
+char *text_ratio(double ratio);
+/* Escaped for a place between tags, or between quotes in a tag. */
+void text_append_html(GString *out, const char *text);
 /* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
 void text_print_error(const char *text);
 
@@ -961,6 +988,85 @@ void table_knobs(JsonObject *scenario, const Paper *paper);
 /* ---- html.c ---- */
 
 char *html_text(JsonNode *result);
+
+/* ---- chart.c ---- */
+
+typedef enum ChartUnit { CHART_NS, CHART_BYTES, CHART_SHARE } ChartUnit;
+
+typedef struct ChartSeries {
+    const char *class;       /* of the page's style sheet: a colour */
+    const char *title;
+} ChartSeries;
+
+typedef struct ChartRow {
+    const char *name;
+    const char *note;        /* beside the name; "" for none */
+} ChartRow;
+
+typedef struct ChartBars {
+    const char *axis;        /* what the bars are of, without the unit */
+    ChartUnit unit;
+    const ChartSeries *series;
+    guint series_count;
+    const ChartRow *rows;
+    guint row_count;
+    const Spread *spreads;   /* row by row, one for each of series */
+} ChartBars;
+
+/* A bar for each median, a dot for each run. */
+void chart_bars(const ChartBars *chart, GString *out);
+
+typedef struct ChartPlace {
+    double x;                /* ascending */
+    const char *text;
+} ChartPlace;
+
+typedef struct ChartLine {
+    const char *name;
+    const char *class;
+    bool is_level;           /* what it shows does not depend on x */
+    const Spread *spreads;   /* one for each place */
+} ChartLine;
+
+typedef struct ChartLines {
+    const char *axis_x;
+    const char *axis_y;      /* without the unit */
+    ChartUnit unit;
+    const ChartPlace *places;
+    guint place_count;       /* 2 or more */
+    const ChartLine *lines;
+    guint line_count;
+} ChartLines;
+
+/* A line through the medians of each, a dot for each run. */
+void chart_lines(const ChartLines *chart, GString *out);
+
+/* ---- sweep.c ---- */
+
+typedef struct SweepValue {
+    char *text;
+    double number;           /* of words: their index */
+} SweepValue;
+
+typedef struct SweepLine {
+    char *name;              /* the contender, and what tells it apart */
+    char *key;
+    const char *loader;      /* borrowed from the tree */
+    bool is_level;           /* the baseline, which lacks the knob */
+    GPtrArray *contenders;   /* of JsonObject, one for each value, or NULL */
+} SweepLine;
+
+typedef struct Sweep {
+    char *knob;
+    char *place;             /* the other knobs that vary in the result */
+    char *key;
+    bool is_words;
+    GPtrArray *values;       /* of SweepValue, in the order of the axis */
+    GPtrArray *lines;        /* of SweepLine */
+} Sweep;
+
+/* Those of the whole result, each with all other knobs as they are. */
+GPtrArray *sweep_find(JsonObject *root);
 
 /* ---- compare.c ---- */
 

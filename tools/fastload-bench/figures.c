@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Medians and ratios over rounds.  A round that measured nothing is NAN and
- * does not count.  Percentiles are each round's own: in a histogram of all
- * rounds one disturbed round would own the rarest faults.  Nothing here can
- * fail.
+ * Medians and ratios over rounds, and which rounds are unlike the others.  A
+ * round that measured nothing is NAN and does not count.  Percentiles are each
+ * round's own: in a histogram of all rounds one disturbed round would own the
+ * rarest faults.  Nothing here can fail.
  */
 #include "bench.h"
 #include <math.h>
@@ -89,4 +89,45 @@ void figures_faults_add(FaultRounds *faults, uint32_t round, const Hist *hist)
                                                                  : values[i];
     }
     hist_merge(&faults->all, hist);
+}
+
+/* The value below which @share of the @count sorted values lie. */
+static double figures_quantile(const double *sorted, uint32_t count,
+                               double share)
+{
+    double place = share * (count - 1);
+    uint32_t below = place;
+    uint32_t above = MIN(below + 1, count - 1);
+
+    return sorted[below] + (sorted[above] - sorted[below]) * (place - below);
+}
+
+void figures_fences(const double *values, uint32_t count, double *ret_low,
+                    double *ret_high)
+{
+    g_autofree double *known = g_new(double, count + 1);
+    uint32_t known_count = 0, i;
+    double median, low, high;
+
+    for (i = 0; i < count; i++) {
+        if (!isnan(values[i])) {
+            known[known_count++] = values[i];
+        }
+    }
+    if (!known_count) {
+        *ret_low = -INFINITY;
+        *ret_high = INFINITY;
+        return;
+    }
+    qsort(known, known_count, sizeof(*known), figures_by_value);
+    median = figures_quantile(known, known_count, 0.5);
+    if (known_count < FIGURES_QUARTILE_COUNT_MIN) {
+        *ret_low = median / 1.5;
+        *ret_high = median * 1.5;
+        return;
+    }
+    low = figures_quantile(known, known_count, 0.25);
+    high = figures_quantile(known, known_count, 0.75);
+    *ret_low = MIN(low - 1.5 * (high - low), median * 0.9);
+    *ret_high = MAX(high + 1.5 * (high - low), median * 1.1);
 }

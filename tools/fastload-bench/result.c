@@ -356,23 +356,31 @@ static void result_add_notes(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_array(b);
 }
 
-static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s,
-                                const WorkResult *work)
+/* The knobs [first, end), as texts. */
+static void result_add_knobs(JsonBuilder *b, const KnobValues values,
+                             KnobId first, KnobId end)
 {
     KnobId i;
-    guint c;
 
-    json_builder_begin_object(b);
     json_builder_set_member_name(b, "knobs");
     json_builder_begin_object(b);
-    for (i = KNOB_SCENARIO_FIRST; i < KNOB_VARIANT_FIRST; i++) {
+    for (i = first; i < end; i++) {
         g_autofree char *name = g_strdup(plan_knob_name(i));
-        g_autofree char *text = plan_knob_text(i, s->values[i]);
+        g_autofree char *text = plan_knob_text(i, values[i]);
 
         g_strdelimit(name, "-", '_');
         result_add_text(b, name, text);
     }
     json_builder_end_object(b);
+}
+
+static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s,
+                                const WorkResult *work)
+{
+    guint c;
+
+    json_builder_begin_object(b);
+    result_add_knobs(b, s->values, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST);
     result_add_text(b, "baseline", s->baseline->label);
     result_add_notes(b, s, work);
     json_builder_set_member_name(b, "contenders");
@@ -416,6 +424,10 @@ static void result_add_work(JsonBuilder *b, const WorkResult *work)
     result_add_int(b, "len_bytes", work->len_bytes);
     result_add_int(b, "data_bytes", work->data_bytes);
     result_add_int(b, "block_count", work->block_count);
+    if (work->is_generated) {
+        result_add_knobs(b, work->values, KNOB_WORK_FIRST,
+                         KNOB_SCENARIO_FIRST);
+    }
     json_builder_end_object(b);
     result_add_storage(b, work);
     json_builder_set_member_name(b, "scenarios");

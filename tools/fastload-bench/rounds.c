@@ -483,6 +483,8 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     }
     work = g_new0(WorkResult, 1);
     work->label = g_strdup(snapshot->label);
+    work->is_generated = !plan->snapshot_path;
+    memcpy(work->values, values, sizeof(work->values));
     work->len_bytes = snapshot->len_bytes;
     work->data_bytes = snapshot->data_bytes;
     work->block_count = snapshot->block_count;

@@ -83,12 +83,6 @@ static char *table_percent(double share)
                                                           share * 100);
 }
 
-static char *table_ratio(double ratio)
-{
-    return isnan(ratio) ? g_strdup("-")
-        : g_strdup_printf(ratio < 0.0995 ? "%.3f" : "%.2f", ratio);
-}
-
 /* Half the distance between the extremes, of the median; one run has none. */
 static char *table_spread(JsonObject *contender, const char *measure)
 {
@@ -114,7 +108,7 @@ static char *table_text(JsonObject *contender, const TableColumn *column)
     case TABLE_PERCENT:
         return table_percent(value);
     case TABLE_RATIO:
-        return table_ratio(value);
+        return text_ratio(value);
     case TABLE_COUNT:
         return isnan(value) ? g_strdup("-") : g_strdup_printf("%.0f", value);
     case TABLE_SPREAD:

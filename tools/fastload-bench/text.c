@@ -39,6 +39,21 @@ char *text_bytes(double bytes)
     return g_strjoinv(" ", words);
 }
 
+char *text_ratio(double ratio)
+{
+    return isnan(ratio) ? g_strdup("-")
+        : g_strdup_printf(ratio < 0.00995 ? "%.2g" : ratio < 0.0995 ? "%.3f"
+                          : "%.2f", ratio);
+}
+
+void text_append_html(GString *out, const char *text)
+{
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+    g_autofree char *escaped = g_markup_escape_text(valid, -1);
+
+    g_string_append(out, escaped);
+}
+
 void text_print_error(const char *text)
 {
     g_autofree char *safe = g_strdup(text);

@@ -70,3 +70,37 @@ bool tree_is_true(JsonObject *object, const char *name)
     return node && json_node_get_value_type(node) == G_TYPE_BOOLEAN &&
            json_node_get_boolean(node);
 }
+
+Spread tree_spread(JsonObject *contender, const char *measure)
+{
+    JsonObject *object = tree_object(tree_object(contender, "measures"),
+                                     measure);
+    JsonArray *rounds = tree_array(object, "rounds");
+    Spread spread = {
+        .median = tree_number(object, "median"),
+        .least = tree_number(object, "min"),
+        .most = tree_number(object, "max"),
+        .ratio = tree_number(object, "ratio"),
+        .rounds = g_array_new(FALSE, FALSE, sizeof(double)),
+    };
+    guint i;
+
+    for (i = 0; i < MIN(tree_length(rounds), BENCH_REPEAT_COUNT_MAX); i++) {
+        JsonNode *node = json_array_get_element(rounds, i);
+        double value = JSON_NODE_HOLDS_VALUE(node)
+            ? json_node_get_double(node) : NAN;
+
+        g_array_append_val(spread.rounds, value);
+    }
+    if (!isfinite(spread.median)) {
+        spread.median = NAN;
+    }
+    spread.least = isfinite(spread.least) ? spread.least : spread.median;
+    spread.most = isfinite(spread.most) ? spread.most : spread.median;
+    return spread;
+}
+
+void tree_spread_clear(Spread *spread)
+{
+    g_array_unref(spread->rounds);
+}
