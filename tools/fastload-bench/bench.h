@@ -296,6 +296,8 @@ typedef struct LoaderRun {
     const char *io_name;     /* read backend in use, or NULL; static */
     const char *io_fallback; /* what io_uring lacked, or NULL; static */
     /* atomic, relaxed: how far it is */
+    pid_t helper_pid;        /* a process of the loader's, or 0: its CPU time,
+                              * bytes read and memory are the run's as well */
     uint64_t loaded_bytes[ARRIVAL_COUNT];
     uint32_t *arrivals;      /* a page each, by arrival_pack() */
 } LoaderRun;
@@ -319,7 +321,8 @@ typedef struct BenchLoader {
      * is_background_off, and may be NULL then.
      * settle(), which may be NULL, waits for what a loader still does then.
      * stop() ends all threads and frees; after wait() all of guest memory
-     * stays as it is, without wait() what is missing may become zero.
+     * stays as it is, without wait() what is missing may become zero.  A
+     * loader without an end goes on until memory has been verified.
      */
     bool (*start)(LoaderRun *run, GError **error);
     bool (*wait)(LoaderRun *run, GError **error);
@@ -333,7 +336,8 @@ const BenchLoader *bench_loader_by_name(const char *name);
 
 extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
     loader_two_thread, loader_alternate, loader_mmap, loader_mmap_ahead,
-    loader_fastload, loader_copy_threads, loader_continue;
+    loader_fastload, loader_copy_threads, loader_continue,
+    loader_handler;
 
 /*
  * The pages of [guest_off, +len_bytes) are there now, by @class; called by

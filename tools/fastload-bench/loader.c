@@ -25,6 +25,7 @@ const BenchLoader *const bench_loaders[] = {
     &loader_fastload,
     &loader_copy_threads,
     &loader_continue,
+    &loader_handler,
     NULL,
 };
 

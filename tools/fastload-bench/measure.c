@@ -63,17 +63,54 @@ static uint64_t proc_number(const char *path, const char *key, uint64_t unit)
     return at ? g_ascii_strtoull(at + strlen(key), NULL, 10) * unit : 0;
 }
 
-static uint64_t proc_resident_bytes(void)
+/* The same from @file of a process in /proc; 0: of none. */
+static uint64_t proc_number_of(pid_t pid, const char *file, const char *key,
+                               uint64_t unit)
 {
-    return proc_number("/proc/self/status", "VmRSS:", 1024);
+    g_autofree char *path = g_strdup_printf("/proc/%d/%s", (int)pid, file);
+
+    return pid ? proc_number(path, key, unit) : 0;
 }
 
-static uint64_t proc_cpu_ns(void)
+static uint64_t proc_cpu_ns(clockid_t clock)
 {
-    struct timespec ts;
+    struct timespec ts = { 0 };
 
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    clock_gettime(clock, &ts);
     return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+static pid_t measure_helper(const Measure *m)
+{
+    return __atomic_load_n(&m->run.helper_pid, __ATOMIC_RELAXED);
+}
+
+/* Of this process and the loader's other one, if there is one. */
+static uint64_t measure_number(const Measure *m, const char *file,
+                               const char *key, uint64_t unit)
+{
+    return proc_number_of(getpid(), file, key, unit) +
+           proc_number_of(measure_helper(m), file, key, unit);
+}
+
+static uint64_t measure_resident_bytes(const Measure *m)
+{
+    return measure_number(m, "status", "VmRSS:", 1024);
+}
+
+static uint64_t measure_read_bytes(const Measure *m)
+{
+    return measure_number(m, "io", "\nread_bytes:", 1);
+}
+
+static uint64_t measure_cpu_ns(const Measure *m)
+{
+    pid_t helper = measure_helper(m);
+    clockid_t clock;
+
+    return proc_cpu_ns(CLOCK_PROCESS_CPUTIME_ID) +
+           (helper && !clock_getcpuclockid(helper, &clock)
+            ? proc_cpu_ns(clock) : 0);
 }
 
 /* Huge pages in the mappings of guest memory. */
@@ -107,7 +144,7 @@ static void measure_sample(Measure *m)
     RunResult *r = m->result;
     Sample *sample = &r->samples[r->sample_count];
     uint64_t begin_ns = __atomic_load_n(&m->run.begin_ns, __ATOMIC_RELAXED);
-    uint64_t now_ns = bench_now_ns(), resident_bytes;
+    uint64_t now_ns = bench_now_ns(), resident_bytes, base_bytes;
     uint32_t c;
 
     /* null begins when it has its memory: later than the first samples. */
@@ -117,9 +154,9 @@ static void measure_sample(Measure *m)
         sample->loaded_bytes[c] = __atomic_load_n(&m->run.loaded_bytes[c],
                                                   __ATOMIC_RELAXED);
     }
-    resident_bytes = proc_resident_bytes();
-    sample->resident_bytes = resident_bytes - MIN(resident_bytes,
-                                                  m->base_rss_bytes);
+    resident_bytes = measure_resident_bytes(m);
+    base_bytes = __atomic_load_n(&m->base_rss_bytes, __ATOMIC_RELAXED);
+    sample->resident_bytes = resident_bytes - MIN(resident_bytes, base_bytes);
     r->sample_count++;
 }
 
@@ -135,10 +172,11 @@ static void *measure_sampler(void *opaque)
     return NULL;
 }
 
+/* Shared: after a fork() by the loader, writing to it is no fault. */
 static void *measure_map(uint64_t len_bytes)
 {
     void *p = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+                   MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
     return p == MAP_FAILED ? NULL : p;
 }
@@ -179,17 +217,31 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
         return false;
     }
     measure_note_cached(m, is_idle);
-    m->base_rss_bytes = proc_resident_bytes();
-    m->base_table_bytes = proc_number("/proc/self/status", "VmPTE:", 1024);
-    m->base_read_bytes = proc_number("/proc/self/io", "\nread_bytes:", 1);
-    m->base_cpu_ns = proc_cpu_ns();
+    m->base_rss_bytes = measure_resident_bytes(m);
+    m->base_table_bytes = measure_number(m, "status", "VmPTE:", 1024);
+    m->base_read_bytes = measure_read_bytes(m);
+    m->base_cpu_ns = measure_cpu_ns(m);
     return true;
+}
+
+/* The loader was asked later than it was started: what was before is over. */
+static void measure_begin_anew(Measure *m)
+{
+    pid_t helper = measure_helper(m);
+
+    m->base_cpu_ns = measure_cpu_ns(m);
+    m->base_read_bytes = measure_read_bytes(m);
+    /* What a process inherits from this one takes no memory. */
+    __atomic_fetch_add(&m->base_rss_bytes,
+                       proc_number_of(helper, "status", "VmRSS:", 1024),
+                       __ATOMIC_RELAXED);
+    m->base_table_bytes += proc_number_of(helper, "status", "VmPTE:", 1024);
 }
 
 /* The CPU time so far that was not the guest's own computing. */
 static void measure_note_cpu(Measure *m)
 {
-    uint64_t cpu_ns = proc_cpu_ns() - m->base_cpu_ns;
+    uint64_t cpu_ns = measure_cpu_ns(m) - m->base_cpu_ns;
     uint64_t guest_ns = guest_touch_count(m->guest) *
                         m->config->scenario->think_ns;
 
@@ -198,8 +250,7 @@ static void measure_note_cpu(Measure *m)
 
 static void measure_note_read(Measure *m)
 {
-    m->result->read_bytes = proc_number("/proc/self/io", "\nread_bytes:", 1) -
-                            m->base_read_bytes;
+    m->result->read_bytes = measure_read_bytes(m) - m->base_read_bytes;
 }
 
 /* From the time when the guest may run until everything is loaded. */
@@ -237,11 +288,10 @@ static bool measure_load(Measure *m, GError **error)
     if (!loader->start(&m->run, error)) {
         return false;
     }
-    if (m->run.begin_ns != asked_ns) {
-        m->base_cpu_ns = proc_cpu_ns();
-        m->base_read_bytes = proc_number("/proc/self/io", "\nread_bytes:", 1);
-    }
     r->run_ns = bench_now_ns() - m->run.begin_ns;
+    if (m->run.begin_ns != asked_ns) {
+        measure_begin_anew(m);
+    }
     if (!loader->is_lazy) {
         /* All is there: starting the vCPUs is no part of the load. */
         r->load_ns = r->run_ns;
@@ -322,9 +372,9 @@ static void measure_fill_cells(Measure *m)
 static void measure_memory(Measure *m)
 {
     RunResult *r = m->result;
-    uint64_t peak = proc_number("/proc/self/status", "VmHWM:", 1024);
-    uint64_t tables = proc_number("/proc/self/status", "VmPTE:", 1024);
-    uint64_t now = proc_resident_bytes();
+    uint64_t peak = measure_number(m, "status", "VmHWM:", 1024);
+    uint64_t tables = measure_number(m, "status", "VmPTE:", 1024);
+    uint64_t now = measure_resident_bytes(m);
 
     r->rss_peak_bytes = peak - MIN(peak, m->base_rss_bytes);
     r->rss_end_bytes = now - MIN(now, m->base_rss_bytes);
@@ -341,7 +391,7 @@ static bool measure_main(Measure *m, GError **error)
     const BenchLoader *loader = m->config->variant->loader;
     RunResult *r = m->result;
     GuestCounters counters;
-    bool is_loaded;
+    bool is_loaded, is_right;
 
     if (!measure_prepare(m, false, error)) {
         return false;
@@ -361,7 +411,9 @@ static bool measure_main(Measure *m, GError **error)
         /* The vCPUs may wait for pages that nobody will bring: leave. */
         return false;
     }
-    loader->stop(&m->run);
+    if (loader->has_end) {
+        loader->stop(&m->run);
+    }
     guest_get_counters(m->guest, &counters);
     r->work_ns = counters.worked_ns;
     r->window_touch_count = counters.window_touch_count;
@@ -376,8 +428,13 @@ static bool measure_main(Measure *m, GError **error)
                                        MIN(m->config->scenario->window_ns,
                                            MEASURE_SPEED_NS));
     }
-    return memory_verify(m->config->snapshot, m->config->sums, m->run.hva,
-                         m->writes, NULL, error);
+    is_right = memory_verify(m->config->snapshot, m->config->sums,
+                             m->run.hva, m->writes, NULL, error);
+    if (!loader->has_end) {
+        /* Until now it was to bring what nobody had touched. */
+        loader->stop(&m->run);
+    }
+    return is_right;
 }
 
 /* Faults that nothing disturbs: the background stays off. */
@@ -406,7 +463,7 @@ static bool measure_idle(Measure *m, GError **error)
 }
 
 /* What becomes resident where every page with data brings its huge page. */
-static uint64_t measure_resident_bytes(const Snapshot *snapshot)
+static uint64_t measure_wanted_bytes(const Snapshot *snapshot)
 {
     uint64_t word_count = snapshot->guest_bytes / BENCH_PAGE_BYTES / 64;
     uint64_t step = BENCH_HUGE_BYTES / BENCH_PAGE_BYTES / 64;
@@ -467,7 +524,7 @@ static bool measure_touch(Measure *m, GError **error)
 {
     const uint64_t mask = ~(uint64_t)(BENCH_HUGE_BYTES - 1);
     const Snapshot *snapshot = m->config->snapshot;
-    uint64_t wanted = measure_resident_bytes(snapshot);
+    uint64_t wanted = measure_wanted_bytes(snapshot);
     uint64_t available = proc_number("/proc/meminfo", "MemAvailable:", 1024);
     uint64_t limit, small, huge;
     CgroupMemory memory;
