@@ -398,6 +398,8 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
                    block->idstr, load->filename, gerr->message);
         return false;
     }
+    /* With fastload_fault_received: which page of which block was touched. */
+    trace_fastload_fault_block(block->host, loaded.length, block->idstr);
     return true;
 }
 

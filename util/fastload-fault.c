@@ -50,7 +50,8 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     fault.page_idx = (msg->hva - (uintptr_t)area->hva) >> area->page_shift;
     fault.is_discarded = fastload_bit_test(area->placed, fault.page_idx);
     ram_off = fault.page_idx << area->page_shift;
-    trace_fastload_fault_received(fl, w->idx, msg->hva);
+    trace_fastload_fault_received(fl, w->idx, msg->hva, msg->tid,
+                                  msg->is_write);
     if (fl->config.fault_func) {
         fl->config.fault_func(area->hva + ram_off, msg->tid,
                               fl->config.fault_opaque);

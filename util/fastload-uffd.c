@@ -233,8 +233,12 @@ int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
     }
     for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
         if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
-            ret_faults[count].hva = msgs[i].arg.pagefault.address;
-            ret_faults[count++].tid = msgs[i].arg.pagefault.feat.ptid;
+            ret_faults[count++] = (FastloadUffdFault) {
+                .hva = msgs[i].arg.pagefault.address,
+                .tid = msgs[i].arg.pagefault.feat.ptid,
+                .is_write = msgs[i].arg.pagefault.flags &
+                            UFFD_PAGEFAULT_FLAG_WRITE,
+            };
         }
     }
     return count;

@@ -737,6 +737,7 @@ int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
 typedef struct FastloadUffdFault {
     uint64_t hva;
     uint32_t tid; /* of who touched it; 0: the kernel does not tell */
+    bool is_write;
 } FastloadUffdFault;
 
 /* Faults waiting now: count, 0 for none, or -errno. */
