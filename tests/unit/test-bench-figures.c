@@ -548,6 +548,7 @@ static const Snapshot trace_snapshot = {
     .block_count = G_N_ELEMENTS(trace_blocks),
 };
 #define VGA_PAGE (BENCH_HUGE_BYTES / PAGE)
+#define NO_TIME TOUCH_HAS_NO_TIME
 
 /* What @text as a file says; *ret_path as it was named, to be freed. */
 static GArray *figures_trace(const char *text, char **ret_path,
@@ -585,6 +586,7 @@ static void figures_trace_is(const char *text, const Touch *wanted,
 
         g_assert_cmpuint(touch->page, ==, wanted[i].page);
         g_assert_cmpint(touch->is_write, ==, wanted[i].is_write);
+        g_assert_cmpuint(touch->at_ns, ==, wanted[i].at_ns);
     }
     fixture_note_clear();
 }
@@ -593,8 +595,10 @@ static void test_trace_is_read_in_order(void)
 {
     /* With and without block and kind, decimal or 0x, any place in a page. */
     static const Touch wanted[] = {
-        { 0, false }, { 1, false }, { 1, true }, { 2, false },
-        { VGA_PAGE, true }, { VGA_PAGE + 3, false }, { 7, true }, { 0, true },
+        { 0, false, NO_TIME }, { 1, false, NO_TIME }, { 1, true, NO_TIME },
+        { 2, false, NO_TIME }, { VGA_PAGE, true, NO_TIME },
+        { VGA_PAGE + 3, false, NO_TIME }, { 7, true, NO_TIME },
+        { 0, true, NO_TIME },
     };
 
     figures_trace_is("0\n4096 r\n0x1fff w\npc.ram 8192\n"
@@ -606,7 +610,9 @@ static void test_trace_is_read_in_order(void)
 static void test_trace_may_have_comments(void)
 {
     /* Blank lines, comments, blanks around, CRLF, no end of the last line. */
-    static const Touch wanted[] = { { 1, true }, { 2, false }, { 3, false } };
+    static const Touch wanted[] = {
+        { 1, true, NO_TIME }, { 2, false, NO_TIME }, { 3, false, NO_TIME },
+    };
 
     figures_trace_is("# recorded\n\n  \t\n   # so it was\n\t4096\tw  \r\n"
                      "  pc.ram   8192 \n#0x0\n12288", wanted,
@@ -616,9 +622,24 @@ static void test_trace_may_have_comments(void)
 static void test_trace_has_no_octal(void)
 {
     /* Leading zeros mean nothing. */
-    static const Touch wanted[] = { { 2, false } };
+    static const Touch wanted[] = { { 2, false, NO_TIME } };
 
     figures_trace_is("010000\n", wanted, G_N_ELEMENTS(wanted));
+}
+
+static void test_trace_may_have_times(void)
+{
+    /* In seconds, on any line, to the nanosecond; two may be the same. */
+    static const Touch wanted[] = {
+        { 0, false, 0 }, { 1, true, 1500 }, { 1, false, NO_TIME },
+        { VGA_PAGE, true, 1500 }, { VGA_PAGE, false, 2000000001 },
+        { 2, false, 1000000000000000 },
+    };
+
+    figures_trace_is("0 @0\n4096 w @0.0000015\n4096\n"
+                     "0000:00:02.0/vga.vram 0 w @0.0000015\n"
+                     "0000:00:02.0/vga.vram 0 @2.000000001\n"
+                     "8192 r @1e6\n", wanted, G_N_ELEMENTS(wanted));
 }
 
 static void test_bad_traces_are_refused(void)
@@ -651,6 +672,16 @@ static void test_bad_traces_are_refused(void)
         { "pc.ram 0 r # no", "is not" },
         { "0 1 2 3", "is not" },
         { "0 r w", "names no block" },
+        { "0 @", "no time in seconds" },
+        { "0 @x", "no time in seconds" },
+        { "0 r @-1", "no time in seconds" },
+        { "0 r @1s", "no time in seconds" },
+        { "0 r @inf", "no time in seconds" },
+        { "0 r @0x1p-1k", "no time in seconds" },
+        { "pc.ram 0 r @1e7", "no time in seconds" },
+        { "0 @1 r", "is not|names no block" },
+        { "@1", "no offset" },
+        { "pc.ram 0 r @1 2", "is not" },
     };
     uint32_t i;
 
@@ -669,6 +700,17 @@ static void test_bad_traces_are_refused(void)
                                            0));
     }
     fixture_note_clear();
+}
+
+static void test_times_do_not_go_back(void)
+{
+    /* A line without a time between them is no excuse. */
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(figures_trace("0 @2\n0\n0 @1.9\n", NULL, &error));
+    g_assert_error(error, BENCH_ERROR, BENCH_ERROR_FAILED);
+    g_assert_nonnull(strstr(error->message, "line 3 "));
+    g_assert_nonnull(strstr(error->message, "before"));
 }
 
 static void test_empty_traces_are_refused(void)
@@ -882,6 +924,8 @@ int main(int argc, char **argv)
     figures_add("knobs-have-names", test_knobs_have_names);
     figures_add("trace-is-read-in-order", test_trace_is_read_in_order);
     figures_add("trace-may-have-comments", test_trace_may_have_comments);
+    figures_add("trace-may-have-times", test_trace_may_have_times);
+    figures_add("times-do-not-go-back", test_times_do_not_go_back);
     figures_add("trace-has-no-octal", test_trace_has_no_octal);
     figures_add("bad-traces-are-refused", test_bad_traces_are_refused);
     figures_add("empty-traces-are-refused", test_empty_traces_are_refused);

@@ -289,6 +289,87 @@ static void test_a_page_arrives_once(void)
     guest_fixture_free(f);
 }
 
+/* ---- recorded times ---- */
+
+/* A guest that replays @text at the pace of its times. */
+static Guest *guest_replay(GuestFixture *f, const char *text,
+                           uint64_t touches, GError **error)
+{
+    g_autofree char *path = NULL;
+    int fd = g_file_open_tmp("bench-guest-XXXXXX", &path, NULL);
+    Guest *guest;
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(write(fd, text, strlen(text)), ==, strlen(text));
+    close(fd);
+    f->scenario.pattern = PATTERN_TRACE;
+    f->scenario.think_ns = THINK_RECORDED;
+    f->scenario.trace_path = path;
+    guest = guest_new(&f->snapshot, &f->scenario, touches, error);
+    unlink(path);
+    return guest;
+}
+
+static void test_recorded_times_are_the_pace(void)
+{
+    /* A vCPU computes as long as between its touches; once, with a limit. */
+    static const struct {
+        uint32_t vcpu_count;
+        uint64_t touches, thought_ns;
+    } cases[] = {
+        { 1, 3, 4000000 }, { 1, 4, 4000000 }, { 2, 1, 4000000 },
+    };
+    g_autofree GuestCounters *counters = g_new0(GuestCounters, 1);
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(cases); i++) {
+        GuestFixture *f = guest_fixture_new();
+        GError *error = NULL;
+        Guest *guest;
+
+        f->scenario.vcpu_count = cases[i].vcpu_count;
+        guest = guest_replay(f, "0 @0.001\n4096 @0.003\n8192 @0.004\n",
+                             cases[i].touches, &error);
+        g_assert_no_error(error);
+        guest_start(guest, &f->run, f->writes);
+        guest_join(guest);
+        guest_get_counters(guest, counters);
+        g_assert_cmpuint(counters->thought_ns, ==, cases[i].thought_ns);
+        g_assert_cmpuint(guest_thought_ns(guest), ==, cases[i].thought_ns);
+        guest_free(guest);
+        guest_fixture_free(f);
+    }
+}
+
+static void test_a_long_pause_can_be_stopped(void)
+{
+    /* The guest does not compute to the end when nobody waits for it. */
+    GuestFixture *f = guest_fixture_new();
+    GError *error = NULL;
+    Guest *guest = guest_replay(f, "0 @0\n4096 @100000\n", 0, &error);
+
+    g_assert_no_error(error);
+    guest_start(guest, &f->run, f->writes);
+    while (!guest_touch_count(guest)) {
+        g_usleep(1000);
+    }
+    guest_stop(guest);
+    guest_free(guest);
+    guest_fixture_free(f);
+}
+
+static void test_a_pace_needs_all_times(void)
+{
+    /* A line without a time is refused when times are asked for. */
+    GuestFixture *f = guest_fixture_new();
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(guest_replay(f, "0 @0\n4096\n", 0, &error));
+    g_assert_error(error, BENCH_ERROR, BENCH_ERROR_FAILED);
+    g_assert_nonnull(strstr(error->message, "--think"));
+    guest_fixture_free(f);
+}
+
 static void guest_add(const char *name, GTestFunc func)
 {
     g_autofree char *path = g_strconcat("/bench/guest/", name, NULL);
@@ -317,5 +398,10 @@ int main(int argc, char **argv)
     guest_add("writes-of-many-are-all-counted",
               test_writes_of_many_are_all_counted);
     guest_add("a-page-arrives-once", test_a_page_arrives_once);
+    guest_add("recorded-times-are-the-pace",
+              test_recorded_times_are_the_pace);
+    guest_add("a-long-pause-can-be-stopped",
+              test_a_long_pause_can_be_stopped);
+    guest_add("a-pace-needs-all-times", test_a_pace_needs_all_times);
     return g_test_run();
 }

@@ -17,6 +17,7 @@
  *   memory.c       guest memory: mapping it, checking every page of it
  *   guest.c        vCPU threads: what they touch, when, how long it took
  *   trace.c        the file of touches that a guest model can replay
+ *   record.c       such a file from the log of a real guest
  *   measure.c      one run of one contender, in a process of its own
  *   storage.c      page cache dropped or filled; what the device can do
  *   cgroup.c       limits of memory and CPU that this process lives under
@@ -221,14 +222,20 @@ typedef enum BenchIo { BENCH_IO_AUTO, BENCH_IO_URING, BENCH_IO_PREADV } BenchIo;
 typedef struct Touch {
     uint32_t page;      /* of the guest: guest_off / 4096 */
     bool is_write;
+    uint64_t at_ns;     /* of a trace, since it began; or TOUCH_HAS_NO_TIME */
 } Touch;
+#define TOUCH_HAS_NO_TIME UINT64_MAX
+
+/* As long as between the two touches when they were recorded. */
+#define THINK_RECORDED UINT64_MAX
 
 /* What all contenders of a comparison have in common. */
 typedef struct Scenario {
     CacheState cache;
     GuestPattern pattern;
     uint32_t vcpu_count;
-    uint64_t think_ns;       /* of computing between two touches */
+    uint64_t think_ns;       /* of computing between two touches, or
+                              * THINK_RECORDED */
     double write_share;      /* 0..1, of touches */
     uint64_t working_set_bytes;
     uint64_t window_ns;      /* progress is counted for this long, from the
@@ -476,6 +483,7 @@ typedef struct GuestCounters {
     bool is_request_over;    /* the count before is complete */
     uint64_t waited_ns;      /* of faults until the guest has worked and the
                               * window is over */
+    uint64_t thought_ns;     /* of computing */
     uint64_t worked_ns;      /* of the guest, in the sum alone: when its
                               * working set was done; 0: not yet */
     Hist faults;             /* touches that the kernel had to help with */
@@ -484,12 +492,14 @@ typedef struct GuestCounters {
 
 /*
  * Builds what the vCPUs will touch; the same scenario and snapshot give the
- * same touches.  @max_touches 0: no end, else each vCPU stops there.
+ * same touches.  @max_touches 0: no end, else each vCPU stops there, or at the
+ * end of a list whose recorded pauses it keeps.
  */
 Guest *guest_new(const Snapshot *snapshot, const Scenario *scenario,
                  uint64_t max_touches, GError **error);
 void guest_start(Guest *guest, LoaderRun *run, WriteCount *writes);
 uint64_t guest_touch_count(const Guest *guest);
+uint64_t guest_thought_ns(const Guest *guest); /* all vCPUs */
 uint64_t guest_worked_ns(const Guest *guest);
 bool guest_has_windowed(const Guest *guest);  /* window_ns is over */
 void guest_set_loaded(Guest *guest);  /* faults_after from here on */
@@ -509,10 +519,16 @@ void guest_calibrate(void);
 
 #define TRACE_TOUCH_COUNT_MAX (64u << 20)
 /*
- * One touch a line: "BLOCK OFFSET [r|w]" or "OFFSET [r|w]" into the first
- * block; decimal or 0x; blank lines and those that begin with # are skipped.
+ * One touch a line: "BLOCK OFFSET [r|w] [@SECONDS]", or without BLOCK into
+ * the first block; offsets decimal or 0x; times since the trace began, which
+ * never go back; blank lines and those that begin with # are skipped.
  */
 GArray *trace_load(const char *path, const Snapshot *snapshot, GError **error);
+
+/* ---- record.c ---- */
+
+/* The trace of what QEMU's @log says of a fast load; @name is the log's. */
+char *record_trace(FILE *log, const char *name, GError **error);
 
 /* ---- measure.c ---- */
 

@@ -27,6 +27,8 @@
 #define FAULT_NS_MIN 150
 #define CALIBRATE_TRIES 40
 #define CALIBRATE_LOOPS 20000
+/* Between two looks whether to stop. */
+#define THINK_SLICE_NS 1000000
 
 typedef struct Vcpu {
     Guest *guest;
@@ -237,6 +239,7 @@ static void guest_add_touch(Guest *guest, uint32_t vcpu, uint32_t page,
         .page = page,
         .is_write = (guest_random(rng) >> 11) * 0x1p-53 <
                     guest->scenario->write_share,
+        .at_ns = TOUCH_HAS_NO_TIME,
     };
 
     g_array_append_val(guest->vcpus[vcpu].touches, touch);
@@ -292,6 +295,15 @@ static bool guest_plan_trace(Guest *guest, GError **error)
     guint i;
 
     for (i = 0; touches && i < MAX(touches->len, guest->vcpu_count); i++) {
+        if (guest->scenario->think_ns == THINK_RECORDED &&
+            g_array_index(touches, Touch, i % touches->len).at_ns ==
+            TOUCH_HAS_NO_TIME) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                        "the trace %s has lines without @SECONDS, which "
+                        "--think recorded needs: choose a time for --think",
+                        guest->scenario->trace_path);
+            return false;
+        }
         g_array_append_val(guest->vcpus[i % guest->vcpu_count].touches,
                            g_array_index(touches, Touch,
                                          i % touches->len));
@@ -438,14 +450,45 @@ static void vcpu_note_touch(Guest *guest, uint32_t page, uint64_t now_ns)
     }
 }
 
+/* Before the touch with index @at of its list. */
+static uint64_t vcpu_think_ns(const Vcpu *vcpu, guint at)
+{
+    const Touch *touch = &g_array_index(vcpu->touches, Touch, at);
+
+    if (vcpu->guest->scenario->think_ns != THINK_RECORDED) {
+        return vcpu->guest->scenario->think_ns;
+    }
+    return at ? touch->at_ns - touch[-1].at_ns : touch->at_ns;
+}
+
+/* Computes for so long, or until the guest is stopped. */
+static void vcpu_think(Vcpu *vcpu, uint64_t ns)
+{
+    GuestCounters *c = &vcpu->counters;
+    uint64_t left_ns = ns;
+
+    while (left_ns && !__atomic_load_n(&vcpu->guest->is_stopped,
+                                       __ATOMIC_RELAXED)) {
+        uint64_t slice_ns = MIN(left_ns, THINK_SLICE_NS);
+
+        guest_think(slice_ns * guest_loops_per_ns);
+        left_ns -= slice_ns;
+    }
+    __atomic_store_n(&c->thought_ns, c->thought_ns + ns - left_ns,
+                     __ATOMIC_RELAXED);
+}
+
 static void *vcpu_main(void *opaque)
 {
     Vcpu *vcpu = opaque;
     Guest *guest = vcpu->guest;
-    uint64_t think_loops = guest->scenario->think_ns * guest_loops_per_ns;
-    uint64_t fault_count, count = 0;
+    uint64_t fault_count, count = 0, count_max = guest->max_touches;
     guint at = 0;
 
+    if (count_max && guest->scenario->think_ns == THINK_RECORDED) {
+        /* Nothing new comes after the last line, but all pauses again. */
+        count_max = MIN(count_max, vcpu->touches->len);
+    }
     /* Its own memory is there before it counts faults; the sampler reads
      * the other counters already. */
     memset(&vcpu->counters.faults, 0, sizeof(vcpu->counters.faults));
@@ -453,11 +496,11 @@ static void *vcpu_main(void *opaque)
            sizeof(vcpu->counters.faults_after));
     fault_count = vcpu_fault_count();
     while (!__atomic_load_n(&guest->is_stopped, __ATOMIC_RELAXED) &&
-           (!guest->max_touches || count < guest->max_touches)) {
+           (!count_max || count < count_max)) {
         const Touch *touch = &g_array_index(vcpu->touches, Touch, at);
         uint64_t begin_ns, end_ns;
 
-        guest_think(think_loops);
+        vcpu_think(vcpu, vcpu_think_ns(vcpu, at));
         begin_ns = bench_now_ns();
         vcpu_touch(guest, touch);
         end_ns = bench_now_ns();
@@ -500,6 +543,18 @@ uint64_t guest_touch_count(const Guest *guest)
                                  __ATOMIC_RELAXED);
     }
     return count;
+}
+
+uint64_t guest_thought_ns(const Guest *guest)
+{
+    uint64_t ns = 0;
+    uint32_t v;
+
+    for (v = 0; v < guest->vcpu_count; v++) {
+        ns += __atomic_load_n(&guest->vcpus[v].counters.thought_ns,
+                              __ATOMIC_RELAXED);
+    }
+    return ns;
 }
 
 uint64_t guest_worked_ns(const Guest *guest)
@@ -552,6 +607,7 @@ void guest_get_counters(const Guest *guest, GuestCounters *ret_sum)
         const GuestCounters *c = &guest->vcpus[v].counters;
 
         ret_sum->touch_count += c->touch_count;
+        ret_sum->thought_ns += c->thought_ns;
         ret_sum->window_touch_count += c->window_touch_count;
         ret_sum->request_touch_count += c->request_touch_count;
         ret_sum->waited_ns += c->waited_ns;

@@ -83,6 +83,7 @@ static char *main_describe(void)
         "  fastload-bench [run] [OPTION...]        compare contenders\n"
         "  fastload-bench gen [OPTION...] FILE     write a snapshot\n"
         "  fastload-bench inspect FILE             what a snapshot holds\n"
+        "  fastload-bench trace [-f] LOG FILE|-    what a real guest touches\n"
         "  fastload-bench report FILE [--html P]   a saved result again\n"
         "  fastload-bench compare [--force] A B    two saved results\n"
         "  fastload-bench --version                which one this is\n"
@@ -365,6 +366,60 @@ static int main_inspect(int argc, char **argv)
     return 0;
 }
 
+/* The trace of a log, or of standard input; to a file that is new. */
+static bool main_record(const char *log_path, const char *path,
+                        bool is_forced, GError **error)
+{
+    bool is_stdin = !strcmp(log_path, "-");
+    FILE *log = is_stdin ? stdin : fopen(log_path, "re");
+    g_autofree char *text = NULL;
+
+    if (!log) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot open the log %s: %s", log_path,
+                    g_strerror(errno));
+        return false;
+    }
+    text = record_trace(log, log_path, error);
+    if (!is_stdin) {
+        fclose(log);
+    }
+    if (text && strcmp(path, "-") && !is_forced &&
+        g_file_test(path, G_FILE_TEST_EXISTS)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot create %s: it exists; --force replaces it", path);
+        return false;
+    }
+    return text && output_write_text(path, text, error);
+}
+
+static int main_trace(int argc, char **argv)
+{
+    static gboolean is_forced;
+    static const GOptionEntry entries[] = {
+        { "force", 'f', 0, G_OPTION_ARG_NONE, &is_forced,
+          "replace an existing file", NULL },
+        G_OPTION_ENTRY_NULL
+    };
+    g_autoptr(GOptionContext) context = main_context(
+        "LOG FILE|-", "Makes a file for --trace of what QEMU logged of a "
+        "fast load with\n-trace 'fastload_fault_*' -msg timestamp=on -D LOG.",
+        entries);
+    GError *error = NULL;
+
+    if (!plan_parse_options(context, &argc, &argv, &error)) {
+        return main_fail(error);
+    }
+    if (argc != 3) {
+        return main_usage("trace needs the names of a log and of the file to "
+                          "write");
+    }
+    if (!main_record(argv[1], argv[2], is_forced, &error)) {
+        return main_fail(error);
+    }
+    return 0;
+}
+
 static int main_report(int argc, char **argv)
 {
     static Outputs outputs;
@@ -443,7 +498,8 @@ int main(int argc, char **argv)
         int (*func)(int argc, char **argv);
     } commands[] = {
         { "run", main_run }, { "gen", main_gen },
-        { "inspect", main_inspect }, { "report", main_report },
+        { "inspect", main_inspect }, { "trace", main_trace },
+        { "report", main_report },
         { "compare", main_compare },
     };
     uint32_t i;

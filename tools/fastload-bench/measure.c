@@ -242,8 +242,7 @@ static void measure_begin_anew(Measure *m)
 static void measure_note_cpu(Measure *m)
 {
     uint64_t cpu_ns = measure_cpu_ns(m) - m->base_cpu_ns;
-    uint64_t guest_ns = guest_touch_count(m->guest) *
-                        m->config->scenario->think_ns;
+    uint64_t guest_ns = guest_thought_ns(m->guest);
 
     m->result->cpu_ns = cpu_ns > guest_ns ? cpu_ns - guest_ns : 0;
 }

@@ -47,8 +47,9 @@ static const Knob knobs[KNOB_COUNT] = {
         "what the guest touches: uniform, zipf, sequential (zipf)" },
     [KNOB_VCPUS] = { "vcpus", KNOB_KIND_COUNT, "1", 1, BENCH_VCPU_COUNT_MAX,
         NULL, "threads that touch the same memory (1)" },
-    [KNOB_THINK] = { "think", KNOB_KIND_NS, "20us", 0, SECOND_NS, NULL,
-        "computing between two touches (20us)" },
+    [KNOB_THINK] = { "think", KNOB_KIND_NS, "20us", 0, SECOND_NS, "recorded",
+        "computing between two touches, or as --trace has it: recorded "
+        "(20us)" },
     [KNOB_WRITE_SHARE] = { "write-share", KNOB_KIND_SHARE, "30%", 0, MILLION,
         NULL, "share of touches that write (30%)" },
     [KNOB_WORKING_SET] = { "working-set", KNOB_KIND_BYTES, "64M",
@@ -153,6 +154,10 @@ static bool plan_parse_value(const Knob *knob, const char *text,
     case KNOB_KIND_BYTES:
         return plan_parse_size(text, ret_value);
     case KNOB_KIND_NS:
+        if (!g_strcmp0(text, knob->words)) {
+            *ret_value = THINK_RECORDED;
+            return true;
+        }
         return plan_parse_unit(strcmp(text, "0") ? text : "0s", times,
                                ret_value);
     case KNOB_KIND_COUNT:
@@ -201,7 +206,8 @@ char *plan_knob_text(KnobId id, uint64_t value)
     case KNOB_KIND_BYTES:
         return plan_scaled_text(value, sizes, 1024);
     case KNOB_KIND_NS:
-        return plan_scaled_text(value, times, 1000);
+        return knob->words && value == THINK_RECORDED
+            ? g_strdup(knob->words) : plan_scaled_text(value, times, 1000);
     case KNOB_KIND_SHARE:
         return plan_number_text(value / 1e4, " %");
     case KNOB_KIND_WORD: {
@@ -246,7 +252,9 @@ static char *plan_expected_text(const Knob *knob)
         g_clear_pointer(&words[knob->max + 1], g_free);
     }
     list = g_strjoinv(", ", words);
-    return g_strconcat(plan_expected[knob->kind], list, NULL);
+    return g_strconcat(plan_expected[knob->kind], knob->words &&
+                       knob->kind != KNOB_KIND_WORD ? ", or " : "", list,
+                       NULL);
 }
 
 static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
@@ -268,7 +276,8 @@ static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
                         expected);
             return NULL;
         }
-        if (value < knob->min || value > knob->max) {
+        if ((value < knob->min || value > knob->max) &&
+            !(knob->words && value == THINK_RECORDED)) {
             g_autofree char *least = plan_knob_text(id, knob->min);
             g_autofree char *most = plan_knob_text(id, knob->max);
 
@@ -313,7 +322,8 @@ void plan_add_options(GOptionContext *context)
           "one more scenario, as in 'cache=cold vcpus=4'; may be repeated",
           "KNOBS" },
         { "trace", 0, 0, G_OPTION_ARG_FILENAME, &options.trace,
-          "replay these touches: [BLOCK] OFFSET [r|w], one a line", "FILE" },
+          "replay these touches: [BLOCK] OFFSET [r|w] [@SECONDS], one a line",
+          "FILE" },
         G_OPTION_ENTRY_NULL
     };
     static GOptionEntry entries[KNOB_COUNT + 1];
@@ -532,6 +542,24 @@ static bool plan_add_also(Plan *plan, const char *text, GError **error)
     return true;
 }
 
+/* Times come from nowhere but a trace. */
+static bool plan_check_think(const Plan *plan, GError **error)
+{
+    guint i;
+
+    for (i = 0; i < plan->scenarios->len && !options.trace; i++) {
+        const uint64_t *values = plan->scenarios->pdata[i];
+
+        if (values[KNOB_THINK] == THINK_RECORDED) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--think: 'recorded' takes the times of a trace: "
+                        "name one with --trace, or choose a time");
+            return false;
+        }
+    }
+    return true;
+}
+
 Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
                  GError **error)
 {
@@ -564,6 +592,9 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
         if (!plan_add_also(plan, options.also[i], error)) {
             return NULL;
         }
+    }
+    if (!plan_check_think(plan, error)) {
+        return NULL;
     }
     plan->is_contenders_named = options.contenders;
     plan->is_direct_named = options.lists[KNOB_DIRECT] &&

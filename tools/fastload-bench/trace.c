@@ -7,6 +7,10 @@
  * at the first line it does not understand, with its number.
  */
 #include "bench.h"
+#include <math.h>
+
+/* Eleven days: what a double keeps to the nanosecond. */
+#define TRACE_SECONDS_MAX 1e6
 
 static const SnapshotBlock *trace_block(const Snapshot *snapshot,
                                         const char *name)
@@ -36,19 +40,38 @@ static bool trace_parse_offset(const char *word, uint64_t *ret_off)
     return g_ascii_isdigit(*word) && !*end && !errno;
 }
 
+static bool trace_parse_time(const char *word, uint64_t *ret_ns)
+{
+    char *end;
+    double seconds = g_ascii_strtod(word + 1, &end);
+
+    if (!g_ascii_isdigit(word[1]) || *end ||
+        !(seconds <= TRACE_SECONDS_MAX)) {
+        return false;
+    }
+    *ret_ns = llround(seconds * 1e9);
+    return true;
+}
+
 /* NULL, or what is wrong with the line. */
 static const char *trace_parse(const char *line, const Snapshot *snapshot,
                                Touch *ret_touch)
 {
     const SnapshotBlock *block = &snapshot->blocks[0];
-    char words[4][sizeof(block->name)];
-    int count = sscanf(line, "%255s %255s %255s %255s", words[0], words[1],
-                       words[2], words[3]);
-    int at = count == 3 || (count == 2 && !trace_is_kind(words[1]));
+    char words[5][sizeof(block->name)];
+    int count = sscanf(line, "%255s %255s %255s %255s %255s", words[0],
+                       words[1], words[2], words[3], words[4]);
+    bool has_time = count > 1 && *words[count - 1] == '@';
     uint64_t ram_off;
+    int at;
 
+    ret_touch->at_ns = TOUCH_HAS_NO_TIME;
+    if (has_time && !trace_parse_time(words[--count], &ret_touch->at_ns)) {
+        return "has no time in seconds after the @";
+    }
+    at = count == 3 || (count == 2 && !trace_is_kind(words[1]));
     if (count - at > 2 || (count - at == 2 && !trace_is_kind(words[at + 1]))) {
-        return "is not \"[BLOCK] OFFSET [r|w]\"";
+        return "is not \"[BLOCK] OFFSET [r|w] [@SECONDS]\"";
     }
     if (at) {
         block = trace_block(snapshot, words[0]);
@@ -72,7 +95,7 @@ GArray *trace_load(const char *path, const Snapshot *snapshot, GError **error)
     g_autoptr(GArray) touches = g_array_new(FALSE, FALSE, sizeof(Touch));
     g_autofree char *line = NULL;
     size_t capacity = 0;
-    uint64_t number = 0;
+    uint64_t number = 0, last_ns = 0;
     const char *fault = NULL;
     FILE *file = fopen(path, "re");
 
@@ -92,6 +115,11 @@ GArray *trace_load(const char *path, const Snapshot *snapshot, GError **error)
         fault = trace_parse(line, snapshot, &touch);
         if (!fault && touches->len == TRACE_TOUCH_COUNT_MAX) {
             fault = "is one more than can be replayed";
+        }
+        if (!fault && touch.at_ns != TOUCH_HAS_NO_TIME) {
+            fault = touch.at_ns < last_ns
+                ? "has a time before that of the line before it" : NULL;
+            last_ns = touch.at_ns;
         }
         if (!fault) {
             g_array_append_val(touches, touch);
