@@ -204,6 +204,26 @@ static void test_touches_where_it_cannot_populate(void)
     test_loads_all(&loader_mmap_ahead);
 }
 
+static void test_says_whether_it_needs_a_trap(const void *opaque)
+{
+    /* Where userfaultfd is refused, just those that say so cannot start. */
+    const BenchLoader *loader = opaque;
+    g_autoptr(GError) error = NULL;
+    Load l;
+
+    if (!fixture_may_refuse() || fixture_run_child()) {
+        return;
+    }
+    load_open(&l, loader);
+    l.run.is_background_off = true;
+    fixture_refuse(SYS_ioctl);
+    fixture_refuse(SYS_userfaultfd);
+    g_assert_cmpint(loader->start(&l.run, &error), !=,
+                    !!(loader->knobs & LOADER_NEEDS_TRAP));
+    loader->stop(&l.run);
+    load_close(&l);
+}
+
 static void test_minor_faults_are_probed(void)
 {
     /* Where the kernel lacks them, a sentence says so, and what to do. */
@@ -301,6 +321,8 @@ int main(int argc, char **argv)
         const BenchLoader *loader = bench_loaders[i];
 
         loaders_add(loader, "loads-all", test_loads_all);
+        loaders_add(loader, "says-whether-it-needs-a-trap",
+                    test_says_whether_it_needs_a_trap);
         if (loader->is_lazy) {
             loaders_add(loader, "background-is-off", test_background_is_off);
         }

@@ -244,6 +244,7 @@ static bool loader_handler_start(LoaderRun *run, GError **error)
 const BenchLoader loader_handler = {
     .name = "handler",
     .summary = "Firecracker's userfaultfd: a process of its own copies pages",
+    .knobs = LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = false,
     .is_extra = true,
