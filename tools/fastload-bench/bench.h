@@ -19,6 +19,7 @@
  *   trace.c        the file of touches that a guest model can replay
  *   record.c       such a file from the log of a real guest
  *   measure.c      one run of one contender, in a process of its own
+ *   clones.c       processes that restore the same file at once
  *   storage.c      page cache dropped or filled; what the device can do
  *   cgroup.c       limits of memory and CPU that this process lives under
  *   environment.c  the machine, as far as it matters to a result
@@ -79,6 +80,7 @@
 #define BENCH_HUGE_BYTES (2u << 20)
 #define BENCH_THREAD_COUNT_MAX 64
 #define BENCH_VCPU_COUNT_MAX 64
+#define BENCH_CLONE_COUNT_MAX 256
 #define BENCH_REPEAT_COUNT_MAX 1000
 
 typedef enum BenchError {
@@ -234,6 +236,7 @@ typedef struct Scenario {
     CacheState cache;
     GuestPattern pattern;
     uint32_t vcpu_count;
+    uint32_t clone_count;    /* processes that restore the file at once */
     uint64_t think_ns;       /* of computing between two touches, or
                               * THINK_RECORDED */
     double write_share;      /* 0..1, of touches */
@@ -550,6 +553,16 @@ typedef struct Cell {
     uint8_t shares[ARRIVAL_COUNT];  /* 0..255 of its pages */
 } Cell;
 
+/* Over all clones of a run: percentiles, then sums. */
+typedef enum CloneFigure {
+    CLONE_RUN_P50, CLONE_RUN_P95, CLONE_WORK_P50, CLONE_WORK_P95,
+    CLONE_LOAD_P50, CLONE_LOAD_P95,
+    CLONE_READ,              /* by /proc/self/io of each */
+    CLONE_DEVICE_READ,       /* what the device gave, to anybody */
+    CLONE_PSS,               /* above what it was at the beginning */
+    CLONE_FIGURE_COUNT,
+} CloneFigure;
+
 /* What a run measured; lies in memory shared with the parent. */
 typedef struct RunResult {
     bool is_ok;
@@ -571,11 +584,14 @@ typedef struct RunResult {
     uint64_t rss_end_bytes;
     uint64_t page_table_bytes;
     uint64_t huge_bytes;     /* of guest memory at the end */
+    uint64_t pss_bytes;      /* the same, of a clone at the end */
     double speed;            /* touches a second after the load; 0: none */
     uint64_t cached_bytes;   /* of the file in the page cache, before; or
                               * STORAGE_CACHED_UNKNOWN */
     uint64_t page_cache_bytes; /* the same after the run, for a contender that
                               * reads through the page cache; else 0 */
+    uint32_t clone_count;    /* 0: it had none; else this is the median */
+    double clone_figures[CLONE_FIGURE_COUNT];
     Hist faults;             /* while the background ran */
     Hist faults_idle;        /* with the background off: a run of its own */
     uint32_t sample_count;
@@ -608,6 +624,27 @@ bool measure_run(const MeasureConfig *config, MeasureTick *tick, void *opaque,
 RunResult *measure_result_new(void);
 void measure_result_free(RunResult *result);
 
+/* ---- clones.c ---- */
+
+/* In memory that all processes share which are forked afterwards. */
+typedef struct Clones Clones;
+
+typedef enum ClonesMeetingId {
+    CLONES_BEGIN,            /* all are ready to restore */
+    CLONES_END,              /* all have measured */
+    CLONES_LEAVE,            /* all have looked at what they share */
+    CLONES_MEETING_COUNT,
+} ClonesMeetingId;
+
+Clones *clones_new(uint32_t count);
+void clones_free(Clones *clones);
+/* Of one of them; borrowed. */
+RunResult *clones_result(Clones *clones, uint32_t idx);
+/* Waits for all clones; when the last one came. */
+uint64_t clones_meet(Clones *clones, ClonesMeetingId id);
+/* That of the median clone, with the figures of all. */
+void clones_sum_up(const Clones *clones, RunResult *ret_result);
+
 /* ---- storage.c ---- */
 
 #define STORAGE_RAW_NS (700 * 1000 * 1000ull)
@@ -634,6 +671,8 @@ uint64_t storage_cached_bytes(const Snapshot *snapshot);
  * on some FUSE file systems.
  */
 uint64_t storage_cached_after_open(const Snapshot *snapshot);
+/* What the file's device has given so far; false: it is on none. */
+bool storage_device_read(const Snapshot *snapshot, uint64_t *ret_bytes);
 /* Drops it, or reads the file's data into it. */
 bool storage_set_cache(const Snapshot *snapshot, CacheState state,
                        GError **error);
@@ -645,8 +684,8 @@ typedef enum KnobId {
     /* the work: a snapshot each */
     KNOB_SIZE, KNOB_ZERO_SHARE, KNOB_RUN_LENGTH, KNOB_SEED,
     /* the scenario: what all contenders meet */
-    KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS, KNOB_THINK, KNOB_WRITE_SHARE,
-    KNOB_WORKING_SET, KNOB_WINDOW, KNOB_MEMORY,
+    KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS, KNOB_CLONES, KNOB_THINK,
+    KNOB_WRITE_SHARE, KNOB_WORKING_SET, KNOB_WINDOW, KNOB_MEMORY,
     /* the contender */
     KNOB_THREADS, KNOB_DIRECT, KNOB_IO,
     KNOB_COUNT,
@@ -733,7 +772,7 @@ bool lacks_find_direct(const Plan *plan, const Snapshot *snapshot,
  * zero pages as well.  @what: "--size" or a snapshot, for the error.
  */
 bool lacks_check_memory(const char *what, uint64_t guest_bytes,
-                        GError **error);
+                        uint32_t clone_count, GError **error);
 bool lacks_leave_out(const Lacks *lacks, const BenchLoader *loader,
                      bool is_direct);
 void lacks_add_notes(const Lacks *lacks, const Plan *plan, GPtrArray *notes);
@@ -774,6 +813,7 @@ typedef struct Contender {
     FaultRounds faults_idle;
     char io_name[32];
     char io_fallback[128];   /* the last that a run had */
+    double *clone_figures[CLONE_FIGURE_COUNT]; /* as values; NAN: no clones */
     RunResult *typical;      /* the run nearest to the median, or NULL */
 } Contender;
 

@@ -20,9 +20,10 @@ static uint64_t lacks_need_bytes(uint64_t guest_bytes)
 }
 
 static bool lacks_check_cgroup(const char *what, uint64_t guest_bytes,
-                               GError **error)
+                               uint32_t clone_count, GError **error)
 {
-    uint64_t need_bytes = lacks_need_bytes(guest_bytes), most_bytes = 0;
+    uint64_t need_bytes = lacks_need_bytes(guest_bytes * clone_count);
+    uint64_t most_bytes = 0;
     CgroupMemory memory;
 
     cgroup_get_memory("", &memory);
@@ -31,33 +32,35 @@ static bool lacks_check_cgroup(const char *what, uint64_t guest_bytes,
     }
     if (memory.free_bytes > NEED_MORE_BYTES) {
         most_bytes = (memory.free_bytes - NEED_MORE_BYTES) /
-                     (NEED_BOOKS_SHARE + 1) * NEED_BOOKS_SHARE;
+                     (NEED_BOOKS_SHARE + 1) * NEED_BOOKS_SHARE / clone_count;
     }
     g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                "%s: a guest of %" PRIu64 " MiB needs %" PRIu64 " MiB, and "
-                "the memory limit of this cgroup, %" PRIu64 " MiB, leaves %"
-                PRIu64 " MiB: choose one of %" PRIu64 " MiB at most, or raise "
-                "the limit", what, guest_bytes >> 20, need_bytes >> 20,
-                memory.limit_bytes >> 20, memory.free_bytes >> 20,
-                most_bytes >> 20);
+                "%s: %" PRIu64 " MiB are needed, and the memory limit of this "
+                "cgroup, %" PRIu64 " MiB, leaves %" PRIu64 " MiB: choose %"
+                PRIu64 " MiB at most, or raise the limit", what,
+                need_bytes >> 20, memory.limit_bytes >> 20,
+                memory.free_bytes >> 20, most_bytes >> 20);
     return false;
 }
 
 bool lacks_check_memory(const char *what, uint64_t guest_bytes,
-                        GError **error)
+                        uint32_t clone_count, GError **error)
 {
     uint64_t memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
                             sysconf(_SC_PAGESIZE);
+    g_autofree char *who = g_strdup_printf(
+        "%s: %u guest%s of %" PRIu64 " MiB", what, clone_count,
+        clone_count > 1 ? "s" : "", guest_bytes >> 20);
 
-    if (guest_bytes > memory_bytes / 10 * 9) {
+    /* Divided, for the product may not fit into 64 bits. */
+    if (guest_bytes > memory_bytes / 10 * 9 / clone_count) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                    "%s: a guest of %" PRIu64 " MiB does not fit into nine "
-                    "tenths of the machine's %" PRIu64 " MiB of memory: "
-                    "choose a smaller one", what, guest_bytes >> 20,
+                    "%s: more than nine tenths of the machine's %"
+                    PRIu64 " MiB of memory: choose a smaller size", who,
                     memory_bytes >> 20);
         return false;
     }
-    return lacks_check_cgroup(what, guest_bytes, error);
+    return lacks_check_cgroup(who, guest_bytes, clone_count, error);
 }
 
 bool lacks_find_trap(const Plan *plan, Lacks *ret_lacks, GError **error)

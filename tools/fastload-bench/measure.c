@@ -37,12 +37,14 @@
 /* The child's side of a run. */
 typedef struct Measure {
     const MeasureConfig *config;
+    Clones *clones;          /* it is one of them; NULL: it is alone */
     RunResult *result;
     LoaderRun run;
     Guest *guest;
     WriteCount *writes;
     uint64_t page_count;
     uint64_t base_rss_bytes;
+    uint64_t base_pss_bytes;
     uint64_t base_table_bytes;
     uint64_t base_read_bytes;
     uint64_t base_cpu_ns;
@@ -96,6 +98,12 @@ static uint64_t measure_number(const Measure *m, const char *file,
 static uint64_t measure_resident_bytes(const Measure *m)
 {
     return measure_number(m, "status", "VmRSS:", 1024);
+}
+
+/* The same, but what is shared with others counts in part. */
+static uint64_t measure_pss_bytes(const Measure *m)
+{
+    return measure_number(m, "smaps_rollup", "\nPss:", 1024);
 }
 
 static uint64_t measure_read_bytes(const Measure *m)
@@ -217,6 +225,7 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
         return false;
     }
     measure_note_cached(m, is_idle);
+    m->base_pss_bytes = m->clones ? measure_pss_bytes(m) : 0;
     m->base_rss_bytes = measure_resident_bytes(m);
     m->base_table_bytes = measure_number(m, "status", "VmPTE:", 1024);
     m->base_read_bytes = measure_read_bytes(m);
@@ -282,7 +291,10 @@ static bool measure_load(Measure *m, GError **error)
     RunResult *r = m->result;
     uint64_t asked_ns;
 
-    m->run.begin_ns = asked_ns = bench_now_ns();
+    /* One that gets a processor late has waited as well. */
+    asked_ns = m->clones ? clones_meet(m->clones, CLONES_BEGIN)
+                         : bench_now_ns();
+    m->run.begin_ns = asked_ns;
     m->sampler = g_thread_new("sampler", measure_sampler, m);
     if (!loader->start(&m->run, error)) {
         return false;
@@ -385,6 +397,17 @@ static void measure_memory(Measure *m)
                                     m->config->snapshot->guest_bytes);
 }
 
+/* While all clones are there, with what they share. */
+static void measure_pss(Measure *m)
+{
+    uint64_t pss_bytes;
+
+    clones_meet(m->clones, CLONES_END);
+    pss_bytes = measure_pss_bytes(m);
+    m->result->pss_bytes = pss_bytes - MIN(pss_bytes, m->base_pss_bytes);
+    clones_meet(m->clones, CLONES_LEAVE);
+}
+
 static bool measure_main(Measure *m, GError **error)
 {
     const BenchLoader *loader = m->config->variant->loader;
@@ -420,6 +443,9 @@ static bool measure_main(Measure *m, GError **error)
     r->waited_ns = counters.waited_ns;
     r->faults = counters.faults;
     measure_memory(m);
+    if (m->clones) {
+        measure_pss(m);
+    }
     measure_fill_cells(m);
     if (loader->has_end) {
         r->speed = guest_measure_speed(m->config->snapshot, m->run.hva,
@@ -523,7 +549,8 @@ static bool measure_touch(Measure *m, GError **error)
 {
     const uint64_t mask = ~(uint64_t)(BENCH_HUGE_BYTES - 1);
     const Snapshot *snapshot = m->config->snapshot;
-    uint64_t wanted = measure_wanted_bytes(snapshot);
+    uint64_t wanted = measure_wanted_bytes(snapshot) *
+                      m->config->scenario->clone_count;
     uint64_t available = proc_number("/proc/meminfo", "MemAvailable:", 1024);
     uint64_t limit, small, huge;
     CgroupMemory memory;
@@ -552,10 +579,33 @@ static bool measure_touch(Measure *m, GError **error)
 
 typedef bool MeasureFunc(Measure *m, GError **error);
 
-static void measure_child(const MeasureConfig *config, MeasureFunc *func,
-                          pid_t parent, RunResult *result)
+/* A process of a run, as its parent sees it. */
+typedef struct MeasureChild {
+    pid_t pid;               /* 0: it has ended */
+    int status;
+    RunResult *result;
+} MeasureChild;
+
+/* What is to be done by how many processes, and the state of it. */
+typedef struct MeasureJob {
+    const MeasureConfig *config;
+    MeasureFunc *func;
+    Clones *clones;          /* NULL: one process */
+    MeasureTick *tick;
+    void *opaque;
+    uint32_t child_count;
+    MeasureChild *children;
+    struct pollfd *fds;      /* their pidfds; -1: none */
+} MeasureJob;
+
+static void measure_child(const MeasureJob *job, pid_t parent,
+                          RunResult *result)
 {
-    Measure m = { .config = config, .result = result };
+    Measure m = {
+        .config = job->config,
+        .clones = job->clones,
+        .result = result,
+    };
     GError *error = NULL;
 
     signal(SIGINT, SIG_IGN); /* the parent decides */
@@ -564,7 +614,7 @@ static void measure_child(const MeasureConfig *config, MeasureFunc *func,
     if (getppid() != parent) {
         _exit(1);
     }
-    result->is_ok = func(&m, &error);
+    result->is_ok = job->func(&m, &error);
     if (error) {
         g_strlcpy(result->error, error->message, sizeof(result->error));
     }
@@ -595,116 +645,233 @@ static void measure_say_status(int status, bool is_oom, RunResult *result)
     }
 }
 
-/* Waits for the child; false when it was stopped, killed or crashed. */
-static bool measure_await(const MeasureConfig *config, pid_t child,
-                          uint64_t timeout_ns, MeasureTick *tick,
-                          void *opaque, RunResult *result)
+static void measure_kill(const MeasureJob *job)
 {
+    uint32_t i;
+
+    for (i = 0; i < job->child_count; i++) {
+        if (job->children[i].pid) {
+            kill(job->children[i].pid, SIGKILL);
+        }
+    }
+}
+
+/* Takes those that have ended; how many have not.  *@failed: the first. */
+static uint32_t measure_reap(MeasureJob *job, MeasureChild **failed)
+{
+    uint32_t left_count = 0, i;
+
+    for (i = 0; i < job->child_count; i++) {
+        MeasureChild *child = &job->children[i];
+
+        if (!child->pid) {
+            continue;
+        }
+        if (waitpid(child->pid, &child->status, WNOHANG) == 0) {
+            left_count++;
+            continue;
+        }
+        child->pid = 0;
+        if (job->fds[i].fd >= 0) {
+            close(job->fds[i].fd);
+            job->fds[i].fd = -1;
+        }
+        if (!*failed && (child->status || !child->result->is_ok)) {
+            *failed = child;
+        }
+    }
+    return left_count;
+}
+
+static void measure_pause(const MeasureJob *job)
+{
+    if (job->tick) {
+        job->tick(job->opaque);
+    }
+    if (job->fds[0].fd >= 0 || job->child_count > 1) {
+        poll(job->fds, job->child_count, TICK_MS);
+    } else {
+        g_usleep(TICK_MS * 1000 / 10);
+    }
+}
+
+/* Waits for all children; false when they were stopped, or one has failed. */
+static bool measure_await(MeasureJob *job, uint64_t timeout_ns,
+                          RunResult *result)
+{
+    const MeasureConfig *config = job->config;
     uint64_t end_ns = bench_now_ns() + timeout_ns;
-    int pidfd = syscall(SYS_pidfd_open, child, 0);
-    struct pollfd fds = { .fd = pidfd, .events = POLLIN };
     uint64_t oom_kill_count = cgroup_oom_kill_count("");
     bool is_late = false, is_other = false, is_killed = false;
-    int status = 0;
+    MeasureChild *failed = NULL;
 
-    while (waitpid(child, &status, WNOHANG) == 0) {
-        is_late = is_late || bench_now_ns() > end_ns;
+    while (measure_reap(job, &failed)) {
+        is_late = is_late || (bench_now_ns() > end_ns && !failed);
         /* fastload waits for ever when its file has become another one. */
         is_other = config->is_watched && !snapshot_is_same(config->snapshot);
-        if ((is_late || is_other || *config->is_stopped) && !is_killed) {
-            kill(child, SIGKILL);
+        /* Clones would wait for ever for one that has failed. */
+        if ((is_late || is_other || failed || *config->is_stopped) &&
+            !is_killed) {
+            measure_kill(job);
             is_killed = true;
         }
-        if (tick) {
-            tick(opaque);
-        }
-        if (pidfd >= 0) {
-            poll(&fds, 1, TICK_MS);
-        } else {
-            g_usleep(TICK_MS * 1000 / 10);
-        }
+        measure_pause(job);
     }
-    if (pidfd >= 0) {
-        close(pidfd);
+    if (!failed) {
+        return true;
     }
-    if (WIFEXITED(status) && !WEXITSTATUS(status)) {
-        return result->is_ok;
+    if (failed->result != result) {
+        g_strlcpy(result->error, failed->result->error,
+                  sizeof(result->error));
     }
     result->is_ok = false;
     if (is_late) {
         snprintf(result->error, sizeof(result->error),
                  "not done after %" PRIu64 " s: killed; --timeout gives it "
                  "longer", timeout_ns / 1000000000);
-    } else {
-        measure_say_status(status, WIFSIGNALED(status) &&
-                           WTERMSIG(status) == SIGKILL && !is_killed &&
+    } else if (failed->status) {
+        measure_say_status(failed->status, WIFSIGNALED(failed->status) &&
+                           WTERMSIG(failed->status) == SIGKILL &&
                            cgroup_oom_kill_count("") != oom_kill_count,
                            result);
     }
     return false;
 }
 
-static bool measure_fork(const MeasureConfig *config, MeasureFunc *func,
-                         MeasureTick *tick, void *opaque, RunResult *result)
+/* False: the others would wait for it, so they are killed. */
+static bool measure_start_child(MeasureJob *job, uint32_t idx,
+                                RunResult *result)
 {
-    pid_t parent = getpid(), child;
+    MeasureChild *child = &job->children[idx];
+    pid_t parent = getpid();
 
-    result->is_ok = false;
-    fflush(NULL);
-    child = fork();
-    if (child < 0) {
+    child->result = job->clones ? clones_result(job->clones, idx) : result;
+    child->result->is_ok = false;
+    child->pid = fork();
+    if (child->pid == 0) {
+        measure_child(job, parent, child->result);
+    }
+    if (child->pid < 0) {
+        child->pid = 0;
         snprintf(result->error, sizeof(result->error),
                  "cannot start a process: %s", g_strerror(errno));
         return false;
     }
-    if (child == 0) {
-        measure_child(config, func, parent, result);
-    }
-    /* How long it takes to prepare the machine is no contender's fault. */
-    return measure_await(config, child, func == measure_touch
-                         ? MAX(config->timeout_ns, TOUCH_TIMEOUT_NS)
-                         : config->timeout_ns, tick, opaque, result);
+    job->fds[idx] = (struct pollfd) {
+        .fd = syscall(SYS_pidfd_open, child->pid, 0),
+        .events = POLLIN,
+    };
+    return true;
 }
 
-/* Brings machine and page cache into the state of the scenario, and runs. */
-static bool measure_from_scratch(const MeasureConfig *config,
-                                 MeasureFunc *func, MeasureTick *tick,
-                                 void *opaque, RunResult *result)
+static bool measure_fork(const MeasureConfig *config, MeasureFunc *func,
+                         Clones *clones, MeasureTick *tick, void *opaque,
+                         RunResult *result)
 {
-    GError *error = NULL;
+    uint32_t count = clones ? config->scenario->clone_count : 1, i;
+    g_autofree MeasureChild *children = g_new0(MeasureChild, count);
+    g_autofree struct pollfd *fds = g_new0(struct pollfd, count);
+    MeasureJob job = {
+        .config = config,
+        .func = func,
+        .clones = clones,
+        .tick = tick,
+        .opaque = opaque,
+        .child_count = count,
+        .children = children,
+        .fds = fds,
+    };
+    MeasureChild *failed = NULL;
+
+    fflush(NULL);
+    for (i = 0; i < count; i++) {
+        fds[i].fd = -1;
+    }
+    for (i = 0; i < count; i++) {
+        if (!measure_start_child(&job, i, result)) {
+            measure_kill(&job);
+            while (measure_reap(&job, &failed)) {
+                g_usleep(POLL_US);
+            }
+            result->is_ok = false;
+            return false;
+        }
+    }
+    /* How long it takes to prepare the machine is no contender's fault. */
+    return measure_await(&job, func == measure_touch
+                         ? MAX(config->timeout_ns, TOUCH_TIMEOUT_NS)
+                         : config->timeout_ns, result);
+}
+
+/* Brings machine and page cache into the state of the scenario. */
+static bool measure_set_up(const MeasureConfig *config, bool is_idle,
+                           MeasureTick *tick, void *opaque, RunResult *result)
+{
+    g_autoptr(GError) error = NULL;
 
     /* Who loads little, or before the clock runs, needs none. */
-    bool is_touched = config->scenario->is_pretouched &&
-                      func != measure_idle &&
+    bool is_touched = config->scenario->is_pretouched && !is_idle &&
                       config->variant->loader->has_end &&
                       config->variant->loader != &loader_null;
 
     result->is_ok = false;
-    if (is_touched &&
-        !measure_fork(config, measure_touch, tick, opaque, result)) {
+    if (is_touched && !measure_fork(config, measure_touch, NULL, tick, opaque,
+                                    result)) {
         return false;
     }
     /* Last, for the touching may have driven the file out of memory. */
     if (!storage_set_cache(config->snapshot, config->scenario->cache,
                            &error)) {
         g_strlcpy(result->error, error->message, sizeof(result->error));
-        g_error_free(error);
         result->is_ok = false;
         return false;
     }
-    return measure_fork(config, func, tick, opaque, result);
+    return true;
+}
+
+static bool measure_clones(const MeasureConfig *config, MeasureTick *tick,
+                           void *opaque, RunResult *result)
+{
+    Clones *clones = clones_new(config->scenario->clone_count);
+    uint64_t before_bytes, after_bytes;
+    bool is_known, is_right;
+
+    if (!clones) {
+        g_strlcpy(result->error, "no memory for the results of the clones",
+                  sizeof(result->error));
+        return false;
+    }
+    is_known = storage_device_read(config->snapshot, &before_bytes);
+    is_right = measure_fork(config, measure_main, clones, tick, opaque,
+                            result);
+    is_known = is_known && storage_device_read(config->snapshot,
+                                               &after_bytes);
+    if (is_right) {
+        clones_sum_up(clones, result);
+    }
+    if (is_right && is_known) {
+        result->clone_figures[CLONE_DEVICE_READ] = after_bytes - before_bytes;
+    }
+    clones_free(clones);
+    return is_right;
 }
 
 bool measure_run(const MeasureConfig *config, MeasureTick *tick, void *opaque,
                  RunResult *ret_result)
 {
     const BenchLoader *loader = config->variant->loader;
+    bool is_right;
 
     memset(ret_result, 0, sizeof(*ret_result));
-    if (measure_from_scratch(config, measure_main, tick, opaque,
-                             ret_result) &&
-        loader->is_lazy && loader->has_end && !*config->is_stopped) {
-        measure_from_scratch(config, measure_idle, tick, opaque, ret_result);
+    is_right = measure_set_up(config, false, tick, opaque, ret_result) &&
+        (config->scenario->clone_count > 1
+         ? measure_clones(config, tick, opaque, ret_result)
+         : measure_fork(config, measure_main, NULL, tick, opaque,
+                        ret_result));
+    if (is_right && loader->is_lazy && loader->has_end &&
+        !*config->is_stopped &&
+        measure_set_up(config, true, tick, opaque, ret_result)) {
+        measure_fork(config, measure_idle, NULL, tick, opaque, ret_result);
     }
     return !*config->is_stopped;
 }

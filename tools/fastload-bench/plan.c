@@ -47,6 +47,9 @@ static const Knob knobs[KNOB_COUNT] = {
         "what the guest touches: uniform, zipf, sequential (zipf)" },
     [KNOB_VCPUS] = { "vcpus", KNOB_KIND_COUNT, "1", 1, BENCH_VCPU_COUNT_MAX,
         NULL, "threads that touch the same memory (1)" },
+    [KNOB_CLONES] = { "clones", KNOB_KIND_COUNT, "1", 1,
+        BENCH_CLONE_COUNT_MAX, NULL,
+        "processes that restore the same file at once (1)" },
     [KNOB_THINK] = { "think", KNOB_KIND_NS, "20us", 0, SECOND_NS, "recorded",
         "computing between two touches, or as --trace has it: recorded "
         "(20us)" },

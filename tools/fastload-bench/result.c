@@ -286,6 +286,46 @@ static void result_add_measures(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_object(b);
 }
 
+/* The median over the rounds of a figure over all clones. */
+static double result_clone_figure(const ScenarioResult *s, const Contender *c,
+                                  CloneFigure figure)
+{
+    double least, most;
+
+    return figures_median(c->clone_figures[figure], s->round_count, &least,
+                          &most);
+}
+
+static void result_add_clones(JsonBuilder *b, const ScenarioResult *s,
+                              const Contender *c)
+{
+    static const struct {
+        const char *name;
+        CloneFigure p50, p95;
+    } times[] = {
+        { "run_ns", CLONE_RUN_P50, CLONE_RUN_P95 },
+        { "work_ns", CLONE_WORK_P50, CLONE_WORK_P95 },
+        { "load_ns", CLONE_LOAD_P50, CLONE_LOAD_P95 },
+    };
+    uint32_t i;
+
+    json_builder_set_member_name(b, "clones");
+    json_builder_begin_object(b);
+    result_add_int(b, "count", s->values[KNOB_CLONES]);
+    for (i = 0; i < G_N_ELEMENTS(times); i++) {
+        json_builder_set_member_name(b, times[i].name);
+        json_builder_begin_object(b);
+        result_add_number(b, "p50", result_clone_figure(s, c, times[i].p50));
+        result_add_number(b, "p95", result_clone_figure(s, c, times[i].p95));
+        json_builder_end_object(b);
+    }
+    result_add_number(b, "read_bytes", result_clone_figure(s, c, CLONE_READ));
+    result_add_number(b, "device_read_bytes",
+                      result_clone_figure(s, c, CLONE_DEVICE_READ));
+    result_add_number(b, "pss_bytes", result_clone_figure(s, c, CLONE_PSS));
+    json_builder_end_object(b);
+}
+
 static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
                                  const Contender *c)
 {
@@ -329,6 +369,9 @@ static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
     result_add_measures(b, s, c);
     result_add_faults(b, "faults", &c->faults, s->round_count);
     result_add_faults(b, "faults_idle", &c->faults_idle, s->round_count);
+    if (s->values[KNOB_CLONES] > 1) {
+        result_add_clones(b, s, c);
+    }
     if (c->typical) {
         result_add_timeline(b, c->typical);
         result_add_map(b, c->typical);

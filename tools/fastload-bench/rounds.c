@@ -64,6 +64,9 @@ static void rounds_contender_free(void *opaque)
     }
     figures_faults_clear(&c->faults);
     figures_faults_clear(&c->faults_idle);
+    for (i = 0; i < CLONE_FIGURE_COUNT; i++) {
+        g_free(c->clone_figures[i]);
+    }
     g_ptr_array_unref(c->errors);
     g_free(c->label);
     measure_result_free(c->typical);
@@ -90,6 +93,12 @@ static Contender *rounds_contender_new(const Plan *plan,
         c->values[i] = g_new(double, plan->repeat_count);
         for (round = 0; round < plan->repeat_count; round++) {
             c->values[i][round] = NAN;
+        }
+    }
+    for (i = 0; i < CLONE_FIGURE_COUNT; i++) {
+        c->clone_figures[i] = g_new(double, plan->repeat_count);
+        for (round = 0; round < plan->repeat_count; round++) {
+            c->clone_figures[i][round] = NAN;
         }
     }
     return c;
@@ -261,6 +270,12 @@ static void rounds_keep(const Round *round, Contender *c, RunResult **result)
     for (i = 0; i < MEASURE_COUNT; i++) {
         c->values[i][round->idx] = values[i];
     }
+    for (i = 0; i < CLONE_FIGURE_COUNT && r->clone_count; i++) {
+        /* null's are loaded before the clock runs. */
+        c->clone_figures[i][round->idx] =
+            i == CLONE_DEVICE_READ && c->variant.loader == &loader_null
+            ? NAN : r->clone_figures[i];
+    }
     c->run_count++;
     figures_faults_add(&c->faults, round->idx, &r->faults);
     /* Where nothing loads ahead, no background is ever in the way. */
@@ -403,6 +418,7 @@ static void rounds_fill_scenario(const Plan *plan, const KnobValues values,
         .cache = values[KNOB_CACHE],
         .pattern = values[KNOB_PATTERN],
         .vcpu_count = values[KNOB_VCPUS],
+        .clone_count = values[KNOB_CLONES],
         .think_ns = values[KNOB_THINK],
         .write_share = values[KNOB_WRITE_SHARE] / 1e6,
         .working_set_bytes = values[KNOB_WORKING_SET],
@@ -449,7 +465,8 @@ static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
     Scenario scenario;
     Guest *guest;
 
-    if (!lacks_check_memory(snapshot->label, snapshot->guest_bytes, error)) {
+    if (!lacks_check_memory(snapshot->label, snapshot->guest_bytes,
+                            values[KNOB_CLONES], error)) {
         return false;
     }
     rounds_fill_scenario(plan, values, &scenario);
@@ -585,6 +602,20 @@ static uint32_t rounds_foresee(const Plan *plan, const Lacks *lacks)
     return count;
 }
 
+/* Of all scenarios. */
+static uint32_t rounds_most_clones(const Plan *plan)
+{
+    uint32_t most = 1;
+    guint i;
+
+    for (i = 0; i < plan->scenarios->len; i++) {
+        const uint64_t *values = plan->scenarios->pdata[i];
+
+        most = MAX(most, values[KNOB_CLONES]);
+    }
+    return most;
+}
+
 /* What can be known before the first snapshot is there. */
 static bool rounds_check(Rounds *rounds, GError **error)
 {
@@ -594,7 +625,7 @@ static bool rounds_check(Rounds *rounds, GError **error)
 
     for (i = 0; !plan->snapshot_path && i < sizes->len; i++) {
         if (!lacks_check_memory("--size", g_array_index(sizes, uint64_t, i),
-                                error)) {
+                                rounds_most_clones(plan), error)) {
             return false;
         }
     }

@@ -18,7 +18,8 @@ typedef enum TableKind {
 typedef struct TableColumn {
     const char *name;
     TableKind kind;
-    const char *measure;     /* or "faults", "faults_idle" */
+    const char *measure;     /* or "faults", "faults_idle", "clones",
+                              * "clones.run_ns" */
     const char *member;      /* "median", "ratio", "p50_ns" ... */
 } TableColumn;
 
@@ -49,6 +50,19 @@ static const TableColumn table_faults[] = {
     { NULL, 0, NULL, NULL },
 };
 
+static const TableColumn table_clones[] = {
+    { "runs p50", TABLE_NS, "clones.run_ns", "p50" },
+    { "p95", TABLE_NS, "clones.run_ns", "p95" },
+    { "worked p50", TABLE_NS, "clones.work_ns", "p50" },
+    { "p95", TABLE_NS, "clones.work_ns", "p95" },
+    { "loaded p50", TABLE_NS, "clones.load_ns", "p50" },
+    { "p95", TABLE_NS, "clones.load_ns", "p95" },
+    { "read", TABLE_BYTES, "clones", "read_bytes" },
+    { "device", TABLE_BYTES, "clones", "device_read_bytes" },
+    { "pss", TABLE_BYTES, "clones", "pss_bytes" },
+    { NULL, 0, NULL, NULL },
+};
+
 static const TableColumn table_costs[] = {
     { "cpu", TABLE_NS, "cpu_ns", "median" },
     { "ratio", TABLE_RATIO, "cpu_ns", "ratio" },
@@ -69,7 +83,12 @@ static double table_member(JsonObject *contender, const char *measure,
 {
     JsonObject *object = tree_object(contender, measure);
 
-    if (!g_str_has_prefix(measure, "faults")) {
+    if (g_str_has_prefix(measure, "clones")) {
+        const char *dot = strchr(measure, '.');
+
+        object = tree_object(contender, "clones");
+        object = dot ? tree_object(object, dot + 1) : object;
+    } else if (!g_str_has_prefix(measure, "faults")) {
         object = tree_object(tree_object(contender, "measures"), measure);
     } else if (!(tree_number(object, "count") > 0)) {
         return NAN;
@@ -232,6 +251,10 @@ static void table_scenario(const Paper *paper, JsonObject *scenario,
 
     table_knobs(scenario, paper);
     table_sheet(paper, contenders, "WHEN", table_when);
+    if (strcmp(tree_text(tree_object(scenario, "knobs"), "clones"), "1") &&
+        *tree_text(tree_object(scenario, "knobs"), "clones")) {
+        table_sheet(paper, contenders, "CLONES", table_clones);
+    }
     table_sheet(paper, contenders, "FAULTS", table_faults);
     table_sheet(paper, contenders, "COSTS", table_costs);
     table_failures(paper, contenders);
