@@ -413,6 +413,55 @@ static void place_check_untouched(PlaceTest *t, int uffd)
     close(uffd);
 }
 
+/* Reads the first page and writes to the second one. */
+static void *place_read_and_write(void *opaque)
+{
+    volatile uint8_t *hva = opaque;
+
+    (void)hva[0];
+    hva[FASTLOAD_PAGE_BYTES_MIN] = 1;
+    return GUINT_TO_POINTER((guint)gettid());
+}
+
+static void test_faults_tell_who_and_how(const void *opaque)
+{
+    /* The thread, and whether it writes: what a trace of a guest is made of. */
+    const uint64_t len_bytes = 2 * FASTLOAD_PAGE_BYTES_MIN;
+    FastloadUffdFault faults[2];
+    bool has_move, has_zeropage;
+    FastloadUffdRefusal refusal;
+    uint64_t done_bytes;
+    GThread *thread;
+    uint8_t *hva;
+    guint tid;
+    int uffd, i;
+
+    hva = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert_true(hva != MAP_FAILED);
+    g_assert_true(fastload_uffd_open(&uffd, &has_move, &refusal));
+    g_assert_cmpint(fastload_uffd_register(uffd, hva, len_bytes,
+                                           &has_zeropage), ==, 0);
+    thread = g_thread_new("toucher", place_read_and_write, hva);
+    for (i = 0; i < 2; i++) {
+        while (fastload_uffd_read(uffd, &faults[i], 1) == 0) {
+            g_usleep(1000);
+        }
+        g_assert_cmpint(fastload_uffd_zero(
+                            uffd, hva + i * FASTLOAD_PAGE_BYTES_MIN,
+                            FASTLOAD_PAGE_BYTES_MIN, &done_bytes), ==, 0);
+    }
+    tid = GPOINTER_TO_UINT(g_thread_join(thread));
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(faults[i].hva, ==,
+                         (uintptr_t)hva + i * FASTLOAD_PAGE_BYTES_MIN);
+        g_assert_cmpuint(faults[i].tid, ==, tid);
+        g_assert_cmpint(faults[i].is_write, ==, i == 1);
+    }
+    close(uffd);
+    munmap(hva, len_bytes);
+}
+
 /* A region that stays, so that the load goes on when the other is dropped. */
 static Fixture *place_add_stayer(PlaceTest *t)
 {
@@ -667,6 +716,7 @@ int main(int argc, char **argv)
              test_late_read_of_a_page_given_back);
     add_test("page-from-elsewhere", test_page_from_elsewhere);
     add_test("page-that-is-unmapped", test_page_that_is_unmapped);
+    add_test("faults-tell-who-and-how", test_faults_tell_who_and_how);
     add_test("dropped-memory-is-anothers", test_dropped_memory_is_anothers);
     add_test("drop-waits-for-placement", test_drop_waits_for_placement);
     add_test("drop-waits-for-the-last-worker",
