@@ -32,7 +32,7 @@ static void html_element(GString *out, const char *tag, const char *class,
 }
 
 /* What a figure means is in the end of its name. */
-static char *html_value(const char *key, double value)
+static char *html_figure(const char *key, double value)
 {
     static const char *const counts[] = { "", " k", " M", " G", NULL };
     guint i = 0;
@@ -57,6 +57,15 @@ static char *html_value(const char *key, double value)
         i++;
     }
     return g_strdup_printf("%.3g%s", value, counts[i]);
+}
+
+/* The same; its unit does not go to another line. */
+static char *html_value(const char *key, double value)
+{
+    g_autofree char *text = html_figure(key, value);
+    g_auto(GStrv) words = g_strsplit(text, " ", -1);
+
+    return g_strjoinv("\302\240", words);
 }
 
 /* "read_ahead_bytes" to "read ahead" */
