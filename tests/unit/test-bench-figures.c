@@ -379,6 +379,172 @@ static void test_ratio_needs_both(void)
     figures_is(figures_ratio(values, base, 0), NAN);
 }
 
+/* ---- changes ---- */
+
+static FiguresChange figures_changed(const double *a, const double *bases_a,
+                                     uint32_t count_a, const double *b,
+                                     const double *bases_b, uint32_t count_b)
+{
+    FiguresSeries first = { a, bases_a, count_a };
+    FiguresSeries second = { b, bases_b, count_b };
+    FiguresChange change;
+
+    figures_change(&first, &second, 0.1, &change);
+    return change;
+}
+
+static const double figures_ones[] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+
+static void test_change_without_spread(void)
+{
+    /* Rounds that agree leave no doubt, whichever way it goes. */
+    static const double twos[] = { 2, 2, 2, 2 };
+    FiguresChange c = figures_changed(figures_ones, NULL, 4, twos, NULL, 4);
+
+    figures_is(c.change, 1);
+    figures_is(c.low, 1);
+    figures_is(c.high, 1);
+    g_assert_cmpint(c.verdict, ==, FIGURES_MORE);
+    g_assert_cmpuint(c.needed_count, ==, 0);
+    c = figures_changed(twos, NULL, 4, figures_ones, NULL, 4);
+    figures_is(c.change, -0.5);
+    g_assert_cmpint(c.verdict, ==, FIGURES_LESS);
+    c = figures_changed(twos, NULL, 4, twos, NULL, 4);
+    figures_is(c.change, 0);
+    g_assert_cmpint(c.verdict, ==, FIGURES_NOISE);
+}
+
+static void test_interval_of_few_rounds(void)
+{
+    /*
+     * Of 3 rounds drawn from 3, the median is the least with probability
+     * 7/27, of 5 from 5 with 0.058: more than 2.5 %, so the interval goes
+     * from the least to the most.  Of 7 from 7 it is the least with 0.010 and
+     * one of the two least with 0.11: the interval begins at the second.
+     */
+    static const double values[] = { 4, 2, 6, 1, 5, 7, 3 };
+    static const double three[] = { 3, 1, 2 };
+    static const double five[] = { 3, 1, 2, 5, 4 };
+    FiguresChange c;
+
+    c = figures_changed(figures_ones, NULL, 3, three, NULL, 3);
+    figures_is(c.change, 1);
+    figures_is(c.low, 0);
+    figures_is(c.high, 2);
+    c = figures_changed(figures_ones, NULL, 5, five, NULL, 5);
+    figures_is(c.change, 2);
+    figures_is(c.low, 0);
+    figures_is(c.high, 4);
+    c = figures_changed(figures_ones, NULL, 7, values, NULL, 7);
+    figures_is(c.change, 3);
+    figures_is(c.low, 1);
+    figures_is(c.high, 5);
+    g_assert_cmpint(c.verdict, ==, FIGURES_NOISE);  /* 1 is in both */
+}
+
+static void test_interval_of_a_ratio(void)
+{
+    /* What disturbed a round disturbed its base too: no doubt is left. */
+    static const double bases[] = { 10, 30, 20, 50 };
+    static const double values[] = { 20, 60, 40, 100 };
+    static const double others[] = { 30, 90, 60, 150 };
+    FiguresChange c = figures_changed(values, bases, 4, others, bases, 4);
+
+    figures_is(c.change, 0.5);
+    /* Medians of even draws may lie between two rounds, in both alike. */
+    figures_is(c.low, 0.5);
+    figures_is(c.high, 0.5);
+}
+
+static void test_change_of_one_round(void)
+{
+    /* One round or two say nothing about the next one. */
+    static const double fives[] = { 5, 5, NAN };
+    FiguresChange c = figures_changed(figures_ones, NULL, 1, fives, NULL, 1);
+
+    figures_is(c.change, 4);
+    figures_is(c.low, NAN);
+    g_assert_cmpint(c.verdict, ==, FIGURES_FEW);
+    g_assert_cmpuint(c.needed_count, ==, FIGURES_ROUNDS_MIN);
+    c = figures_changed(figures_ones, NULL, 9, fives, NULL, 3);
+    g_assert_cmpint(c.verdict, ==, FIGURES_FEW);
+}
+
+static void test_change_of_nothing(void)
+{
+    /* Without values, or from 0, there is no change. */
+    static const double none[] = { NAN, NAN, NAN, NAN };
+    static const double zeros[] = { 0, 0, 0, 0 };
+    FiguresChange c;
+
+    c = figures_changed(none, NULL, 4, figures_ones, NULL, 4);
+    figures_is(c.change, NAN);
+    g_assert_cmpint(c.verdict, ==, FIGURES_UNKNOWN);
+    c = figures_changed(figures_ones, zeros, 4, figures_ones, zeros, 4);
+    g_assert_cmpint(c.verdict, ==, FIGURES_UNKNOWN);
+    c = figures_changed(zeros, NULL, 4, figures_ones, NULL, 4);
+    figures_is(c.change, NAN);
+    c = figures_changed(figures_ones, none, 4, figures_ones, none, 4);
+    g_assert_cmpint(c.verdict, ==, FIGURES_UNKNOWN);
+    c = figures_changed(figures_ones, NULL, 0, figures_ones, NULL, 0);
+    g_assert_cmpint(c.verdict, ==, FIGURES_UNKNOWN);
+    /* What became nothing is not more than it was. */
+    c = figures_changed(figures_ones, NULL, 4, zeros, NULL, 4);
+    figures_is(c.change, -1);
+    g_assert_cmpint(c.verdict, ==, FIGURES_LESS);
+}
+
+static void test_overlapping_rounds_are_noise(void)
+{
+    /* Few rounds whose ranges overlap say nothing, however sure they are. */
+    static const double a[] = { 1, 2, 3, 4, 5, 1, 2, 3, 4, 5 };
+    static const double b[] = { 4.9, 6, 7, 8, 9, 6, 7, 8, 9, 9 };
+    static const double apart[] = { 5.1, 6, 7, 8, 9 };
+    FiguresChange c = figures_changed(a, NULL, 5, b, NULL, 5);
+
+    g_assert_cmpfloat(c.low, >, 0);
+    g_assert_cmpint(c.verdict, ==, FIGURES_NOISE);
+    c = figures_changed(a, NULL, 5, apart, NULL, 5);
+    g_assert_cmpint(c.verdict, ==, FIGURES_MORE);
+    /* Of many rounds a single one does not hide what the others say. */
+    c = figures_changed(a, NULL, 10, b, NULL, 10);
+    g_assert_cmpint(c.verdict, ==, FIGURES_MORE);
+}
+
+static void test_rounds_that_are_needed(void)
+{
+    /*
+     * The interval of 3 rounds is from 1/1.21 to 1.21: twice as wide, in
+     * logarithms, as +-10 %.  Half the width takes four times the rounds.
+     */
+    static const double values[] = { 1 / 1.21, 1, 1.21 };
+    FiguresChange c = figures_changed(figures_ones, NULL, 3, values, NULL, 3);
+
+    figures_is(c.low, 1 / 1.21 - 1);
+    figures_is(c.high, 0.21);
+    g_assert_cmpuint(c.needed_count, >=, 12);
+    g_assert_cmpuint(c.needed_count, <=, 13);   /* rounding of logarithms */
+}
+
+static void test_verdicts_repeat(void)
+{
+    /* The same rounds give the same interval, to the last bit. */
+    g_autoptr(GRand) rand = g_rand_new_with_seed(1);
+    double a[40], b[40];
+    FiguresChange once, again;
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(a); i++) {
+        a[i] = g_rand_double_range(rand, 1, 2);
+        b[i] = g_rand_double_range(rand, 1, 2);
+    }
+    once = figures_changed(a, b, 40, b, a, 40);
+    again = figures_changed(a, b, 40, b, a, 40);
+    g_assert_true(once.low == again.low && once.high == again.high);
+    g_assert_cmpfloat(once.low, <, once.change);
+    g_assert_cmpfloat(once.high, >, once.change);
+}
+
 static void test_ratio_may_be_zero(void)
 {
     /* Nothing of something is a ratio of 0, not an unknown one. */
@@ -909,6 +1075,14 @@ int main(int argc, char **argv)
     figures_add("ratio-is-of-medians",
                 test_ratio_is_of_medians);
     figures_add("ratio-needs-both", test_ratio_needs_both);
+    figures_add("change-without-spread", test_change_without_spread);
+    figures_add("interval-of-few-rounds", test_interval_of_few_rounds);
+    figures_add("interval-of-a-ratio", test_interval_of_a_ratio);
+    figures_add("change-of-one-round", test_change_of_one_round);
+    figures_add("change-of-nothing", test_change_of_nothing);
+    figures_add("overlapping-rounds", test_overlapping_rounds_are_noise);
+    figures_add("rounds-that-are-needed", test_rounds_that_are_needed);
+    figures_add("verdicts-repeat", test_verdicts_repeat);
     figures_add("ratio-may-be-zero", test_ratio_may_be_zero);
     figures_add("one-bad-round-does-not-own-the-maximum",
                 test_one_bad_round_does_not_own_the_maximum);

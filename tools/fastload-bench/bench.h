@@ -861,9 +861,48 @@ void notes_add_cache(const ScenarioResult *s, uint64_t data_bytes,
 /* Of @count values, a round each; NAN is no value.  NAN when there is none. */
 double figures_median(const double *values, uint32_t count, double *ret_min,
                       double *ret_max);
-/* Of the medians; NAN when there is none. */
+/* Of the medians; NAN when there is none; @base NULL: the median itself. */
 double figures_ratio(const double *values, const double *base,
                      uint32_t count);
+
+#define FIGURES_CONFIDENCE 0.95
+#define FIGURES_DRAW_COUNT 2000u
+#define FIGURES_SEED 1
+/* With fewer rounds nothing can be said. */
+#define FIGURES_ROUNDS_MIN 3u
+/* An interval of fewer is too sure of itself: ranges must not overlap. */
+#define FIGURES_ROUNDS_MANY 10u
+#define FIGURES_NEEDED_MAX 10000u
+
+/* Rounds of a result; the ratio of the medians is what counts. */
+typedef struct FiguresSeries {
+    const double *values;
+    const double *bases;     /* of the same rounds; NULL: values count */
+    uint32_t count;
+} FiguresSeries;
+
+typedef enum FiguresVerdict {
+    FIGURES_UNKNOWN,         /* one of them has no values */
+    FIGURES_FEW,             /* rounds: no interval */
+    FIGURES_NOISE,           /* no more than rounds of one result differ */
+    FIGURES_MORE,
+    FIGURES_LESS,
+} FiguresVerdict;
+
+typedef struct FiguresChange {
+    double change;           /* 0.1: ten percent more */
+    double low, high;        /* where it is with FIGURES_CONFIDENCE */
+    FiguresVerdict verdict;
+    uint32_t needed_count;   /* rounds until low and high are about +-@wanted
+                              * away from the change */
+} FiguresChange;
+
+/*
+ * From @a to @b.  The interval is a bootstrap over the rounds: medians of
+ * rounds that were drawn again and again, with a fixed seed.
+ */
+void figures_change(const FiguresSeries *a, const FiguresSeries *b,
+                    double wanted, FiguresChange *ret_change);
 /* Room for @round_count rounds, of which none has been. */
 void figures_faults_init(FaultRounds *faults, uint32_t round_count);
 void figures_faults_clear(FaultRounds *faults);

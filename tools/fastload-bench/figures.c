@@ -43,7 +43,7 @@ double figures_ratio(const double *values, const double *base, uint32_t count)
 {
     double least, most;
     double of = figures_median(values, count, &least, &most);
-    double to = figures_median(base, count, &least, &most);
+    double to = base ? figures_median(base, count, &least, &most) : 1;
 
     return to > 0 ? of / to : NAN;
 }
@@ -130,4 +130,203 @@ void figures_fences(const double *values, uint32_t count, double *ret_low,
     high = figures_quantile(known, known_count, 0.75);
     *ret_low = MIN(low - 1.5 * (high - low), median * 0.9);
     *ret_high = MAX(high + 1.5 * (high - low), median * 1.1);
+}
+
+/* ---- changes ---- */
+
+/* A round that has both a value and, if there is one, a base. */
+typedef struct Pairs {
+    uint32_t count;
+    double *values;
+    double *bases;           /* NULL: there are none */
+    uint32_t *value_order;   /* ascending */
+    uint32_t *base_order;
+} Pairs;
+
+static int figures_by_order(const void *a, const void *b, void *opaque)
+{
+    const double *values = opaque;
+
+    return figures_by_value(&values[*(const uint32_t *)a],
+                            &values[*(const uint32_t *)b]);
+}
+
+static uint32_t *figures_order(double *values, uint32_t count)
+{
+    uint32_t *order = g_new(uint32_t, count + 1);
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        order[i] = i;
+    }
+    g_qsort_with_data(order, count, sizeof(*order), figures_by_order, values);
+    return order;
+}
+
+static void figures_pair(const FiguresSeries *series, Pairs *pairs)
+{
+    uint32_t i;
+
+    *pairs = (Pairs) { .values = g_new(double, series->count + 1) };
+    pairs->bases = series->bases ? g_new(double, series->count + 1) : NULL;
+    for (i = 0; i < series->count; i++) {
+        if (!isnan(series->values[i]) &&
+            !(series->bases && isnan(series->bases[i]))) {
+            if (series->bases) {
+                pairs->bases[pairs->count] = series->bases[i];
+            }
+            pairs->values[pairs->count++] = series->values[i];
+        }
+    }
+    pairs->value_order = figures_order(pairs->values, pairs->count);
+    pairs->base_order = series->bases
+        ? figures_order(pairs->bases, pairs->count) : NULL;
+}
+
+static void figures_unpair(Pairs *pairs)
+{
+    g_free(pairs->values);
+    g_free(pairs->bases);
+    g_free(pairs->value_order);
+    g_free(pairs->base_order);
+}
+
+/* The median when the round i is there @draws[i] times, @count in all. */
+static double figures_drawn_median(const double *values,
+                                   const uint32_t *order,
+                                   const uint32_t *draws, uint32_t count)
+{
+    uint32_t i, seen = 0;
+    double lower = NAN;
+
+    for (i = 0; i < count; i++) {
+        seen += draws[order[i]];
+        if (isnan(lower) && seen > (count - 1) / 2) {
+            lower = values[order[i]];
+        }
+        if (seen > count / 2) {
+            return (lower + values[order[i]]) / 2;
+        }
+    }
+    return NAN;
+}
+
+/* What the series says when its rounds are drawn so often. */
+static double figures_drawn_level(const Pairs *pairs, const uint32_t *draws)
+{
+    double of = figures_drawn_median(pairs->values, pairs->value_order, draws,
+                                     pairs->count);
+    double to = !pairs->bases ? 1
+        : figures_drawn_median(pairs->bases, pairs->base_order, draws,
+                               pairs->count);
+
+    return to > 0 ? of / to : NAN;
+}
+
+/* The same generator everywhere, so that a verdict does not change. */
+static uint64_t figures_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+
+/* A round is drawn as a whole: what disturbed it disturbed the base, too. */
+static void figures_draw(uint32_t *draws, uint32_t count, uint64_t *state)
+{
+    uint32_t i;
+
+    memset(draws, 0, count * sizeof(*draws));
+    for (i = 0; i < count; i++) {
+        draws[figures_random(state) % count]++;
+    }
+}
+
+/* Fills in the interval; false where a median to divide by is 0. */
+static bool figures_bootstrap(const Pairs *a, const Pairs *b, double *ret_low,
+                              double *ret_high)
+{
+    g_autofree double *changes = g_new(double, FIGURES_DRAW_COUNT);
+    g_autofree uint32_t *draws = g_new(uint32_t, MAX(a->count, b->count));
+    uint32_t tail = FIGURES_DRAW_COUNT * (1 - FIGURES_CONFIDENCE) / 2;
+    uint64_t state = FIGURES_SEED;
+    uint32_t i;
+
+    for (i = 0; i < FIGURES_DRAW_COUNT; i++) {
+        double from, to;
+
+        figures_draw(draws, a->count, &state);
+        from = figures_drawn_level(a, draws);
+        figures_draw(draws, b->count, &state);
+        to = figures_drawn_level(b, draws);
+        changes[i] = to / from - 1;
+        if (!isfinite(changes[i])) {
+            return false;
+        }
+    }
+    qsort(changes, FIGURES_DRAW_COUNT, sizeof(*changes), figures_by_value);
+    *ret_low = changes[tail];
+    *ret_high = changes[FIGURES_DRAW_COUNT - 1 - tail];
+    return true;
+}
+
+/* Whether the rounds of both, each over its median base, have a value alike. */
+static bool figures_overlap(const Pairs *a, const Pairs *b)
+{
+    double least_a, most_a, least_b, most_b, least, most;
+    double base_a = a->bases ? figures_median(a->bases, a->count, &least,
+                                              &most) : 1;
+    double base_b = b->bases ? figures_median(b->bases, b->count, &least,
+                                              &most) : 1;
+
+    figures_median(a->values, a->count, &least_a, &most_a);
+    figures_median(b->values, b->count, &least_b, &most_b);
+    return least_a / base_a <= most_b / base_b &&
+           least_b / base_b <= most_a / base_a;
+}
+
+/* An interval becomes narrower with the square root of the rounds. */
+static uint32_t figures_needed(uint32_t count, double low, double high,
+                               double wanted)
+{
+    double half = (log1p(high) - log1p(low)) / 2;
+    double needed = ceil(count * pow(half / log1p(wanted), 2));
+
+    return needed < FIGURES_NEEDED_MAX ? needed : FIGURES_NEEDED_MAX;
+}
+
+void figures_change(const FiguresSeries *a, const FiguresSeries *b,
+                    double wanted, FiguresChange *ret_change)
+{
+    FiguresChange change = { NAN, NAN, NAN, FIGURES_UNKNOWN, 0 };
+    Pairs first, second;
+    uint32_t count;
+
+    figures_pair(a, &first);
+    figures_pair(b, &second);
+    count = MIN(first.count, second.count);
+    if (count) {
+        double from = figures_ratio(first.values, first.bases, first.count);
+        double to = figures_ratio(second.values, second.bases, second.count);
+
+        change.change = from > 0 ? to / from - 1 : NAN;
+    }
+    if (!isnan(change.change) && count < FIGURES_ROUNDS_MIN) {
+        change.verdict = FIGURES_FEW;
+        change.needed_count = FIGURES_ROUNDS_MIN;
+    } else if (!isnan(change.change) &&
+               figures_bootstrap(&first, &second, &change.low,
+                                 &change.high)) {
+        change.verdict =
+            (change.low <= 0 && change.high >= 0) ||
+            (count < FIGURES_ROUNDS_MANY && figures_overlap(&first, &second))
+            ? FIGURES_NOISE : change.low > 0 ? FIGURES_MORE : FIGURES_LESS;
+        change.needed_count = figures_needed(count, change.low, change.high,
+                                             wanted);
+    }
+    figures_unpair(&first);
+    figures_unpair(&second);
+    *ret_change = change;
 }
