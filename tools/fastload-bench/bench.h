@@ -36,6 +36,7 @@
  *   text.c         figures as text, and messages
  *   sheet.c        tables and paragraphs, as wide as the terminal
  *   table.c        results for people
+ *   csv.c          results for other programs
  *   html.c         results with pictures: report.html, filled
  *   chart.c        bars and lines in such a page
  *   sweep.c        which knobs a result sweeps
@@ -453,6 +454,8 @@ void pool_stop(LoaderRun *run);
 typedef struct PageSums PageSums;
 PageSums *memory_sums_new(const Snapshot *snapshot, GError **error);
 void memory_sums_free(PageSums *sums);
+/* Hexadecimal; snapshots with the same blocks and bytes have the same. */
+char *memory_fingerprint(const Snapshot *snapshot, const PageSums *sums);
 uint64_t memory_hash_page(const void *page);
 
 /* Anonymous, 2 MiB aligned, huge pages advised, as QEMU's guest memory. */
@@ -833,6 +836,7 @@ typedef struct WorkResult {
     KnobValues values;
     uint64_t len_bytes, data_bytes;
     uint32_t block_count;
+    char *fingerprint;       /* of the content: equal for equal bytes */
     GPtrArray *scenarios;    /* of ScenarioResult */
 } WorkResult;
 
@@ -952,8 +956,11 @@ JsonObject *environment_new(const char *path);
  */
 bool environment_read_ahead(const char *folder, dev_t dev, const char *type,
                             uint64_t *ret_bytes);
-/* What makes results of two machines incomparable, or NULL. */
-char *environment_difference(JsonObject *a, JsonObject *b);
+/*
+ * What is different, of what has influence on figures or of what has none;
+ * NULL: nothing.
+ */
+char *environment_difference(JsonObject *a, JsonObject *b, bool that_matters);
 
 /* ---- result.c ---- */
 
@@ -973,7 +980,7 @@ JsonNode *result_read(const char *path, GError **error);
 /* ---- output.c ---- */
 
 typedef enum OutputKind {
-    OUTPUT_JSON, OUTPUT_HTML,
+    OUTPUT_JSON, OUTPUT_HTML, OUTPUT_CSV, OUTPUT_MARKDOWN,
     OUTPUT_TABLE,            /* to standard output, unless another is */
     OUTPUT_COUNT,
 } OutputKind;
@@ -988,6 +995,8 @@ typedef char *OutputMake(OutputKind kind, const void *opaque);
 /* Whether all of them can be written, and none is one of @inputs. */
 bool outputs_check(const Outputs *outputs, const char *const *inputs,
                    uint32_t input_count, GError **error);
+/* Whether one of them goes to standard output. */
+bool outputs_has_stdout(const Outputs *outputs);
 /* Writes all of them, also when one fails: @error has all that went wrong. */
 bool outputs_write(const Outputs *outputs, OutputMake *make,
                    const void *opaque, GError **error);
@@ -1003,13 +1012,14 @@ bool output_flush(GError **error);
 /*
  * Of a tree that a stranger may have written.  A member that is missing or of
  * another kind is NULL, 0, NAN, "" or false; @object and @array may be NULL
- * but for tree_element().  What they return is borrowed, unless it is said.
+ * but for elements.  What they return is borrowed, unless it is said.
  */
 JsonObject *tree_object(JsonObject *object, const char *name);
 JsonArray *tree_array(JsonObject *object, const char *name);
 guint tree_length(JsonArray *array);
 JsonObject *tree_element(JsonArray *array, guint i);
 double tree_number(JsonObject *object, const char *name);
+double tree_number_at(JsonArray *array, guint i);
 const char *tree_text(JsonObject *object, const char *name);
 bool tree_is_true(JsonObject *object, const char *name);
 /* The text, escaped: nothing in it can steer a terminal.  The caller's. */
@@ -1030,8 +1040,11 @@ void tree_spread_clear(Spread *spread);
 char *text_ns(double ns);
 /* "1.5 GiB", "512 bytes"; "-" for NAN and below 0. */
 char *text_bytes(double bytes);
-/* "0.98", "0.035"; "-" for NAN. */
+/* "54 %", "0.98", "0.035"; "-" for NAN. */
+char *text_percent(double share);
 char *text_ratio(double ratio);
+/* "+-8%": half the distance from the least to the most, of the median. */
+char *text_spread(double median, double least, double most);
 /* Escaped for a place between tags, or between quotes in a tag. */
 void text_append_html(GString *out, const char *text);
 /* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
@@ -1083,6 +1096,24 @@ void sheet_print(const Sheet *sheet, const Paper *paper);
 void table_print(JsonNode *result, const Paper *paper);
 /* One paragraph: the knobs of a scenario. */
 void table_knobs(JsonObject *scenario, const Paper *paper);
+
+/* ---- csv.c ---- */
+
+/* A result, a line for each measure of each contender. */
+char *csv_text(JsonNode *result);
+/*
+ * The line of names: the snapshot, the knobs of @root's scenarios, contender,
+ * measure, and @columns, which NULL ends.
+ */
+GString *csv_begin(JsonObject *root, const char *const *columns);
+/* The fields before those of @columns. */
+void csv_begin_line(GString *csv, JsonObject *root, JsonObject *work,
+                    JsonObject *scenario, JsonObject *contender,
+                    const char *measure);
+/* The next field; NAN is an empty one. */
+void csv_add_text(GString *csv, const char *text);
+void csv_add_number(GString *csv, double number);
+void csv_end_line(GString *csv);
 
 /* ---- html.c ---- */
 
@@ -1169,8 +1200,22 @@ GPtrArray *sweep_find(JsonObject *root);
 
 /* ---- compare.c ---- */
 
-/* Prints figures of @b beside those of @a. */
-bool compare_print(JsonNode *a, JsonNode *b, bool is_forced,
-                   const Paper *paper, GError **error);
+typedef struct CompareOptions {
+    bool is_forced;          /* also results of different environments */
+    double limit;            /* 0.1: what is worse by more fails; NAN: nothing
+                              * does */
+    const char *contenders;  /* names that are judged, with commas; NULL: all */
+} CompareOptions;
+
+/* @b beside @a, which must live as long. */
+typedef struct Comparison Comparison;
+Comparison *compare_new(JsonNode *a, JsonNode *b,
+                        const CompareOptions *options, GError **error);
+void compare_free(Comparison *comparison);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Comparison, compare_free)
+/* Whether something is worse by more than the limit, and more than noise. */
+bool compare_has_failed(const Comparison *comparison);
+void compare_print(const Comparison *comparison, const Paper *paper);
+char *compare_csv(const Comparison *comparison);
 
 #endif /* FASTLOAD_BENCH_H */

@@ -254,20 +254,38 @@ static char *environment_text(JsonObject *env, const char *key)
     return node ? json_to_string(node, FALSE) : g_strdup("unknown");
 }
 
-char *environment_difference(JsonObject *a, JsonObject *b)
+/* The others (limits, who ran it) decide whether it runs, not how fast. */
+static const char *const environment_that_matters[] = {
+    "architecture", "cgroup_memory_bytes", "cpu", "cpu_count", "cpu_quota",
+    "device", "filesystem", "has_page_reporting", "io_uring_disabled",
+    "kernel", "memory_bytes", "mount_options", "read_ahead_bytes",
+    "scheduler", "thp", "thp_defrag", NULL,
+};
+
+char *environment_difference(JsonObject *a, JsonObject *b, bool that_matters)
 {
-    g_autoptr(GList) keys = g_list_concat(json_object_get_members(a),
-                                          json_object_get_members(b));
+    g_autoptr(GList) keys = json_object_get_members(a);
+    g_autoptr(GList) others = json_object_get_members(b);
+    g_autoptr(GString) text = g_string_new(NULL);
     GList *at;
 
+    for (at = others; at; at = at->next) {
+        if (!json_object_has_member(a, at->data)) {
+            keys = g_list_append(keys, at->data);
+        }
+    }
     for (at = keys; at; at = at->next) {
+        g_autofree char *key = g_strescape(at->data, NULL);
         g_autofree char *left = environment_text(a, at->data);
         g_autofree char *right = environment_text(b, at->data);
 
-        if (strcmp(left, right)) {
-            return g_strdup_printf("%s is %s in one and %s in the other",
-                                   (char *)at->data, left, right);
+        if (strcmp(left, right) &&
+            g_strv_contains(environment_that_matters, at->data) ==
+            that_matters) {
+            g_string_append_printf(text, "%s%s is %s in one and %s in the "
+                                   "other", text->len ? "; " : "", key, left,
+                                   right);
         }
     }
-    return NULL;
+    return text->len ? g_string_free(g_steal_pointer(&text), FALSE) : NULL;
 }

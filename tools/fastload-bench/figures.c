@@ -244,7 +244,13 @@ static void figures_draw(uint32_t *draws, uint32_t count, uint64_t *state)
     }
 }
 
-/* Fills in the interval; false where a median to divide by is 0. */
+/* From nothing to something is more than any change. */
+static double figures_change_of(double from, double to)
+{
+    return from == to ? 0 : to / from - 1;
+}
+
+/* Fills in the interval; false where a base to divide by is 0. */
 static bool figures_bootstrap(const Pairs *a, const Pairs *b, double *ret_low,
                               double *ret_high)
 {
@@ -261,8 +267,8 @@ static bool figures_bootstrap(const Pairs *a, const Pairs *b, double *ret_low,
         from = figures_drawn_level(a, draws);
         figures_draw(draws, b->count, &state);
         to = figures_drawn_level(b, draws);
-        changes[i] = to / from - 1;
-        if (!isfinite(changes[i])) {
+        changes[i] = figures_change_of(from, to);
+        if (isnan(changes[i])) {
             return false;
         }
     }

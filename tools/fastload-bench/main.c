@@ -5,16 +5,19 @@
  *
  * Reads arguments, calls what does the work, prints errors: one sentence
  * each.  Exit codes: 0, 1 when something failed (a wrong page included), 2
- * for usage, 130 when it was interrupted.
+ * for usage, 3 when compare found something that is worse by more than its
+ * limit, 130 when it was interrupted.
  */
 #include "bench.h"
 #include "bench-version.h"
 #include <locale.h>
+#include <math.h>
 #include <signal.h>
 #include <sys/stat.h>
 
 #define EXIT_FAILED 1
 #define EXIT_USAGE 2
+#define EXIT_WORSE 3
 #define EXIT_INTERRUPTED 130
 
 static volatile int is_stopped;
@@ -84,8 +87,8 @@ static char *main_describe(void)
         "  fastload-bench gen [OPTION...] FILE     write a snapshot\n"
         "  fastload-bench inspect FILE             what a snapshot holds\n"
         "  fastload-bench trace [-f] LOG FILE|-    what a real guest touches\n"
-        "  fastload-bench report FILE [--html P]   a saved result again\n"
-        "  fastload-bench compare [--force] A B    two saved results\n"
+        "  fastload-bench report [OPTION...] FILE  a saved result again\n"
+        "  fastload-bench compare [OPTION...] A B  two saved results\n"
         "  fastload-bench --version                which one this is\n"
         "\nSizes are in bytes or with K, M, G, T; times with ns, us, ms, s; "
         "shares as 0.25 or 25%.\n");
@@ -116,8 +119,12 @@ static char *main_make(OutputKind kind, const void *opaque)
         return result_text(result);
     case OUTPUT_HTML:
         return html_text(result);
+    case OUTPUT_CSV:
+        return csv_text(result);
+    case OUTPUT_MARKDOWN:
     case OUTPUT_TABLE:
-        paper_open(&paper, paper_columns_of(STDOUT_FILENO), false);
+        paper_open(&paper, paper_columns_of(STDOUT_FILENO),
+                   kind == OUTPUT_MARKDOWN);
         table_print(result, &paper);
         return paper_close(&paper);
     case OUTPUT_COUNT:
@@ -126,11 +133,35 @@ static char *main_make(OutputKind kind, const void *opaque)
     return NULL;
 }
 
-static void main_tell_output(const char *what, const char *path)
+/* Below the table: where else the result is. */
+static void main_tell_outputs(const Outputs *outputs)
 {
-    if (path && strcmp(path, "-")) {
-        printf("\n%s: %s\n", what, path);
+    static const char *const names[OUTPUT_COUNT] = {
+        [OUTPUT_JSON] = "result", [OUTPUT_HTML] = "page",
+        [OUTPUT_CSV] = "CSV", [OUTPUT_MARKDOWN] = "Markdown",
+    };
+    OutputKind i;
+
+    for (i = 0; i < OUTPUT_COUNT && !outputs_has_stdout(outputs); i++) {
+        if (outputs->paths[i]) {
+            printf("\n%s: %s\n", names[i], outputs->paths[i]);
+        }
     }
+}
+
+/* What run, report and compare can write besides what is their own. */
+static void main_add_outputs(GOptionContext *context, Outputs *outputs)
+{
+    const GOptionEntry entries[] = {
+        { "csv", 0, 0, G_OPTION_ARG_FILENAME, &outputs->paths[OUTPUT_CSV],
+          "write a line for each figure, - for standard output", "FILE" },
+        { "markdown", 0, 0, G_OPTION_ARG_FILENAME,
+          &outputs->paths[OUTPUT_MARKDOWN],
+          "write the tables as Markdown, - for standard output", "FILE" },
+        G_OPTION_ENTRY_NULL
+    };
+
+    g_option_context_add_main_entries(context, entries, NULL);
 }
 
 typedef struct MainRun {
@@ -189,10 +220,7 @@ static int main_run_plan(const Plan *plan, const Outputs *outputs,
         g_clear_error(&run_error);
         return main_fail(error);
     }
-    if (g_strcmp0(outputs->paths[OUTPUT_JSON], "-")) {
-        main_tell_output("result", outputs->paths[OUTPUT_JSON]);
-        main_tell_output("page", outputs->paths[OUTPUT_HTML]);
-    }
+    main_tell_outputs(outputs);
     if (run_error) {
         return main_fail(run_error);
     }
@@ -218,6 +246,7 @@ static int main_run(int argc, char **argv)
     g_autoptr(Plan) plan = NULL;
     GError *error = NULL;
 
+    main_add_outputs(context, &outputs);
     plan_add_options(context);
     g_option_context_set_description(context, description);
     plan = plan_parse(&argc, &argv, context, &error);
@@ -433,6 +462,7 @@ static int main_report(int argc, char **argv)
     g_autoptr(JsonNode) result = NULL;
     GError *error = NULL;
 
+    main_add_outputs(context, &outputs);
     if (!plan_parse_options(context, &argc, &argv, &error)) {
         return main_fail(error);
     }
@@ -449,35 +479,85 @@ static int main_report(int argc, char **argv)
     return 0;
 }
 
+/* A comparison as it is for an output of that kind. */
+static char *main_make_comparison(OutputKind kind, const void *opaque)
+{
+    const Comparison *comparison = opaque;
+    Paper paper;
+
+    if (kind == OUTPUT_CSV) {
+        return compare_csv(comparison);
+    }
+    paper_open(&paper, paper_columns_of(STDOUT_FILENO),
+               kind == OUTPUT_MARKDOWN);
+    compare_print(comparison, &paper);
+    return paper_close(&paper);
+}
+
+/* NAN without @text: nothing fails. */
+static bool main_parse_limit(const char *text, double *ret_limit,
+                             GError **error)
+{
+    uint64_t millionths = 0;
+
+    *ret_limit = NAN;
+    if (text && (!plan_parse_share(text, &millionths) || !millionths)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--fail-above: '%s' is not a share above 0, as in 0.1 or "
+                    "10%%", text);
+        return false;
+    }
+    if (text) {
+        *ret_limit = millionths / 1e6;
+    }
+    return true;
+}
+
 static int main_compare(int argc, char **argv)
 {
+    static Outputs outputs;
     static gboolean is_forced;
+    static char *limit, *contenders;
     static const GOptionEntry entries[] = {
         { "force", 'f', 0, G_OPTION_ARG_NONE, &is_forced,
           "even when they are of different environments", NULL },
+        { "fail-above", 0, 0, G_OPTION_ARG_STRING, &limit,
+          "exit code 3 when B is worse by more, and more than noise",
+          "SHARE" },
+        { "contenders", 'c', 0, G_OPTION_ARG_STRING, &contenders,
+          "whom --fail-above judges (all)", "LIST" },
         G_OPTION_ENTRY_NULL
     };
     g_autoptr(GOptionContext) context = main_context(
-        "A B", "Shows how ratios changed from one result to another.",
-        entries);
+        "A B", "Shows what changed from one result to another.", entries);
+    g_autoptr(Comparison) comparison = NULL;
     g_autoptr(JsonNode) a = NULL;
     g_autoptr(JsonNode) b = NULL;
-    Paper paper = { .file = stdout,
-                    .columns = paper_columns_of(STDOUT_FILENO) };
+    CompareOptions options = { 0 };
     GError *error = NULL;
 
+    main_add_outputs(context, &outputs);
     if (!plan_parse_options(context, &argc, &argv, &error)) {
         return main_fail(error);
     }
     if (argc != 3) {
         return main_usage("compare needs the names of two results");
     }
-    a = result_read(argv[1], &error);
-    b = a ? result_read(argv[2], &error) : NULL;
-    if (!b || !compare_print(a, b, is_forced, &paper, &error)) {
+    options.is_forced = is_forced;
+    options.contenders = contenders;
+    if (!main_parse_limit(limit, &options.limit, &error) ||
+        !outputs_check(&outputs, (const char *[]) { argv[1], argv[2] }, 2,
+                       &error)) {
         return main_fail(error);
     }
-    return 0;
+    a = result_read(argv[1], &error);
+    b = a ? result_read(argv[2], &error) : NULL;
+    comparison = b ? compare_new(a, b, &options, &error) : NULL;
+    if (!comparison ||
+        !outputs_write(&outputs, main_make_comparison, comparison, &error)) {
+        return main_fail(error);
+    }
+    return compare_has_failed(comparison) ? EXIT_WORSE : 0;
 }
 
 /* Also when GLib has printed the help and ends the program. */

@@ -13,6 +13,7 @@
 #define HASH_PRIME 0x9fb21c651e98df25ull
 #define SUMS_READ_BYTES (4u << 20)
 #define VERIFY_THREAD_COUNT 2
+#define FINGERPRINT_DIGITS 32
 
 struct PageSums {
     uint64_t *sums;          /* a page of the guest each */
@@ -131,6 +132,24 @@ PageSums *memory_sums_new(const Snapshot *snapshot, GError **error)
         }
     }
     return s;
+}
+
+char *memory_fingerprint(const Snapshot *snapshot, const PageSums *sums)
+{
+    g_autoptr(GChecksum) all = g_checksum_new(G_CHECKSUM_SHA256);
+    uint32_t b;
+
+    for (b = 0; b < snapshot->block_count; b++) {
+        const SnapshotBlock *block = &snapshot->blocks[b];
+
+        g_checksum_update(all, (const guchar *)block->name,
+                          strlen(block->name) + 1);
+        g_checksum_update(all, (const guchar *)&block->len_bytes,
+                          sizeof(block->len_bytes));
+    }
+    /* A page without data has no sum, one of zeros has. */
+    g_checksum_update(all, (const guchar *)sums->sums, sums->len_bytes);
+    return g_strndup(g_checksum_get_string(all), FINGERPRINT_DIGITS);
 }
 
 void memory_sums_free(PageSums *s)

@@ -16,6 +16,8 @@
 static const char *const output_options[OUTPUT_COUNT] = {
     [OUTPUT_JSON] = "--json",
     [OUTPUT_HTML] = "--html",
+    [OUTPUT_CSV] = "--csv",
+    [OUTPUT_MARKDOWN] = "--markdown",
 };
 
 static bool output_is_stdout(const char *path)
@@ -158,24 +160,34 @@ bool outputs_check(const Outputs *outputs, const char *const *inputs,
     return true;
 }
 
+bool outputs_has_stdout(const Outputs *outputs)
+{
+    OutputKind i;
+
+    for (i = 0; i < OUTPUT_COUNT; i++) {
+        if (output_is_stdout(outputs->paths[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool outputs_write(const Outputs *outputs, OutputMake *make,
                    const void *opaque, GError **error)
 {
     g_autoptr(GString) failures = g_string_new(NULL);
-    bool has_stdout = false;
     OutputKind i;
 
     for (i = 0; i < OUTPUT_COUNT; i++) {
         g_autofree char *text = outputs->paths[i] ? make(i, opaque) : NULL;
         g_autoptr(GError) cause = NULL;
 
-        has_stdout = has_stdout || output_is_stdout(outputs->paths[i]);
         if (text && !output_write_text(outputs->paths[i], text, &cause)) {
             g_string_append_printf(failures, "%s%s",
                                    failures->len ? "; " : "", cause->message);
         }
     }
-    if (!has_stdout) {
+    if (!outputs_has_stdout(outputs)) {
         g_autofree char *text = make(OUTPUT_TABLE, opaque);
         g_autoptr(GError) cause = NULL;
 

@@ -467,6 +467,7 @@ static void result_add_work(JsonBuilder *b, const WorkResult *work)
     result_add_int(b, "len_bytes", work->len_bytes);
     result_add_int(b, "data_bytes", work->data_bytes);
     result_add_int(b, "block_count", work->block_count);
+    result_add_text(b, "fingerprint", work->fingerprint);
     if (work->is_generated) {
         result_add_knobs(b, work->values, KNOB_WORK_FIRST,
                          KNOB_SCENARIO_FIRST);

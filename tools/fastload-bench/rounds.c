@@ -175,6 +175,7 @@ void rounds_work_free(void *opaque)
 
     g_ptr_array_unref(work->scenarios);
     g_free(work->label);
+    g_free(work->fingerprint);
     g_free(work);
 }
 
@@ -505,6 +506,7 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     work->len_bytes = snapshot->len_bytes;
     work->data_bytes = snapshot->data_bytes;
     work->block_count = snapshot->block_count;
+    work->fingerprint = memory_fingerprint(snapshot, sums);
     work->scenarios = g_ptr_array_new_with_free_func(rounds_scenario_free);
     g_ptr_array_add(rounds->works, work);
 

@@ -96,22 +96,13 @@ static double table_member(JsonObject *contender, const char *measure,
     return tree_number(object, member);
 }
 
-static char *table_percent(double share)
-{
-    return isnan(share) ? g_strdup("-") : g_strdup_printf("%.0f %%",
-                                                          share * 100);
-}
-
-/* Half the distance between the extremes, of the median; one run has none. */
+/* One run has no spread. */
 static char *table_spread(JsonObject *contender, const char *measure)
 {
-    double median = table_member(contender, measure, "median");
-    double width = table_member(contender, measure, "max") -
-                   table_member(contender, measure, "min");
-
-    return isnan(median) || median == 0 ||
-           tree_number(contender, "run_count") < 2 ? g_strdup("")
-        : g_strdup_printf("+-%.0f%%", width / 2 / median * 100);
+    return tree_number(contender, "run_count") < 2 ? g_strdup("")
+        : text_spread(table_member(contender, measure, "median"),
+                      table_member(contender, measure, "min"),
+                      table_member(contender, measure, "max"));
 }
 
 static char *table_text(JsonObject *contender, const TableColumn *column)
@@ -125,7 +116,7 @@ static char *table_text(JsonObject *contender, const TableColumn *column)
     case TABLE_BYTES:
         return text_bytes(value);
     case TABLE_PERCENT:
-        return table_percent(value);
+        return text_percent(value);
     case TABLE_RATIO:
         return text_ratio(value);
     case TABLE_COUNT:

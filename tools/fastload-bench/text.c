@@ -39,11 +39,23 @@ char *text_bytes(double bytes)
     return g_strjoinv(" ", words);
 }
 
+char *text_percent(double share)
+{
+    return isnan(share) ? g_strdup("-") : g_strdup_printf("%.0f %%",
+                                                          share * 100);
+}
+
 char *text_ratio(double ratio)
 {
     return isnan(ratio) ? g_strdup("-")
         : g_strdup_printf(ratio < 0.00995 ? "%.2g" : ratio < 0.0995 ? "%.3f"
                           : "%.2f", ratio);
+}
+
+char *text_spread(double median, double least, double most)
+{
+    return isnan(median) || median == 0 ? g_strdup("")
+        : g_strdup_printf("+-%.0f%%", (most - least) / 2 / median * 100);
 }
 
 void text_append_html(GString *out, const char *text)

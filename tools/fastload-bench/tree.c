@@ -38,15 +38,24 @@ JsonObject *tree_element(JsonArray *array, guint i)
     return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 }
 
-double tree_number(JsonObject *object, const char *name)
+static double tree_number_of(JsonNode *node)
 {
-    JsonNode *node = object ? json_object_get_member(object, name) : NULL;
-
     GType type = node && JSON_NODE_HOLDS_VALUE(node)
         ? json_node_get_value_type(node) : G_TYPE_INVALID;
 
     return type == G_TYPE_DOUBLE || type == G_TYPE_INT64
         ? json_node_get_double(node) : NAN;
+}
+
+double tree_number(JsonObject *object, const char *name)
+{
+    return tree_number_of(object ? json_object_get_member(object, name)
+                                 : NULL);
+}
+
+double tree_number_at(JsonArray *array, guint i)
+{
+    return tree_number_of(json_array_get_element(array, i));
 }
 
 const char *tree_text(JsonObject *object, const char *name)
