@@ -22,6 +22,8 @@
  *   clones.c       processes that restore the same file at once
  *   storage.c      page cache dropped or filled; what the device can do
  *   cgroup.c       limits of memory and CPU that this process lives under
+ *   storage-class.c  kinds of storage, and when one answers
+ *   storage-fuse.c storage of a kind, as a file that all contenders read
  *   environment.c  the machine, as far as it matters to a result
  *   plan.c         knobs, and lists of their values
  *   progress.c     how far it is, on stderr
@@ -132,6 +134,8 @@ typedef struct Snapshot {
     /* A bit for each page of guest_bytes: the file has it.  Least significant
      * bit of word 0 first. */
     uint64_t *data_bits;
+    struct StorageMount *mount; /* what it is read through; NULL: nothing;
+                                 * borrowed */
 } Snapshot;
 
 /*
@@ -542,6 +546,8 @@ char *record_trace(FILE *log, const char *name, GError **error);
 #define MEASURE_SAMPLE_COUNT_MAX 12000
 #define MEASURE_CELL_COUNT_MAX 1024
 #define MEASURE_IDLE_TOUCHES 2000
+#define MEASURE_IDLE_TOUCHES_MIN 100
+#define MEASURE_IDLE_NS (4ull * 1000 * 1000 * 1000)
 #define MEASURE_SPEED_NS (500 * 1000 * 1000ull)
 
 typedef struct Sample {
@@ -680,6 +686,85 @@ bool storage_device_read(const Snapshot *snapshot, uint64_t *ret_bytes);
 bool storage_set_cache(const Snapshot *snapshot, CacheState state,
                        GError **error);
 
+/* ---- storage-class.c ---- */
+
+#define STORAGE_CLASS_COUNT_MAX 64
+
+typedef struct StorageClass {
+    const char *name;        /* static; NULL: described by its parameters */
+    uint64_t rtt_ns;         /* every read waits for it */
+    uint64_t jitter_ns;      /* and for up to so much more, evenly */
+    uint64_t rate_bytes_per_s; /* of all reads together; 0: no limit */
+} StorageClass;
+
+/*
+ * "file", the name of a class, or "rtt=1ms+rate=2G+jitter=0.2ms" (also with :
+ * or , between).  The value stands for it in a knob; 0 is the file itself.
+ */
+bool storage_class_parse(const char *text, uint64_t *ret_value);
+char *storage_class_text(uint64_t value);
+/* Borrowed, for good; NULL: the file itself. */
+const StorageClass *storage_class_get(uint64_t value);
+/*
+ * A list at its commas.  KEY=VALUE behind a comma goes on with the entry
+ * before when that has no such key yet: "rtt=1ms,rate=2G,nvme" has two.
+ */
+char **storage_class_split(const char *list);
+
+/*
+ * One line that carries the bytes of a read after those of the read before it,
+ * and a way there and back.
+ */
+typedef struct StorageSchedule {
+    StorageClass class;
+    uint64_t end_ns;         /* the line is busy until then */
+    uint64_t rest;           /* of a ns at end_ns, in 1 / rate */
+    uint64_t random;
+} StorageSchedule;
+
+void storage_schedule_init(StorageSchedule *schedule,
+                           const StorageClass *class, uint64_t seed);
+/* When a read of up to 1 GiB that is asked for at @now_ns is answered. */
+uint64_t storage_schedule_next(StorageSchedule *schedule, uint64_t now_ns,
+                               uint64_t len_bytes);
+
+/* ---- storage-fuse.c ---- */
+
+/*
+ * A file system with one file, which a process of its own answers from a
+ * snapshot.  It has no name anywhere: descriptors are all that holds it, so it
+ * is gone with the last process that has one, however that ends.
+ */
+typedef struct StorageMount StorageMount;
+#define STORAGE_READ_AHEAD_BYTES (128u << 10) /* what the kernel gives it */
+
+/* What a build without libfuse, or this machine, lacks; before any run. */
+bool storage_mount_check(const StorageClass *class, uint64_t read_ahead_bytes,
+                         GError **error);
+/*
+ * @class NULL: reads of @snapshot go to its file, around the page cache, as
+ * they come.  @read_ahead_bytes 0: what the kernel gives to FUSE.  @snapshot
+ * must outlive it.
+ */
+StorageMount *storage_mount_new(const Snapshot *snapshot,
+                                const StorageClass *class,
+                                uint64_t read_ahead_bytes, uint64_t seed,
+                                GError **error);
+void storage_mount_free(StorageMount *mount);
+/* The same snapshot, read through the mount; borrowed. */
+const Snapshot *storage_mount_snapshot(const StorageMount *mount);
+/*
+ * Between true and false nothing waits, also what was asked for before.  With
+ * true, what answers it is in memory when this returns.
+ */
+bool storage_mount_set_fast(StorageMount *mount, bool is_fast,
+                            GError **error);
+/* What was read from it so far. */
+uint64_t storage_mount_read_bytes(const StorageMount *mount);
+/* The file behind it, with the same holes; borrowed. */
+int storage_mount_file(const StorageMount *mount);
+const StorageClass *storage_mount_class(const StorageMount *mount);
+
 /* ---- plan.c ---- */
 
 /* Everything a list can be given for, outermost first. */
@@ -687,14 +772,15 @@ typedef enum KnobId {
     /* the work: a snapshot each */
     KNOB_SIZE, KNOB_ZERO_SHARE, KNOB_RUN_LENGTH, KNOB_SEED,
     /* the scenario: what all contenders meet */
-    KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS, KNOB_CLONES, KNOB_THINK,
-    KNOB_WRITE_SHARE, KNOB_WORKING_SET, KNOB_WINDOW, KNOB_MEMORY,
+    KNOB_STORAGE, KNOB_READAHEAD, KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS,
+    KNOB_CLONES, KNOB_THINK, KNOB_WRITE_SHARE, KNOB_WORKING_SET, KNOB_WINDOW,
+    KNOB_MEMORY,
     /* the contender */
     KNOB_THREADS, KNOB_DIRECT, KNOB_IO,
     KNOB_COUNT,
 } KnobId;
 #define KNOB_WORK_FIRST KNOB_SIZE
-#define KNOB_SCENARIO_FIRST KNOB_CACHE
+#define KNOB_SCENARIO_FIRST KNOB_STORAGE
 #define KNOB_VARIANT_FIRST KNOB_THREADS
 
 /* One value of each: bytes, ns, counts, millionths, or which of the words. */
@@ -737,6 +823,7 @@ const char *plan_knob_name(KnobId knob);
 /* "32 GiB", "20 us", "25 %", "cold" */
 char *plan_knob_text(KnobId knob, uint64_t value);
 bool plan_parse_size(const char *text, uint64_t *ret_bytes);
+bool plan_parse_ns(const char *text, uint64_t *ret_ns);
 bool plan_parse_share(const char *text, uint64_t *ret_millionths);
 bool plan_knob_has_list(const Plan *plan, KnobId knob);
 

@@ -1036,6 +1036,8 @@ static void html_scenario(GString *out, JsonObject *work,
     g_autoptr(GPtrArray) contenders = html_contenders(scenario);
     g_autofree char *title = html_scenario_title(scenario, differing);
     g_autofree char *knobs = html_knobs(scenario, NULL);
+    /* Simulated storage has figures of its own. */
+    JsonObject *storage = tree_object(scenario, "storage");
     JsonArray *notes = tree_array(scenario, "notes");
     guint i;
 
@@ -1059,7 +1061,8 @@ static void html_scenario(GString *out, JsonObject *work,
         html_outliers(out, contenders);
         g_string_append_printf(out, "<div class=\"drawn\" data-work=\"%u\" "
                                "data-scenario=\"%u\"></div>\n", w, s);
-        html_all_tables(out, contenders, tree_object(work, "storage"));
+        html_all_tables(out, contenders, storage ? storage
+                        : tree_object(work, "storage"));
     } else {
         html_element(out, "p", "how", "No contender has run in this "
                      "scenario.");

@@ -43,9 +43,13 @@ typedef struct MmapLoad {
  */
 static bool mmap_has_bytes(MmapLoad *l, uint64_t file_off, uint64_t len_bytes)
 {
+    /* Theirs has no such question: simulated storage is not asked it. */
+    int fd = l->run->snapshot->mount
+        ? storage_mount_file(l->run->snapshot->mount) : l->fd;
+
     while (l->extent.end <= file_off) {
-        off_t begin = lseek(l->fd, file_off, SEEK_DATA);
-        off_t end = begin < 0 ? -1 : lseek(l->fd, begin, SEEK_HOLE);
+        off_t begin = lseek(fd, file_off, SEEK_DATA);
+        off_t end = begin < 0 ? -1 : lseek(fd, begin, SEEK_HOLE);
 
         if (begin < 0 && errno == ENXIO) {
             /* Holes up to the end of the file. */

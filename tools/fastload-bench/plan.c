@@ -16,6 +16,8 @@ typedef enum KnobKind {
     KNOB_KIND_COUNT,
     KNOB_KIND_SHARE,         /* in millionths */
     KNOB_KIND_WORD,
+    KNOB_KIND_STORAGE,       /* see storage-class.c */
+    KNOB_KIND_AHEAD,         /* bytes; 0: as it is */
 } KnobKind;
 
 typedef struct Knob {
@@ -40,6 +42,11 @@ static const Knob knobs[KNOB_COUNT] = {
         "mean length of its runs of data (1M)" },
     [KNOB_SEED] = { "seed", KNOB_KIND_COUNT, "1", 0, UINT64_MAX, NULL,
         "what all that is random comes from (1)" },
+    [KNOB_STORAGE] = { "storage", KNOB_KIND_STORAGE, "file", 0, UINT64_MAX,
+        NULL, "the file as it is, or simulated: file, nvme, ssd, network, "
+        "object, rtt=1ms,rate=2G,jitter=0.2ms (file)" },
+    [KNOB_READAHEAD] = { "readahead", KNOB_KIND_AHEAD, "as-is", 0, 1 << 30,
+        NULL, "how far the kernel reads ahead: as-is, or a size (as-is)" },
     [KNOB_CACHE] = { "cache", KNOB_KIND_WORD, "cold,warm", 0, 1, "cold warm",
         "page cache before each run: cold, warm (cold,warm)" },
     [KNOB_PATTERN] = { "pattern", KNOB_KIND_WORD, "zipf", 0, 2,
@@ -134,6 +141,15 @@ bool plan_parse_size(const char *text, uint64_t *ret_bytes)
     return plan_parse_unit(text, units, ret_bytes);
 }
 
+bool plan_parse_ns(const char *text, uint64_t *ret_ns)
+{
+    static const Unit units[] = {
+        { "ns", 1 }, { "us", 1e3 }, { "ms", 1e6 }, { "s", 1e9 }, { NULL, 0 },
+    };
+
+    return plan_parse_unit(strcmp(text, "0") ? text : "0s", units, ret_ns);
+}
+
 bool plan_parse_share(const char *text, uint64_t *ret_millionths)
 {
     static const Unit units[] = {
@@ -146,10 +162,6 @@ bool plan_parse_share(const char *text, uint64_t *ret_millionths)
 static bool plan_parse_value(const Knob *knob, const char *text,
                              uint64_t *ret_value)
 {
-    static const Unit times[] = {
-        { "ns", 1 }, { "us", 1e3 }, { "ms", 1e6 }, { "s", 1e9 }, { "0", 0 },
-        { NULL, 0 },
-    };
     g_auto(GStrv) words = g_strsplit(knob->words ? knob->words : "", " ", -1);
     uint32_t i;
 
@@ -161,8 +173,7 @@ static bool plan_parse_value(const Knob *knob, const char *text,
             *ret_value = THINK_RECORDED;
             return true;
         }
-        return plan_parse_unit(strcmp(text, "0") ? text : "0s", times,
-                               ret_value);
+        return plan_parse_ns(text, ret_value);
     case KNOB_KIND_COUNT:
         return g_ascii_string_to_unsigned(text, 10, 0, UINT64_MAX, ret_value,
                                           NULL);
@@ -176,6 +187,16 @@ static bool plan_parse_value(const Knob *knob, const char *text,
             }
         }
         return false;
+    case KNOB_KIND_STORAGE:
+        return storage_class_parse(text, ret_value);
+    case KNOB_KIND_AHEAD:
+        if (!strcmp(text, "as-is")) {
+            *ret_value = 0;
+            return true;
+        }
+        /* The kernel counts in pages; none at all is another thing. */
+        return plan_parse_size(text, ret_value) && *ret_value &&
+               *ret_value % BENCH_PAGE_BYTES == 0;
     }
     return false;
 }
@@ -206,6 +227,13 @@ char *plan_knob_text(KnobId id, uint64_t value)
     const Knob *knob = &knobs[id];
 
     switch (knob->kind) {
+    case KNOB_KIND_STORAGE:
+        return storage_class_text(value);
+    case KNOB_KIND_AHEAD:
+        if (!value) {
+            return g_strdup("as is");
+        }
+        return plan_scaled_text(value, sizes, 1024);
     case KNOB_KIND_BYTES:
         return plan_scaled_text(value, sizes, 1024);
     case KNOB_KIND_NS:
@@ -230,6 +258,9 @@ static const char *const plan_expected[] = {
     [KNOB_KIND_COUNT] = "a whole number",
     [KNOB_KIND_SHARE] = "a share, as in 0.25 or 25%",
     [KNOB_KIND_WORD] = "one of: ",
+    [KNOB_KIND_STORAGE] = "file, nvme, ssd, network, object, or one as in "
+                          "rtt=1ms,rate=2G,jitter=0.2ms",
+    [KNOB_KIND_AHEAD] = "as-is, or a size in whole pages, as in 128K",
 };
 
 static bool plan_list_has(const GArray *values, uint64_t value)
@@ -264,7 +295,8 @@ static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
 {
     const Knob *knob = &knobs[id];
     g_autoptr(GArray) values = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-    g_auto(GStrv) items = g_strsplit(text, ",", -1);
+    g_auto(GStrv) items = knob->kind == KNOB_KIND_STORAGE
+        ? storage_class_split(text) : g_strsplit(text, ",", -1);
     uint32_t i;
 
     for (i = 0; items[i]; i++) {

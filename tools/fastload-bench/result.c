@@ -399,6 +399,29 @@ static void result_add_notes(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_array(b);
 }
 
+/* What the device did in the cold rounds of @count scenarios. */
+static void result_add_storage(JsonBuilder *b,
+                               const ScenarioResult *const *scenarios,
+                               uint32_t count)
+{
+    g_autoptr(GArray) rates = g_array_new(FALSE, FALSE, sizeof(double));
+    Hist random_4k = { 0 };
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        const ScenarioResult *s = scenarios[i];
+
+        g_array_append_vals(rates, s->sequential->data, s->sequential->len);
+        hist_merge(&random_4k, &s->random_4k);
+    }
+    json_builder_set_member_name(b, "storage");
+    json_builder_begin_object(b);
+    result_add_spread(b, "sequential_bytes_per_s", (double *)rates->data,
+                      rates->len, NAN);
+    result_add_hist(b, "random_4k", &random_4k);
+    json_builder_end_object(b);
+}
+
 /* The knobs [first, end), as texts. */
 static void result_add_knobs(JsonBuilder *b, const KnobValues values,
                              KnobId first, KnobId end)
@@ -426,6 +449,9 @@ static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s,
     result_add_knobs(b, s->values, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST);
     result_add_text(b, "baseline", s->baseline->label);
     result_add_notes(b, s, work);
+    if (s->values[KNOB_STORAGE]) {
+        result_add_storage(b, &s, 1);
+    }
     json_builder_set_member_name(b, "contenders");
     json_builder_begin_array(b);
     for (c = 0; c < s->contenders->len; c++) {
@@ -435,25 +461,22 @@ static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_object(b);
 }
 
-/* What the device did in all cold rounds of a work. */
-static void result_add_storage(JsonBuilder *b, const WorkResult *work)
+/* The device itself, and no simulated one. */
+static void result_add_device(JsonBuilder *b, const WorkResult *work)
 {
-    g_autoptr(GArray) rates = g_array_new(FALSE, FALSE, sizeof(double));
-    Hist random_4k = { 0 };
+    g_autofree const ScenarioResult **real =
+        g_new(const ScenarioResult *, work->scenarios->len);
+    uint32_t count = 0;
     guint i;
 
     for (i = 0; i < work->scenarios->len; i++) {
         const ScenarioResult *s = work->scenarios->pdata[i];
 
-        g_array_append_vals(rates, s->sequential->data, s->sequential->len);
-        hist_merge(&random_4k, &s->random_4k);
+        if (!s->values[KNOB_STORAGE]) {
+            real[count++] = s;
+        }
     }
-    json_builder_set_member_name(b, "storage");
-    json_builder_begin_object(b);
-    result_add_spread(b, "sequential_bytes_per_s", (double *)rates->data,
-                      rates->len, NAN);
-    result_add_hist(b, "random_4k", &random_4k);
-    json_builder_end_object(b);
+    result_add_storage(b, real, count);
 }
 
 static void result_add_work(JsonBuilder *b, const WorkResult *work)
@@ -473,7 +496,7 @@ static void result_add_work(JsonBuilder *b, const WorkResult *work)
                          KNOB_SCENARIO_FIRST);
     }
     json_builder_end_object(b);
-    result_add_storage(b, work);
+    result_add_device(b, work);
     json_builder_set_member_name(b, "scenarios");
     json_builder_begin_array(b);
     for (i = 0; i < work->scenarios->len; i++) {

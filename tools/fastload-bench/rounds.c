@@ -459,6 +459,51 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     return is_right;
 }
 
+static bool rounds_is_simulated(const KnobValues values)
+{
+    return values[KNOB_STORAGE] || values[KNOB_READAHEAD];
+}
+
+/* What the machine does not permit is said before anything has run. */
+static bool rounds_check_storage(const Plan *plan, GError **error)
+{
+    KnobValues values = { 0 };
+    guint i;
+
+    for (i = 0; i < plan->scenarios->len; i++) {
+        plan_set_scenario(plan, i, values);
+        if (rounds_is_simulated(values) &&
+            !storage_mount_check(storage_class_get(values[KNOB_STORAGE]),
+                                 values[KNOB_READAHEAD], error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* With the snapshot where the scenario wants it. */
+static bool rounds_run_stored(Rounds *rounds, const Snapshot *snapshot,
+                              const PageSums *sums, ScenarioResult *s,
+                              GError **error)
+{
+    StorageMount *mount = NULL;
+    bool is_right;
+
+    if (rounds_is_simulated(s->values)) {
+        mount = storage_mount_new(snapshot,
+                                  storage_class_get(s->values[KNOB_STORAGE]),
+                                  s->values[KNOB_READAHEAD],
+                                  s->values[KNOB_SEED], error);
+        if (!mount) {
+            return false;
+        }
+        snapshot = storage_mount_snapshot(mount);
+    }
+    is_right = rounds_run_scenario(rounds, snapshot, sums, s, error);
+    storage_mount_free(mount);
+    return is_right;
+}
+
 /* A guest that cannot be is a usage error, before anything has run. */
 static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
                                const KnobValues values, GError **error)
@@ -518,7 +563,7 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
         s = rounds_scenario_new(plan, &rounds->lacks, values);
         lacks_add_notes(&rounds->lacks, plan, s->notes);
         g_ptr_array_add(work->scenarios, s);
-        is_right = rounds_run_scenario(rounds, snapshot, sums, s, error);
+        is_right = rounds_run_stored(rounds, snapshot, sums, s, error);
     }
     memory_sums_free(sums);
     return is_right;
@@ -648,7 +693,7 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
     KnobValues values = { 0 };
     bool is_right = true, has_more;
 
-    if (!rounds_check(&rounds, error)) {
+    if (!rounds_check_storage(plan, error) || !rounds_check(&rounds, error)) {
         return false;
     }
     rounds.progress = progress_new(rounds_foresee(plan, &rounds.lacks));

@@ -21,6 +21,7 @@
 
 #define RAW_READ_BYTES (1u << 20)
 #define RAW_DEPTH 4
+#define RAW_DEPTH_MAX 64
 #define WARM_READ_BYTES (4u << 20)
 #define MINCORE_WINDOW_BYTES (1ull << 30)
 #define DROP_TRIES 5
@@ -148,6 +149,10 @@ bool storage_device_read(const Snapshot *snapshot, uint64_t *ret_bytes)
     struct stat st;
     dev_t dev;
 
+    if (snapshot->mount) {
+        *ret_bytes = storage_mount_read_bytes(snapshot->mount);
+        return true;
+    }
     if (fstat(snapshot->fd, &st) < 0) {
         return false;
     }
@@ -176,8 +181,8 @@ static bool storage_has_cache(const Snapshot *snapshot)
     return storage_cached_bytes(snapshot);
 }
 
-bool storage_set_cache(const Snapshot *snapshot, CacheState state,
-                       GError **error)
+static bool storage_bring_cache(const Snapshot *snapshot, CacheState state,
+                                GError **error)
 {
     uint32_t i;
 
@@ -200,6 +205,21 @@ bool storage_set_cache(const Snapshot *snapshot, CacheState state,
         g_usleep(DROP_WAIT_US);
     }
     return true;
+}
+
+bool storage_set_cache(const Snapshot *snapshot, CacheState state,
+                       GError **error)
+{
+    StorageMount *mount = snapshot->mount;
+    bool is_right;
+
+    /* Simulated storage makes nobody wait for preparations. */
+    if (mount && !storage_mount_set_fast(mount, true, error)) {
+        return false;
+    }
+    is_right = storage_bring_cache(snapshot, state, error);
+    return (!mount || storage_mount_set_fast(mount, false, error)) &&
+           is_right;
 }
 
 /* A stretch of RAW_READ_BYTES of the file, and how much of it is data. */
@@ -248,6 +268,7 @@ typedef struct RawRead {
     uint8_t *bufs;
     const GArray *stretches;
     guint next;
+    uint32_t depth;          /* reads in flight */
     uint32_t flight_count;
     uint64_t ns;             /* for how long to read */
 } RawRead;
@@ -273,7 +294,7 @@ static double raw_sequential(RawRead *raw)
     int ret = 0;
     uint32_t i;
 
-    for (i = 0; i < RAW_DEPTH; i++) {
+    for (i = 0; i < raw->depth; i++) {
         raw_queue(raw, i);
     }
     while (raw->flight_count) {
@@ -331,18 +352,18 @@ static void *raw_thread_main(void *opaque)
 /* The same as raw_sequential() where io_uring is refused: a thread a slot. */
 static double raw_sequential_threads(RawRead *raw)
 {
-    RawThread threads[RAW_DEPTH] = { 0 };
-    GThread *handles[RAW_DEPTH];
+    RawThread threads[RAW_DEPTH_MAX] = { 0 };
+    GThread *handles[RAW_DEPTH_MAX];
     uint64_t begin_ns = bench_now_ns(), end_ns = begin_ns, done_bytes = 0;
     int ret = 0;
     uint32_t i;
 
-    for (i = 0; i < RAW_DEPTH; i++) {
+    for (i = 0; i < raw->depth; i++) {
         threads[i] = (RawThread) { .raw = raw, .slot = i };
         handles[i] = g_thread_try_new("raw", raw_thread_main, &threads[i],
                                       NULL);
     }
-    for (i = 0; i < RAW_DEPTH; i++) {
+    for (i = 0; i < raw->depth; i++) {
         if (!handles[i]) {
             ret = -EAGAIN;
             continue;
@@ -386,7 +407,7 @@ static int storage_measure_raw(RawRead *raw, uint64_t seed,
 {
     /* Somewhere else each time: a host may have the same place cached. */
     raw->next = (seed + 1) * 0x9e3779b97f4a7c15ull % raw->stretches->len;
-    if (io_uring_queue_init(RAW_DEPTH, &raw->ring, 0) == 0) {
+    if (io_uring_queue_init(raw->depth, &raw->ring, 0) == 0) {
         rates->sequential_bytes_per_s = raw_sequential(raw);
         io_uring_queue_exit(&raw->ring);
     } else {
@@ -417,12 +438,26 @@ bool storage_has_direct(const Snapshot *snapshot)
     return has_direct;
 }
 
+/* A long way takes more reads at once to be filled. */
+static uint32_t raw_depth(const Snapshot *snapshot)
+{
+    const StorageClass *class = snapshot->mount
+        ? storage_mount_class(snapshot->mount) : NULL;
+    double way_s = class ? (class->rtt_ns + class->jitter_ns) / 1e9 : 0;
+    double way_bytes = way_s * (class ? class->rate_bytes_per_s : 0);
+
+    return MIN(RAW_DEPTH + (uint64_t)(way_bytes / RAW_READ_BYTES),
+               RAW_DEPTH_MAX);
+}
+
 bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
                      StorageRates *ret_rates, GError **error)
 {
     g_autoptr(GArray) stretches = storage_stretches(snapshot);
     StorageRates rates = { 0 };
-    RawRead raw = { .stretches = stretches, .ns = ns };
+    RawRead raw = {
+        .stretches = stretches, .depth = raw_depth(snapshot), .ns = ns,
+    };
     int ret;
 
     if (!stretches->len) {
@@ -437,15 +472,15 @@ bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
         return false;
     }
     /* Huge pages: a read into small ones is split into many requests. */
-    raw.bufs = memory_map(RAW_DEPTH * RAW_READ_BYTES, error);
+    raw.bufs = memory_map(raw.depth * RAW_READ_BYTES, error);
     if (!raw.bufs) {
         close(raw.fd);
         return false;
     }
-    memset(raw.bufs, 1, RAW_DEPTH * RAW_READ_BYTES);
+    memset(raw.bufs, 1, raw.depth * RAW_READ_BYTES);
     ret = storage_measure_raw(&raw, seed, &rates);
     close(raw.fd);
-    munmap(raw.bufs, RAW_DEPTH * RAW_READ_BYTES);
+    munmap(raw.bufs, raw.depth * RAW_READ_BYTES);
     if (ret) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "cannot measure the storage of %s: %s", snapshot->label,

@@ -234,28 +234,6 @@ static void table_notes(const Paper *paper, JsonObject *scenario,
     }
 }
 
-static void table_scenario(const Paper *paper, JsonObject *scenario,
-                           GHashTable *said)
-{
-    JsonArray *contenders = tree_array(scenario, "contenders");
-    g_autofree char *baseline = tree_safe_text(scenario, "baseline");
-
-    table_knobs(scenario, paper);
-    table_sheet(paper, contenders, "WHEN", table_when);
-    if (strcmp(tree_text(tree_object(scenario, "knobs"), "clones"), "1") &&
-        *tree_text(tree_object(scenario, "knobs"), "clones")) {
-        table_sheet(paper, contenders, "CLONES", table_clones);
-    }
-    table_sheet(paper, contenders, "FAULTS", table_faults);
-    table_sheet(paper, contenders, "COSTS", table_costs);
-    table_failures(paper, contenders);
-    table_notes(paper, scenario, said);
-    paper_gap(paper);
-    paper_say(paper, 2, "ratio (less is better) and speed (more is better): "
-              "to %s; rounds: %.0f", baseline,
-              table_round_count(contenders));
-}
-
 static void table_storage(const Paper *paper, JsonObject *storage)
 {
     JsonObject *rate = tree_object(storage, "sequential_bytes_per_s");
@@ -271,6 +249,29 @@ static void table_storage(const Paper *paper, JsonObject *storage)
                   tree_number(rate, "min") / 1e6,
                   tree_number(rate, "max") / 1e6, p50, p99);
     }
+}
+
+static void table_scenario(const Paper *paper, JsonObject *scenario,
+                           GHashTable *said)
+{
+    JsonArray *contenders = tree_array(scenario, "contenders");
+    g_autofree char *baseline = tree_safe_text(scenario, "baseline");
+
+    table_knobs(scenario, paper);
+    table_storage(paper, tree_object(scenario, "storage"));
+    table_sheet(paper, contenders, "WHEN", table_when);
+    if (strcmp(tree_text(tree_object(scenario, "knobs"), "clones"), "1") &&
+        *tree_text(tree_object(scenario, "knobs"), "clones")) {
+        table_sheet(paper, contenders, "CLONES", table_clones);
+    }
+    table_sheet(paper, contenders, "FAULTS", table_faults);
+    table_sheet(paper, contenders, "COSTS", table_costs);
+    table_failures(paper, contenders);
+    table_notes(paper, scenario, said);
+    paper_gap(paper);
+    paper_say(paper, 2, "ratio (less is better) and speed (more is better): "
+              "to %s; rounds: %.0f", baseline,
+              table_round_count(contenders));
 }
 
 static void table_environment(const Paper *paper, JsonObject *root)
