@@ -618,8 +618,8 @@ static void html_outliers(GString *out, const GPtrArray *contenders)
 
 typedef struct Column {
     const char *title;
-    const char *from;        /* NULL: the measures; else which histogram */
-    const char *key;
+    const char *from;        /* NULL: the measures; else which object */
+    const char *key;         /* "p95/run_ns": p95 of the object run_ns there */
 } Column;
 
 typedef struct Table {
@@ -666,14 +666,31 @@ static const Table html_tables[] = {
         { "In huge pages", NULL, "huge_bytes" },
         { "Share in huge pages", NULL, "huge_share" },
     } },
+    { "All clones together", false, {
+        { "Clones", "clones", "count" },
+        { "Runs, p50", "clones", "p50/run_ns" },
+        { "p95", "clones", "p95/run_ns" },
+        { "Worked, p50", "clones", "p50/work_ns" },
+        { "p95", "clones", "p95/work_ns" },
+        { "Loaded, p50", "clones", "p50/load_ns" },
+        { "p95", "clones", "p95/load_ns" },
+        { "Read", "clones", "read_bytes" },
+        { "Read by the device", "clones", "device_read_bytes" },
+        { "Memory (PSS)", "clones", "pss_bytes" },
+    } },
 };
 
-static double html_fault_figure(JsonObject *contender, const Column *column)
+static double html_member_figure(JsonObject *contender, const Column *column)
 {
-    JsonObject *hist = tree_object(contender, column->from);
+    JsonObject *object = tree_object(contender, column->from);
+    g_auto(GStrv) words = NULL;
 
-    return tree_number(hist, "count") > 0 ? tree_number(hist, column->key)
-                                          : NAN;
+    if (!(tree_number(object, "count") > 0)) {
+        return NAN;
+    }
+    words = g_strsplit(column->key, "/", 2);
+    return words[1] ? tree_number(tree_object(object, words[1]), words[0])
+                    : tree_number(object, words[0]);
 }
 
 static bool html_column_has(const GPtrArray *contenders, const Column *column)
@@ -681,7 +698,7 @@ static bool html_column_has(const GPtrArray *contenders, const Column *column)
     guint i;
 
     for (i = 0; i < contenders->len && column->from; i++) {
-        if (!isnan(html_fault_figure(contenders->pdata[i], column))) {
+        if (!isnan(html_member_figure(contenders->pdata[i], column))) {
             return true;
         }
     }
@@ -695,7 +712,8 @@ static void html_cell(GString *out, JsonObject *contender,
     g_autofree char *value = NULL;
 
     if (column->from) {
-        value = html_value(column->key, html_fault_figure(contender, column));
+        value = html_value(column->key,
+                           html_member_figure(contender, column));
         g_string_append_printf(out, "<td>%s</td>", value);
         return;
     }
@@ -899,7 +917,8 @@ static void html_all_tables(GString *out, const GPtrArray *contenders,
         }
         if (columns->len) {
             html_table(out, table->caption, table->is_who_told, columns,
-                       table->columns[0].from ? storage : NULL, contenders);
+                       !g_strcmp0(table->columns[0].from, "faults")
+                       ? storage : NULL, contenders);
         }
     }
     html_other_table(out, contenders);
