@@ -24,6 +24,7 @@
  *   cgroup.c       limits of memory and CPU that this process lives under
  *   storage-class.c  kinds of storage, and when one answers
  *   storage-fuse.c storage of a kind, as a file that all contenders read
+ *   box.c          a cgroup with limits, for the processes of a run
  *   environment.c  the machine, as far as it matters to a result
  *   plan.c         knobs, and lists of their values
  *   progress.c     how far it is, on stderr
@@ -248,6 +249,8 @@ typedef struct Scenario {
     uint64_t working_set_bytes;
     uint64_t window_ns;      /* progress is counted for this long, from the
                               * request and again from "runs" */
+    uint64_t cpu_quota;      /* millionths of one CPU; 0: none */
+    uint64_t memory_max_bytes; /* of a run, all clones together; 0: none */
     bool is_pretouched;      /* see measure.c */
     uint64_t seed;
     const char *trace_path;  /* PATTERN_TRACE; borrowed */
@@ -616,6 +619,7 @@ typedef struct MeasureConfig {
     const Scenario *scenario;
     const Variant *variant;
     uint64_t timeout_ns;     /* a run that takes longer is killed: failed */
+    const struct Box *box;   /* where runs are limited; or NULL */
     bool is_watched;         /* the same when the snapshot's file changes */
     const volatile int *is_stopped;
 } MeasureConfig;
@@ -774,7 +778,7 @@ typedef enum KnobId {
     /* the scenario: what all contenders meet */
     KNOB_STORAGE, KNOB_READAHEAD, KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS,
     KNOB_CLONES, KNOB_THINK, KNOB_WRITE_SHARE, KNOB_WORKING_SET, KNOB_WINDOW,
-    KNOB_MEMORY,
+    KNOB_CPU_QUOTA, KNOB_MEMORY_MAX, KNOB_MEMORY,
     /* the contender */
     KNOB_THREADS, KNOB_DIRECT, KNOB_IO,
     KNOB_COUNT,
@@ -782,6 +786,8 @@ typedef enum KnobId {
 #define KNOB_WORK_FIRST KNOB_SIZE
 #define KNOB_SCENARIO_FIRST KNOB_STORAGE
 #define KNOB_VARIANT_FIRST KNOB_THREADS
+
+#define KNOB_NONE UINT64_MAX /* no limit */
 
 /* One value of each: bytes, ns, counts, millionths, or which of the words. */
 typedef uint64_t KnobValues[KNOB_COUNT];
@@ -1031,6 +1037,28 @@ void cgroup_get_memory(const char *root, CgroupMemory *ret_memory);
 double cgroup_get_cpu_quota(const char *root);
 /* How many of its processes the kernel has killed for want of memory. */
 uint64_t cgroup_oom_kill_count(const char *root);
+/* The same of the cgroup with this folder. */
+uint64_t cgroup_oom_kills_of(const char *folder, bool is_v2);
+/* Where this process is, and where the tree that it sees ends; or NULL. */
+char *cgroup_own_folder(const char *root, const char *controller,
+                        char **ret_top, bool *ret_is_v2);
+
+/* ---- box.c ---- */
+
+typedef struct Box Box;
+
+/* With the controllers that are asked for; it is gone when this process is. */
+Box *box_new(const char *root, bool has_cpu, bool has_memory, GError **error);
+void box_free(Box *box);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Box, box_free)
+/* Millionths of one CPU, and bytes; 0: no limit.  While nobody is in it. */
+bool box_set(const Box *box, uint64_t cpu_millionths, uint64_t memory_bytes,
+             GError **error);
+/* The calling process, which has one thread, and what it starts later. */
+bool box_enter(const Box *box, GError **error);
+/* What it has used of memory stays there. */
+void box_leave(const Box *box);
+uint64_t box_oom_kill_count(const Box *box);
 
 /* ---- environment.c ---- */
 

@@ -239,14 +239,33 @@ double cgroup_get_cpu_quota(const char *root)
     return least;
 }
 
+uint64_t cgroup_oom_kills_of(const char *folder, bool is_v2)
+{
+    Cgroup cgroup = { .folder = (char *)folder };
+    uint64_t count = 0;
+
+    cgroup_number(&cgroup, is_v2 ? "memory.events" : "memory.oom_control",
+                  "oom_kill", &count);
+    return count;
+}
+
 uint64_t cgroup_oom_kill_count(const char *root)
 {
     g_auto(Cgroup) cgroup = { 0 };
-    uint64_t count = 0;
 
-    if (cgroup_find(root, "memory", &cgroup)) {
-        cgroup_number(&cgroup, cgroup.is_v2 ? "memory.events"
-                      : "memory.oom_control", "oom_kill", &count);
+    return cgroup_find(root, "memory", &cgroup)
+        ? cgroup_oom_kills_of(cgroup.folder, cgroup.is_v2) : 0;
+}
+
+char *cgroup_own_folder(const char *root, const char *controller,
+                        char **ret_top, bool *ret_is_v2)
+{
+    g_auto(Cgroup) cgroup = { 0 };
+
+    if (!cgroup_find(root, controller, &cgroup)) {
+        return NULL;
     }
-    return count;
+    *ret_top = g_steal_pointer(&cgroup.top);
+    *ret_is_v2 = cgroup.is_v2;
+    return g_steal_pointer(&cgroup.folder);
 }

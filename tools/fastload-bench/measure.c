@@ -242,6 +242,10 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
         return false;
     }
     measure_note_cached(m, is_idle);
+    /* Neither what comes before nor checking is to use up the limits. */
+    if (m->config->box && !box_enter(m->config->box, error)) {
+        return false;
+    }
     m->base_pss_bytes = m->clones ? measure_pss_bytes(m) : 0;
     m->base_rss_bytes = measure_resident_bytes(m);
     m->base_table_bytes = measure_number(m, "status", "VmPTE:", 1024);
@@ -425,6 +429,15 @@ static void measure_pss(Measure *m)
     clones_meet(m->clones, CLONES_LEAVE);
 }
 
+static bool measure_verify(Measure *m, const uint64_t *only, GError **error)
+{
+    if (m->config->box) {
+        box_leave(m->config->box);
+    }
+    return memory_verify(m->config->snapshot, m->config->sums, m->run.hva,
+                         m->writes, only, error);
+}
+
 static bool measure_main(Measure *m, GError **error)
 {
     const BenchLoader *loader = m->config->variant->loader;
@@ -470,8 +483,7 @@ static bool measure_main(Measure *m, GError **error)
                                        MIN(m->config->scenario->window_ns,
                                            MEASURE_SPEED_NS));
     }
-    is_right = memory_verify(m->config->snapshot, m->config->sums,
-                             m->run.hva, m->writes, NULL, error);
+    is_right = measure_verify(m, NULL, error);
     if (!loader->has_end) {
         /* Until now it was to bring what nobody had touched. */
         loader->stop(&m->run);
@@ -495,9 +507,7 @@ static bool measure_idle(Measure *m, GError **error)
     }
     guest_start(m->guest, &m->run, m->writes);
     guest_join(m->guest);
-    is_right = memory_verify(m->config->snapshot, m->config->sums,
-                             m->run.hva, m->writes, guest_touched(m->guest),
-                             error);
+    is_right = measure_verify(m, guest_touched(m->guest), error);
     loader->stop(&m->run);
     guest_get_counters(m->guest, &counters);
     m->result->faults_idle = counters.faults;
@@ -640,11 +650,16 @@ static void measure_child(const MeasureJob *job, pid_t parent,
 }
 
 /* How a process ended that was not to end so. */
-static void measure_say_status(int status, bool is_oom, RunResult *result)
+static void measure_say_status(const MeasureConfig *config, int status,
+                               bool is_oom, RunResult *result)
 {
+    uint64_t max_bytes = config->scenario->memory_max_bytes;
     CgroupMemory memory;
 
     cgroup_get_memory("", &memory);
+    if (is_oom && max_bytes) {
+        memory.limit_bytes = MIN(memory.limit_bytes, max_bytes);
+    }
     if (is_oom && memory.limit_bytes != CGROUP_UNLIMITED) {
         snprintf(result->error, sizeof(result->error), "killed by the kernel, "
                  "for the memory limit of its cgroup, %" PRIu64 " MiB, was "
@@ -660,6 +675,12 @@ static void measure_say_status(int status, bool is_oom, RunResult *result)
         snprintf(result->error, sizeof(result->error), "ended with exit "
                  "code %d", WEXITSTATUS(status));
     }
+}
+
+static uint64_t measure_oom_kill_count(const MeasureConfig *config)
+{
+    return cgroup_oom_kill_count("") +
+           (config->box ? box_oom_kill_count(config->box) : 0);
 }
 
 static void measure_kill(const MeasureJob *job)
@@ -718,7 +739,7 @@ static bool measure_await(MeasureJob *job, uint64_t timeout_ns,
 {
     const MeasureConfig *config = job->config;
     uint64_t end_ns = bench_now_ns() + timeout_ns;
-    uint64_t oom_kill_count = cgroup_oom_kill_count("");
+    uint64_t oom_kill_count = measure_oom_kill_count(config);
     bool is_late = false, is_other = false, is_killed = false;
     MeasureChild *failed = NULL;
 
@@ -747,10 +768,11 @@ static bool measure_await(MeasureJob *job, uint64_t timeout_ns,
                  "not done after %" PRIu64 " s: killed; --timeout gives it "
                  "longer", timeout_ns / 1000000000);
     } else if (failed->status) {
-        measure_say_status(failed->status, WIFSIGNALED(failed->status) &&
-                           WTERMSIG(failed->status) == SIGKILL &&
-                           cgroup_oom_kill_count("") != oom_kill_count,
-                           result);
+        bool is_oom = WIFSIGNALED(failed->status) &&
+                      WTERMSIG(failed->status) == SIGKILL &&
+                      measure_oom_kill_count(config) != oom_kill_count;
+
+        measure_say_status(config, failed->status, is_oom, result);
     }
     return false;
 }

@@ -67,6 +67,11 @@ static const Knob knobs[KNOB_COUNT] = {
         "what the guest touches again and again (64M)" },
     [KNOB_WINDOW] = { "window", KNOB_KIND_NS, "1s", SECOND_NS / 1000,
         600 * SECOND_NS, NULL, "guest progress counts for this long (1s)" },
+    [KNOB_CPU_QUOTA] = { "cpu-quota", KNOB_KIND_SHARE, "none", MILLION / 100,
+        BENCH_THREAD_COUNT_MAX * MILLION, "none",
+        "of one CPU, for a run: 50%, 150% (none)" },
+    [KNOB_MEMORY_MAX] = { "memory-max", KNOB_KIND_BYTES, "none", 1 << 20,
+        1ull << 44, "none", "limit of a run's memory (none)" },
     [KNOB_MEMORY] = { "memory", KNOB_KIND_WORD, "touched", 0, 1,
         "touched fresh",
         "touched and freed before each run, or as it comes: touched, fresh "
@@ -159,6 +164,17 @@ bool plan_parse_share(const char *text, uint64_t *ret_millionths)
     return plan_parse_unit(text, units, ret_millionths);
 }
 
+/* "none", of those sizes and shares that may be without limit. */
+static bool plan_parse_none(const Knob *knob, const char *text,
+                            uint64_t *ret_value)
+{
+    if (g_strcmp0(text, knob->words)) {
+        return false;
+    }
+    *ret_value = KNOB_NONE;
+    return true;
+}
+
 static bool plan_parse_value(const Knob *knob, const char *text,
                              uint64_t *ret_value)
 {
@@ -167,7 +183,8 @@ static bool plan_parse_value(const Knob *knob, const char *text,
 
     switch (knob->kind) {
     case KNOB_KIND_BYTES:
-        return plan_parse_size(text, ret_value);
+        return plan_parse_none(knob, text, ret_value) ||
+               plan_parse_size(text, ret_value);
     case KNOB_KIND_NS:
         if (!g_strcmp0(text, knob->words)) {
             *ret_value = THINK_RECORDED;
@@ -178,7 +195,8 @@ static bool plan_parse_value(const Knob *knob, const char *text,
         return g_ascii_string_to_unsigned(text, 10, 0, UINT64_MAX, ret_value,
                                           NULL);
     case KNOB_KIND_SHARE:
-        return plan_parse_share(text, ret_value);
+        return plan_parse_none(knob, text, ret_value) ||
+               plan_parse_share(text, ret_value);
     case KNOB_KIND_WORD:
         for (i = 0; words[i] && i <= knob->max; i++) {
             if (!strcmp(words[i], text)) {
@@ -226,6 +244,9 @@ char *plan_knob_text(KnobId id, uint64_t value)
     static const char *const times[] = { " ns", " us", " ms", " s", NULL };
     const Knob *knob = &knobs[id];
 
+    if (knob->words && knob->kind != KNOB_KIND_WORD && value == KNOB_NONE) {
+        return g_strdup(knob->words);
+    }
     switch (knob->kind) {
     case KNOB_KIND_STORAGE:
         return storage_class_text(value);

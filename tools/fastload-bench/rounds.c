@@ -17,6 +17,7 @@ typedef struct Rounds {
     const Plan *plan;
     const volatile int *is_stopped;
     Lacks lacks;
+    Box *box;                /* NULL: no run has a limit */
     char *same_time;         /* when the snapshot was seen unchanged */
     Progress *progress;
     GPtrArray *works;        /* of WorkResult */
@@ -335,6 +336,7 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
         .scenario = &round->scenario,
         .variant = &c->variant,
         .timeout_ns = rounds->plan->timeout_ns,
+        .box = rounds->box,
         .is_watched = rounds->plan->snapshot_path,
         .is_stopped = rounds->is_stopped,
     };
@@ -412,6 +414,11 @@ static bool rounds_one_round(Rounds *rounds, Round *round,
     return true;
 }
 
+static uint64_t rounds_limit(uint64_t value)
+{
+    return value == KNOB_NONE ? 0 : value;
+}
+
 static void rounds_fill_scenario(const Plan *plan, const KnobValues values,
                                  Scenario *scenario)
 {
@@ -424,6 +431,8 @@ static void rounds_fill_scenario(const Plan *plan, const KnobValues values,
         .write_share = values[KNOB_WRITE_SHARE] / 1e6,
         .working_set_bytes = values[KNOB_WORKING_SET],
         .window_ns = values[KNOB_WINDOW],
+        .cpu_quota = rounds_limit(values[KNOB_CPU_QUOTA]),
+        .memory_max_bytes = rounds_limit(values[KNOB_MEMORY_MAX]),
         .is_pretouched = values[KNOB_MEMORY] == 0,
         .seed = values[KNOB_SEED],
         .trace_path = plan->trace_path,
@@ -437,9 +446,12 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     const Plan *plan = rounds->plan;
     Round round = { .snapshot = snapshot, .sums = sums, .result = s };
     RunResult *result = measure_result_new();
-    bool is_right = true;
+    bool is_right;
 
     rounds_fill_scenario(plan, s->values, &round.scenario);
+    is_right = !rounds->box ||
+               box_set(rounds->box, round.scenario.cpu_quota,
+                       round.scenario.memory_max_bytes, error);
     for (round.idx = -(int32_t)plan->warmup_count;
          round.idx < (int32_t)plan->repeat_count && is_right &&
          result && !*rounds->is_stopped; round.idx++) {
@@ -663,6 +675,25 @@ static uint32_t rounds_most_clones(const Plan *plan)
     return most;
 }
 
+/* A cgroup for the runs, when a scenario has limits. */
+static bool rounds_make_box(Rounds *rounds, GError **error)
+{
+    const Plan *plan = rounds->plan;
+    bool has_cpu = false, has_memory = false;
+    guint i;
+
+    for (i = 0; i < plan->scenarios->len; i++) {
+        const uint64_t *values = plan->scenarios->pdata[i];
+
+        has_cpu = has_cpu || values[KNOB_CPU_QUOTA] != KNOB_NONE;
+        has_memory = has_memory || values[KNOB_MEMORY_MAX] != KNOB_NONE;
+    }
+    if (has_cpu || has_memory) {
+        rounds->box = box_new("", has_cpu, has_memory, error);
+    }
+    return rounds->box || !(has_cpu || has_memory);
+}
+
 /* What can be known before the first snapshot is there. */
 static bool rounds_check(Rounds *rounds, GError **error)
 {
@@ -676,7 +707,8 @@ static bool rounds_check(Rounds *rounds, GError **error)
             return false;
         }
     }
-    return lacks_find_trap(plan, &rounds->lacks, error);
+    return lacks_find_trap(plan, &rounds->lacks, error) &&
+           rounds_make_box(rounds, error);
 }
 
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
@@ -710,6 +742,7 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
             plan_next(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST, values);
     } while (is_right && has_more && !*is_stopped);
     progress_free(rounds.progress);
+    box_free(rounds.box);
     g_free(rounds.lacks.trap_text);
     g_free(rounds.same_time);
     return is_right;
