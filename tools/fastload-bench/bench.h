@@ -803,6 +803,9 @@ typedef struct Plan {
     uint32_t repeat_count;
     uint32_t warmup_count;
     uint64_t timeout_ns;
+    bool is_quick;                  /* values are those of --quick */
+    uint64_t limit_ns;              /* no round more that would end later,
+                                     * but one in each scenario; 0: none */
     char *snapshot_path;            /* NULL: generate */
     char *folder;                   /* where to generate */
     char *trace_path;
@@ -846,6 +849,8 @@ void progress_clear(const Progress *progress);
 void progress_begin_round(Progress *progress, const char *round);
 void progress_begin_run(Progress *progress, const char *run);
 void progress_end_run(Progress *progress);
+/* So many runs will not be. */
+void progress_skip(Progress *progress, uint32_t count);
 /* A MeasureTick and a GenerateProgress; @opaque is the Progress. */
 void progress_tick(void *opaque);
 void progress_generated(uint64_t done_bytes, uint64_t total_bytes,

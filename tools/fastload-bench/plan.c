@@ -8,6 +8,7 @@
  * each of its values.  Runs nothing.  Fails with a usage error.
  */
 #include "bench.h"
+#include <limits.h>
 #include <math.h>
 
 typedef enum KnobKind {
@@ -85,6 +86,8 @@ static const Knob knobs[KNOB_COUNT] = {
         "read backend of fastload: auto, io_uring, preadv (auto)" },
 };
 
+#define OPTION_UNSET INT_MIN
+
 /* What the command line said; the strings are its own. */
 static struct PlanOptions {
     char *lists[KNOB_COUNT];
@@ -97,7 +100,25 @@ static struct PlanOptions {
     int repeat_count;
     int warmup_count;
     int timeout_s;
-} options = { .repeat_count = 5, .warmup_count = 1, .timeout_s = 300 };
+    int limit_s;
+    gboolean is_quick;
+} options = { .repeat_count = 5, .warmup_count = OPTION_UNSET,
+              .timeout_s = 300, .limit_s = OPTION_UNSET };
+
+/* What --quick takes where nothing else is asked for. */
+#define QUICK_CONTENDERS "eager,two-thread,mmap-ahead,fastload"
+#define QUICK_LIMIT_S 50
+static const char *const quick_initial[KNOB_COUNT] = {
+    [KNOB_SIZE] = "256M",
+    [KNOB_WINDOW] = "250ms",
+    [KNOB_DIRECT] = "off",
+};
+
+/* Those that most people turn: --help shows them, and --help-knobs all. */
+static const char *const plan_common[] = {
+    "size", "cache", "storage", "readahead", "pattern", "working-set",
+    "vcpus", "clones", "threads", "direct", NULL,
+};
 
 const char *plan_knob_name(KnobId knob)
 {
@@ -370,6 +391,8 @@ void plan_add_options(GOptionContext *context)
           "rounds before, that do not count (1)", "N" },
         { "timeout", 0, 0, G_OPTION_ARG_INT, &options.timeout_s,
           "kill a run after so many seconds (300)", "S" },
+        { "time-limit", 0, 0, G_OPTION_ARG_INT, &options.limit_s,
+          "no more rounds than so many seconds have, one at least", "S" },
         { "snapshot", 's', 0, G_OPTION_ARG_FILENAME, &options.snapshot,
           "a mapped-ram file, instead of a generated one", "FILE" },
         { "dir", 0, 0, G_OPTION_ARG_FILENAME, &options.folder,
@@ -380,12 +403,15 @@ void plan_add_options(GOptionContext *context)
         { "trace", 0, 0, G_OPTION_ARG_FILENAME, &options.trace,
           "replay these touches: [BLOCK] OFFSET [r|w] [@SECONDS], one a line",
           "FILE" },
+        { "quick", 0, 0, G_OPTION_ARG_NONE, &options.is_quick,
+          "a look in less than a minute: little data, few contenders", NULL },
         G_OPTION_ENTRY_NULL
     };
-    static GOptionEntry entries[KNOB_COUNT + 1];
+    static GOptionEntry entries[KNOB_COUNT + 1], common[KNOB_COUNT + 1];
     GOptionGroup *group = g_option_group_new(
         "knobs", "Knobs, each of them takes a list, as in --threads 1,2,4:",
-        "Show the knobs", NULL, NULL);
+        "Show all knobs", NULL, NULL);
+    uint32_t common_count = 0;
     KnobId i;
 
     for (i = 0; i < KNOB_COUNT; i++) {
@@ -396,22 +422,29 @@ void plan_add_options(GOptionContext *context)
             .description = knobs[i].help,
             .arg_description = "LIST",
         };
+        if (g_strv_contains(plan_common, knobs[i].name)) {
+            common[common_count++] = entries[i];
+        }
+        /* Under its own name, although --help-all shows some twice. */
+        entries[i].flags = G_OPTION_FLAG_NOALIAS;
     }
     g_option_group_add_entries(group, entries);
+    g_option_context_add_main_entries(context, common, NULL);
     g_option_context_add_main_entries(context, others, NULL);
     g_option_context_add_group(context, group);
 }
 
 static bool plan_parse_loaders(Plan *plan, GError **error)
 {
-    g_auto(GStrv) names = g_strsplit(options.contenders ? options.contenders
-                                                        : "", ",", -1);
+    const char *wanted = options.contenders ? options.contenders
+                       : options.is_quick ? QUICK_CONTENDERS : NULL;
+    g_auto(GStrv) names = g_strsplit(wanted ? wanted : "", ",", -1);
     uint32_t i;
     guint at;
 
     /* Progress is measured against it, so it always takes part. */
     g_ptr_array_add(plan->loaders, (void *)&loader_null);
-    for (i = 0; !options.contenders && bench_loaders[i]; i++) {
+    for (i = 0; !wanted && bench_loaders[i]; i++) {
         if (bench_loaders[i] != &loader_null && !bench_loaders[i]->is_extra) {
             g_ptr_array_add(plan->loaders, (void *)bench_loaders[i]);
         }
@@ -465,6 +498,7 @@ static bool plan_check_options(GError **error)
         { "repeat", options.repeat_count, 1, BENCH_REPEAT_COUNT_MAX },
         { "warmup", options.warmup_count, 0, BENCH_REPEAT_COUNT_MAX },
         { "timeout", options.timeout_s, 1, 86400 },
+        { "time-limit", options.limit_s, 0, 86400 },
     };
     uint32_t i;
 
@@ -616,6 +650,12 @@ static bool plan_check_think(const Plan *plan, GError **error)
     return true;
 }
 
+static const char *plan_initial(KnobId knob)
+{
+    return options.is_quick && quick_initial[knob] ? quick_initial[knob]
+                                                   : knobs[knob].initial;
+}
+
 Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
                  GError **error)
 {
@@ -628,10 +668,16 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
     if (!plan_parse_options(context, argc, argv, error)) {
         return NULL;
     }
+    if (options.warmup_count == OPTION_UNSET) {
+        options.warmup_count = options.is_quick ? 0 : 1;
+    }
+    if (options.limit_s == OPTION_UNSET) {
+        options.limit_s = options.is_quick ? QUICK_LIMIT_S : 0;
+    }
     for (i = 0; i < KNOB_COUNT; i++) {
         plan->values[i] = plan_parse_list(i, options.lists[i]
                                           ? options.lists[i]
-                                          : knobs[i].initial, error);
+                                          : plan_initial(i), error);
         if (!plan->values[i]) {
             return NULL;
         }
@@ -658,6 +704,8 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
     plan->repeat_count = options.repeat_count;
     plan->warmup_count = options.warmup_count;
     plan->timeout_ns = options.timeout_s * SECOND_NS;
+    plan->limit_ns = options.limit_s * SECOND_NS;
+    plan->is_quick = options.is_quick;
     plan->snapshot_path = g_strdup(options.snapshot);
     plan->folder = g_strdup(options.folder ? options.folder : "/var/tmp");
     plan->trace_path = g_strdup(options.trace);

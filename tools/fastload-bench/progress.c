@@ -81,6 +81,11 @@ void progress_end_run(Progress *progress)
     progress->mark_ns = now_ns;
 }
 
+void progress_skip(Progress *progress, uint32_t count)
+{
+    progress->total_count -= MIN(count, progress->total_count);
+}
+
 /* Runs take what they took so far; the one that runs began at mark_ns. */
 static uint64_t progress_left_s(const Progress *progress, uint64_t now_ns)
 {

@@ -526,6 +526,8 @@ JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
     result_add_text(b, "command", command);
     json_builder_set_member_name(b, "interrupted");
     json_builder_add_boolean_value(b, is_interrupted);
+    json_builder_set_member_name(b, "quick");
+    json_builder_add_boolean_value(b, plan->is_quick);
     result_add_int(b, "repeat", plan->repeat_count);
     result_add_int(b, "warmup", plan->warmup_count);
     json_builder_set_member_name(b, "environment");

@@ -20,6 +20,8 @@ typedef struct Rounds {
     Box *box;                /* NULL: no run has a limit */
     char *same_time;         /* when the snapshot was seen unchanged */
     Progress *progress;
+    uint64_t begin_ns;
+    uint32_t scenarios_left; /* the one that runs is one of them */
     GPtrArray *works;        /* of WorkResult */
     RoundsDone *on_round;
     void *opaque;
@@ -439,6 +441,24 @@ static void rounds_fill_scenario(const Plan *plan, const KnobValues values,
     };
 }
 
+/* Whether one more round fits into what is left for this scenario. */
+static bool rounds_have_time(const Rounds *rounds, uint64_t end_ns,
+                             uint64_t last_round_ns)
+{
+    return !rounds->plan->limit_ns ||
+           bench_now_ns() + last_round_ns <= end_ns;
+}
+
+/* What is left is for all scenarios alike. */
+static uint64_t rounds_end_ns(const Rounds *rounds)
+{
+    uint64_t limit_ns = rounds->begin_ns + rounds->plan->limit_ns;
+    uint64_t now_ns = bench_now_ns();
+
+    return now_ns + (limit_ns - MIN(limit_ns, now_ns)) /
+                    MAX(rounds->scenarios_left, 1);
+}
+
 static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
                                 const PageSums *sums, ScenarioResult *s,
                                 GError **error)
@@ -446,6 +466,7 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     const Plan *plan = rounds->plan;
     Round round = { .snapshot = snapshot, .sums = sums, .result = s };
     RunResult *result = measure_result_new();
+    uint64_t end_ns = rounds_end_ns(rounds), last_round_ns = 0;
     bool is_right;
 
     rounds_fill_scenario(plan, s->values, &round.scenario);
@@ -455,12 +476,21 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     for (round.idx = -(int32_t)plan->warmup_count;
          round.idx < (int32_t)plan->repeat_count && is_right &&
          result && !*rounds->is_stopped; round.idx++) {
+        uint64_t round_ns = bench_now_ns();
+
+        if (round.idx > 0 && !rounds_have_time(rounds, end_ns,
+                                               last_round_ns)) {
+            progress_skip(rounds->progress, s->contenders->len *
+                          (plan->repeat_count - round.idx));
+            break;
+        }
         s->round_count += round.idx >= 0;
         is_right = rounds_one_round(rounds, &round, &result, error);
         if (round.idx >= 0 && is_right && result && !*rounds->is_stopped) {
             progress_clear(rounds->progress);
             rounds->on_round(rounds->works, rounds->opaque);
         }
+        last_round_ns = bench_now_ns() - round_ns;
     }
     if (is_right && !result) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
@@ -576,6 +606,7 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
         lacks_add_notes(&rounds->lacks, plan, s->notes);
         g_ptr_array_add(work->scenarios, s);
         is_right = rounds_run_stored(rounds, snapshot, sums, s, error);
+        rounds->scenarios_left--;
     }
     memory_sums_free(sums);
     return is_right;
@@ -647,14 +678,12 @@ static uint32_t rounds_count(const Plan *plan, KnobId first, KnobId end)
 }
 
 /* How many runs there will be. */
-static uint32_t rounds_foresee(const Plan *plan, const Lacks *lacks)
+static uint32_t rounds_foresee(const Rounds *rounds)
 {
+    const Plan *plan = rounds->plan;
     KnobValues values = { 0 };
-    ScenarioResult *s = rounds_scenario_new(plan, lacks, values);
-    uint32_t works = plan->snapshot_path
-        ? 1 : rounds_count(plan, KNOB_WORK_FIRST, KNOB_SCENARIO_FIRST);
-
-    uint32_t count = s->contenders->len * works * plan->scenarios->len *
+    ScenarioResult *s = rounds_scenario_new(plan, &rounds->lacks, values);
+    uint32_t count = s->contenders->len * rounds->scenarios_left *
                      (plan->repeat_count + plan->warmup_count);
 
     rounds_scenario_free(s);
@@ -728,7 +757,11 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
     if (!rounds_check_storage(plan, error) || !rounds_check(&rounds, error)) {
         return false;
     }
-    rounds.progress = progress_new(rounds_foresee(plan, &rounds.lacks));
+    rounds.begin_ns = bench_now_ns();
+    rounds.scenarios_left = plan->scenarios->len *
+        (plan->snapshot_path ? 1 : rounds_count(plan, KNOB_WORK_FIRST,
+                                                KNOB_SCENARIO_FIRST));
+    rounds.progress = progress_new(rounds_foresee(&rounds));
     guest_calibrate();
     plan_first(plan, 0, KNOB_COUNT, values);
     do {

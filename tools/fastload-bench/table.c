@@ -303,6 +303,11 @@ void table_print(JsonNode *result, const Paper *paper)
     guint w, s;
 
     table_environment(paper, root);
+    if (tree_is_true(root, "quick")) {
+        paper_say(paper, 0, "QUICK LOOK: little data, few contenders, and as "
+                  "many rounds as less than a minute has: spreads are wider "
+                  "than without --quick");
+    }
     if (tree_is_true(root, "interrupted")) {
         paper_say(paper, 0, "INTERRUPTED: this is what was done until then");
     }
