@@ -1048,6 +1048,30 @@ static void html_sweeps(GString *out, JsonObject *root)
 
 /* ---- the page ---- */
 
+/* What the device did, or what stands for it; "" when nothing was measured. */
+static char *html_storage_facts(JsonObject *storage)
+{
+    JsonObject *rate = tree_object(storage, "sequential_bytes_per_s");
+    JsonObject *random_4k = tree_object(storage, "random_4k");
+    GString *text = g_string_new(NULL);
+
+    if (tree_number(rate, "median") > 0) {
+        g_string_append_printf(
+            text, "device: %.0f MB/s sequential (%.0f to %.0f)",
+            tree_number(rate, "median") / 1e6, tree_number(rate, "min") / 1e6,
+            tree_number(rate, "max") / 1e6);
+    }
+    if (tree_number(random_4k, "count") > 0) {
+        g_autofree char *p50 = text_ns(tree_number(random_4k, "p50_ns"));
+        g_autofree char *p99 = text_ns(tree_number(random_4k, "p99_ns"));
+        g_autofree char *reads = g_strdup_printf("4 KiB reads: p50 %s, p99 %s",
+                                                 p50, p99);
+
+        html_join(text, " \302\267 ", reads);
+    }
+    return g_string_free(text, FALSE);
+}
+
 static void html_scenario(GString *out, JsonObject *work,
                           JsonObject *scenario, GHashTable *differing,
                           guint w, guint s)
@@ -1064,6 +1088,11 @@ static void html_scenario(GString *out, JsonObject *work,
                            w, s);
     html_element(out, "h3", "", title);
     html_element(out, "p", "how", knobs);
+    if (storage) {
+        g_autofree char *facts = html_storage_facts(storage);
+
+        html_element(out, "p", "how", facts);
+    }
     for (i = 0; i < tree_length(notes); i++) {
         JsonNode *node = json_array_get_element(notes, i);
 
@@ -1092,28 +1121,15 @@ static void html_scenario(GString *out, JsonObject *work,
 static void html_work_facts(GString *out, JsonObject *work)
 {
     JsonObject *snapshot = tree_object(work, "snapshot");
-    JsonObject *storage = tree_object(work, "storage");
-    JsonObject *rate = tree_object(storage, "sequential_bytes_per_s");
-    JsonObject *random_4k = tree_object(storage, "random_4k");
     g_autofree char *len = text_bytes(tree_number(snapshot, "len_bytes"));
     g_autofree char *data = text_bytes(tree_number(snapshot, "data_bytes"));
+    g_autofree char *storage = html_storage_facts(tree_object(work,
+                                                              "storage"));
     g_autoptr(GString) text = g_string_new(NULL);
 
     g_string_append_printf(text, "%s of memory, %s of it with data", len,
                            data);
-    if (tree_number(rate, "median") > 0) {
-        g_string_append_printf(
-            text, " \302\267 device: %.0f MB/s sequential (%.0f to %.0f)",
-            tree_number(rate, "median") / 1e6, tree_number(rate, "min") / 1e6,
-            tree_number(rate, "max") / 1e6);
-    }
-    if (tree_number(random_4k, "count") > 0) {
-        g_autofree char *p50 = text_ns(tree_number(random_4k, "p50_ns"));
-        g_autofree char *p99 = text_ns(tree_number(random_4k, "p99_ns"));
-
-        g_string_append_printf(text, " \302\267 4 KiB reads: p50 %s, p99 %s",
-                               p50, p99);
-    }
+    html_join(text, " \302\267 ", storage);
     html_element(out, "p", "soft", text->str);
 }
 
