@@ -559,8 +559,7 @@ static void compare_print_scenario(const Comparison *comparison,
                                    const Paper *paper)
 {
     static const char *const columns[] = { "first", "second", "change",
-        "95 % of it", "verdict", "rounds needed", "spread of first",
-        "of second" };
+        "95 % of it", "verdict", "needed", "spread", "spread" };
     g_autofree char *baseline = tree_safe_text(s->a, "baseline");
     g_autofree char *other = tree_safe_text(s->b, "baseline");
     g_autoptr(Sheet) sheet = sheet_new("");
@@ -652,10 +651,10 @@ static void compare_print_end(const Comparison *c, const Paper *paper)
     paper_gap(paper);
     paper_say(paper, 2, "first and second: ratios to the baseline, which is "
               "itself shown with its times; waited, faults and progress as "
-              "they are; spread: of rounds; change: from first to second, 95 "
-              "%% of it by a bootstrap over the rounds; rounds needed: to see "
-              "a change of %.3g %%", isnan(c->limit) ? WANTED_CHANGE * 100
-                                                     : percent);
+              "they are; change: from first to second, 95 %% of it by a "
+              "bootstrap over the rounds; spread: of the rounds of first and "
+              "of second; needed: rounds to see a change of %.3g %%",
+              isnan(c->limit) ? WANTED_CHANGE * 100 : percent);
     if (isnan(c->limit)) {
         return;
     }
