@@ -792,10 +792,16 @@ typedef enum KnobId {
 /* One value of each: bytes, ns, counts, millionths, or which of the words. */
 typedef uint64_t KnobValues[KNOB_COUNT];
 
+/* What all contenders of a comparison meet, and who they are. */
+typedef struct PlanScenario {
+    KnobValues values;              /* of the knobs of a scenario */
+    uint64_t loader_bits;           /* of Plan.loaders, the first in bit 0 */
+} PlanScenario;
+
 typedef struct Plan {
     GArray *values[KNOB_COUNT];     /* of uint64_t, at least one each */
-    GPtrArray *scenarios;           /* of uint64_t *, as KnobValues; the
-                                     * lists' product, then what --also adds */
+    GPtrArray *scenarios;           /* of PlanScenario; the lists' product,
+                                     * then what --also adds */
     GPtrArray *loaders;             /* of const BenchLoader, null first */
     const BenchLoader *baseline;
     bool is_contenders_named;       /* on the command line */

@@ -549,12 +549,15 @@ bool plan_parse_options(GOptionContext *context, int *argc, char ***argv,
     return false;
 }
 
-static void plan_add_scenario(Plan *plan, const KnobValues values)
+/* @loader_bits 0: all of them. */
+static void plan_add_scenario(Plan *plan, const KnobValues values,
+                              uint64_t loader_bits)
 {
-    uint64_t *copy = g_new(uint64_t, KNOB_COUNT);
+    PlanScenario *scenario = g_new(PlanScenario, 1);
 
-    memcpy(copy, values, KNOB_COUNT * sizeof(*copy));
-    g_ptr_array_add(plan->scenarios, copy);
+    memcpy(scenario->values, values, sizeof(scenario->values));
+    scenario->loader_bits = loader_bits ? loader_bits : UINT64_MAX;
+    g_ptr_array_add(plan->scenarios, scenario);
 }
 
 static void plan_add_product(Plan *plan)
@@ -563,9 +566,40 @@ static void plan_add_product(Plan *plan)
 
     plan_first(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST, values);
     do {
-        plan_add_scenario(plan, values);
+        plan_add_scenario(plan, values, 0);
     } while (plan_next(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST,
                        values));
+}
+
+/* Those of the plan that @list names; the first and the baseline always. */
+static bool plan_parse_also_contenders(const Plan *plan, const char *list,
+                                       uint64_t *ret_bits, GError **error)
+{
+    g_auto(GStrv) names = g_strsplit(list, ",", -1);
+    uint64_t bits = 1;
+    uint32_t i;
+    guint at;
+
+    for (i = 0; names[i]; i++) {
+        const BenchLoader *loader = bench_loader_by_name(names[i]);
+
+        if (!loader || !g_ptr_array_find(plan->loaders, loader, &at)) {
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--also: '%s' is none of the contenders: name it in "
+                        "--contenders as well", names[i]);
+            return false;
+        }
+        bits |= 1ull << at;
+    }
+    if (!g_ptr_array_find(plan->loaders, plan->baseline, &at) ||
+        !(bits >> at & 1)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                    "--also: ratios are to %s, which has to be one of its "
+                    "contenders", plan->baseline->name);
+        return false;
+    }
+    *ret_bits = bits;
+    return true;
 }
 
 /* One "KNOB=VALUE" of @text into @values. */
@@ -603,7 +637,9 @@ static bool plan_has_scenario(const Plan *plan, const KnobValues values)
     guint i;
 
     for (i = 0; i < plan->scenarios->len; i++) {
-        if (!memcmp(plan->scenarios->pdata[i], values, sizeof(KnobValues))) {
+        const PlanScenario *other = plan->scenarios->pdata[i];
+
+        if (!memcmp(other->values, values, sizeof(other->values))) {
             return true;
         }
     }
@@ -614,12 +650,19 @@ static bool plan_has_scenario(const Plan *plan, const KnobValues values)
 static bool plan_add_also(Plan *plan, const char *text, GError **error)
 {
     g_auto(GStrv) words = g_strsplit(text, " ", -1);
+    const char *const contenders = "contenders=";
     KnobValues values = { 0 };
+    uint64_t loader_bits = 0;
     uint32_t i;
 
     plan_first(plan, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST, values);
     for (i = 0; words[i]; i++) {
-        if (*words[i] && !plan_parse_also_knob(words[i], values, error)) {
+        if (*words[i] &&
+            !(g_str_has_prefix(words[i], contenders)
+              ? plan_parse_also_contenders(plan, words[i] +
+                                           strlen(contenders), &loader_bits,
+                                           error)
+              : plan_parse_also_knob(words[i], values, error))) {
             return false;
         }
     }
@@ -628,7 +671,7 @@ static bool plan_add_also(Plan *plan, const char *text, GError **error)
                     "--also: '%s' is measured already: leave it out", text);
         return false;
     }
-    plan_add_scenario(plan, values);
+    plan_add_scenario(plan, values, loader_bits);
     return true;
 }
 
@@ -638,9 +681,9 @@ static bool plan_check_think(const Plan *plan, GError **error)
     guint i;
 
     for (i = 0; i < plan->scenarios->len && !options.trace; i++) {
-        const uint64_t *values = plan->scenarios->pdata[i];
+        const PlanScenario *scenario = plan->scenarios->pdata[i];
 
-        if (values[KNOB_THINK] == THINK_RECORDED) {
+        if (scenario->values[KNOB_THINK] == THINK_RECORDED) {
             g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                         "--think: 'recorded' takes the times of a trace: "
                         "name one with --trace, or choose a time");
@@ -714,11 +757,11 @@ Plan *plan_parse(int *argc, char ***argv, GOptionContext *context,
 
 void plan_set_scenario(const Plan *plan, uint32_t idx, KnobValues values)
 {
-    const uint64_t *scenario = plan->scenarios->pdata[idx];
+    const PlanScenario *scenario = plan->scenarios->pdata[idx];
     KnobId i;
 
     for (i = KNOB_SCENARIO_FIRST; i < KNOB_VARIANT_FIRST; i++) {
-        values[i] = scenario[i];
+        values[i] = scenario->values[i];
     }
 }
 

@@ -21,7 +21,8 @@ typedef struct Rounds {
     char *same_time;         /* when the snapshot was seen unchanged */
     Progress *progress;
     uint64_t begin_ns;
-    uint32_t scenarios_left; /* the one that runs is one of them */
+    uint32_t turns_left;     /* a run of each contender of each scenario,
+                              * with those of the scenario that runs */
     GPtrArray *works;        /* of WorkResult */
     RoundsDone *on_round;
     void *opaque;
@@ -122,8 +123,8 @@ static bool rounds_is_known(const GPtrArray *contenders, const char *label)
     return false;
 }
 
-static void rounds_add_contenders(const Plan *plan, const Lacks *lacks,
-                                  ScenarioResult *s)
+static void rounds_add_contenders(const Plan *plan, uint64_t loader_bits,
+                                  const Lacks *lacks, ScenarioResult *s)
 {
     guint i;
 
@@ -131,6 +132,9 @@ static void rounds_add_contenders(const Plan *plan, const Lacks *lacks,
         const BenchLoader *loader = plan->loaders->pdata[i];
         KnobValues values = { 0 };
 
+        if (!(loader_bits >> i & 1)) {
+            continue;
+        }
         plan_first(plan, KNOB_VARIANT_FIRST, KNOB_COUNT, values);
         do {
             g_autofree char *label = rounds_label(plan, loader, values);
@@ -158,17 +162,20 @@ static void rounds_scenario_free(void *opaque)
     g_free(s);
 }
 
-static ScenarioResult *rounds_scenario_new(const Plan *plan,
+/* The scenario with index @idx, and what @values has of the work. */
+static ScenarioResult *rounds_scenario_new(const Plan *plan, uint32_t idx,
                                            const Lacks *lacks,
-                                           const KnobValues values)
+                                           KnobValues values)
 {
+    const PlanScenario *scenario = plan->scenarios->pdata[idx];
     ScenarioResult *s = g_new0(ScenarioResult, 1);
 
+    plan_set_scenario(plan, idx, values);
     memcpy(s->values, values, sizeof(s->values));
     s->contenders = g_ptr_array_new_with_free_func(rounds_contender_free);
     s->notes = g_ptr_array_new_with_free_func(g_free);
     s->sequential = g_array_new(FALSE, FALSE, sizeof(double));
-    rounds_add_contenders(plan, lacks, s);
+    rounds_add_contenders(plan, scenario->loader_bits, lacks, s);
     return s;
 }
 
@@ -449,14 +456,14 @@ static bool rounds_have_time(const Rounds *rounds, uint64_t end_ns,
            bench_now_ns() + last_round_ns <= end_ns;
 }
 
-/* What is left is for all scenarios alike. */
-static uint64_t rounds_end_ns(const Rounds *rounds)
+/* What is left is for all scenarios, by how many contenders they have. */
+static uint64_t rounds_end_ns(const Rounds *rounds, const ScenarioResult *s)
 {
     uint64_t limit_ns = rounds->begin_ns + rounds->plan->limit_ns;
     uint64_t now_ns = bench_now_ns();
 
-    return now_ns + (limit_ns - MIN(limit_ns, now_ns)) /
-                    MAX(rounds->scenarios_left, 1);
+    return now_ns + (limit_ns - MIN(limit_ns, now_ns)) * s->contenders->len /
+                    MAX(rounds->turns_left, 1);
 }
 
 static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
@@ -466,7 +473,7 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     const Plan *plan = rounds->plan;
     Round round = { .snapshot = snapshot, .sums = sums, .result = s };
     RunResult *result = measure_result_new();
-    uint64_t end_ns = rounds_end_ns(rounds), last_round_ns = 0;
+    uint64_t end_ns = rounds_end_ns(rounds, s), last_round_ns = 0;
     bool is_right;
 
     rounds_fill_scenario(plan, s->values, &round.scenario);
@@ -599,14 +606,13 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
 
     for (i = 0; i < plan->scenarios->len && is_right &&
          !*rounds->is_stopped; i++) {
-        ScenarioResult *s;
+        ScenarioResult *s = rounds_scenario_new(plan, i, &rounds->lacks,
+                                                values);
 
-        plan_set_scenario(plan, i, values);
-        s = rounds_scenario_new(plan, &rounds->lacks, values);
         lacks_add_notes(&rounds->lacks, plan, s->notes);
         g_ptr_array_add(work->scenarios, s);
         is_right = rounds_run_stored(rounds, snapshot, sums, s, error);
-        rounds->scenarios_left--;
+        rounds->turns_left -= MIN(rounds->turns_left, s->contenders->len);
     }
     memory_sums_free(sums);
     return is_right;
@@ -677,17 +683,24 @@ static uint32_t rounds_count(const Plan *plan, KnobId first, KnobId end)
     return count;
 }
 
-/* How many runs there will be. */
-static uint32_t rounds_foresee(const Rounds *rounds)
+/* How many contenders all scenarios of all works have together. */
+static uint32_t rounds_foresee_turns(const Rounds *rounds)
 {
     const Plan *plan = rounds->plan;
-    KnobValues values = { 0 };
-    ScenarioResult *s = rounds_scenario_new(plan, &rounds->lacks, values);
-    uint32_t count = s->contenders->len * rounds->scenarios_left *
-                     (plan->repeat_count + plan->warmup_count);
+    uint32_t count = 0;
+    guint i;
 
-    rounds_scenario_free(s);
-    return count;
+    for (i = 0; i < plan->scenarios->len; i++) {
+        KnobValues values = { 0 };
+        ScenarioResult *s = rounds_scenario_new(plan, i, &rounds->lacks,
+                                                values);
+
+        count += s->contenders->len;
+        rounds_scenario_free(s);
+    }
+    return plan->snapshot_path
+        ? count : count * rounds_count(plan, KNOB_WORK_FIRST,
+                                       KNOB_SCENARIO_FIRST);
 }
 
 /* Of all scenarios. */
@@ -697,9 +710,9 @@ static uint32_t rounds_most_clones(const Plan *plan)
     guint i;
 
     for (i = 0; i < plan->scenarios->len; i++) {
-        const uint64_t *values = plan->scenarios->pdata[i];
+        const PlanScenario *scenario = plan->scenarios->pdata[i];
 
-        most = MAX(most, values[KNOB_CLONES]);
+        most = MAX(most, scenario->values[KNOB_CLONES]);
     }
     return most;
 }
@@ -712,10 +725,11 @@ static bool rounds_make_box(Rounds *rounds, GError **error)
     guint i;
 
     for (i = 0; i < plan->scenarios->len; i++) {
-        const uint64_t *values = plan->scenarios->pdata[i];
+        const PlanScenario *scenario = plan->scenarios->pdata[i];
 
-        has_cpu = has_cpu || values[KNOB_CPU_QUOTA] != KNOB_NONE;
-        has_memory = has_memory || values[KNOB_MEMORY_MAX] != KNOB_NONE;
+        has_cpu = has_cpu || scenario->values[KNOB_CPU_QUOTA] != KNOB_NONE;
+        has_memory = has_memory ||
+                     scenario->values[KNOB_MEMORY_MAX] != KNOB_NONE;
     }
     if (has_cpu || has_memory) {
         rounds->box = box_new("", has_cpu, has_memory, error);
@@ -758,10 +772,9 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
         return false;
     }
     rounds.begin_ns = bench_now_ns();
-    rounds.scenarios_left = plan->scenarios->len *
-        (plan->snapshot_path ? 1 : rounds_count(plan, KNOB_WORK_FIRST,
-                                                KNOB_SCENARIO_FIRST));
-    rounds.progress = progress_new(rounds_foresee(&rounds));
+    rounds.turns_left = rounds_foresee_turns(&rounds);
+    rounds.progress = progress_new(rounds.turns_left * (plan->repeat_count +
+                                                        plan->warmup_count));
     guest_calibrate();
     plan_first(plan, 0, KNOB_COUNT, values);
     do {
