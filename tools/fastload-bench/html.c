@@ -279,7 +279,7 @@ typedef struct Claim {
     const char *key;
     const char *title;
     bool is_more_better;
-    bool is_lazy_only;       /* 0 is a loader's that has nothing to wait for */
+    bool is_lazy_only;       /* without a fault there was nothing to wait for */
 } Claim;
 
 static const Claim html_claims[] = {
@@ -296,7 +296,8 @@ static bool html_is_rival(JsonObject *contender, const Claim *claim)
     double value = html_median(contender, claim->key);
 
     return strcmp(tree_text(contender, "name"), "null") && !isnan(value) &&
-           (!claim->is_lazy_only || value > 0);
+           (!claim->is_lazy_only ||
+            tree_number(tree_object(contender, "faults"), "count") > 0);
 }
 
 static JsonObject *html_best(const GPtrArray *contenders, const Claim *claim)
@@ -441,6 +442,7 @@ static void html_tile(GString *out, JsonObject *scenario,
         double median = html_median(base, claim->key);
 
         if (!strcmp(html_label(base), baseline) && !isnan(median) &&
+            (!claim->is_lazy_only || html_is_rival(base, claim)) &&
             !g_ptr_array_find(tied, base, NULL)) {
             g_autofree char *value = html_value(claim->key, median);
             g_autofree char *text = g_strdup_printf("%s: %s", baseline,
@@ -1216,6 +1218,11 @@ static void html_head(GString *out, JsonObject *root, GHashTable *differing)
                     "compared</h1>\n");
     html_element(out, "p", "soft", facts);
     html_machine(out, tree_object(root, "environment"));
+    if (tree_is_true(root, "quick")) {
+        html_element(out, "p", "notice", "Quick look: little data, few "
+                     "contenders and few rounds. For a decision measure "
+                     "without --quick.");
+    }
     if (tree_is_true(root, "interrupted")) {
         html_element(out, "p", "notice", "This comparison was interrupted: "
                      "it has fewer runs than it was asked for, and what had "

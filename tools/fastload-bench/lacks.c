@@ -55,9 +55,10 @@ bool lacks_check_memory(const char *what, uint64_t guest_bytes,
     /* Divided, for the product may not fit into 64 bits. */
     if (guest_bytes > memory_bytes / 10 * 9 / clone_count) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
-                    "%s: more than nine tenths of the machine's %"
-                    PRIu64 " MiB of memory: choose a smaller size", who,
-                    memory_bytes >> 20);
+                    "%s: that is more than nine tenths of the machine's %"
+                    PRIu64 " MiB of memory; choose a smaller size%s", who,
+                    memory_bytes >> 20,
+                    clone_count > 1 ? " or fewer clones" : "");
         return false;
     }
     return lacks_check_cgroup(who, guest_bytes, clone_count, error);

@@ -339,11 +339,12 @@ static int main_gen(int argc, char **argv)
     GenerateConfig config = { .seed = 1 };
     int64_t seed = 1;
     const GOptionEntry entries[] = {
-        { "size", 0, 0, G_OPTION_ARG_STRING, &size, "of RAM (1G)", "SIZE" },
+        { "size", 0, 0, G_OPTION_ARG_STRING, &size,
+          "RAM of the snapshot (1G)", "SIZE" },
         { "zero-share", 0, 0, G_OPTION_ARG_STRING, &zero,
-          "of its pages (25%)", "SHARE" },
+          "share of its pages that are zero (25%)", "SHARE" },
         { "run-length", 0, 0, G_OPTION_ARG_STRING, &run,
-          "mean, of runs of data (1M)", "SIZE" },
+          "mean length of its runs of data (1M)", "SIZE" },
         { "seed", 0, 0, G_OPTION_ARG_INT64, &seed,
           "the same seed makes the same file (1)", "N" },
         { "force", 'f', 0, G_OPTION_ARG_NONE, &is_forced,
@@ -520,10 +521,10 @@ static int main_compare(int argc, char **argv)
     static char *limit, *contenders;
     static const GOptionEntry entries[] = {
         { "force", 'f', 0, G_OPTION_ARG_NONE, &is_forced,
-          "even when they are of different environments", NULL },
+          "compare results of different environments, too", NULL },
         { "fail-above", 0, 0, G_OPTION_ARG_STRING, &limit,
-          "exit code 3 when B is worse by more, and more than noise",
-          "SHARE" },
+          "exit with 3 when B is worse by more than that, as in 10%, and "
+          "by more than noise", "SHARE" },
         { "contenders", 'c', 0, G_OPTION_ARG_STRING, &contenders,
           "whom --fail-above judges (all)", "LIST" },
         G_OPTION_ENTRY_NULL

@@ -54,13 +54,13 @@ static const Knob knobs[KNOB_COUNT] = {
         "uniform zipf sequential trace",
         "what the guest touches: uniform, zipf, sequential (zipf)" },
     [KNOB_VCPUS] = { "vcpus", KNOB_KIND_COUNT, "1", 1, BENCH_VCPU_COUNT_MAX,
-        NULL, "threads that touch the same memory (1)" },
+        NULL, "guest threads, that touch the same memory (1)" },
     [KNOB_CLONES] = { "clones", KNOB_KIND_COUNT, "1", 1,
         BENCH_CLONE_COUNT_MAX, NULL,
         "processes that restore the same file at once (1)" },
     [KNOB_THINK] = { "think", KNOB_KIND_NS, "20us", 0, SECOND_NS, "recorded",
-        "computing between two touches, or as --trace has it: recorded "
-        "(20us)" },
+        "how long the guest computes between two touches, or recorded: as "
+        "--trace has it (20us)" },
     [KNOB_WRITE_SHARE] = { "write-share", KNOB_KIND_SHARE, "30%", 0, MILLION,
         NULL, "share of touches that write (30%)" },
     [KNOB_WORKING_SET] = { "working-set", KNOB_KIND_BYTES, "64M",
@@ -70,7 +70,7 @@ static const Knob knobs[KNOB_COUNT] = {
         600 * SECOND_NS, NULL, "guest progress counts for this long (1s)" },
     [KNOB_CPU_QUOTA] = { "cpu-quota", KNOB_KIND_SHARE, "none", MILLION / 100,
         BENCH_THREAD_COUNT_MAX * MILLION, "none",
-        "of one CPU, for a run: 50%, 150% (none)" },
+        "CPU time of a run, of one CPU: 50%, 150%; 2 is two CPUs (none)" },
     [KNOB_MEMORY_MAX] = { "memory-max", KNOB_KIND_BYTES, "none", 1 << 20,
         1ull << 44, "none", "limit of a run's memory (none)" },
     [KNOB_MEMORY] = { "memory", KNOB_KIND_WORD, "touched", 0, 1,
@@ -79,7 +79,7 @@ static const Knob knobs[KNOB_COUNT] = {
         "(touched)" },
     [KNOB_THREADS] = { "threads", KNOB_KIND_COUNT, "2", 1,
         BENCH_THREAD_COUNT_MAX, NULL,
-        "of fastload, channels of eager-multi (2)" },
+        "threads of fastload, channels of eager-multi (2)" },
     [KNOB_DIRECT] = { "direct", KNOB_KIND_WORD, "off,on", 0, 1, "off on",
         "O_DIRECT of fastload and eager-multi: off, on (off,on)" },
     [KNOB_IO] = { "io", KNOB_KIND_WORD, "auto", 0, 2, "auto io_uring preadv",
@@ -300,7 +300,8 @@ static const char *const plan_expected[] = {
     [KNOB_KIND_COUNT] = "a whole number",
     [KNOB_KIND_SHARE] = "a share, as in 0.25 or 25%",
     [KNOB_KIND_WORD] = "one of: ",
-    [KNOB_KIND_STORAGE] = "file, nvme, ssd, network, object, or one as in "
+    [KNOB_KIND_STORAGE] = "file, nvme, ssd, network, object, or times and a "
+                          "rate with units, as in "
                           "rtt=1ms,rate=2G,jitter=0.2ms",
     [KNOB_KIND_AHEAD] = "as-is, or a size in whole pages, as in 128K",
 };
@@ -388,11 +389,11 @@ void plan_add_options(GOptionContext *context)
         { "repeat", 'n', 0, G_OPTION_ARG_INT, &options.repeat_count,
           "rounds that count (5)", "N" },
         { "warmup", 0, 0, G_OPTION_ARG_INT, &options.warmup_count,
-          "rounds before, that do not count (1)", "N" },
+          "rounds before them, that do not count (1)", "N" },
         { "timeout", 0, 0, G_OPTION_ARG_INT, &options.timeout_s,
           "kill a run after so many seconds (300)", "S" },
         { "time-limit", 0, 0, G_OPTION_ARG_INT, &options.limit_s,
-          "no more rounds than so many seconds have, one at least", "S" },
+          "start no round that would end after so many seconds (none)", "S" },
         { "snapshot", 's', 0, G_OPTION_ARG_FILENAME, &options.snapshot,
           "a mapped-ram file, instead of a generated one", "FILE" },
         { "dir", 0, 0, G_OPTION_ARG_FILENAME, &options.folder,
@@ -541,8 +542,11 @@ bool plan_parse_options(GOptionContext *context, int *argc, char ***argv,
     if (g_option_context_parse(context, argc, argv, error)) {
         return true;
     }
-    /* GLib's own errors are all about usage. */
+    /* GLib's own errors are all about usage, and do not name --help. */
     if (error) {
+        g_autofree char *text = (*error)->message;
+
+        (*error)->message = g_strconcat(text, "; see --help", NULL);
         (*error)->domain = BENCH_ERROR;
         (*error)->code = BENCH_ERROR_USAGE;
     }
