@@ -668,9 +668,12 @@ static void compare_print_end(const Comparison *c, const Paper *paper)
                   "and more than noise", c->judged_count, percent);
     }
     if (c->unsure_count) {
+        bool is_most = c->needed_count >= FIGURES_NEEDED_MAX;
+
         paper_say(paper, 2, "%u of %u figures vary too much to tell whether "
-                  "they are; it would take up to %u rounds in each result",
-                  c->unsure_count, c->judged_count, c->needed_count);
+                  "they are; it would take %s %u rounds in each result",
+                  c->unsure_count, c->judged_count,
+                  is_most ? "more than" : "up to", c->needed_count);
     }
 }
 

@@ -27,8 +27,8 @@ static bool loader_null_start(LoaderRun *run, GError **error)
                 arrival_pack(arrival_class(run->arrivals[page]), 0);
         }
     }
-    /* The sampler reads it. */
-    __atomic_store_n(&run->begin_ns, bench_now_ns(), __ATOMIC_RELAXED);
+    /* The sampler reads it, then what was loaded: pairs with its acquire. */
+    __atomic_store_n(&run->begin_ns, bench_now_ns(), __ATOMIC_RELEASE);
     return true;
 }
 

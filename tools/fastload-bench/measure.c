@@ -49,6 +49,7 @@ typedef struct Measure {
     uint64_t base_read_bytes;
     uint64_t base_cpu_ns;
     GThread *sampler;
+    uint64_t sampled_begin_ns; /* what the samples' times count from */
     int is_over;             /* atomic: the sampler ends */
 } Measure;
 
@@ -154,12 +155,17 @@ static uint64_t proc_huge_bytes(const uint8_t *hva, uint64_t len_bytes)
 static void measure_sample(Measure *m)
 {
     RunResult *r = m->result;
-    Sample *sample = &r->samples[r->sample_count];
-    uint64_t begin_ns = __atomic_load_n(&m->run.begin_ns, __ATOMIC_RELAXED);
+    Sample *sample;
+    uint64_t begin_ns = __atomic_load_n(&m->run.begin_ns, __ATOMIC_ACQUIRE);
     uint64_t now_ns = bench_now_ns(), resident_bytes, base_bytes;
     uint32_t c;
 
-    /* null begins when it has its memory: later than the first samples. */
+    if (begin_ns != m->sampled_begin_ns) {
+        /* null begins when it has its memory: what was before is no run. */
+        m->sampled_begin_ns = begin_ns;
+        r->sample_count = 0;
+    }
+    sample = &r->samples[r->sample_count];
     sample->t_ns = now_ns > begin_ns ? now_ns - begin_ns : 0;
     sample->touch_count = guest_touch_count(m->guest);
     for (c = 0; c < ARRIVAL_COUNT; c++) {
