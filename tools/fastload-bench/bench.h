@@ -137,6 +137,8 @@ typedef struct Snapshot {
     uint64_t *data_bits;
     struct StorageMount *mount; /* what it is read through; NULL: nothing;
                                  * borrowed */
+    const struct Snapshot *origin; /* with a mount: the file behind it;
+                                 * borrowed */
 } Snapshot;
 
 /*
@@ -147,7 +149,10 @@ typedef struct Snapshot {
 Snapshot *snapshot_open_fd(int fd, const char *path, const char *label,
                            GError **error);
 Snapshot *snapshot_open(const char *path, GError **error);
-/* Whether the file that @path names now is that one, and unchanged. */
+/*
+ * Whether the file that @path names now is that one, and unchanged; through a
+ * mount, the file behind it.
+ */
 bool snapshot_is_same(const Snapshot *snapshot);
 void snapshot_free(Snapshot *snapshot);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Snapshot, snapshot_free)

@@ -108,6 +108,37 @@ static bool output_check_input(const char *path, const char *input,
     return true;
 }
 
+/* One name for a file, whether it is there or not; NULL: it cannot be. */
+static char *output_real_path(const char *path)
+{
+    g_autofree char *folder = NULL, *name = NULL, *real_folder = NULL;
+    char *real = realpath(path, NULL);
+
+    if (!real) {
+        folder = g_path_get_dirname(path);
+        name = g_path_get_basename(path);
+        real_folder = realpath(folder, NULL);
+        real = real_folder ? g_build_filename(real_folder, name, NULL) : NULL;
+    }
+    return real;
+}
+
+/* Whether two outputs would overwrite each other. */
+static bool output_is_same(const char *a, const char *b)
+{
+    g_autofree char *real_a = NULL, *real_b = NULL;
+
+    if (!strcmp(a, b)) {
+        return true;
+    }
+    if (output_is_stdout(a) || output_is_stdout(b)) {
+        return false;
+    }
+    real_a = output_real_path(a);
+    real_b = output_real_path(b);
+    return real_a && real_b && !strcmp(real_a, real_b);
+}
+
 static bool output_check_names(const Outputs *outputs, GError **error)
 {
     OutputKind i, j;
@@ -120,8 +151,8 @@ static bool output_check_names(const Outputs *outputs, GError **error)
     }
     for (i = 0; i < OUTPUT_COUNT; i++) {
         for (j = 0; j < i; j++) {
-            if (outputs->paths[i] &&
-                !g_strcmp0(outputs->paths[i], outputs->paths[j])) {
+            if (outputs->paths[i] && outputs->paths[j] &&
+                output_is_same(outputs->paths[i], outputs->paths[j])) {
                 g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                             "%s and %s need names of their own; see "
                             "fastload-bench --help", output_options[j],

@@ -897,6 +897,9 @@ bool snapshot_is_same(const Snapshot *snapshot)
     SnapshotIdentity b;
     struct stat st;
 
+    if (snapshot->origin) {
+        return snapshot_is_same(snapshot->origin);
+    }
     if (!a->is_regular) {
         return true;
     }

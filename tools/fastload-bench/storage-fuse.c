@@ -155,6 +155,15 @@ static int64_t server_read_file(const Server *server, uint8_t *buf,
     return MIN((uint64_t)ret - MIN((uint64_t)ret, before), len_bytes);
 }
 
+/* The file ended earlier since it was opened: what was mapped is gone. */
+static bool server_is_cut(const Server *server, uint64_t end_off)
+{
+    struct stat st;
+
+    return fstat(server->snapshot->fd, &st) == 0 &&
+           S_ISREG(st.st_mode) && end_off > (uint64_t)st.st_size;
+}
+
 static void server_answer_read(fuse_req_t req, fuse_ino_t ino, size_t size,
                                off_t off, struct fuse_file_info *info)
 {
@@ -176,6 +185,9 @@ static void server_answer_read(fuse_req_t req, fuse_ino_t ino, size_t size,
         len_bytes = server_read_file(server, buf, len_bytes, at, &data);
     } else if (server->has_class && len_bytes) {
         server_wait(server, server_due_ns(server, len_bytes));
+    }
+    if (len_bytes >= 0 && server_is_cut(server, at + len_bytes)) {
+        len_bytes = -EIO;
     }
     if (len_bytes < 0) {
         fuse_reply_err(req, -len_bytes);
@@ -617,6 +629,7 @@ StorageMount *storage_mount_new(const Snapshot *snapshot,
         return NULL;
     }
     mount->snapshot->mount = mount;
+    mount->snapshot->origin = snapshot;
     return mount;
 }
 
