@@ -313,15 +313,16 @@ typedef struct LoaderRun {
     uint8_t *hva;            /* of guest_off 0; 2 MiB aligned, anonymous,
                               * nothing populated, huge pages advised */
     bool is_background_off;  /* serve faults, load nothing ahead of them */
-    uint64_t begin_ns;       /* when the restore was asked for */
     /* the loader's */
     void *state;
     const char *io_name;     /* read backend in use, or NULL; static */
     const char *io_fallback; /* what io_uring lacked, or NULL; static */
-    /* atomic, relaxed: how far it is */
+    /* atomic, relaxed */
+    uint64_t begin_ns;       /* when the restore was asked for; start() may
+                              * set it to when that loader was ready */
     pid_t helper_pid;        /* a process of the loader's, or 0: its CPU time,
                               * bytes read and memory are the run's as well */
-    uint64_t loaded_bytes[ARRIVAL_COUNT];
+    uint64_t loaded_bytes[ARRIVAL_COUNT]; /* so far */
     uint32_t *arrivals;      /* a page each, by arrival_pack() */
 } LoaderRun;
 
@@ -1006,6 +1007,7 @@ typedef struct FiguresChange {
     double change;           /* 0.1: ten percent more */
     double low, high;        /* where it is with FIGURES_CONFIDENCE */
     FiguresVerdict verdict;
+    uint32_t round_count;    /* that there were, of the one with fewer */
     uint32_t needed_count;   /* rounds until low and high are about +-@wanted
                               * away from the change */
 } FiguresChange;

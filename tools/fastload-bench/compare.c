@@ -226,6 +226,13 @@ static bool compare_is_unsure(const CompareRow *row, double limit)
             limit);
 }
 
+/* How many rounds would tell: more than those that did not. */
+static uint32_t compare_needed(const FiguresChange *c)
+{
+    return MIN(MAX(MAX(c->needed_count, c->round_count + 1),
+                   FIGURES_ROUNDS_MIN), FIGURES_NEEDED_MAX);
+}
+
 static void compare_judge(Comparison *comparison, CompareRow *row)
 {
     const FiguresChange *c = &row->change;
@@ -242,7 +249,7 @@ static void compare_judge(Comparison *comparison, CompareRow *row)
     if (compare_is_unsure(row, comparison->limit)) {
         comparison->unsure_count++;
         comparison->needed_count = MAX(comparison->needed_count,
-                                       c->needed_count);
+                                       compare_needed(c));
     }
 }
 
@@ -530,10 +537,9 @@ static void compare_add_texts(const Comparison *comparison, Sheet *sheet,
     sheet_add_text(sheet, compare_interval(c->low, c->high));
     sheet_add_text(sheet, g_strdup(compare_verdict(row)));
     sheet_add_text(sheet, !is_unsure ? g_strdup("")
-                   : c->needed_count >= FIGURES_NEEDED_MAX
+                   : compare_needed(c) >= FIGURES_NEEDED_MAX
                    ? g_strdup_printf("over %u", FIGURES_NEEDED_MAX)
-                   : g_strdup_printf("%u", MAX(c->needed_count,
-                                               FIGURES_ROUNDS_MIN)));
+                   : g_strdup_printf("%u", compare_needed(c)));
     sheet_add_text(sheet, g_strdup(row->first_spread));
     sheet_add_text(sheet, g_strdup(row->second_spread));
 }
@@ -653,7 +659,7 @@ static void compare_print_end(const Comparison *c, const Paper *paper)
               "itself shown with its times; waited, faults and progress as "
               "they are; change: from first to second, 95 %% of it by a "
               "bootstrap over the rounds; spread: of the rounds of first and "
-              "of second; needed: rounds to see a change of %.3g %%",
+              "of second; needed: rounds to see a change of %.6g %%",
               isnan(c->limit) ? WANTED_CHANGE * 100 : percent);
     if (isnan(c->limit)) {
         return;
@@ -661,10 +667,10 @@ static void compare_print_end(const Comparison *c, const Paper *paper)
     paper_gap(paper);
     if (c->failure_count) {
         paper_say(paper, 2, "FAILED: %u of %u figures are worse by more than "
-                  "%.3g %%, and by more than noise", c->failure_count,
+                  "%.6g %%, and by more than noise", c->failure_count,
                   c->judged_count, percent);
     } else {
-        paper_say(paper, 2, "none of %u figures is worse by more than %.3g %% "
+        paper_say(paper, 2, "none of %u figures is worse by more than %.6g %% "
                   "and more than noise", c->judged_count, percent);
     }
     if (c->unsure_count) {

@@ -306,13 +306,14 @@ static uint32_t figures_needed(uint32_t count, double low, double high,
 void figures_change(const FiguresSeries *a, const FiguresSeries *b,
                     double wanted, FiguresChange *ret_change)
 {
-    FiguresChange change = { NAN, NAN, NAN, FIGURES_UNKNOWN, 0 };
+    FiguresChange change = { NAN, NAN, NAN, FIGURES_UNKNOWN, 0, 0 };
     Pairs first, second;
     uint32_t count;
 
     figures_pair(a, &first);
     figures_pair(b, &second);
     count = MIN(first.count, second.count);
+    change.round_count = count;
     if (count) {
         double from = figures_ratio(first.values, first.bases, first.count);
         double to = figures_ratio(second.values, second.bases, second.count);
