@@ -850,9 +850,12 @@ bool plan_knob_has_list(const Plan *plan, KnobId knob);
 
 /* ---- progress.c ---- */
 
-/* How many of @total_count runs are done, and about how long it takes. */
+/*
+ * How many of @total_count runs are done, and about how long it takes: no
+ * longer than @limit_ns in all, unless that is 0.
+ */
 typedef struct Progress Progress;
-Progress *progress_new(uint32_t total_count);
+Progress *progress_new(uint32_t total_count, uint64_t limit_ns);
 /* Clears the line of a terminal. */
 void progress_free(Progress *progress);
 /* Before somebody else writes to stderr. */

@@ -411,6 +411,14 @@ static bool compare_check_judged(const Comparison *comparison, GError **error)
                     "nothing can be judged: both results need %u rounds at "
                     "least; measure with --repeat 5 or more",
                     FIGURES_ROUNDS_MIN);
+    } else if (comparison->unsure_count == comparison->judged_count) {
+        bool is_most = comparison->needed_count >= FIGURES_NEEDED_MAX;
+
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "nothing can be judged: all figures vary too much to see "
+                    "a change of %.3g %%; measure on a quieter machine, or "
+                    "with --repeat %u%s", comparison->limit * 100,
+                    comparison->needed_count, is_most ? " or more" : "");
     } else {
         return true;
     }

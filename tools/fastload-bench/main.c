@@ -316,7 +316,7 @@ static bool main_gen_file(const char *path, const GenerateConfig *config,
                     "cannot create %s: %s", path, g_strerror(errno));
         return false;
     }
-    progress = progress_new(0);
+    progress = progress_new(0, 0);
     is_made = generate_snapshot(fd, config, progress_generated, progress,
                                 &is_stopped, error);
     progress_free(progress);

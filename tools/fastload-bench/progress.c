@@ -24,12 +24,13 @@ struct Progress {
     uint64_t runs_ns;        /* what runs took so far */
     uint32_t done_count;
     uint32_t total_count;
+    uint64_t limit_ns;       /* after begin_ns no more rounds begin */
     uint64_t plain_ns;       /* a plain line is due then, after begin_ns */
     char *round;             /* "cold, round 2 of 5" */
     char *run;               /* "eager" */
 };
 
-Progress *progress_new(uint32_t total_count)
+Progress *progress_new(uint32_t total_count, uint64_t limit_ns)
 {
     Progress *progress = g_new0(Progress, 1);
 
@@ -39,6 +40,7 @@ Progress *progress_new(uint32_t total_count)
     progress->begin_ns = bench_now_ns();
     progress->plain_ns = PLAIN_NS;
     progress->total_count = total_count;
+    progress->limit_ns = limit_ns ? limit_ns : UINT64_MAX;
     progress->round = g_strdup("");
     progress->run = g_strdup("");
     return progress;
@@ -94,7 +96,11 @@ static uint64_t progress_left_s(const Progress *progress, uint64_t now_ns)
     uint64_t rest_ns = progress->runs_ns / progress->done_count * rest_count;
     uint64_t gone_ns = now_ns - progress->mark_ns;
 
-    return (rest_ns - MIN(rest_ns, gone_ns)) / 1000000000;
+    uint64_t since_ns = now_ns - progress->begin_ns;
+
+    rest_ns -= MIN(rest_ns, gone_ns);
+    return MIN(rest_ns, progress->limit_ns -
+               MIN(progress->limit_ns, since_ns)) / 1000000000;
 }
 
 /* One line of a terminal; one that wraps could not be cleared. */

@@ -721,13 +721,24 @@ static uint32_t rounds_most_clones(const Plan *plan)
 static bool rounds_make_box(Rounds *rounds, GError **error)
 {
     const Plan *plan = rounds->plan;
+    uint64_t cpu_count = sysconf(_SC_NPROCESSORS_ONLN);
     bool has_cpu = false, has_memory = false;
     guint i;
 
     for (i = 0; i < plan->scenarios->len; i++) {
         const PlanScenario *scenario = plan->scenarios->pdata[i];
+        uint64_t quota = scenario->values[KNOB_CPU_QUOTA];
 
-        has_cpu = has_cpu || scenario->values[KNOB_CPU_QUOTA] != KNOB_NONE;
+        if (quota != KNOB_NONE && quota > cpu_count * 1000000) {
+            g_autofree char *text = plan_knob_text(KNOB_CPU_QUOTA, quota);
+
+            g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
+                        "--cpu-quota: %s limits nothing where there are %"
+                        PRIu64 " CPUs; 50%% or 0.5 is half of one", text,
+                        cpu_count);
+            return false;
+        }
+        has_cpu = has_cpu || quota != KNOB_NONE;
         has_memory = has_memory ||
                      scenario->values[KNOB_MEMORY_MAX] != KNOB_NONE;
     }
@@ -774,7 +785,8 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
     rounds.begin_ns = bench_now_ns();
     rounds.turns_left = rounds_foresee_turns(&rounds);
     rounds.progress = progress_new(rounds.turns_left * (plan->repeat_count +
-                                                        plan->warmup_count));
+                                                        plan->warmup_count),
+                                   plan->limit_ns);
     guest_calibrate();
     plan_first(plan, 0, KNOB_COUNT, values);
     do {

@@ -88,6 +88,11 @@ static double table_member(JsonObject *contender, const char *measure,
 
         object = tree_object(contender, "clones");
         object = dot ? tree_object(object, dot + 1) : object;
+    } else if (!strcmp(measure, "waited_ns") &&
+               !(tree_number(tree_object(contender, "faults"), "count") >
+                 0)) {
+        /* Some touches look like faults and are none: nobody waited. */
+        return NAN;
     } else if (!g_str_has_prefix(measure, "faults")) {
         object = tree_object(tree_object(contender, "measures"), measure);
     } else if (!(tree_number(object, "count") > 0)) {
