@@ -649,6 +649,7 @@ void measure_result_free(RunResult *result);
 typedef struct Clones Clones;
 
 typedef enum ClonesMeetingId {
+    CLONES_THERE,            /* all have what they have before a restore */
     CLONES_BEGIN,            /* all are ready to restore */
     CLONES_END,              /* all have measured */
     CLONES_LEAVE,            /* all have looked at what they share */

@@ -252,7 +252,11 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
     if (m->config->box && !box_enter(m->config->box, error)) {
         return false;
     }
-    m->base_pss_bytes = m->clones ? measure_pss_bytes(m) : 0;
+    if (m->clones) {
+        /* What the parent has is divided by how many there are. */
+        clones_meet(m->clones, CLONES_THERE);
+        m->base_pss_bytes = measure_pss_bytes(m);
+    }
     m->base_rss_bytes = measure_resident_bytes(m);
     m->base_table_bytes = measure_number(m, "status", "VmPTE:", 1024);
     m->base_read_bytes = measure_read_bytes(m);
@@ -631,6 +635,19 @@ typedef struct MeasureJob {
     struct pollfd *fds;      /* their pidfds; -1: none */
 } MeasureJob;
 
+/* Where memory runs out, a run ends and not the program that tells of it. */
+static void measure_offer_to_oom_killer(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        ssize_t put = write(fd, "1000", 4);
+
+        (void)put; /* else the kernel chooses */
+        close(fd);
+    }
+}
+
 static void measure_child(const MeasureJob *job, pid_t parent,
                           RunResult *result)
 {
@@ -647,6 +664,7 @@ static void measure_child(const MeasureJob *job, pid_t parent,
     if (getppid() != parent) {
         _exit(1);
     }
+    measure_offer_to_oom_killer();
     result->is_ok = job->func(&m, &error);
     if (error) {
         g_strlcpy(result->error, error->message, sizeof(result->error));

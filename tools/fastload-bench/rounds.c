@@ -780,6 +780,8 @@ bool rounds_run(const Plan *plan, const volatile int *is_stopped,
     bool is_right = true, has_more;
 
     if (!rounds_check_storage(plan, error) || !rounds_check(&rounds, error)) {
+        box_free(rounds.box);
+        g_free(rounds.lacks.trap_text);
         return false;
     }
     rounds.begin_ns = bench_now_ns();
