@@ -248,6 +248,7 @@ static char *plan_number_text(double number, const char *unit)
                                                    "%.10g", number), unit);
 }
 
+/* Exact, unlike GLib's: labels of two values must differ. */
 static char *plan_scaled_text(double number, const char *const *units,
                               double step)
 {
