@@ -399,6 +399,12 @@ static void result_add_notes(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_array(b);
 }
 
+/* Whether it read from a mount of ours, and not from the file as it is. */
+static bool result_has_own_storage(const ScenarioResult *s)
+{
+    return s->values[KNOB_STORAGE] || s->values[KNOB_READAHEAD];
+}
+
 /* What the device did in the cold rounds of @count scenarios. */
 static void result_add_storage(JsonBuilder *b,
                                const ScenarioResult *const *scenarios,
@@ -449,7 +455,7 @@ static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s,
     result_add_knobs(b, s->values, KNOB_SCENARIO_FIRST, KNOB_VARIANT_FIRST);
     result_add_text(b, "baseline", s->baseline->label);
     result_add_notes(b, s, work);
-    if (s->values[KNOB_STORAGE]) {
+    if (result_has_own_storage(s)) {
         result_add_storage(b, &s, 1);
     }
     json_builder_set_member_name(b, "contenders");
@@ -472,7 +478,7 @@ static void result_add_device(JsonBuilder *b, const WorkResult *work)
     for (i = 0; i < work->scenarios->len; i++) {
         const ScenarioResult *s = work->scenarios->pdata[i];
 
-        if (!s->values[KNOB_STORAGE]) {
+        if (!result_has_own_storage(s)) {
             real[count++] = s;
         }
     }
