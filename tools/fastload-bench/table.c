@@ -279,6 +279,14 @@ static void table_scenario(const Paper *paper, JsonObject *scenario,
               table_round_count(contenders));
 }
 
+/* A dash for what could not be found out. */
+static char *table_known_text(JsonObject *env, const char *name)
+{
+    g_autofree char *text = tree_safe_text(env, name);
+
+    return g_strdup(*text ? text : "-");
+}
+
 static void table_environment(const Paper *paper, JsonObject *root)
 {
     JsonObject *env = tree_object(root, "environment");
@@ -286,13 +294,13 @@ static void table_environment(const Paper *paper, JsonObject *root)
     g_autofree char *date = tree_safe_text(root, "date");
     g_autofree char *commit = tree_safe_text(tree_object(root, "tool"),
                                               "commit");
-    g_autofree char *cpu = tree_safe_text(env, "cpu");
-    g_autofree char *kernel = tree_safe_text(env, "kernel");
-    g_autofree char *filesystem = tree_safe_text(env, "filesystem");
-    g_autofree char *device = tree_safe_text(env, "device");
-    g_autofree char *scheduler = tree_safe_text(env, "scheduler");
+    g_autofree char *cpu = table_known_text(env, "cpu");
+    g_autofree char *kernel = table_known_text(env, "kernel");
+    g_autofree char *filesystem = table_known_text(env, "filesystem");
+    g_autofree char *device = table_known_text(env, "device");
+    g_autofree char *scheduler = table_known_text(env, "scheduler");
     g_autofree char *ahead = text_bytes(tree_number(env, "read_ahead_bytes"));
-    g_autofree char *thp = tree_safe_text(env, "thp");
+    g_autofree char *thp = table_known_text(env, "thp");
 
     paper_say(paper, 0, "%s, commit %s", date, commit);
     paper_say(paper, 0, "%s, %.0f CPUs, %s, Linux %s", cpu,
