@@ -1028,6 +1028,25 @@ static void test_a_round_without_faults_has_no_percentiles(void)
     figures_faults_clear(faults);
 }
 
+static void test_times_are_written_for_people(void)
+{
+    static const struct {
+        double ns;
+        const char *text;
+    } times[] = {
+        { 0, "0 ns" }, { 7, "7.00 ns" }, { 999.4, "999 ns" },
+        { 999.6, "1.00 us" }, { 12345, "12.3 us" }, { 1e9, "1.00 s" },
+        { 12345e9, "12345 s" }, { NAN, "-" },
+    };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(times); i++) {
+        g_autofree char *text = text_ns(times[i].ns);
+
+        g_assert_cmpstr(text, ==, times[i].text);
+    }
+}
+
 static void test_histograms_keep_sums(void)
 {
     /* Exact, also of what was merged. */
@@ -1089,6 +1108,8 @@ int main(int argc, char **argv)
     figures_add("a-round-without-faults-has-no-percentiles",
                 test_a_round_without_faults_has_no_percentiles);
     figures_add("histograms-keep-sums", test_histograms_keep_sums);
+    figures_add("times-are-written-for-people",
+                test_times_are_written_for_people);
     figures_add("sizes-are-understood", test_sizes_are_understood);
     figures_add("bad-sizes-are-refused", test_bad_sizes_are_refused);
     figures_add("shares-are-understood", test_shares_are_understood);

@@ -17,6 +17,9 @@ char *text_ns(double ns)
     if (isnan(ns)) {
         return g_strdup("-");
     }
+    if (ns == 0) {
+        return g_strdup("0 ns");
+    }
     while (ns >= 999.5 && units[unit + 1]) {
         ns /= 1000;
         unit++;
