@@ -1035,8 +1035,13 @@ static void session_drop_area_locked(Fastload *fl, FastloadArea *area,
     uint64_t data_bytes = 0;
     guint s;
 
-    /* Wakes who waits. */
+    /*
+     * Wakes who waits.  The kernel does so before it unregisters, and a fault
+     * under the lock of its mapping alone (Linux 6.7) may begin to wait in
+     * between: it is woken by asking once more, since uffd stays open.
+     */
     session_unregister_area(fl, area);
+    fastload_uffd_wake(fl->uffd, area->hva, area->len_bytes);
     for (s = 0; s < area->spans->len; s++) {
         session_give_up_pages(area,
                               g_array_index(area->spans, FastloadSpan, s),

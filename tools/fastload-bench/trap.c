@@ -163,6 +163,11 @@ void trap_unregister(Trap *trap)
         };
 
         (void)ioctl(trap->uffd, UFFDIO_UNREGISTER, &range);
+        /*
+         * The kernel wakes before it unregisters, and a fault under the lock
+         * of its mapping alone (Linux 6.7) may begin to wait in between.
+         */
+        (void)ioctl(trap->uffd, UFFDIO_WAKE, &range);
     }
 }
 
