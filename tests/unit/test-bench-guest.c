@@ -273,7 +273,7 @@ static void test_writes_of_many_are_all_counted(void)
 
 static void test_a_page_arrives_once(void)
 {
-    /* Whoever faulted on it: a read and a write, or two vCPUs at once. */
+    /* A read and a write may fault on one page, or two vCPUs at once. */
     GuestFixture *f = guest_fixture_new();
     uint64_t came_bytes = 0;
     uint32_t page;

@@ -432,9 +432,12 @@ bool trap_open(Trap *trap, const LoaderRun *run, TrapMode mode,
 int trap_wait(Trap *trap, bool is_waiting, uint64_t *ret_page);
 /* [any] */
 void trap_quit(Trap *trap);
-/* From here on the kernel serves faults, with zeros; wakes who waits. */
+/*
+ * From here on the kernel answers faults with pages of zeros.  Threads that
+ * wait for a page are woken and fault again.
+ */
 void trap_unregister(Trap *trap);
-/* Of what is open, nothing included; unregisters. */
+/* Unregisters and closes; a trap that was never opened is fine. */
 void trap_close(Trap *trap);
 
 /*

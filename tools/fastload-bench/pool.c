@@ -168,7 +168,7 @@ static bool pool_serve(PoolThread *t, uint64_t page)
 
     assert(block);
     if (!loader_claim(p->claims, page)) {
-        return true; /* whoever claimed it places it, and that wakes */
+        return true; /* the thread that claimed it places it and wakes */
     }
     piece.file_off = block->file_off + guest_off - block->guest_off;
     if (snapshot_has_page(p->run->snapshot, page)) {
