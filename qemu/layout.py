@@ -9,6 +9,7 @@ sentence for the user.
 import copy
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ class Fail(Exception):
     """The text is one sentence that says what is wrong and what to do."""
 
 
-def shown(path):
+def shown(path: Path | str) -> str:
     """A path as the user would type it at the top of the checkout."""
     try:
         return str(Path(path).relative_to(TOP))
@@ -35,7 +36,7 @@ def shown(path):
         return str(path)
 
 
-def table(path):
+def table(path: Path) -> list[list[str]]:
     """The rows of a plain text file: lists of words, comments left out."""
     try:
         text = path.read_text()
@@ -49,14 +50,15 @@ def table(path):
 class Base:
     """One row of `bases`, and the folders that belong to it."""
 
-    def __init__(self, name, suite, version, patches):
+    def __init__(self, name: str, suite: str, version: str,
+                 patches: str) -> None:
         self.name = name
         self.suite = suite
         self.version = version
         self.patches = HERE / patches
         self._lie_in(TOP / "build-qemu" / name)
 
-    def _lie_in(self, root):
+    def _lie_in(self, root: Path) -> None:
         self.root = root
         self.orig = self.root / "orig"      # QEMU's own copy of what we change
         self.src = self.root / "src"        # QEMU with our files and patches
@@ -67,23 +69,23 @@ class Base:
         self.state = self.root / "state.json"
         self.binary = self.build / "qemu-system-x86_64"
 
-    def unpatched(self):
+    def unpatched(self) -> "Base":
         """The same QEMU without us, in folders of its own."""
         other = copy.copy(self)
         other._lie_in(self.root.with_name(f"{self.name}-unpatched"))
         return other
 
-    def fits(self, version):
+    def fits(self, version: str) -> bool:
         """Is a QEMU of this version a patch release of the base?"""
         return version.split(".")[:2] == self.name.split("-")[0].split(".")
 
     @property
-    def dsc(self):
+    def dsc(self) -> str:
         """The name of the source package's .dsc; the epoch is not in it."""
         return f"qemu_{self.version.split(':', 1)[-1]}.dsc"
 
 
-def bases():
+def bases() -> list[Base]:
     rows = table(HERE / "bases")
     if not rows or any(len(row) != 4 for row in rows):
         raise Fail("qemu/bases needs rows of four words: "
@@ -91,7 +93,7 @@ def bases():
     return [Base(*row) for row in rows]
 
 
-def wanted_bases(name):
+def wanted_bases(name: str | None) -> list[Base]:
     """The bases to try, in order; just one when the user named it."""
     found = [base for base in bases() if not name or base.name == name]
     if not found:
@@ -101,9 +103,10 @@ def wanted_bases(name):
     return found
 
 
-def manifest():
+def manifest() -> tuple[list[str], list[str]]:
     """Two lists of paths: our whole files, and our sections to append."""
-    whole, appended = [], []
+    whole: list[str] = []
+    appended: list[str] = []
     for row in table(HERE / "MANIFEST"):
         if len(row) == 1:
             whole.append(row[0])
@@ -122,7 +125,7 @@ def manifest():
     return whole, appended
 
 
-def own_files(base):
+def own_files(base: Base) -> dict[str, Path]:
     """Our whole files in one base: path there -> file here.
 
     Those of the MANIFEST, and what lies in files/ beside the patches.
@@ -143,7 +146,7 @@ def own_files(base):
 class Patch:
     """One patch of a series, read apart."""
 
-    def __init__(self, path, budget):
+    def __init__(self, path: Path, budget: int) -> None:
         self.path = path
         self.name = path.name
         self.budget = budget
@@ -154,13 +157,15 @@ class Patch:
                        "it or take its line out of the series.") from error
         start = re.search(r"^(diff |--- )", text, re.M)
         self.header = text[:start.start()] if start else text
-        self.files = []         # in the order of the patch
+        self.files: list[str] = []      # in the order of the patch
         self.added = 0
-        self.hunks = {}         # file -> (first old line, section) of each
-        self.wide_hunks = []    # "file:line" of hunks with too much context
+        # file -> (first old line, section) of each
+        self.hunks: dict[str, list[tuple[int, str]]] = {}
+        # "file:line" of hunks with too much context
+        self.wide_hunks: list[str] = []
         self._read(text[start.start():] if start else "")
 
-    def _read(self, body):
+    def _read(self, body: str) -> None:
         lines = iter(body.splitlines())
         path = None
         for line in lines:
@@ -171,7 +176,8 @@ class Patch:
             if hunk and path:
                 self._read_hunk(lines, hunk, path)
 
-    def _read_hunk(self, lines, hunk, path):
+    def _read_hunk(self, lines: Iterator[str], hunk: re.Match[str],
+                   path: str) -> None:
         self.hunks.setdefault(path, []).append(
             (int(hunk.group(1)), hunk.group(5).strip()))
         old_left = int(hunk.group(2) or 1)
@@ -195,7 +201,7 @@ class Patch:
         if context > CONTEXT_LINES_MAX:
             self.wide_hunks.append(f"{path}:{hunk.group(1)}")
 
-    def complaints(self):
+    def complaints(self) -> Iterator[str]:
         """What is wrong with the patch, as sentences."""
         if self.added > self.budget:
             yield (f"{shown(self.path)} adds {self.added} lines, its budget "
@@ -207,7 +213,7 @@ class Patch:
                    "together, or more than two lines apart.")
 
 
-def section_of(lines, number):
+def section_of(lines: list[str], number: int) -> str:
     """What line @number, counted from 1, lies in; as a hunk's head has it."""
     for line in reversed(lines[:number - 1]):
         if SECTION_START.match(line):
@@ -215,7 +221,7 @@ def section_of(lines, number):
     return ""
 
 
-def series(base):
+def series(base: Base) -> list[Patch]:
     """The patches of a base, in order."""
     found = []
     for row in table(base.patches / "series"):
@@ -226,7 +232,7 @@ def series(base):
     return found
 
 
-def cache_dir():
+def cache_dir() -> Path:
     path = os.environ.get("FASTLOAD_CACHE")
     if path:
         return Path(path).resolve()

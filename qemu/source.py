@@ -12,10 +12,13 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from layout import Fail, cache_dir, shown, wanted_bases
+from layout import Base, Fail, cache_dir, shown, wanted_bases
+
+Say = Callable[[str, str], None]        # a topic and what is said of it
 
 MIRROR = os.environ.get("FASTLOAD_MIRROR", "http://deb.debian.org/debian")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -23,7 +26,7 @@ APT_TIMEOUT_S = 1800
 
 
 @contextmanager
-def locked(path):
+def locked(path: Path) -> Iterator[None]:
     """Only one process at a time works below the folder of this file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -31,19 +34,23 @@ def locked(path):
         yield
 
 
-def last_words(text):
+def last_words(text: str) -> str:
     """Apt's first error, else the last line; for use in a sentence."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line[3:] for line in lines if line.startswith("E: ")]
     return (errors[:1] or lines[-1:] or ["nothing was said"])[0].rstrip(".")
 
 
-def run_tool(command, **kwargs):
+def run_tool(command: Sequence[str], *, cwd: Path | None = None,
+             env: dict[str, str] | None = None,
+             timeout: float | None = None
+             ) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, check=False, text=True,
                               errors="replace", stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, **kwargs)
+                              stderr=subprocess.STDOUT, cwd=cwd, env=env,
+                              timeout=timeout)
     except FileNotFoundError as error:
         raise Fail(f"The program {command[0]} is not installed; run "
                    "qemu/import --install-packages.") from error
@@ -55,13 +62,13 @@ def run_tool(command, **kwargs):
 class Apt:
     """Apt with one suite of Debian as its only source."""
 
-    def __init__(self, kind, suite):
+    def __init__(self, kind: str, suite: str) -> None:
         self.kind = kind                # "deb" or "deb-src"
         self.suite = suite
         self.root = cache_dir() / "apt" / f"{suite}-{kind}"
         self.config = self.root / "apt.conf"
 
-    def update(self):
+    def update(self) -> None:
         if not KEYRING.exists():
             raise Fail(f"{KEYRING} is not there; install the package "
                        "debian-archive-keyring.")
@@ -93,18 +100,20 @@ Acquire::http::Timeout "30";
                        "network, set FASTLOAD_MIRROR to another mirror, or "
                        "QEMU_SRC to a source tree.")
 
-    def get(self, folder, *words):
+    def get(self, folder: Path,
+            *words: str) -> subprocess.CompletedProcess[str]:
         """Run apt-get in a folder; its exit code and what it said."""
         folder.mkdir(parents=True, exist_ok=True)
         return self._run(*words, cwd=folder)
 
-    def _run(self, *words, cwd=None):
+    def _run(self, *words: str, cwd: Path | None = None
+             ) -> subprocess.CompletedProcess[str]:
         env = dict(os.environ, APT_CONFIG=str(self.config), LC_ALL="C")
         return run_tool(["apt-get", "-q", *words], cwd=cwd, env=env,
                         timeout=APT_TIMEOUT_S)
 
 
-def checked_files(dsc):
+def checked_files(dsc: Path) -> Iterator[tuple[str, int, str]]:
     """Name, size and SHA-256 of the files that a .dsc speaks of."""
     listed = re.search(r"^Checksums-Sha256:\n((?: .*\n)+)",
                        dsc.read_text(errors="replace"), re.M)
@@ -113,7 +122,7 @@ def checked_files(dsc):
         yield name, int(size), digest
 
 
-def is_whole(dsc):
+def is_whole(dsc: Path) -> bool:
     """Whether a .dsc and all its files are there and as they must be."""
     files = list(checked_files(dsc)) if dsc.exists() else []
     for name, size_bytes, digest in files:
@@ -125,19 +134,24 @@ def is_whole(dsc):
     return bool(files)
 
 
+def downloaded(base: Base) -> Path:
+    """Where the .dsc of a base is, or will be."""
+    return cache_dir() / "downloads" / base.dsc
+
+
 class DebianSource:
     """The source package that a base names."""
 
-    def __init__(self, base, say):
+    def __init__(self, base: Base, say: Say) -> None:
         self.base = base
         self.say = say
-        self.dsc = cache_dir() / "downloads" / base.dsc
+        self.dsc = downloaded(base)
         self.stamp = f"Debian qemu {base.version}"
 
-    def is_at_hand(self):
+    def is_at_hand(self) -> bool:
         return is_whole(self.dsc)
 
-    def fetch(self):
+    def fetch(self) -> None:
         with locked(cache_dir() / "downloads" / ".lock"):
             if self.is_at_hand():
                 self.say("source", f"{self.stamp}, downloaded before")
@@ -154,7 +168,7 @@ class DebianSource:
                            f"tree of QEMU {self.base.name}, or "
                            "FASTLOAD_MIRROR to a mirror that has it.")
 
-    def unpack(self, target):
+    def unpack(self, target: Path) -> None:
         done = run_tool(["dpkg-source", "--no-check", "--no-copy", "-x",
                          str(self.dsc), str(target)])
         if done.returncode:
@@ -163,7 +177,7 @@ class DebianSource:
                        "remove that file.")
 
 
-def version_of(tree):
+def version_of(tree: Path | str) -> str:
     try:
         return Path(tree, "VERSION").read_text().strip()
     except OSError as error:
@@ -171,7 +185,7 @@ def version_of(tree):
                    "folder of a QEMU source tree.") from error
 
 
-def no_base_for(tree, bases):
+def no_base_for(tree: Path | str, bases: list[Base]) -> Fail:
     names = " or ".join(base.name for base in bases)
     return Fail(f"QEMU_SRC={tree} is QEMU {version_of(tree)}, the patches "
                 f"are for {names}: name a tree of QEMU {names}"
@@ -181,29 +195,29 @@ def no_base_for(tree, bases):
 class UserSource:
     """A tree of the user; it is copied and never changed."""
 
-    def __init__(self, base, path, say):
+    def __init__(self, base: Base, path: str, say: Say) -> None:
         self.path = Path(path).resolve()
         self.base = base
         self.say = say
         self.stamp = ""
 
-    def fetch(self):
+    def fetch(self) -> None:
         version = version_of(self.path)
         if not self.base.fits(version):
             raise no_base_for(self.path, [self.base])
         self.stamp = f"QEMU {version} in {self.path} {self._fingerprint()}"
         self.say("source", f"QEMU {version} in {self.path}")
 
-    def unpack(self, target):
+    def unpack(self, target: Path) -> None:
         shutil.copytree(self.path, target, symlinks=True, ignore=self._leave)
 
     @staticmethod
-    def _leave(folder, names):
+    def _leave(folder: str, names: list[str]) -> list[str]:
         """What is not source: version control and build folders."""
         return [name for name in names if name == ".git" or
                 Path(folder, name, "meson-private").is_dir()]
 
-    def _fingerprint(self):
+    def _fingerprint(self) -> str:
         """Changes when any file of the tree does, going by size and time."""
         digest = hashlib.sha256()
         for folder, folders, files in os.walk(self.path):
@@ -217,7 +231,17 @@ class UserSource:
         return digest.hexdigest()[:16]
 
 
-def candidates(name):
+Source = DebianSource | UserSource
+
+
+def source_of(base: Base, say: Say) -> Source:
+    """The user's tree where there is one, else Debian's package."""
+    user_tree = os.environ.get("QEMU_SRC")
+    return (UserSource(base, user_tree, say) if user_tree
+            else DebianSource(base, say))
+
+
+def candidates(name: str | None) -> tuple[list[Base], str]:
     """The bases to try, in order, and why just these: the words for it.
 
     @name: a base the user asked for, or None.
@@ -233,16 +257,14 @@ def candidates(name):
     return fit, "that of QEMU_SRC"
 
 
-def fetched(name, say):
+def fetched(name: str | None, say: Say) -> tuple[Base, Source]:
     """The base to build and its source, ready to unpack.
 
     @name: a base the user asked for, or None for the first that can be had.
     """
-    user_tree = os.environ.get("QEMU_SRC")
     bases, why = candidates(name)
     for base in bases:
-        source = (UserSource(base, user_tree, say) if user_tree
-                  else DebianSource(base, say))
+        source = source_of(base, say)
         try:
             source.fetch()
             say("base", f"{base.name}, {why}")
@@ -255,20 +277,18 @@ def fetched(name, say):
                f"QEMU {' or '.join(base.name for base in bases)}.")
 
 
-def ready(name):
+def ready(name: str | None) -> tuple[list[Base], str]:
     """As `candidates`, but without network: what is at hand comes first."""
     bases, why = candidates(name)
     if name or os.environ.get("QEMU_SRC"):
         return bases, why
-    return sorted(bases, key=lambda base: not DebianSource(base, None)
-                  .is_at_hand()), "the newest that is built"
+    return sorted(bases, key=lambda base: not is_whole(downloaded(base))), \
+        "the newest that is built"
 
 
-def pristine_file(base, path, target, say):
+def pristine_file(base: Base, path: str, target: Path, say: Say) -> None:
     """QEMU's own copy of one file; slow, it unpacks the whole source."""
-    user_tree = os.environ.get("QEMU_SRC")
-    source = (UserSource(base, user_tree, say) if user_tree
-              else DebianSource(base, say))
+    source = source_of(base, say)
     source.fetch()
     if not base.stamp.exists() or base.stamp.read_text() != source.stamp:
         raise Fail(f"{shown(base.src)} was not made from this source; run "

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Make trace.h for the standalone build from util/trace-events.
 
@@ -11,7 +11,15 @@ import sys
 EVENT = re.compile(r'^(\w+)\((.*?)\)\s+(".*)$')
 
 
-def main():
+def argument_name(declaration: str) -> str:
+    """Of "const char *name": the last word."""
+    found = re.search(r'(\w+)$', declaration.strip())
+    if not found:
+        sys.exit(f'gen-trace: not an argument: {declaration}')
+    return found.group(1)
+
+
+def main() -> None:
     source, target = sys.argv[1:3]
     out = ['/* Generated from util/trace-events; do not edit. */',
            '#ifndef FASTLOAD_TRACE_H', '#define FASTLOAD_TRACE_H',
@@ -30,8 +38,7 @@ def main():
             if not match:
                 sys.exit(f'{source}: not a trace event: {line.strip()}')
             name, args, fmt = match.groups()
-            names = [re.search(r'(\w+)$', arg.strip()).group(1)
-                     for arg in args.split(',')]
+            names = [argument_name(arg) for arg in args.split(',')]
             out += [f'static inline void trace_{name}({args})', '{',
                     '    if (fastload_trace_is_on()) {',
                     f'        fprintf(stderr, "{name} " {fmt} "\\n", '
