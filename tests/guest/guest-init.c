@@ -1,19 +1,14 @@
 /*
- * The guest's /init: a program that knows what every page must hold
+ * The guest's /init: guest-core.h on Linux
  *
- * It fills memory with a pattern that follows from (seed, page, version),
- * then for ever picks random pages, checks every word of them and writes
- * some of them anew with the next version.  A page that was lost, swapped
- * with another, torn, zeroed, or set back to an older version is noticed at
- * the next visit, and a sweep visits every page.
+ * Prepares what the core needs of a kernel: memory, time, a thread on each
+ * processor, the serial port, and requests to virtio devices all the time.
  *
  * What it does not do: drive the host.  It talks lines on the serial port,
- * see the list below; whoever started QEMU reads them.  When something
- * fails it says "FASTLOAD FAIL reason" and stays, since PID 1 must not exit.
- *
- * The versions live in guest memory too, so they are restored by the loader
- * under test.  Each entry carries a tag of its page: a version that became
- * zero, or that belongs to another page, cannot be taken for the truth.
+ * see guest-core.h; whoever started QEMU reads them.  It obeys one byte more:
+ *   'r'  reboot
+ * When something fails it says "FASTLOAD FAIL reason" and stays, since PID 1
+ * must not exit.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -41,76 +36,21 @@
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
-
-/*
- * Lines written:
- *   FASTLOAD READY pages=N zero=N cpus=N fill_ms=N
- *   FASTLOAD TICK ms=N verified=N written=N wrong=N worst_us=N io=N
- *   FASTLOAD SWEEP pages=N wrong=N ms=N worst_us=N
- *   FASTLOAD WRONG page=N got=... expected=...
- *   FASTLOAD KEEPS page=N cpu=N
- *   FASTLOAD FAIL reason
- * Bytes read:
- *   's'  sweep over every page, in random order
- *   'p'  a TICK at once
- *   'q'  quiet: TICK every 50 ms instead of every 10 ms
- *   'k'  the last CPU keeps to one page from now on, which is there: it says
- *        which, verifies and writes it as ever, and sees to the serial port
- *   'r'  reboot
- *
- * The figures of a TICK are sums since the start, but worst_us, which is the
- * longest single first touch of a page since the TICK before.
- */
+#include "guest-core.h"
 
 enum {
-    PAGE_BYTES = 4096,
-    PAGE_WORDS = PAGE_BYTES / sizeof(uint64_t),
-    CHUNK_PAGES = 512,
-    CPUS_MAX = 16,
-    WRONG_PRINTED_MAX = 10,
-    TICK_MS = 10,
-    TICK_QUIET_MS = 50,
-    VERSION_BITS = 16,
-    VERSION_MASK = (1 << VERSION_BITS) - 1,
-    WRITE_SHARE = 4,        /* one visited page in so many is written anew */
+    IO_EVERY_MS = 50,
 };
-
-typedef struct Worker {
-    pthread_t thread;
-    unsigned idx;
-    uint64_t rng;
-    unsigned sweep_seen;
-    bool has_kept;
-    _Atomic uint64_t verified_pages;
-    _Atomic uint64_t written_pages;
-    _Atomic uint64_t sweep_pages;
-} Worker;
 
 /* constant once the workers run */
 static uint8_t *area;
-static uint32_t *versions;
-static uint64_t page_count;
-static uint64_t seed = 1;
-static uint64_t zero_pct = 10;
-static uint64_t think_us;       /* of work between two pages */
-static uint64_t think_rounds;   /* the same, in rounds of think() */
-static uint64_t fill_mib = 64;
 static unsigned worker_count = 1;
-static Worker workers[CPUS_MAX];
 static int tty = -1;
 
 /* atomic */
-static _Atomic uint64_t wrong_pages;
 static _Atomic uint64_t io_count;
-static _Atomic uint64_t worst_ns;
-static _Atomic uint64_t sweep_worst_ns;
-static _Atomic uint64_t tick_last_ns;
-static _Atomic unsigned tick_ms = TICK_MS;
-static _Atomic unsigned sweep_asked;
-static _Atomic unsigned sweep_done_workers;
-static _Atomic bool is_keep_asked;
 
-static uint64_t now_ns(void)
+uint64_t now_ns(void)
 {
     struct timespec ts;
 
@@ -119,8 +59,7 @@ static uint64_t now_ns(void)
 }
 
 /* One line, one write(): lines of two threads do not mix. */
-__attribute__((format(printf, 1, 2)))
-static void say(const char *format, ...)
+void say(const char *format, ...)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     char line[256];
@@ -163,340 +102,31 @@ static void fail(const char *format, ...)
     }
 }
 
-static uint64_t mix(uint64_t x)
+uint64_t *page_memory(uint64_t page)
 {
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ULL;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebULL;
-    return x ^ (x >> 31);
+    return (uint64_t *)(area + page * PAGE_BYTES);
 }
 
-static uint64_t rng_next(uint64_t *state)
+uint64_t io_answered(void)
 {
-    return mix(*state += 0x9e3779b97f4a7c15ULL);
+    return atomic_load(&io_count);
 }
 
-/*
- * The pattern.  Version 0 is a page of zeros.  Otherwise word 0 names page
- * and version in clear, so that a misplaced page can be told from a torn one;
- * the others depend on both and on their position.
- */
-
-static uint64_t pattern_head(uint64_t page, unsigned version)
+/* The main thread serves the serial port. */
+void between_visits(uint64_t now)
 {
-    return ((seed & 0xff) << 56) | ((uint64_t)version << 40) | page;
-}
-
-static uint64_t pattern_base(uint64_t page, unsigned version)
-{
-    return mix(seed * 0x9e3779b97f4a7c15ULL + page * CHUNK_PAGES + 1) +
-           mix(version + (page << 20));
-}
-
-static inline uint64_t pattern_word(uint64_t base, unsigned word)
-{
-    return (base ^ ((uint64_t)word << 52)) + word * 0xd6e8feb86659fd93ULL;
-}
-
-static void pattern_write(uint64_t *mem, uint64_t page, unsigned version)
-{
-    uint64_t base = pattern_base(page, version);
-
-    mem[0] = pattern_head(page, version);
-    for (unsigned i = 1; i < PAGE_WORDS; i++) {
-        mem[i] = pattern_word(base, i);
-    }
-}
-
-/* The first wrong word, or PAGE_WORDS. */
-static unsigned pattern_check(const uint64_t *mem, uint64_t page,
-                              unsigned version)
-{
-    uint64_t base = pattern_base(page, version);
-
-    if (version == 0) {
-        for (unsigned i = 0; i < PAGE_WORDS; i++) {
-            if (mem[i] != 0) {
-                return i;
-            }
-        }
-        return PAGE_WORDS;
-    }
-    if (mem[0] != pattern_head(page, version)) {
-        return 0;
-    }
-    for (unsigned i = 1; i < PAGE_WORDS; i++) {
-        if (mem[i] != pattern_word(base, i)) {
-            return i;
-        }
-    }
-    return PAGE_WORDS;
-}
-
-static uint32_t version_entry(uint64_t page, unsigned version)
-{
-    uint32_t tag = mix(seed ^ (page + 0x1234567)) >> (32 + VERSION_BITS);
-
-    return ((tag | 1) << VERSION_BITS) | (version & VERSION_MASK);
-}
-
-/*
- * Which pages are zero at first.  By chunk of 2 MiB, so that a loader meets
- * empty chunks, chunks with a few pages, chunks with runs, chunks with holes
- * of one page, and full ones.  The shares add up to about zero_pct.
- */
-static bool page_starts_zero(uint64_t page)
-{
-    uint64_t chunk = mix(seed + page / CHUNK_PAGES * 77) % 1000;
-    uint64_t hash = mix(seed ^ (page * 0x51ed27));
-    uint64_t share = zero_pct * 10;
-
-    if (zero_pct == 0) {
-        return false;
-    }
-    if (chunk < share * 4 / 10) {               /* empty */
-        return true;
-    }
-    if (chunk < share * 6 / 10) {               /* one page in 16 has data */
-        return hash % 16 != 0;
-    }
-    if (chunk < share * 9 / 10) {               /* runs of 1 to 64 pages */
-        uint64_t run = 1ULL << (mix(chunk) % 7);
-
-        return mix(seed + page / run) & 1;
-    }
-    if (chunk < share * 12 / 10) {              /* one page in two, by chance */
-        return hash & 1;
-    }
-    return hash % 64 == 0;                      /* dense, a few holes */
-}
-
-static void report_wrong(uint64_t page, const uint64_t *mem, unsigned version,
-                         unsigned word)
-{
-    uint64_t got = word < PAGE_WORDS ? mem[word] : 0;
-    uint64_t expected = version == 0 ? 0 : word == 0 ?
-        pattern_head(page, version) :
-        pattern_word(pattern_base(page, version), word);
-
-    if (atomic_fetch_add(&wrong_pages, 1) >= WRONG_PRINTED_MAX) {
-        return;
-    }
-    say("WRONG page=%llu got=%016llx expected=%016llx word=%u version=%u "
-        "head=%016llx hva=%p",
-        (unsigned long long)page, (unsigned long long)got,
-        (unsigned long long)expected, word, version,
-        (unsigned long long)mem[0], (const void *)mem);
-}
-
-static void raise_to(_Atomic uint64_t *max, uint64_t value)
-{
-    uint64_t old = atomic_load_explicit(max, memory_order_relaxed);
-
-    while (value > old && !atomic_compare_exchange_weak(max, &old, value)) {
-        ;
-    }
-}
-
-static void tick(uint64_t now)
-{
-    uint64_t verified = 0, written = 0;
-
-    for (unsigned i = 0; i < worker_count; i++) {
-        verified += atomic_load(&workers[i].verified_pages);
-        written += atomic_load(&workers[i].written_pages);
-    }
-    say("TICK ms=%llu verified=%llu written=%llu wrong=%llu worst_us=%llu "
-        "io=%llu",
-        (unsigned long long)(now / 1000000), (unsigned long long)verified,
-        (unsigned long long)written,
-        (unsigned long long)atomic_load(&wrong_pages),
-        (unsigned long long)(atomic_exchange(&worst_ns, 0) / 1000),
-        (unsigned long long)atomic_load(&io_count));
-}
-
-/*
- * After every page, so that one slow page delays a line by one page, and the
- * first line after a resume comes at most TICK_MS and one page later.
- */
-static void tick_maybe(uint64_t now)
-{
-    uint64_t last = atomic_load_explicit(&tick_last_ns, memory_order_relaxed);
-    uint64_t period_ns = atomic_load_explicit(&tick_ms, memory_order_relaxed) *
-                         1000000ULL;
-
-    if (now - last >= period_ns &&
-        atomic_compare_exchange_strong(&tick_last_ns, &last, now)) {
-        tick(now);
-    }
-}
-
-static void visit(Worker *w, uint64_t page, bool may_write,
-                  _Atomic uint64_t *ret_worst)
-{
-    uint64_t *mem = (uint64_t *)(area + page * PAGE_BYTES);
-    uint64_t begin = now_ns(), after;
-    bool write_first = may_write && rng_next(&w->rng) % 16 == 0;
-    unsigned version, word;
-    uint32_t entry;
-
-    if (write_first) {
-        /* A vCPU that faults by a write: no change, but a store. */
-        __asm__ volatile("lock; orq $0, %0" : "+m" (mem[PAGE_WORDS / 2]));
-    } else {
-        (void)*(volatile uint64_t *)&mem[w->rng % PAGE_WORDS];
-    }
-    after = now_ns();
-    raise_to(ret_worst, after - begin);
-
-    entry = *(volatile uint32_t *)&versions[page];
-    version = entry & VERSION_MASK;
-    if (entry != version_entry(page, version)) {
-        if (atomic_fetch_add(&wrong_pages, 1) < WRONG_PRINTED_MAX) {
-            say("WRONG page=%llu got=%08x expected=%08x the version itself",
-                (unsigned long long)page, entry,
-                version_entry(page, version));
-        }
-        versions[page] = version_entry(page, 1);
-        pattern_write(mem, page, 1);
-        return;
-    }
-    word = pattern_check(mem, page, version);
-    if (word < PAGE_WORDS) {
-        report_wrong(page, mem, version, word);
-        pattern_write(mem, page, version ? version : 1);
-        versions[page] = version_entry(page, version ? version : 1);
-        return;
-    }
-    /* Pages that began as zeros are rarely written, or none would be left. */
-    if (may_write && rng_next(&w->rng) %
-        (version ? WRITE_SHARE : WRITE_SHARE * 16) == 0) {
-        version = version == VERSION_MASK ? 1 : version + 1;
-        pattern_write(mem, page, version);
-        versions[page] = version_entry(page, version);
-        atomic_fetch_add_explicit(&w->written_pages, 1, memory_order_relaxed);
-    }
-}
-
-/* A permutation of 0..count-1: four Feistel rounds, walked into the range. */
-static uint64_t permute(uint64_t i, uint64_t count, uint64_t key)
-{
-    unsigned half = 1;
-
-    while ((1ULL << (2 * half)) < count) {
-        half++;
-    }
-    do {
-        uint64_t mask = (1ULL << half) - 1, l = i >> half, r = i & mask;
-
-        for (unsigned round = 0; round < 4; round++) {
-            uint64_t t = l ^ (mix(r + key + round) & mask);
-
-            l = r;
-            r = t;
-        }
-        i = (l << half) | r;
-    } while (i >= count);
-    return i;
-}
-
-/* Every page with page % worker_count == w->idx belongs to w alone. */
-static void sweep_own_pages(Worker *w, unsigned number)
-{
-    uint64_t own = (page_count - w->idx + worker_count - 1) / worker_count;
-
-    for (uint64_t i = 0; i < own; i++) {
-        uint64_t page = permute(i, own, number * 1315423911ULL) *
-                        worker_count + w->idx;
-
-        visit(w, page, false, &sweep_worst_ns);
-        atomic_fetch_add_explicit(&w->sweep_pages, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&w->verified_pages, 1, memory_order_relaxed);
-        tick_maybe(now_ns());
-    }
-}
-
-static void think(uint64_t rounds)
-{
-    static volatile uint64_t thought;
-    uint64_t sum = 0;
-
-    for (uint64_t i = 0; i < rounds; i++) {
-        sum += mix(i);
-    }
-    thought = sum;
-}
-
-/* Counted in work, not in time: a vCPU that is held up thinks longer. */
-static void think_calibrate(void)
-{
-    const uint64_t rounds = 4 << 20;
-    uint64_t begin;
-
-    think(rounds / 16);
-    begin = now_ns();
-    think(rounds);
-    think_rounds = think_us * 1000 * rounds / (now_ns() - begin);
-}
-
-/* Whether @w is the one that keeps to its page; @page is there already. */
-static bool keeps_page(Worker *w, uint64_t page)
-{
-    if (w->idx != worker_count - 1 || !atomic_load(&is_keep_asked)) {
-        return false;
-    }
-    if (!w->has_kept) {
-        w->has_kept = true;
-        say("KEEPS page=%llu cpu=%u", (unsigned long long)page, w->idx);
-    }
-    return true;
+    (void)now;
 }
 
 static void *worker_main(void *opaque)
 {
-    Worker *w = opaque;
-    uint64_t own = (page_count - w->idx + worker_count - 1) / worker_count;
-    uint64_t page = w->idx;
+    unsigned idx = (uintptr_t)opaque;
     cpu_set_t set;
 
     CPU_ZERO(&set);
-    CPU_SET(w->idx, &set);
+    CPU_SET(idx, &set);
     sched_setaffinity(0, sizeof(set), &set);
-
-    for (;;) {
-        unsigned asked = atomic_load(&sweep_asked);
-
-        if (asked != w->sweep_seen) {
-            w->sweep_seen = asked;
-            sweep_own_pages(w, asked);
-            atomic_fetch_add(&sweep_done_workers, 1);
-            continue;
-        }
-        if (!keeps_page(w, page)) {
-            page = rng_next(&w->rng) % own * worker_count + w->idx;
-        }
-        visit(w, page, true, &worst_ns);
-        atomic_fetch_add_explicit(&w->verified_pages, 1, memory_order_relaxed);
-        tick_maybe(now_ns());
-        think(think_rounds);
-    }
-    return NULL;
-}
-
-static void fill(void)
-{
-    for (uint64_t page = 0; page < page_count; page++) {
-        uint64_t *mem = (uint64_t *)(area + page * PAGE_BYTES);
-
-        if (page_starts_zero(page)) {
-            *(volatile uint64_t *)mem = 0;      /* a page of its own */
-            versions[page] = version_entry(page, 0);
-        } else {
-            pattern_write(mem, page, 1);
-            versions[page] = version_entry(page, 1);
-        }
-    }
+    core_work(idx);
 }
 
 /* Keeps virtqueues in use: a device that lost its state stops counting. */
@@ -510,7 +140,7 @@ static void *io_main(void *opaque)
         return NULL;
     }
     for (;;) {
-        struct timespec pause_time = { .tv_nsec = 50 * 1000 * 1000 };
+        struct timespec pause_time = { .tv_nsec = IO_EVERY_MS * 1000 * 1000 };
 
         if (rng >= 0 && read(rng, buf, 64) > 0) {
             atomic_fetch_add(&io_count, 1);
@@ -523,31 +153,6 @@ static void *io_main(void *opaque)
     return opaque;
 }
 
-static void sweep_begin(uint64_t *ret_begin_ns)
-{
-    for (unsigned i = 0; i < worker_count; i++) {
-        atomic_store(&workers[i].sweep_pages, 0);
-    }
-    atomic_store(&sweep_done_workers, 0);
-    atomic_store(&sweep_worst_ns, 0);
-    *ret_begin_ns = now_ns();
-    atomic_fetch_add(&sweep_asked, 1);
-}
-
-static void sweep_report(uint64_t begin_ns)
-{
-    uint64_t pages = 0;
-
-    for (unsigned i = 0; i < worker_count; i++) {
-        pages += atomic_load(&workers[i].sweep_pages);
-    }
-    say("SWEEP pages=%llu wrong=%llu ms=%llu worst_us=%llu",
-        (unsigned long long)pages,
-        (unsigned long long)atomic_load(&wrong_pages),
-        (unsigned long long)((now_ns() - begin_ns) / 1000000),
-        (unsigned long long)(atomic_load(&sweep_worst_ns) / 1000));
-}
-
 /* The other CPUs may stop to answer: its interrupts go to the last one. */
 static void keep(void)
 {
@@ -557,44 +162,29 @@ static void keep(void)
         fail("the serial port's interrupt: %s", strerror(errno));
     }
     close(fd);
-    atomic_store(&is_keep_asked, true);
+    core_keep();
 }
 
 static void serve_serial(void)
 {
-    uint64_t sweep_begin_ns = 0;
-    bool sweeping = false, sweep_again = false;
-
     for (;;) {
         struct pollfd pfd = { .fd = tty, .events = POLLIN };
         char bytes[16];
         ssize_t n = 0;
 
-        if (poll(&pfd, 1, sweeping ? 5 : 1000) > 0) {
+        if (poll(&pfd, 1, 5) > 0) {
             n = read(tty, bytes, sizeof(bytes));
         }
         for (ssize_t i = 0; i < n; i++) {
-            if (bytes[i] == 's') {
-                sweep_again = true;
-            } else if (bytes[i] == 'p') {
-                tick(now_ns());
-            } else if (bytes[i] == 'q') {
-                atomic_store(&tick_ms, TICK_QUIET_MS);
-            } else if (bytes[i] == 'k') {
+            if (bytes[i] == 'k') {
                 keep();
             } else if (bytes[i] == 'r') {
                 reboot(RB_AUTOBOOT);
+            } else {
+                core_command(bytes[i]);
             }
         }
-        if (sweeping && atomic_load(&sweep_done_workers) == worker_count) {
-            sweep_report(sweep_begin_ns);
-            sweeping = false;
-        }
-        if (sweep_again && !sweeping) {
-            sweep_begin(&sweep_begin_ns);
-            sweeping = true;
-            sweep_again = false;
-        }
+        core_poll();
     }
 }
 
@@ -628,15 +218,7 @@ static void open_serial(void)
     }
 }
 
-static uint64_t parameter(const char *cmdline, const char *name,
-                          uint64_t otherwise)
-{
-    const char *at = strstr(cmdline, name);
-
-    return at ? strtoull(at + strlen(name), NULL, 0) : otherwise;
-}
-
-static void read_parameters(void)
+static CoreOptions read_options(void)
 {
     char cmdline[4096];
     int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
@@ -647,10 +229,7 @@ static void read_parameters(void)
     }
     cmdline[n] = 0;
     close(fd);
-    fill_mib = parameter(cmdline, "fl.fill_mib=", fill_mib);
-    zero_pct = parameter(cmdline, "fl.zero_pct=", zero_pct);
-    think_us = parameter(cmdline, "fl.think_us=", think_us);
-    seed = parameter(cmdline, "fl.seed=", seed);
+    return core_options(cmdline);
 }
 
 static void load_modules(void)
@@ -714,47 +293,42 @@ static void *map_memory(uint64_t bytes)
 
 int main(void)
 {
-    uint64_t begin_ns, zeros = 0;
-    pthread_t io_thread;
+    CoreOptions options;
+    uint64_t begin;
+    uint32_t *versions;
+    pthread_t thread;
     struct sysinfo info;
 
     mount_all();
     open_serial();
-    read_parameters();
+    options = read_options();
     load_modules();
     wait_for_disk();
 
-    page_count = (fill_mib << 20) / PAGE_BYTES;
-    if (!wait_for_memory((fill_mib << 20) + (24 << 20), &info)) {
+    if (!wait_for_memory((options.fill_mib << 20) + (24 << 20), &info)) {
         fail("fl.fill_mib=%llu does not fit: %llu MiB are free",
-             (unsigned long long)fill_mib,
+             (unsigned long long)options.fill_mib,
              (unsigned long long)(info.freeram >> 20));
     }
     worker_count = get_nprocs() > CPUS_MAX ? CPUS_MAX : get_nprocs();
-    area = map_memory(page_count * PAGE_BYTES);
-    versions = map_memory(page_count * sizeof(*versions));
+    area = map_memory(options.fill_mib << 20);
+    versions = map_memory((options.fill_mib << 20) / PAGE_BYTES *
+                          sizeof(*versions));
+    core_begin(&options, versions, worker_count);
 
-    begin_ns = now_ns();
-    fill();
-    if (think_us) {
-        think_calibrate();
+    begin = now_ns();
+    for (unsigned i = 0; i < worker_count; i++) {
+        core_fill(i);
     }
-    for (uint64_t page = 0; page < page_count; page++) {
-        zeros += page_starts_zero(page);
-    }
-    say("READY pages=%llu zero=%llu cpus=%u fill_ms=%llu",
-        (unsigned long long)page_count, (unsigned long long)zeros,
-        worker_count,
-        (unsigned long long)((now_ns() - begin_ns) / 1000000));
+    core_ready(begin);
 
     for (unsigned i = 0; i < worker_count; i++) {
-        workers[i] = (Worker) { .idx = i, .rng = mix(seed + i) };
-        if (pthread_create(&workers[i].thread, NULL, worker_main,
-                           &workers[i]) != 0) {
+        if (pthread_create(&thread, NULL, worker_main,
+                           (void *)(uintptr_t)i) != 0) {
             fail("pthread_create: %s", strerror(errno));
         }
     }
-    if (pthread_create(&io_thread, NULL, io_main, NULL) != 0) {
+    if (pthread_create(&thread, NULL, io_main, NULL) != 0) {
         fail("pthread_create: %s", strerror(errno));
     }
     serve_serial();
