@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guests that check their own memory: what is booted, what they say.
+
+A guest fills its memory with a pattern, then checks and writes random pages
+for ever.  The head of tests/guest/guest-init.c defines the pattern and the
+lines on the serial port.  Every guest says the same lines, reads the same
+bytes and takes the same fl.* words on its command line, so a Guest differs
+from another one in what QEMU has to boot, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import re
+import socket
+import subprocess
+import time
+from typing import Callable, NamedTuple, TYPE_CHECKING
+
+from host import PlainError, TOP
+from waiting import Lines, VmError, Waiting
+
+if TYPE_CHECKING:
+    from vm import Machine
+
+MEM_MIN_MIB = 384           # of a guest whose memory somebody may choose
+KERNEL_MIB = 160            # that cannot be filled
+
+READY = r"^FASTLOAD READY"
+REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
+
+
+class Guest(abc.ABC):
+    """What a machine boots."""
+
+    name: str                   # for people
+    is_linux: bool              # else nobody there plugs, balloons or reports
+    key: str                    # another one whenever the guest is another one
+
+    @abc.abstractmethod
+    def arguments(self, machine: Machine) -> list[str]:
+        """QEMU's for kernel, command line, and the devices it drives."""
+
+    @abc.abstractmethod
+    def placed(self, place: Callable[[str], str]) -> Guest:
+        """The same guest, with its files where place(path) puts them."""
+
+    @staticmethod
+    def words(machine: Machine) -> str:
+        """Of the command line: how the guest fills and visits its memory."""
+        return (f"fl.fill_mib={machine.fill_mib} "
+                f"fl.zero_pct={machine.zero_pct} fl.seed={machine.seed} "
+                f"fl.think_us={machine.think_us}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LinuxGuest(Guest):
+    """A Debian kernel with guest-init.c as its /init, by build-guest."""
+
+    kernel: str
+    initrd: str
+    name: str
+    key: str
+    is_linux = True
+
+    @classmethod
+    def build(cls) -> LinuxGuest:
+        """Made when it is not there yet."""
+        done = subprocess.run([TOP / "tests" / "guest" / "build-guest"],
+                              text=True, check=False, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+        if done.returncode:
+            raise PlainError(done.stderr.strip() or "build-guest failed")
+        made = json.loads(done.stdout)
+        return cls(made["kernel"], made["initrd"],
+                   f"Linux {made['release']}", made["key"])
+
+    def arguments(self, machine: Machine) -> list[str]:
+        append = ("console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc "
+                  f"memhp_default_state=online {self.words(machine)}")
+        return [
+            "-kernel", self.kernel, "-initrd", self.initrd, "-append", append,
+            "-object", "rng-random,id=rng0,filename=/dev/urandom",
+            "-device", "virtio-rng-pci,rng=rng0",
+            "-blockdev",
+            "null-co,node-name=disk0,size=1048576,read-zeroes=on",
+            "-device", "virtio-blk-pci,drive=disk0",
+        ]
+
+    def placed(self, place: Callable[[str], str]) -> LinuxGuest:
+        return dataclasses.replace(self, kernel=place(self.kernel),
+                                   initrd=place(self.initrd))
+
+
+# ------------------------------------------------------------ what it says
+
+class SerialLine(NamedTuple):
+    at: float                   # when its end arrived
+    text: str
+
+
+def figures(text: str) -> dict[str, int]:
+    """The name=number pairs of a line."""
+    return {name: int(value) for name, value in
+            re.findall(r"(\w+)=(\d+)", text)}
+
+
+class Verifier(Waiting):
+    """A guest that runs, as heard and spoken to on its serial port.
+
+    Somebody else reads from the socket, and hands the bytes over here.
+    """
+
+    def __init__(self, serial_socket: socket.socket) -> None:
+        self.serial: list[SerialLine] = []
+        self.serial_first_at: float | None = None
+        self.tick: dict[str, int] = {}      # figures of the last TICK
+        self.wrong_max = 0                  # highest "wrong" ever seen
+        self.worst_us = 0                   # longest touch since the start
+        self._serial_socket = serial_socket
+        self._serial_lines = Lines()
+
+    def hear_serial(self, at: float, data: bytes) -> None:
+        """Bytes that came; with the lock held."""
+        if self.serial_first_at is None:
+            self.serial_first_at = at
+        for raw in self._serial_lines.add(data):
+            text = raw.decode(errors="replace").strip("\r")
+            if text.startswith("FASTLOAD TICK "):
+                self.tick = figures(text)
+                self.wrong_max = max(self.wrong_max, self.tick.get("wrong", 0))
+                self.worst_us = max(self.worst_us,
+                                    self.tick.get("worst_us", 0))
+            self.serial.append(SerialLine(at, text))
+
+    def say(self, byte: bytes) -> None:
+        self._serial_socket.sendall(byte)
+
+    def line_count(self) -> int:
+        """To wait for a line that comes after this moment."""
+        with self.changed:
+            return len(self.serial)
+
+    def wait_line(self, pattern: str, timeout: float,
+                  start: int = 0) -> SerialLine:
+        """The first line after index `start` that matches."""
+        compiled = re.compile(pattern)
+        seen = start
+
+        def probe() -> SerialLine | None:
+            nonlocal seen
+            while seen < len(self.serial):
+                line = self.serial[seen]
+                seen += 1
+                if compiled.search(line.text):
+                    return line
+                if line.text.startswith("FASTLOAD FAIL"):
+                    raise VmError("the guest says: " + line.text[9:])
+            return None
+        return self.wait_for(f"'{pattern}' from the guest", probe, timeout)
+
+    def wait_ready(self, timeout: float, start: int = 0) -> dict[str, int]:
+        """Until memory is filled; the figures of that line."""
+        return figures(self.wait_line(READY, timeout, start).text)
+
+    def sweep(self, timeout: float = 180) -> dict[str, int]:
+        """Have the guest check every page; {"pages": n, "wrong": n, ...}."""
+        start = self.line_count()
+        self.say(SWEEP)
+        line = self.wait_line(r"^FASTLOAD SWEEP ", timeout, start)
+        return figures(line.text)
+
+    def verified_more(self, count: int, timeout: float = 60) -> None:
+        """Wait until the guest has checked so many more pages."""
+        def verified() -> int | None:
+            return self.tick.get("verified")
+
+        begin = self.wait_for("a TICK", verified, timeout)
+        self.wait_for(f"{count} more verified pages",
+                      lambda: (verified() or 0) - begin >= count, timeout)
+
+    def io_goes_on(self, timeout: float = 30) -> None:
+        """Wait until a virtio device has answered once more."""
+        before = self.tick.get("io", 0)
+        self.wait_for("virtio requests to be answered",
+                      lambda: self.tick.get("io", 0) > before, timeout)
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether the guest writes nothing for that long."""
+        before = self.line_count()
+        time.sleep(seconds)
+        return self.line_count() == before
+
+    def complaints(self) -> list[str]:
+        """The lines that say what is wrong with its memory."""
+        with self.changed:
+            return [line.text for line in self.serial
+                    if "WRONG" in line.text or "FAIL" in line.text]

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host of the tests: its memory, page cache, disks, and kernel settings.
+
+What is changed here is changed back when the context ends.  Needs root for
+most of that; what cannot be had raises Skip.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+from pathlib import Path
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from types import TracebackType
+from typing import IO, Iterator, cast
+
+from tap import Skip
+
+TOP = Path(__file__).resolve().parent.parent.parent
+PAGE_BYTES = 4096
+CACHE_LEFT_BYTES_MAX = 16 << 20
+DROP_TRIES = 5
+MADV_POPULATE_WRITE = 23
+TOUCH_HOLD_S = 2.5
+MOUNT_MAX_S = 10
+
+
+class PlainError(Exception):
+    """What could not be done, in one sentence for whoever started it."""
+
+
+# ------------------------------------------------------- C's own functions
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int,
+                       ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+
+
+def die_with_parent() -> None:
+    """For preexec_fn: the kernel ends this process when its parent ends."""
+    PR_SET_PDEATHSIG = 1
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def io_uring_is_permitted() -> bool:
+    """By trying: sysctl, seccomp and an old kernel look the same to QEMU."""
+    io_uring_setup, params_bytes = 425, 120
+    fd = int(_libc.syscall(io_uring_setup, 1,
+                           ctypes.create_string_buffer(params_bytes)))
+    if fd < 0:
+        return False
+    os.close(fd)
+    return True
+
+
+# ----------------------------------------------------------------- folders
+
+def cache_dir() -> Path:
+    """Where what is dear to make is kept."""
+    base = os.environ.get("FASTLOAD_CACHE")
+    if base:
+        return Path(base)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "fastload"
+
+
+@contextlib.contextmanager
+def folder_in(place: str | Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
+
+
+def disk_available_mib(path: Path) -> int:
+    return shutil.disk_usage(path).free >> 20
+
+
+def place_for_everybody(source: str | Path, folder: Path) -> str:
+    """A file that every user can read, in a folder that every user can."""
+    target = folder / Path(source).name
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+    target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+    return str(target)
+
+
+# -------------------------------------------------------------- page cache
+
+def cached_bytes(path: Path) -> int:
+    """How much of a file is in the page cache, by mincore()."""
+    total = 0
+    with open(path, "rb") as f:
+        file_bytes = os.fstat(f.fileno()).st_size
+        step = 1 << 30
+        for file_off in range(0, file_bytes, step):
+            length = min(step, file_bytes - file_off)
+            # PROT_READ, MAP_SHARED: nothing is touched, so nothing is read
+            at = _libc.mmap(None, length, 1, 1, f.fileno(), file_off)
+            if at in (None, ctypes.c_void_p(-1).value):
+                raise OSError(ctypes.get_errno(), "mmap", str(path))
+            pages = (length + PAGE_BYTES - 1) // PAGE_BYTES
+            vec = (ctypes.c_ubyte * pages)()
+            done = _libc.mincore(at, length, vec)
+            _libc.munmap(at, length)
+            if done != 0:
+                raise OSError(ctypes.get_errno(), "mincore", str(path))
+            total += bytes(vec).count(1) * PAGE_BYTES
+    return total
+
+
+def drop_cache(path: Path) -> int:
+    """Make a file cold; the bytes that stayed in the page cache."""
+    left = 0
+    for _ in range(DROP_TRIES):
+        with open(path, "rb") as f:
+            os.fsync(f.fileno())
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        left = cached_bytes(path)
+        if left == 0:
+            break
+    return left
+
+
+def data_extents(fd: int, file_bytes: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of each piece of a file that is no hole."""
+    file_off = 0
+    while file_off < file_bytes:
+        try:
+            begin = os.lseek(fd, file_off, os.SEEK_DATA)
+        except OSError:         # nothing but a hole up to the end
+            return
+        file_off = os.lseek(fd, begin, os.SEEK_HOLE)
+        yield begin, file_off
+
+
+def warm_cache(path: Path) -> None:
+    """Read the data of a file (not its holes) into the page cache."""
+    buf = bytearray(1 << 20)
+    with open(path, "rb", buffering=0) as f:
+        for begin, end in data_extents(f.fileno(),
+                                       os.fstat(f.fileno()).st_size):
+            f.seek(begin)
+            while begin < end:
+                got = f.readinto(buf)
+                if not got:
+                    break
+                begin += got
+
+
+def set_cache(path: Path, cache: str) -> None:
+    """The file all in the page cache ("warm"), or out of it ("cold")."""
+    if cache == "warm":
+        warm_cache(path)
+    elif drop_cache(path) > CACHE_LEFT_BYTES_MAX:
+        raise PlainError(f"{path} does not leave the page cache: who has it "
+                         "open?")
+
+
+# ------------------------------------------------------------------ memory
+
+def kib_of(text: str, field: str) -> int:
+    """A line such as "Rss:   12 kB" of a file in /proc."""
+    found = re.search(rf"^{re.escape(field)}:\s+(\d+)", text, re.M)
+    if not found:
+        raise PlainError(f"the kernel does not say '{field}'")
+    return int(found[1])
+
+
+def memory_available_mib() -> int:
+    return kib_of(Path("/proc/meminfo").read_text(), "MemAvailable") >> 10
+
+
+def touch_memory(mib: int) -> None:
+    """What a host takes back from idle memory is dear at its next touch."""
+    # In pieces first, from which the kernel takes small pages, then whole.
+    held = []
+    for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
+        size = max(2, min(mib, memory_available_mib() * 6 // 10))
+        memory = mmap.mmap(-1, size << 20,
+                           mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(advice)
+        memory.madvise(MADV_POPULATE_WRITE)
+        held.append(memory)
+    # As tools/fastload-bench/measure.c: when a pass of reporting has ended,
+    # where the kernel counts them, the next one is two seconds away.
+    counter = Path("/sys/module/page_reporting/parameters/passes")
+    passes = counter.read_text() if counter.exists() else ""
+    deadline = time.monotonic() + TOUCH_HOLD_S
+    memory.madvise(mmap.MADV_DONTNEED, 0, 2 << 20)
+    while time.monotonic() < deadline and \
+            (not passes or counter.read_text() == passes):
+        time.sleep(0.005)
+    for memory in held:
+        memory.close()
+
+
+class HeldMemory:
+    """As touch_memory(), for what takes seconds; see hold-memory."""
+
+    def __init__(self) -> None:
+        self._child = subprocess.Popen(
+            [TOP / "tests" / "guest" / "hold-memory"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+        self._to = cast(IO[bytes], self._child.stdin)
+        self._from = cast(IO[bytes], self._child.stdout)
+
+    def _say(self, line: bytes) -> None:
+        self._to.write(line)
+        self._to.flush()
+        if not self._from.readline():
+            raise PlainError("hold-memory has ended: too little memory?")
+
+    def hold(self) -> None:
+        self._say(b"hold\n")
+
+    def let_go(self) -> None:
+        self._say(b"go\n")
+
+    def __enter__(self) -> "HeldMemory":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None,
+                 error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._to.close()
+        self._from.close()
+        self._child.wait()
+
+
+# --------------------------------------------------------- kernel settings
+
+@contextlib.contextmanager
+def setting(path: Path, value: str) -> Iterator[None]:
+    """A file of /proc/sys or /sys that is set back at the end."""
+    try:
+        before = path.read_text()
+        path.write_text(value)
+    except OSError as e:
+        raise Skip(f"cannot set {path}: {e.strerror}") from None
+    try:
+        yield
+    finally:
+        # Of several words, the one in brackets is what is set.
+        chosen = re.search(r"\[(\w+)\]", before)
+        path.write_text(chosen[1] if chosen else before)
+
+
+def sysctl(name: str, value: str) -> contextlib.AbstractContextManager[None]:
+    return setting(Path("/proc/sys") / name, value)
+
+
+# ----------------------------------------------------------------- storage
+
+@contextlib.contextmanager
+def network_store(path: Path, *filters: str,
+                  plugin: str = "file") -> Iterator[Path]:
+    """The snapshot as a file that nbdfuse gets from nbdkit's plugin."""
+    with folder_in("/var/tmp") as folder, \
+            tempfile.TemporaryFile() as errors:
+        mount = folder / "snapshot"
+        mount.touch()
+        plain = [word for word in filters if word.startswith("--")]
+        values = [word for word in filters if not word.startswith("--")]
+        try:
+            child = subprocess.Popen(
+                ["nbdfuse", mount, "--command", "nbdkit", "-s", "-r", *plain,
+                 plugin, path, *values], stderr=errors)
+        except FileNotFoundError:
+            raise Skip("nbdfuse is not installed") from None
+        try:
+            until = time.monotonic() + MOUNT_MAX_S
+            while not os.path.ismount(mount):
+                if child.poll() is not None or time.monotonic() > until:
+                    errors.seek(0)
+                    raise Skip("nbdfuse does not mount: " +
+                               errors.read().decode())
+                time.sleep(0.05)
+            yield mount
+        finally:
+            subprocess.run(["umount", "--lazy", mount], check=False,
+                           stderr=subprocess.DEVNULL)
+            child.terminate()
+            child.wait()

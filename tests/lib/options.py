@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options that several programs take, and what is said of wrong ones.
+
+A wrong option ends the program with one sentence and the exit code 2.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Callable
+
+import host
+from guest import KERNEL_MIB
+from host import PlainError
+from vm import find_qemu
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers, and not less."""
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+    return number
+
+
+def check_fill(parser: argparse.ArgumentParser, mem_mib: int,
+               fill_mib: int) -> None:
+    if fill_mib > mem_mib - KERNEL_MIB:
+        parser.error(f"{fill_mib} MiB to fill do not fit a guest of "
+                     f"{mem_mib} MiB: at most {mem_mib - KERNEL_MIB} MiB do")
+
+
+def check_given_qemu(parser: argparse.ArgumentParser) -> None:
+    """$QEMU is as good as an option."""
+    if os.environ.get("QEMU"):
+        try:
+            find_qemu()
+        except PlainError as e:
+            parser.error(str(e))
+
+
+def snapshot_folder(parser: argparse.ArgumentParser,
+                    given: Path | None) -> Path:
+    """What --dir says, or where snapshots go without it; made."""
+    folder = given or host.cache_dir() / "guest"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        parser.error(f"no snapshot can go to {folder}: {e.strerror}")
+    return folder
