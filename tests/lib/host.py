@@ -16,8 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from types import TracebackType
-from typing import IO, Iterator, cast
+from typing import IO, Iterator, Self, cast
 
 from tap import Skip
 
@@ -28,6 +27,9 @@ DROP_TRIES = 5
 MADV_POPULATE_WRITE = 23
 TOUCH_HOLD_S = 2.5
 MOUNT_MAX_S = 10
+SERVER_END_MAX_S = 10
+REMOVE_TRIES = 100          # of a control group
+HUGE_MIB = 2
 
 
 class PlainError(Exception):
@@ -73,7 +75,8 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def folder_in(place: str | Path) -> Iterator[Path]:
+def folder_in(place: str | Path | None = None) -> Iterator[Path]:
+    """A new one, gone at the end; in /tmp if no place is given."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         yield Path(folder)
 
@@ -225,12 +228,10 @@ class HeldMemory:
     def let_go(self) -> None:
         self._say(b"go\n")
 
-    def __enter__(self) -> "HeldMemory":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None,
-                 error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._to.close()
         self._from.close()
         self._child.wait()
@@ -258,35 +259,151 @@ def sysctl(name: str, value: str) -> contextlib.AbstractContextManager[None]:
     return setting(Path("/proc/sys") / name, value)
 
 
+def huge_page_figures() -> dict[str, int]:
+    """Of huge pages of 2 MiB: Total, Free, Rsvd, Surp."""
+    text = Path("/proc/meminfo").read_text()
+    return {name: int(value) for name, value in
+            re.findall(r"HugePages_(\w+):\s+(\d+)", text)}
+
+
+@contextlib.contextmanager
+def more_huge_pages(mib: int) -> Iterator[None]:
+    """So many MiB of huge pages besides those that there are."""
+    knob = Path("/proc/sys/vm/nr_hugepages")
+    count = mib // HUGE_MIB
+    with setting(knob, str(int(knob.read_text()) + count)):
+        free = huge_page_figures()["Free"]
+        if free < count:
+            raise Skip(f"{free} huge pages are free, {count} are needed")
+        yield
+
+
 # ----------------------------------------------------------------- storage
 
 @contextlib.contextmanager
-def network_store(path: Path, *filters: str,
-                  plugin: str = "file") -> Iterator[Path]:
-    """The snapshot as a file that nbdfuse gets from nbdkit's plugin."""
-    with folder_in("/var/tmp") as folder, \
-            tempfile.TemporaryFile() as errors:
-        mount = folder / "snapshot"
-        mount.touch()
+def mounted(kind: str, folder: Path, options: str = "") -> Iterator[None]:
+    """A file system of memory; see also mount() to change its options."""
+    mount(kind, folder, options)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False)
+
+
+def mount(kind: str, folder: Path, options: str = "") -> None:
+    more = ["-o", options] if options else []
+    if subprocess.run(["mount", "-t", kind, *more, "none", folder],
+                      check=False).returncode:
+        raise Skip(f"{kind} cannot be mounted")
+
+
+@contextlib.contextmanager
+def loop_device(path: Path) -> Iterator[Path]:
+    """A block device, for reading, with the bytes of a file."""
+    done = subprocess.run(["losetup", "--find", "--show", "--read-only",
+                           path], text=True, stdout=subprocess.PIPE,
+                          check=False)
+    if done.returncode:
+        raise Skip("no loop device can be had")
+    device = Path(done.stdout.strip())
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=False)
+
+
+class NetworkStore:
+    """A file as nbdfuse mounts it, which gets it from nbdkit.
+
+    filters: words of nbdkit; "--filter=..." and the filters' own settings.
+    """
+
+    def __init__(self, source: Path, *filters: str,
+                 plugin: str = "file") -> None:
         plain = [word for word in filters if word.startswith("--")]
         values = [word for word in filters if not word.startswith("--")]
-        try:
-            child = subprocess.Popen(
-                ["nbdfuse", mount, "--command", "nbdkit", "-s", "-r", *plain,
-                 plugin, path, *values], stderr=errors)
-        except FileNotFoundError:
-            raise Skip("nbdfuse is not installed") from None
-        try:
+        with contextlib.ExitStack() as stack:
+            errors = stack.enter_context(tempfile.TemporaryFile())
+            folder = stack.enter_context(folder_in("/var/tmp"))
+            self.path = folder / "snapshot"
+            self.path.touch()
+            try:
+                self._child = subprocess.Popen(
+                    ["nbdfuse", self.path, "--command", "nbdkit", "-s", "-r",
+                     *plain, plugin, source, *values], stderr=errors,
+                    process_group=0)
+            except FileNotFoundError:
+                raise Skip("nbdfuse is not installed") from None
+            stack.callback(self._end)
             until = time.monotonic() + MOUNT_MAX_S
-            while not os.path.ismount(mount):
-                if child.poll() is not None or time.monotonic() > until:
+            while not os.path.ismount(self.path):
+                if self._child.poll() is not None or time.monotonic() > until:
                     errors.seek(0)
                     raise Skip("nbdfuse does not mount: " +
                                errors.read().decode())
                 time.sleep(0.05)
-            yield mount
-        finally:
-            subprocess.run(["umount", "--lazy", mount], check=False,
-                           stderr=subprocess.DEVNULL)
-            child.terminate()
-            child.wait()
+            self._stack = stack.pop_all()
+
+    def kill(self) -> None:
+        """As a server that crashes: the mount stays, and every read fails."""
+        self._child.kill()
+
+    def _end(self) -> None:
+        subprocess.run(["umount", "--lazy", self.path], check=False,
+                       stderr=subprocess.DEVNULL)
+        self._child.terminate()
+        try:
+            self._child.wait(SERVER_END_MAX_S)
+        except subprocess.TimeoutExpired:   # a test ended while it hung
+            os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+
+# ----------------------------------------------------------- control groups
+
+class ControlGroup:
+    """Of ours; version 1 or 2, whichever has the controller."""
+
+    TOP = Path("/sys/fs/cgroup")
+
+    def __init__(self, controller: str) -> None:
+        name = f"fastload-test-{os.getpid()}"
+        new = self.TOP / "cgroup.controllers"
+        is_new = new.exists() and controller in new.read_text().split()
+        top = self.TOP if is_new else self.TOP / controller
+        if not top.is_dir():
+            raise Skip(f"there is no control group of {controller}")
+        try:
+            if is_new:
+                (top / "cgroup.subtree_control").write_text("+" + controller)
+            self.folder = top / name
+            self.folder.mkdir()
+        except OSError as e:
+            raise Skip(f"control groups cannot be made: {e.strerror}") \
+                from None
+
+    def set(self, name: str, value: int) -> None:
+        (self.folder / name).write_text(str(value))
+
+    def get(self, name: str) -> int:
+        return int((self.folder / name).read_text())
+
+    def enter(self) -> None:
+        """This process; for preexec of a Qemu."""
+        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for _ in range(REMOVE_TRIES):       # who was in it may be ending yet
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+                return
+            time.sleep(0.05)

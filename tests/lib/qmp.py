@@ -113,6 +113,10 @@ class Monitor(Waiting):
         return str(self.qmp("human-monitor-command", timeout,
                             command_line=line))
 
+    def run_state(self, timeout: float = REPLY_TIMEOUT_S) -> str:
+        """Such as "running" or "paused"."""
+        return str(self.qmp("query-status", timeout)["status"])
+
     def greet(self, timeout: float = GREETING_TIMEOUT_S) -> None:
         greeting = self.wait_for("the monitor's greeting",
                                  lambda: self._greeting, timeout)

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Self, Sequence
 
 import qmp
 from guest import Guest
@@ -177,7 +177,7 @@ class Restore:
             args += ["-global", f"migration.{name}={value}"]
         return [*args, "-incoming", self.uri]
 
-    def __enter__(self) -> "Restore":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -224,6 +224,10 @@ class Restore:
         return self.vm.wait_event("MIGRATION", timeout,
                                   qmp.status_is(*statuses), start)
 
+    def wait_can_run(self) -> None:
+        """Until the guest may run, though most of its pages are missing."""
+        self.wait_status("postcopy-active")
+
     def wait_running(self, timeout: float = RUN_MAX_S) -> float:
         """Wait until the guest runs; the seconds it took.
 
@@ -233,7 +237,7 @@ class Restore:
         self.accepted(timeout)
         if self.how == "cmdline":
             deadline = time.monotonic() + timeout
-            while self.vm.qmp("query-status", timeout)["status"] != "running":
+            while self.vm.run_state(timeout) != "running":
                 if time.monotonic() > deadline:
                     raise VmTimeout(f"the guest does not run after "
                                     f"{timeout:g} s")
@@ -316,7 +320,15 @@ class Restore:
         raise VmTimeout(f"the load neither failed nor completed in "
                         f"{timeout:g} s: {json.dumps(info)}")
 
-    # -- what fast load says of itself
+    # -- the load
+
+    def lift_limit(self) -> None:
+        """From now on it goes as fast as it can."""
+        self.vm.qmp("migrate-set-parameters", max_postcopy_bandwidth=0)
+
+    def lift_limit_unheard(self) -> None:
+        """The same, when the main loop may wait for a page."""
+        self.vm.send("migrate-set-parameters", max_postcopy_bandwidth=0)
 
     def fast_load(self) -> dict[str, Any]:
         """The statistics that fast load adds to query-migrate."""

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import host
 import options
@@ -40,6 +40,9 @@ LEFT_MAX_S = 60             # huge pages are put together after completion
 BUSY_LOAD = 3               # for each processor; the tests alone make 2
 VERIFIED_MIN = 300
 VMS_SHOWN = 2               # of a failed case, the last ones
+
+# So slow that pages are missing until the test wants them.
+SLOW = {"max-postcopy-bandwidth": 64 << 10}
 
 # What a case needs, as tap.case() has it.
 FAST = "fast"               # a QEMU with fast load
@@ -140,7 +143,25 @@ class Suite:
         finally:
             path.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def saved(self, machine: Machine, *, qemu: Argument | None = None,
+              **how: Any) -> Iterator[Path]:
+        """A cold snapshot of another machine; the rest as boot_and_save()."""
+        path = self.folder / "own"
+        try:
+            boot_and_save(qemu or self.qemu, machine, path, run_s=0.1, **how)
+            make_cold(path)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
     # -- QEMU
+
+    def start(self, args: Sequence[Argument]) -> Qemu:
+        """A QEMU that restores nothing."""
+        vm = Qemu(self.qemu, args)
+        self.vms.append(vm)
+        return vm
 
     def restore(self, name: str = "running", *, path: Path | None = None,
                 machine: Machine | None = None,
@@ -326,6 +347,17 @@ def words_ok(text: str, pattern: str) -> None:
           f"the text does not match /{pattern}/")
 
 
+@contextlib.contextmanager
+def refusal(pattern: str) -> Iterator[None]:
+    """The monitor refuses a command in here, with a sentence."""
+    try:
+        yield
+    except QmpError as e:
+        words_ok(str(e), pattern)
+    else:
+        raise Failed(f"it was accepted, and not refused with /{pattern}/")
+
+
 def all_said(text: str, r: Restore) -> str:
     """error-desc is the end of a chain whose begin may be on stderr."""
     seen = r.vm.stderr().strip()
@@ -346,7 +378,7 @@ def refused(suite: Suite, pattern: str, path: Path | None = None, *,
             check(code != 0, "QEMU ended with exit code 0")
             check(r.run_s() is None, "the guest ran before the load failed")
             if code is None:
-                check(r.vm.qmp("query-status")["status"] != "running",
+                check(r.vm.run_state() != "running",
                       "the guest runs after a failed load")
                 check_nothing_left(r)
             else:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import threading
 import time
-from typing import Any, Callable, IO, Mapping, NamedTuple, Sequence, cast
+from typing import Any, Callable, IO, Mapping, NamedTuple, Self, Sequence, cast
 
 import guest
 import host
@@ -107,8 +107,24 @@ class Machine:
             *self.guest.arguments(self), *self.more,
         ]
 
+    def on_backend(self) -> "Machine":
+        """Its memory is a backend "pc.ram", which who starts it chooses."""
+        return self.but(machine=f"{self.machine},memory-backend=pc.ram")
+
+
+def backend(kind: str, mib: int, name: str = "pc.ram") -> list[str]:
+    """Memory, as an argument of QEMU."""
+    return ["-object", f"{kind},id={name},size={mib}M"]
+
 
 # ---------------------------------------------------------------- one QEMU
+
+class MappedPart(NamedTuple):
+    """A part of a process's address space; ends are host addresses."""
+    begin_hva: int
+    end_hva: int
+    text: str                   # what smaps says of it
+
 
 class VcpuTimes(NamedTuple):
     """Seconds, summed over all vCPUs but for `at`, which is now."""
@@ -172,7 +188,7 @@ class Qemu(qmp.Monitor, guest.Verifier):
         self._reader = threading.Thread(target=self._read_all, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> "Qemu":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -242,6 +258,22 @@ class Qemu(qmp.Monitor, guest.Verifier):
     def proc(self, name: str) -> Path:
         """A file of this process in /proc."""
         return Path(f"/proc/{self.pid}") / name
+
+    def status(self, field: str) -> str:
+        """The first word that the kernel's status has for a field."""
+        found = re.search(rf"(?m)^{field}:\s+(\w+)",
+                          self.proc("status").read_text())
+        if not found:
+            raise PlainError(f"the kernel does not say '{field}'")
+        return found[1]
+
+    def mappings(self) -> list[MappedPart]:
+        found = []
+        text = self.proc("smaps").read_text()
+        for part in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", text)[1:]:
+            begin, end = (int(x, 16) for x in part.split()[0].split("-"))
+            found.append(MappedPart(begin, end, part))
+        return found
 
     def main_thread_waits_in(self) -> str:
         """The kernel function in which the main loop sleeps, for root."""
