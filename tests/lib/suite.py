@@ -46,6 +46,8 @@ SLOW = {"max-postcopy-bandwidth": 64 << 10}
 
 # What a case needs, as tap.case() has it.
 FAST = "fast"               # a QEMU with fast load
+LINUX = "linux"             # Linux in the guest, whose drivers do something
+ON_BOTH = "both"            # no need: run it on Linux as well as on another
 
 
 # ------------------------------------------------------------------ the stage
