@@ -40,6 +40,15 @@ def check_given_qemu(parser: argparse.ArgumentParser) -> None:
             parser.error(str(e))
 
 
+def require_qemu(parser: argparse.ArgumentParser,
+                 tell: Callable[[str], object] | None = None) -> str:
+    """As vm.find_qemu(); there has to be one."""
+    try:
+        return find_qemu(tell)
+    except PlainError as e:
+        parser.error(str(e))
+
+
 def snapshot_folder(parser: argparse.ArgumentParser,
                     given: Path | None) -> Path:
     """What --dir says, or where snapshots go without it; made."""
