@@ -18,9 +18,14 @@ from vm import find_qemu
 def at_least(least: int) -> Callable[[str], int]:
     """A type for argparse: whole numbers, and not less."""
     def number(text: str) -> int:
-        if int(text) < least:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is no whole number") from None
+        if value < least:
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text)
+        return value
     return number
 
 

@@ -27,7 +27,7 @@ from host import PlainError
 from qmp import QmpError
 from restore import Restore, boot, boot_and_save, save
 from tap import Failed, Skip, check, comment
-from vm import Argument, Machine, Qemu, find_qemu, has_fast_load
+from vm import Argument, Machine, Qemu, has_fast_load
 from waiting import VmError
 
 RESUME_MAX_S = 0.250        # a guest that ran later was not fast-loaded
@@ -56,8 +56,8 @@ class Suite:
     """Snapshots made when first asked for, and the QEMU they belong to."""
 
     def __init__(self, chosen: argparse.Namespace, folder: Path) -> None:
-        self.choice: list[str] = []     # which QEMU, and why
-        self.qemu = find_qemu(self.choice.append)
+        self.qemu: str = chosen.qemu
+        self.choice: list[str] = chosen.choice  # which QEMU, and why
         self.guest = LinuxGuest.build()
         self.folder = folder
         self.restores: int = chosen.restores
@@ -411,7 +411,8 @@ def parse_options(doc: str) -> argparse.Namespace:
     if chosen.list:
         return chosen
     options.check_fill(parser, chosen.mem, chosen.fill)
-    options.check_given_qemu(parser)
+    chosen.choice = []
+    chosen.qemu = options.require_qemu(parser, chosen.choice.append)
     chosen.dir = options.snapshot_folder(parser, chosen.dir)
     return chosen
 
