@@ -39,6 +39,7 @@ QEMU_FAULT_TRIES = 3
 LEFT_MAX_S = 60             # huge pages are put together after completion
 BUSY_LOAD = 3               # for each processor; the tests alone make 2
 VERIFIED_MIN = 300
+STDERR_MAX_S = 5            # until what QEMU has written there is read
 VMS_SHOWN = 2               # of a failed case, the last ones
 
 # So slow that pages are missing until the test wants them.
@@ -360,8 +361,16 @@ def refusal(pattern: str) -> Iterator[None]:
         raise Failed(f"it was accepted, and not refused with /{pattern}/")
 
 
-def all_said(text: str, r: Restore) -> str:
-    """error-desc is the end of a chain whose begin may be on stderr."""
+def all_said(text: str, r: Restore, pattern: str) -> str:
+    """error-desc is the end of a chain whose begin may be on stderr.
+
+    Which is read by another thread: the pattern may come after error-desc.
+    """
+    def is_there() -> bool:
+        return bool(re.search(pattern, text + r.vm.stderr(), re.I | re.S))
+
+    with contextlib.suppress(VmError):      # words_ok() says what is there
+        r.vm.wait_for("words on stderr", is_there, STDERR_MAX_S)
     seen = r.vm.stderr().strip()
     return seen if text in seen else f"{text}\n{seen}"
 
@@ -376,7 +385,7 @@ def refused(suite: Suite, pattern: str, path: Path | None = None, *,
         with suite.restore(name, path=path, threads=2,
                            exit_on_error=exit_on_error, **how) as r:
             text, code = r.wait_failed(30)
-            words_ok(all_said(text, r) if by_qemu else text, pattern)
+            words_ok(all_said(text, r, pattern) if by_qemu else text, pattern)
             check(code != 0, "QEMU ended with exit code 0")
             check(r.run_s() is None, "the guest ran before the load failed")
             if code is None:
