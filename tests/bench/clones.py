@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Several processes that restore one file at once."""
+
+import os
+import re
+import signal
+
+from bench.results import all_counted, scenarios
+from bench.snapshot import change_generated
+from bench.stage import MADE, TINY, Bench, load_result, one_sentence
+from tap import case, check
+
+
+@case("clones of every contender restore the same file at once")
+def clones_at_once(bench: Bench) -> None:
+    path = bench.path("clones.json")
+    done = bench.raw(*TINY, *MADE, "--clones", "1,3", "--json", path)
+    check(done.code == 0, f"exit code {done.code}")
+    bench.nothing_left()
+    result = load_result(path)
+    all_counted(result, 1)
+    data = result["works"][0]["snapshot"]["data_bytes"]
+    for s in scenarios(result):
+        count = int(s["knobs"]["clones"])
+        for c in s["contenders"]:
+            check(("clones" in c) == (count == 3),
+                  f"{c['label']}, clones {count}: {c.get('clones')}")
+            if count == 1:
+                continue
+            clones = c["clones"]
+            check(clones["count"] == 3, f"{c['label']}: {clones}")
+            for name in "run_ns", "work_ns", "load_ns":
+                one, both = c["measures"][name], clones[name]
+                check((both["p50"] is None) == (both["p95"] is None) and
+                      (both["p50"] or 0) <= (both["p95"] or 0),
+                      f"{c['label']}: {name} {both}")
+                check(not one or one["median"] <= both["p95"],
+                      f"{c['label']}: {name} {one} and {both}")
+            check(clones["pss_bytes"] > 0, f"{c['label']}: {clones}")
+            if c["name"].startswith("eager"):
+                # Private memory is nobody else's.
+                check(clones["pss_bytes"] > 2 * data, f"eager: {clones}")
+            if c["name"] == "mmap-ahead":
+                # Of the page cache but for what the guest has written.
+                check(clones["pss_bytes"] < 2 * data, f"{c['label']}: {clones}")
+    check(done.out.count("  CLONES ") == 2, "the table has no part for them")
+
+
+@case("each of the clones is verified")
+def clones_are_verified(bench: Bench) -> None:
+    child = bench.start(*TINY, *MADE, "--zero-share", "0", "--repeat", "5",
+                        "--clones", "2", "--contenders", "eager", "--cache",
+                        "warm")
+    bench.child_of(child)
+    change_generated(bench, child, 1234, 100)
+    done = bench.finish(child)
+    check(done.code == 1, f"exit code {done.code}, not 1")
+    check(re.search(r"eager: .*WRONG.* 0x4d2000 ", done.err), "it is not WRONG")
+
+
+@case("when one of the clones ends, the others end, and the run has failed")
+def clone_ends(bench: Bench) -> None:
+    child = bench.start(*TINY, *MADE, "--window", "500ms", "--cache", "warm",
+                        "--contenders", "eager", "--clones", "3")
+    os.kill(bench.child_of(child), signal.SIGKILL)
+    done = bench.finish(child)
+    one_sentence(done, 1, r"null: ended by signal 9")
+    bench.nothing_left()
+
+
+@case("refused: more clones than memory has room for")
+def too_many_clones(bench: Bench) -> None:
+    bench.refused(2, r"--size: 256 guests of 1048576 MiB.*memory", *TINY,
+                  "--size", "1T", "--clones", "1,256")

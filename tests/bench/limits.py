@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs in cgroups: limits that are there, and those that are asked for."""
+
+import contextlib
+import os
+from pathlib import Path
+import re
+import signal
+import time
+from typing import Iterator
+
+from bench.places import as_nobody, is_root
+from bench.results import all_counted, scenarios
+from bench.stage import (
+    GONE_S, MADE, MIB, POLL_S, RUN_TIMEOUT_S, TINY, Bench, Child, all_ours,
+    load_result, one_sentence)
+from tap import Failed, Skip, case, check
+
+
+def cgroup_parent(controller: str) -> tuple[Path, bool]:
+    """Where a cgroup with @controller can be made; is it version 2?"""
+    if not is_root():
+        raise Skip("only root can make a cgroup")
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        words, options = (part.split() for part in line.split(" - "))
+        folder = Path(words[4])
+        if options[0] == "cgroup" and controller in options[2].split(","):
+            return folder, False
+        control = folder / "cgroup.subtree_control"
+        if options[0] == "cgroup2" and control.exists() and \
+                controller in control.read_text().split():
+            return folder, True
+    raise Skip(f"no cgroup with the controller {controller} can be made")
+
+
+@contextlib.contextmanager
+def memory_cgroup(limit_bytes: int) -> Iterator[tuple[str, ...]]:
+    """The begin of a command that runs the rest of it in a cgroup."""
+    parent, is_v2 = cgroup_parent("memory")
+    folder = parent / f"bench-smoke-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as e:
+        raise Skip(f"no cgroup can be made: {e}") from e
+    try:
+        name = "memory.max" if is_v2 else "memory.limit_in_bytes"
+        (folder / name).write_text(str(limit_bytes))
+        yield ("sh", "-ec", 'echo $$ > "$0"/cgroup.procs; exec "$@"',
+               str(folder))
+    finally:
+        until = time.monotonic() + GONE_S
+        while True:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            if not folder.exists() or time.monotonic() > until:
+                break
+            time.sleep(POLL_S)
+
+
+@case("a guest that fits into its cgroup is measured, memory touched first")
+def fits_into_cgroup(bench: Bench) -> None:
+    with memory_cgroup(300 * MIB) as before:
+        result = bench.measured(
+            *TINY, "--size", "128M", "--memory", "touched", "--cache", "cold",
+            "--contenders", "eager,mmap", before=before)
+    all_counted(result, 1)
+    limit = result["environment"]["cgroup_memory_bytes"]
+    check(limit == 300 * MIB, f"the limit is {limit}")
+
+
+@case("a guest too large for its cgroup is refused before any run")
+def too_large_for_cgroup(bench: Bench) -> None:
+    with memory_cgroup(300 * MIB) as before:
+        bench.refused(2, r"--size: .* 256 MiB.*limit of this cgroup, 300 MiB"
+                      r".*choose (1\d\d|2[0-3]\d) MiB", *TINY,
+                      "--size", "16M,256M", before=before)
+        path = bench.generated("--size", "256M", "--zero-share", "100%")
+        bench.refused(2, "limit of this cgroup", *TINY, "--snapshot", path,
+                      before=before)
+
+
+@case("a run that the cgroup's limit ends is not blamed on the contender")
+def killed_by_cgroup(bench: Bench) -> None:
+    with memory_cgroup(300 * MIB) as before:
+        child = bench.start(
+            *TINY, "--size", "96M", "--zero-share", "0", "--cache", "warm",
+            "--contenders", "eager", "--repeat", "4", "--window", "200ms",
+            before=before)
+        bench.child_of(child)       # so it was found to be large enough
+        limit = Path(before[-1]) / "memory.max"
+        if not limit.exists():
+            limit = Path(before[-1]) / "memory.limit_in_bytes"
+        while child.poll() is None:
+            with contextlib.suppress(OSError):      # while more is in use
+                limit.write_text(str(60 * MIB))
+                break
+            time.sleep(POLL_S)
+        done = bench.finish(child)
+    check(done.code == 1, f"exit code {done.code}")
+    all_ours(done)
+    check("memory limit of its cgroup, 60 MiB" in done.err,
+          "stderr does not say who ended it")
+    check("signal 9" not in done.err, "it is blamed")
+
+
+def boxes(child: Child) -> list[str]:
+    """The cgroups that @child has made for its runs."""
+    return [folder for folder, _, _ in os.walk("/sys/fs/cgroup")
+            if folder.endswith(f"/fastload-bench-{child.pid}")]
+
+
+def boxed_run(bench: Bench, *args: object) -> tuple[Child, int]:
+    """A program that limits its runs, and a run that is limited."""
+    child = bench.start(*TINY, *MADE, "--window", "2s", "--cache", "warm",
+                        "--contenders", "eager", *args)
+    until = time.monotonic() + RUN_TIMEOUT_S
+    while child.poll() is None and time.monotonic() < until:
+        for pid in bench.processes():
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{pid}/cgroup").read_text()
+                if f"/fastload-bench-{child.pid}\n" in text:
+                    return child, pid
+        time.sleep(POLL_S)
+    done = bench.finish(child)
+    if re.search("need a cgroup of their own", done.err):
+        raise Skip(f"no cgroup can be made here: {done.err.strip()}")
+    raise Failed("no run is limited")
+
+
+def gone(child: Child) -> None:
+    until = time.monotonic() + GONE_S
+    while boxes(child):
+        check(time.monotonic() < until, f"{boxes(child)} are left")
+        time.sleep(POLL_S)
+
+
+@case("a quota of more CPUs than there are is refused")
+def quota_of_too_many(bench: Bench) -> None:
+    percent = 100 * (os.cpu_count() or 1) + 1
+    if percent > 6400:
+        raise Skip("no quota is as large as this machine")
+    bench.refused(2, f"--cpu-quota: {percent} % limits nothing", *TINY, *MADE,
+                  "--cpu-quota", f"{percent}%")
+
+
+@case("--cpu-quota and --memory-max limit the runs, and leave nothing")
+def limits_hold(bench: Bench) -> None:
+    saved = bench.path("limited.json")
+    child, _ = boxed_run(bench, "--cpu-quota", "150%", "--memory-max", "256M",
+                         "--json", saved)
+    found = {name: (Path(folder) / name).read_text().split()
+             for folder in boxes(child)
+             for name in ("cpu.max", "cpu.cfs_quota_us", "memory.max",
+                          "memory.limit_in_bytes")
+             if (Path(folder) / name).exists()}
+    done = bench.finish(child)
+    check(done.code == 0, f"exit code {done.code}")
+    check(["150000"] in found.values() or ["150000", "100000"] in
+          found.values(), f"the quota: {found}")
+    check([str(256 * MIB)] in found.values(), f"the limit: {found}")
+    gone(child)
+    result = load_result(saved)
+    all_counted(result, 1)
+    knobs = scenarios(result)[0]["knobs"]
+    check((knobs["cpu_quota"], knobs["memory_max"]) == ("150 %", "256 MiB"),
+          f"knobs: {knobs}")
+
+
+@case("a limited run's cgroup goes also when the program is killed")
+def limits_go(bench: Bench) -> None:
+    for number in signal.SIGKILL, signal.SIGINT:
+        child, _ = boxed_run(bench, "--cpu-quota", "none,50%,100%")
+        os.killpg(child.pid, number)
+        bench.finish(child, GONE_S)
+        gone(child)
+        bench.nothing_left()
+
+
+@case("a run that --memory-max ends is told so, and others go on")
+def memory_max_ends(bench: Bench) -> None:
+    child, _ = boxed_run(bench, "--size", "48M", "--zero-share", "0",
+                         "--memory-max", "32M,none", "--window", "20ms")
+    done = bench.finish(child)
+    check(done.code == 1, f"exit code {done.code}")
+    check(re.search("eager: killed by the kernel, for the memory limit of its "
+                    "cgroup, 32 MiB", done.err), f"it says {done.err!r}")
+    check(re.search("^  eager +", done.out, re.M), "none went on")
+    gone(child)
+
+
+@case("limits that are not permitted are refused before any run")
+def limits_refused(bench: Bench) -> None:
+    done = as_nobody(bench, *TINY, *MADE, "--cpu-quota", "50%")
+    if done.code == 0:
+        raise Skip("this user may make cgroups")
+    one_sentence(done, 1, "--cpu-quota and --memory-max need a cgroup.*"
+                 "run as root")
+    check(done.out == "", "it has run")

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Other users, file systems and privileges than the usual."""
+
+import contextlib
+import os
+from pathlib import Path
+import pwd
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from typing import Any, Iterator
+
+from bench.stage import TINY, Bench, Done
+from tap import Skip, check
+
+TOP = Path(__file__).resolve().parent.parent.parent
+WITHOUT = TOP / "tests" / "without"
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def copy_for_nobody(bench: Bench) -> tuple[Path, Path]:
+    """A folder that is anybody's, and the program in it.
+
+    The program itself may lie where nobody but root can go.
+    """
+    folder = bench.path("nobody")
+    folder.mkdir()
+    program = folder / "fastload-bench"
+    shutil.copy(bench.program, program)
+    for path in (bench.folder, program):
+        path.chmod(0o755)
+    folder.chmod(0o777)
+    return folder, program
+
+
+def as_nobody(bench: Bench, *args: object) -> Done:
+    """What the program says to another user."""
+    options: dict[str, Any] = {}
+    if is_root():
+        user = pwd.getpwnam("nobody")
+        options = {"user": user.pw_uid, "group": user.pw_gid,
+                   "extra_groups": []}
+    folder, program = copy_for_nobody(bench)
+    try:
+        return bench.finish(bench.spawn(
+            [program, "--dir", folder, *args], cwd="/", **options))
+    except PermissionError as e:
+        raise Skip(f"nobody cannot go into {bench.folder}") from e
+
+
+@contextlib.contextmanager
+def _mounted(bench: Bench, kind: str, *options: str) -> Iterator[Path]:
+    if not is_root():
+        raise Skip(f"only root can mount a {kind}")
+    folder = bench.path(kind)
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", kind, *options, "none", folder],
+                      check=False, stderr=subprocess.DEVNULL).returncode:
+        raise Skip(f"{kind} cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def ramfs(bench: Bench) -> contextlib.AbstractContextManager[Path]:
+    """A file system without O_DIRECT, whose files stay in the page cache."""
+    return _mounted(bench, "ramfs")
+
+
+def small_disk(bench: Bench,
+               mib: int) -> contextlib.AbstractContextManager[Path]:
+    return _mounted(bench, "tmpfs", "-o", f"size={mib}m")
+
+
+def with_small_files() -> None:
+    """No file of more than 64 KiB, and an error instead of a signal."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+
+
+def needs_simulation(bench: Bench) -> None:
+    if bench.simulates:
+        return
+    done = bench.raw(*TINY, "--size", "1M", "--working-set", "64K",
+                     "--cache", "warm", "--storage", "rtt=0", "--contenders",
+                     "null")
+    if re.search("FUSE is refused|no simulated storage", done.err):
+        raise Skip(done.err.strip())
+    check(done.code == 0, f"exit code {done.code}: {done.err!r}")
+    bench.simulates = True

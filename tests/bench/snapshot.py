@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where things are in the file of a snapshot, and changing them."""
+
+import os
+from pathlib import Path
+import shutil
+import struct
+
+from bench.stage import MIB, PAGE, Bench, Child
+from tap import Failed, check
+
+
+def layout(path: Path) -> tuple[int, int, int]:
+    """Where bitmap and pages of a generated snapshot are, and how many."""
+    with path.open("rb") as file:
+        head = file.read(PAGE)
+    at = head.index(b"\x06pc.ram") + 7
+    length, version, page, bitmap_off, pages_off = \
+        struct.unpack_from(">QIQQQ", head, at)
+    check(version == 1 and page == PAGE, "this test cannot read the header")
+    return bitmap_off, pages_off, length // PAGE
+
+
+def change_generated(bench: Bench, child: Child, page: int, at: int) -> None:
+    """Changes a byte of what @child has generated: a file without a name."""
+    deleted = os.fsencode(bench.temporary) + b"/fastload-bench-"
+    for link in Path(f"/proc/{child.pid}/fd").iterdir():
+        if os.fsencode(os.readlink(link)).startswith(deleted):
+            _, pages_off, _ = layout(link)
+            with link.open("r+b") as file:
+                file.seek(pages_off + page * PAGE + at)
+                byte = file.read(1)
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes((byte[0] ^ 1,)))
+                os.fsync(file.fileno())
+            return
+    raise Failed("it has no snapshot open")
+
+
+# ---- what somebody else may do to the file while it is measured
+
+def overwrite(bench: Bench, path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(layout(path)[1] + 1234 * PAGE)
+        file.write(b"something else")
+
+
+def replace(bench: Bench, path: Path) -> None:
+    os.replace(shutil.copy(path, bench.path("other")), path)
+
+
+def truncate(bench: Bench, path: Path) -> None:
+    os.truncate(path, MIB)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Simulated storage: what it gives, when, and what is left of it."""
+
+import contextlib
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import time
+
+from bench.places import WITHOUT, copy_for_nobody, is_root, needs_simulation
+from bench.results import all_counted, contenders, scenarios
+from bench.stage import (
+    GONE_S, MADE, MIB, POLL_S, RUN_TIMEOUT_S, TINY, Bench, Child, load_result,
+    one_sentence)
+from tap import Failed, Skip, case, check
+
+
+SLOW = "rtt=5ms,rate=20M"
+SLOW_RTT_NS = 5_000_000
+SLOW_RATE = 20 * MIB
+
+
+def simulated(bench: Bench, pid: int) -> str | None:
+    """The backing device of the storage that a process has open."""
+    ours = os.stat(bench.temporary).st_dev
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                device = link.stat().st_dev
+                name = f"{os.major(device)}:{os.minor(device)}"
+                if device != ours and os.major(device) == 0 and \
+                        Path("/sys/class/bdi", name).exists():
+                    return name
+    return None
+
+
+def begin_simulated(bench: Bench, *args: str) -> \
+        tuple[Child, str]:
+    """A run, once the guest waits for its storage, and which that is."""
+    child = bench.start(*TINY, *MADE, "--cache", "cold", *args)
+    until = time.monotonic() + RUN_TIMEOUT_S
+    while time.monotonic() < until and child.poll() is None:
+        device = simulated(bench, child.pid)
+        # It, the server, and a run.
+        if device and len(bench.processes()) > 2:
+            return child, device
+        time.sleep(POLL_S)
+    bench.finish(child)
+    raise Failed("it has no simulated storage")
+
+
+def unmounted(device: str) -> None:
+    until = time.monotonic() + GONE_S
+    while Path("/sys/class/bdi", device).exists():
+        check(time.monotonic() < until, f"{device} is still mounted")
+        time.sleep(POLL_S)
+
+
+@case("contenders load the right memory from storage of each class")
+def classes_load_right_memory(bench: Bench) -> None:
+    needs_simulation(bench)
+    result = bench.measured(*TINY, *MADE, "--storage", "nvme,ssd,network",
+                            "--cache", "cold")
+    check([s["knobs"]["storage"] for s in scenarios(result)] ==
+          ["nvme", "ssd", "network"], "other scenarios")
+    all_counted(result, 1)
+    result = bench.measured(*TINY, *MADE, "--storage", "object", "--cache",
+                            "cold", "--contenders", "eager,mmap,fastload")
+    all_counted(result, 1)
+
+
+@case("simulated storage answers no sooner than it should")
+def storage_takes_its_time(bench: Bench) -> None:
+    needs_simulation(bench)
+    result = bench.measured(*TINY, *MADE, "--storage", SLOW, "--cache",
+                            "cold", "--contenders", "eager,fastload")
+    all_counted(result, 1)
+    check(scenarios(result)[0]["knobs"]["storage"] == SLOW, "another name")
+    data = result["works"][0]["snapshot"]["data_bytes"]
+    for c in contenders(result):
+        load, idle = c["measures"]["load_ns"], c["faults_idle"]
+        if c["name"] != "null":
+            check(load["min"] >= data / SLOW_RATE * 1e9,
+                  f"{c['label']} was loaded in {load} ns")
+        if c["name"] == "fastload":
+            check(idle["max_ns"] >= SLOW_RTT_NS,
+                  f"{c['label']} had faults of {idle['max_ns']} ns at most")
+
+
+@case("what the device gives is measured through simulated storage")
+def device_is_simulated(bench: Bench) -> None:
+    needs_simulation(bench)
+    result = bench.measured(*TINY, *MADE, "--window", "100ms", "--storage",
+                            SLOW, "--cache", "cold", "--contenders", "null")
+    check(result["works"][0]["storage"]["sequential_bytes_per_s"] is None,
+          "what was simulated counts as the device's")
+    storage = scenarios(result)[0]["storage"]
+    rate = storage["sequential_bytes_per_s"]["max"]
+    check(rate <= SLOW_RATE, f"it reads {rate} bytes a second")
+    p50_ns = storage["random_4k"]["p50_ns"]     # within 6 %
+    check(p50_ns >= SLOW_RTT_NS * 0.94, f"it reads 4 KiB in {p50_ns} ns")
+
+
+@case("what the mount for a readahead gives is not the device's either")
+def device_is_not_the_mount(bench: Bench) -> None:
+    needs_simulation(bench)
+    result = bench.measured(*TINY, *MADE, "--window", "100ms", "--cache",
+                            "cold", "--contenders", "null", "--readahead",
+                            "as-is,64K")
+    own = [s.get("storage", {}).get("sequential_bytes_per_s")
+           for s in scenarios(result)]
+    check(not own[0] and own[1], f"the scenarios have {own}")
+    rounds = result["works"][0]["storage"]["sequential_bytes_per_s"]["rounds"]
+    check(len(rounds) == 1, f"the device has {rounds}")
+
+
+@case("simulated storage is cold when dropped and stays warm when filled")
+def storage_is_cold_and_warm(bench: Bench) -> None:
+    needs_simulation(bench)
+    result = bench.measured(*TINY, *MADE, "--storage", "rtt=1ms", "--repeat",
+                            "2")
+    all_counted(result, 2)
+    data = result["works"][0]["snapshot"]["data_bytes"]
+    for s in scenarios(result):
+        is_cold = s["knobs"]["cache"] == "cold"
+        for c in s["contenders"]:
+            cached = c["measures"]["cached_bytes"]
+            read = c["measures"]["read_bytes"]
+            if is_cold:
+                check(cached["max"] == 0, f"{c['label']} cold: {cached}")
+            else:
+                check(cached["min"] >= data, f"{c['label']} warm: {cached}")
+            if c["name"] in ("null", "mmap"):   # reads around, holes as well
+                continue
+            if is_cold or c["knobs"].get("direct"):
+                check(read["min"] >= data, f"{c['label']} read {read}")
+            else:
+                check(read["max"] == 0, f"{c['label']} read {read}, warm")
+
+
+@case("clones read from simulated storage, all together what it gave")
+def clones_share_storage(bench: Bench) -> None:
+    needs_simulation(bench)
+    result = bench.measured(*TINY, *MADE, "--storage", "rtt=1ms", "--cache",
+                            "cold", "--clones", "3", "--contenders", "eager")
+    all_counted(result, 1)
+    data = result["works"][0]["snapshot"]["data_bytes"]
+    clones = contenders(result)[1]["clones"]
+    check(clones["read_bytes"] == clones["device_read_bytes"],
+          f"{clones['read_bytes']} of {clones['device_read_bytes']} bytes")
+    check(data <= clones["read_bytes"] < 3 * data,
+          f"{clones['read_bytes']} bytes are not those of {data} read once")
+
+
+@case("the readahead that was asked for is the one that the file has")
+def readahead_is_set(bench: Bench) -> None:
+    needs_simulation(bench)
+    for text, kib in (("64K", 64), ("2M", 2048)):
+        if kib > 128 and not is_root():
+            raise Skip("more than 128 KiB needs root")
+        for storage in ("file", "rtt=1ms"):
+            child, device = begin_simulated(
+                bench, "--window", "30s", "--storage", storage,
+                "--readahead", text, "--contenders", "eager")
+            found = Path("/sys/class/bdi", device, "read_ahead_kb")
+            found_kib = int(found.read_text())
+            child.kill()
+            bench.finish(child, GONE_S)
+            check(found_kib == kib, f"{storage}: {found_kib} KiB, not {kib}")
+    result = bench.measured(*TINY, *MADE, "--readahead", "as-is,64K")
+    all_counted(result, 1)
+    check([s["knobs"]["readahead"] for s in scenarios(result)] ==
+          ["as is"] * 2 + ["64 KiB"] * 2, "other scenarios")
+
+
+@case("simulated storage is gone after the end, Ctrl-C and SIGKILL")
+def nothing_left_mounted(bench: Bench) -> None:
+    needs_simulation(bench)
+    mounts = Path("/proc/self/mountinfo").read_text()
+    for number in (None, signal.SIGINT, signal.SIGKILL):
+        child, device = begin_simulated(
+            bench, "--storage", SLOW, "--window", "30s" if number else "1s",
+            "--contenders", "fastload")
+        check("fastload" not in Path("/proc/self/mountinfo").read_text(),
+              "others see the mount")
+        if number == signal.SIGKILL:
+            child.kill()        # it alone: the server has to notice
+        elif number:
+            os.killpg(child.pid, number)
+        # A server that is left would keep the pipes of the output open.
+        done = bench.finish(child, GONE_S if number else RUN_TIMEOUT_S)
+        if not number:
+            check(done.code == 0, f"exit code {done.code}: {done.err!r}")
+        unmounted(device)
+        bench.nothing_left()
+    check("fastload-bench" not in mounts, "there was one before")
+
+
+@case("without /dev/fuse it says what to do, before any run")
+def refused_without_fuse(bench: Bench) -> None:
+    needs_simulation(bench)
+    if not is_root():
+        raise Skip("only root can hide /dev/fuse")
+    for args in (("--storage", "nvme"), ("--readahead", "64K")):
+        done = bench.raw(*TINY, *MADE, *args, before=(WITHOUT, "fuse"))
+        one_sentence(done, 1, "simulate storage.*No such file.*/dev/fuse")
+        check(done.out == "", f"stdout has {done.out!r}")
+
+
+# Root's device may be root's alone: nobody gets one in a place of its own.
+AS_NOBODY = """
+    mknod "$0" c 10 229
+    chmod 666 "$0"
+    mount --bind "$0" /dev/fuse
+    exec setpriv --reuid nobody --regid nogroup --clear-groups "$@"
+    """
+
+
+@case("who may not mount simulates storage in a user namespace")
+def simulated_without_privileges(bench: Bench) -> None:
+    needs_simulation(bench)
+    if not is_root() or not shutil.which("setpriv"):
+        raise Skip("this user cannot be another one")
+    folder, program = copy_for_nobody(bench)
+    saved = folder / "result.json"
+    as_nobody = ("unshare", "--mount", "sh", "-ec", AS_NOBODY,
+                 folder / "fuse")
+    probe = subprocess.run(
+        [*as_nobody, "unshare", "--user", "--map-root-user", "--mount", "sh",
+         "-c", "true 3<>/dev/fuse"], cwd="/", stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False)
+    (folder / "fuse").unlink(missing_ok=True)
+    if probe.returncode:
+        raise Skip(f"nobody has no namespaces here: {probe.stdout.strip()}")
+    done = bench.finish(bench.spawn(
+        [*as_nobody, program, *TINY, *MADE, "--storage", "rtt=1ms",
+         "--readahead", "as-is,64K", "--contenders", "eager,mmap", "--dir",
+         folder, "--json", saved], cwd="/"))
+    check(done.code == 0, f"exit code {done.code}: {done.err!r}")
+    result = load_result(saved)
+    all_counted(result, 1)
+    for s in scenarios(result):
+        for c in s["contenders"][1:]:
+            if s["knobs"]["cache"] == "cold":
+                check(c["measures"]["cached_bytes"]["max"] == 0,
+                      f"{c['label']} was not cold")
+                check(c["measures"]["load_ns"] is None or
+                      c["measures"]["load_ns"]["min"] >= 1_000_000,
+                      f"{c['label']} had no delay")
+    bench.nothing_left()
