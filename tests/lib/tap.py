@@ -68,6 +68,25 @@ class Stage(Protocol):
         """After a case, however it ended; must not raise."""
 
 
+class PlainStage:
+    """A stage that shares nothing; also a base for those that share little."""
+
+    def begin(self, case: Case) -> None:
+        pass
+
+    def run(self, case: Case) -> None:
+        case.function(self)
+
+    def expected(self, error: Exception) -> bool:
+        return False
+
+    def diagnostics(self) -> Iterable[str]:
+        return ()
+
+    def end(self) -> None:
+        pass
+
+
 CASES: list[Case] = []
 
 
