@@ -203,3 +203,20 @@ def run(stage: Stage, chosen: list[Case], about: Iterable[str] = ()) -> int:
     if failed:
         comment(f"{failed} of {len(chosen)} failed")
     return failed
+
+
+def main(about: str | None, make_stage: Callable[[], Stage]) -> int:
+    """A whole program that has no options of its own; its exit code.
+
+    @about: the program's __doc__.
+    """
+    parser = argparse.ArgumentParser(
+        description=(about or "").split("\n\n", 1)[0])
+    add_options(parser)
+    options = parser.parse_args()
+    chosen = chosen_cases(parser, options)
+    if options.list:
+        print("\n".join(one.name for one in chosen))
+        return 0
+    catch_signals()
+    return 1 if run(make_stage(), chosen) else 0

@@ -18,6 +18,7 @@ LINES_AFTER = 2
 
 CASE = re.compile(r"(not )?ok\b *(\d*) *(?:- )?(.*?)"
                   r"(?:\s+#\s*(SKIP|TODO)\b *(.*))?$", re.I)
+DURATION = re.compile(r"# [\d.]+ s$")        # of the case before it
 PLAN = re.compile(r"1\.\.(\d+)(?:\s*#\s*(?:SKIP)?\s*(.*))?$", re.I)
 
 
@@ -99,7 +100,7 @@ class Tap:
             self._failed(line)
         elif case:
             self._case(case)
-        elif line.startswith("# "):
+        elif line.startswith("# ") and not DURATION.match(line):
             self._comments.append(line[2:])
 
     def _case(self, case: re.Match[str]) -> None:
