@@ -5,9 +5,9 @@ import os
 import re
 import signal
 
-from bench.results import all_counted, scenarios
+from bench.results import all_counted, contenders, scenarios
 from bench.snapshot import change_generated
-from bench.stage import MADE, TINY, Bench, load_result, one_sentence
+from bench.stage import ENDLESS, MADE, TINY, Bench, Child, load_result
 from tap import case, check
 
 
@@ -46,13 +46,29 @@ def clones_at_once(bench: Bench) -> None:
     check(done.out.count("  CLONES ") == 2, "the table has no part for them")
 
 
+# Two scenarios: the runs of the first go on until somebody ends them.
+HELD = (*TINY, *MADE, *ENDLESS, "--contenders", "eager", "--cache", "warm",
+        "--also", "window=20ms")
+
+
+def end_held_runs(bench: Bench, child: Child, clones: int) -> None:
+    """Kills one clone of null, and when eager's are there, one of those."""
+    seen: set[int] = set()
+    for _ in "null", "eager":
+        def new_ones() -> set[int]:
+            found = bench.children_of(child) - seen
+            return found if len(found) == clones else set()
+        run = bench.wait_for(f"run of {clones} clones", child, new_ones)
+        os.kill(min(run), signal.SIGKILL)
+        seen |= run
+
+
 @case("each of the clones is verified")
 def clones_are_verified(bench: Bench) -> None:
-    child = bench.start(*TINY, *MADE, "--zero-share", "0", "--repeat", "5",
-                        "--clones", "2", "--contenders", "eager", "--cache",
-                        "warm")
-    bench.child_of(child)
+    child = bench.start(*HELD, "--zero-share", "0", "--clones", "2")
+    bench.child_of(child)           # so the checksums have been taken
     change_generated(bench, child, 1234, 100)
+    end_held_runs(bench, child, 2)
     done = bench.finish(child)
     check(done.code == 1, f"exit code {done.code}, not 1")
     check(re.search(r"eager: .*WRONG.* 0x4d2000 ", done.err), "it is not WRONG")
@@ -60,11 +76,17 @@ def clones_are_verified(bench: Bench) -> None:
 
 @case("when one of the clones ends, the others end, and the run has failed")
 def clone_ends(bench: Bench) -> None:
-    child = bench.start(*TINY, *MADE, "--window", "500ms", "--cache", "warm",
-                        "--contenders", "eager", "--clones", "3")
-    os.kill(bench.child_of(child), signal.SIGKILL)
+    saved = bench.path("clones.json")
+    child = bench.start(*HELD, "--clones", "3", "--json", saved)
+    end_held_runs(bench, child, 3)
     done = bench.finish(child)
-    one_sentence(done, 1, r"null: ended by signal 9")
+    check(done.code == 1, f"exit code {done.code}, not 1")
+    for name, line in zip(("null", "eager"), done.err.splitlines(),
+                          strict=True):
+        check(f"{name}: ended by signal 9" in line, f"it says {line!r}")
+    found = [(c["run_count"], c["failed_count"])
+             for c in contenders(load_result(saved))]
+    check(found == [(0, 1), (0, 1), (1, 0), (1, 0)], f"counts: {found}")
     bench.nothing_left()
 
 

@@ -4,11 +4,9 @@
 import os
 import re
 import signal
-import time
 
 from bench.places import with_small_files
-from bench.stage import (
-    MADE, POLL_S, RUN_TIMEOUT_S, TINY, Bench, one_sentence)
+from bench.stage import MADE, TINY, Bench, one_sentence
 from tap import case, check
 
 
@@ -77,11 +75,10 @@ def gen_fails_cleanly(bench: Bench) -> None:
 def gen_is_interrupted(bench: Bench) -> None:
     folder = bench.path("folder")
     folder.mkdir()
-    child = bench.start("gen", "--size", "512M", "--zero-share", "0",
+    # The first of many seconds is interrupted, so that little is written.
+    child = bench.start("gen", "--size", "4G", "--zero-share", "0",
                         folder / "big")
-    until = time.monotonic() + RUN_TIMEOUT_S
-    while not os.listdir(folder) and time.monotonic() < until:
-        time.sleep(POLL_S)
+    bench.wait_for("file", child, lambda: os.listdir(folder))
     child.send_signal(signal.SIGINT)
     done = bench.finish(child)
     one_sentence(done, 130, "stopped")

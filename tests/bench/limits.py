@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 import re
 import signal
-import time
 from typing import Iterator
 
+from bench.gate import Gate
 from bench.places import as_nobody, is_root
 from bench.results import all_counted, scenarios
 from bench.stage import (
-    GONE_S, MADE, MIB, POLL_S, RUN_TIMEOUT_S, TINY, Bench, Child, all_ours,
-    load_result, one_sentence)
+    ENDLESS, MADE, MIB, TINY, Bench, Child, Done, all_ours, has_guest,
+    one_sentence, wait_until)
 from tap import Failed, Skip, case, check
 
 
@@ -48,13 +48,12 @@ def memory_cgroup(limit_bytes: int) -> Iterator[tuple[str, ...]]:
         yield ("sh", "-ec", 'echo $$ > "$0"/cgroup.procs; exec "$@"',
                str(folder))
     finally:
-        until = time.monotonic() + GONE_S
-        while True:
-            with contextlib.suppress(OSError):
+        def is_removed() -> bool:
+            with contextlib.suppress(OSError):      # while it has processes
                 folder.rmdir()
-            if not folder.exists() or time.monotonic() > until:
-                break
-            time.sleep(POLL_S)
+            return not folder.exists()
+
+        wait_until("end of the cgroup's processes", is_removed)
 
 
 @case("a guest that fits into its cgroup is measured, memory touched first")
@@ -81,20 +80,24 @@ def too_large_for_cgroup(bench: Bench) -> None:
 
 @case("a run that the cgroup's limit ends is not blamed on the contender")
 def killed_by_cgroup(bench: Bench) -> None:
+    gate = Gate(bench)
     with memory_cgroup(300 * MIB) as before:
         child = bench.start(
             *TINY, "--size", "96M", "--zero-share", "0", "--cache", "warm",
-            "--contenders", "eager", "--repeat", "4", "--window", "200ms",
-            before=before)
-        bench.child_of(child)       # so it was found to be large enough
+            "--contenders", "eager", *gate.options, before=before)
+        gate.wait_for_run(child)    # so it was found to be large enough
         limit = Path(before[-1]) / "memory.max"
         if not limit.exists():
             limit = Path(before[-1]) / "memory.limit_in_bytes"
-        while child.poll() is None:
+
+        def is_lowered() -> bool:
             with contextlib.suppress(OSError):      # while more is in use
                 limit.write_text(str(60 * MIB))
-                break
-            time.sleep(POLL_S)
+                return True
+            return False
+
+        bench.wait_for("lower limit", child, is_lowered)
+        gate.open()
         done = bench.finish(child)
     check(done.code == 1, f"exit code {done.code}")
     all_ours(done)
@@ -109,29 +112,35 @@ def boxes(child: Child) -> list[str]:
             if folder.endswith(f"/fastload-bench-{child.pid}")]
 
 
-def boxed_run(bench: Bench, *args: object) -> tuple[Child, int]:
-    """A program that limits its runs, and a run that is limited."""
-    child = bench.start(*TINY, *MADE, "--window", "2s", "--cache", "warm",
+def boxed_run(bench: Bench, *args: object) -> Child:
+    """A program that limits its runs, once the guest of one runs."""
+    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "warm",
                         "--contenders", "eager", *args)
-    until = time.monotonic() + RUN_TIMEOUT_S
-    while child.poll() is None and time.monotonic() < until:
-        for pid in bench.processes():
-            with contextlib.suppress(OSError):
-                text = Path(f"/proc/{pid}/cgroup").read_text()
-                if f"/fastload-bench-{child.pid}\n" in text:
-                    return child, pid
-        time.sleep(POLL_S)
-    done = bench.finish(child)
-    if re.search("need a cgroup of their own", done.err):
+
+    def is_boxed(pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return has_guest(pid) and f"/fastload-bench-{child.pid}\n" in \
+                Path(f"/proc/{pid}/cgroup").read_text()
+        return False
+
+    try:
+        bench.wait_for("run with limits", child, lambda: any(
+            map(is_boxed, bench.processes())))
+    except Failed:
+        for done in bench.runs:
+            needs_boxes(done)
+        raise
+    return child
+
+
+def needs_boxes(done: Done) -> None:
+    """Skips where a program has said that it can make no cgroup."""
+    if "need a cgroup of their own" in done.err:
         raise Skip(f"no cgroup can be made here: {done.err.strip()}")
-    raise Failed("no run is limited")
 
 
 def gone(child: Child) -> None:
-    until = time.monotonic() + GONE_S
-    while boxes(child):
-        check(time.monotonic() < until, f"{boxes(child)} are left")
-        time.sleep(POLL_S)
+    wait_until("end of the cgroups", lambda: not boxes(child))
 
 
 @case("a quota of more CPUs than there are is refused")
@@ -145,21 +154,21 @@ def quota_of_too_many(bench: Bench) -> None:
 
 @case("--cpu-quota and --memory-max limit the runs, and leave nothing")
 def limits_hold(bench: Bench) -> None:
-    saved = bench.path("limited.json")
-    child, _ = boxed_run(bench, "--cpu-quota", "150%", "--memory-max", "256M",
-                         "--json", saved)
+    limits = ("--cpu-quota", "150%", "--memory-max", "256M")
+    child = boxed_run(bench, *limits)
     found = {name: (Path(folder) / name).read_text().split()
              for folder in boxes(child)
              for name in ("cpu.max", "cpu.cfs_quota_us", "memory.max",
                           "memory.limit_in_bytes")
              if (Path(folder) / name).exists()}
-    done = bench.finish(child)
-    check(done.code == 0, f"exit code {done.code}")
+    child.send_signal(signal.SIGINT)
+    bench.finish(child)
     check(["150000"] in found.values() or ["150000", "100000"] in
           found.values(), f"the quota: {found}")
     check([str(256 * MIB)] in found.values(), f"the limit: {found}")
     gone(child)
-    result = load_result(saved)
+    result = bench.measured(*TINY, *MADE, "--cache", "warm", "--contenders",
+                            "eager", *limits)
     all_counted(result, 1)
     knobs = scenarios(result)[0]["knobs"]
     check((knobs["cpu_quota"], knobs["memory_max"]) == ("150 %", "256 MiB"),
@@ -169,18 +178,20 @@ def limits_hold(bench: Bench) -> None:
 @case("a limited run's cgroup goes also when the program is killed")
 def limits_go(bench: Bench) -> None:
     for number in signal.SIGKILL, signal.SIGINT:
-        child, _ = boxed_run(bench, "--cpu-quota", "none,50%,100%")
+        child = boxed_run(bench, "--cpu-quota", "none,50%,100%")
         os.killpg(child.pid, number)
-        bench.finish(child, GONE_S)
+        bench.finish(child)
         gone(child)
         bench.nothing_left()
 
 
 @case("a run that --memory-max ends is told so, and others go on")
 def memory_max_ends(bench: Bench) -> None:
-    child, _ = boxed_run(bench, "--size", "48M", "--zero-share", "0",
-                         "--memory-max", "32M,none", "--window", "20ms")
+    child = bench.start(*TINY, "--size", "48M", "--zero-share", "0", "--cache",
+                        "warm", "--contenders", "eager", "--memory-max",
+                        "32M,none")
     done = bench.finish(child)
+    needs_boxes(done)
     check(done.code == 1, f"exit code {done.code}")
     check(re.search("eager: killed by the kernel, for the memory limit of its "
                     "cgroup, 32 MiB", done.err), f"it says {done.err!r}")

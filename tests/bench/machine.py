@@ -4,12 +4,11 @@
 import json
 import shutil
 import subprocess
-import time
 
 from bench.places import WITHOUT, as_nobody, is_root, ramfs
 from bench.results import (
     all_counted, check_names, contenders, has_note, on_disk, scenarios)
-from bench.stage import LOADERS, MADE, POLL_S, RUN_TIMEOUT_S, TINY, Bench
+from bench.stage import LOADERS, MADE, TINY, Bench, wait_until
 from tap import Skip, case, check
 
 
@@ -86,11 +85,10 @@ def not_warm(bench: Bench) -> None:
     with subprocess.Popen(["nbdfuse", mounted, "--command", "nbdkit", "-s",
                            "file", path], stderr=subprocess.DEVNULL) as fuse:
         try:
-            until = time.monotonic() + RUN_TIMEOUT_S
-            while not mounted.exists() and time.monotonic() < until:
-                if fuse.poll() is not None:
-                    raise Skip("FUSE cannot be mounted here")
-                time.sleep(POLL_S)
+            wait_until("mount", lambda: mounted.exists() or
+                       fuse.poll() is not None)
+            if fuse.poll() is not None:
+                raise Skip("FUSE cannot be mounted here")
             done = bench.raw(*TINY, "--snapshot", mounted, "--contenders",
                              "eager,mmap", "--json", "-")
         finally:

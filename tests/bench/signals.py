@@ -1,39 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a signal ends, what it leaves, and what is shown all the same."""
 
-import contextlib
 import os
-from pathlib import Path
 import re
 import signal
-import time
 
 from bench.results import contenders
+from bench.snapshot import generated_by
 from bench.stage import (
-    GONE_S, MADE, POLL_S, RUN_TIMEOUT_S, TINY, Bench, load_result,
-    one_sentence, parent_of)
+    ENDLESS, MADE, TINY, Bench, has_result, load_result, one_sentence,
+    parent_of)
 from bench.terminal import table_of
 from tap import case, check
-
-FULL_RUN_PROCESSES = 4      # when so many were seen, null's run is done
 
 
 def interrupt(bench: Bench, number: signal.Signals, is_group: bool,
               is_shown_again: bool = False) -> None:
-    """Ends it by a signal when one run at least is done."""
+    """Ends it by a signal when one round at least is done."""
     saved = bench.path("interrupted.json")
-    child = bench.start(*TINY, *MADE, "--window", "100ms", "--repeat",
-                        "1000", "--cache", "warm", "--contenders", "fastload",
-                        "--json", saved)
-    seen: set[int] = set()
-    while len(seen) < FULL_RUN_PROCESSES:
-        seen.add(bench.child_of(child))
-        time.sleep(POLL_S)
+    child = bench.start(*TINY, *MADE, "--repeat", "1000", "--cache", "warm",
+                        "--contenders", "fastload", "--json", saved)
+    bench.wait_for("round", child, lambda: has_result(saved))
     if is_group:
         os.killpg(child.pid, number)
     else:
         child.send_signal(number)
-    done = bench.finish(child, GONE_S)
+    done = bench.finish(child)
     if is_shown_again:
         again = bench.good("report", saved, "--html", bench.path("page.html"))
         check(again.out == table_of(done), "the tables differ")
@@ -72,11 +64,11 @@ def interrupted_is_shown_again(bench: Bench) -> None:
 def interrupted_before_anything(bench: Bench) -> None:
     saved = bench.path("kept.json")
     saved.write_text("precious")
-    child = bench.start(*TINY, *MADE, "--window", "30s", "--cache", "cold",
+    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "cold",
                         "--json", saved)
     bench.child_of(child)
     child.send_signal(signal.SIGINT)
-    done = bench.finish(child, GONE_S)
+    done = bench.finish(child)
     one_sentence(done, 130, "before anything was measured")
     check(saved.read_text() == "precious", "the file was overwritten")
     bench.nothing_left()
@@ -87,11 +79,9 @@ def killed_after_rounds(bench: Bench) -> None:
     saved = bench.path("rounds.json")
     child = bench.start(*TINY, *MADE, "--repeat", "1000", "--cache", "warm",
                         "--contenders", "eager", "--json", saved)
-    until = time.monotonic() + RUN_TIMEOUT_S
-    while not saved.exists() and time.monotonic() < until:
-        time.sleep(POLL_S)
+    bench.wait_for("round", child, lambda: has_result(saved))
     child.kill()
-    bench.finish(child, GONE_S)
+    bench.finish(child)
     result = load_result(saved)
     check(result["interrupted"] is True, "the result does not say so")
     for c in contenders(result):
@@ -105,16 +95,13 @@ def killed_after_rounds(bench: Bench) -> None:
 
 @case("a handler's process ends with its run, however that ends")
 def handler_ends(bench: Bench) -> None:
-    child = bench.start(*TINY, *MADE, "--window", "1s", "--cache", "warm",
-                        "--repeat", "3", "--contenders", "handler")
-    until = time.monotonic() + RUN_TIMEOUT_S
-    run = 0
-    while not run and time.monotonic() < until and child.poll() is None:
-        for pid in bench.processes():
-            if parent_of(parent_of(pid)) == child.pid:
-                run = parent_of(pid)
-        time.sleep(POLL_S)
-    check(run, "no handler was there")
+    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "warm",
+                        "--contenders", "handler")
+    null = bench.child_of(child)
+    os.kill(null, signal.SIGKILL)
+    run = bench.child_of(child, other=null)
+    bench.wait_for("handler", child, lambda: any(
+        parent_of(pid) == run for pid in bench.processes()))
     os.kill(run, signal.SIGKILL)
     done = bench.finish(child)
     check(done.code == 1, f"exit code {done.code}, not 1")
@@ -125,11 +112,11 @@ def handler_ends(bench: Bench) -> None:
 
 @case("SIGKILL leaves no process and no file")
 def sigkill_leaves_nothing(bench: Bench) -> None:
-    child = bench.start(*TINY, *MADE, "--window", "30s", "--cache", "cold",
+    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "cold",
                         "--contenders", "fastload")
     bench.child_of(child)
     child.kill()
-    done = bench.finish(child, GONE_S)
+    done = bench.finish(child)
     check(done.code == -signal.SIGKILL, f"exit code {done.code}")
     bench.nothing_left()
 
@@ -137,18 +124,12 @@ def sigkill_leaves_nothing(bench: Bench) -> None:
 @case("a signal while it generates ends it at once, and nothing is left")
 def signal_while_generating(bench: Bench) -> None:
     saved = bench.path("early.json")
-    child = bench.start(*TINY, "--size", "1G", "--zero-share", "0", "--json",
+    # It would go on for seconds, and has little yet.
+    child = bench.start(*TINY, "--size", "4G", "--zero-share", "0", "--json",
                         saved)
-    until = time.monotonic() + RUN_TIMEOUT_S
-    deleted = os.fsencode(bench.temporary) + b"/fastload-bench-"
-    while time.monotonic() < until and child.poll() is None:
-        with contextlib.suppress(OSError):
-            if any(os.fsencode(os.readlink(link)).startswith(deleted)
-                   for link in Path(f"/proc/{child.pid}/fd").iterdir()):
-                break
-        time.sleep(POLL_S)
+    bench.wait_for("snapshot", child, lambda: generated_by(bench, child))
     child.send_signal(signal.SIGTERM)
-    done = bench.finish(child, GONE_S)
+    done = bench.finish(child)
     one_sentence(done, 130, "stopped")
     bench.nothing_left()
     check(not saved.exists() or saved.stat().st_size == 0, "it has a result")

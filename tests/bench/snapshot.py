@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where things are in the file of a snapshot, and changing them."""
 
+import contextlib
 import os
 from pathlib import Path
 import shutil
@@ -21,20 +22,28 @@ def layout(path: Path) -> tuple[int, int, int]:
     return bitmap_off, pages_off, length // PAGE
 
 
-def change_generated(bench: Bench, child: Child, page: int, at: int) -> None:
-    """Changes a byte of what @child has generated: a file without a name."""
+def generated_by(bench: Bench, child: Child) -> Path | None:
+    """What @child has generated, or does: a file without a name."""
     deleted = os.fsencode(bench.temporary) + b"/fastload-bench-"
-    for link in Path(f"/proc/{child.pid}/fd").iterdir():
-        if os.fsencode(os.readlink(link)).startswith(deleted):
-            _, pages_off, _ = layout(link)
-            with link.open("r+b") as file:
-                file.seek(pages_off + page * PAGE + at)
-                byte = file.read(1)
-                file.seek(-1, os.SEEK_CUR)
-                file.write(bytes((byte[0] ^ 1,)))
-                os.fsync(file.fileno())
-            return
-    raise Failed("it has no snapshot open")
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{child.pid}/fd").iterdir():
+            if os.fsencode(os.readlink(link)).startswith(deleted):
+                return link
+    return None
+
+
+def change_generated(bench: Bench, child: Child, page: int, at: int) -> None:
+    """Changes a byte of what @child has generated."""
+    path = generated_by(bench, child)
+    if not path:
+        raise Failed("it has no snapshot open")
+    _, pages_off, _ = layout(path)
+    with path.open("r+b") as file:
+        file.seek(pages_off + page * PAGE + at)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes((byte[0] ^ 1,)))
+        os.fsync(file.fileno())
 
 
 # ---- what somebody else may do to the file while it is measured

@@ -9,14 +9,12 @@ import re
 import signal
 import subprocess
 import time
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from typing import (
+    Any, Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar)
 
 from tap import Case, Failed, check
 
-RUN_TIMEOUT_S = 60
-# Until what was ended is no more.  Whatever is ended would go on for longer, so
-# a machine that is held up for a while does not matter.
-GONE_S = 20
+HANG_S = 150                # nothing takes so long; a case has longer
 POLL_S = 0.005
 SHOWN_RUNS = 2              # of a case that failed
 SHOWN_LINES = 20            # of each of them
@@ -37,12 +35,15 @@ LAZY = TRAPPED + ("mmap", "mmap-ahead")
 TINY = ("--memory", "fresh", "--window", "20ms", "--think", "0",
         "--working-set", "1M", "--warmup", "0", "--repeat", "1")
 MADE = ("--size", "8M")
+# Runs that go on until somebody ends them: they end by themselves after HANG_S.
+ENDLESS = ("--window", "600s", "--timeout", "86400")
 
 PAGE = 4096
 MIB = 1 << 20
 
 Child = subprocess.Popen[str]
 Result = dict[str, Any]     # what --json writes
+Found = TypeVar("Found")
 
 
 class Done:
@@ -141,16 +142,18 @@ class Bench:
         """@before: a command that runs it."""
         return self.spawn([*before, *self.command(*args)], **options)
 
-    def finish(self, child: Child, timeout_s: float = RUN_TIMEOUT_S) -> Done:
+    def finish(self, child: Child) -> Done:
+        """Wait until it has ended."""
+        is_late = False
         try:
-            out, err = child.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired as e:
+            out, err = child.communicate(timeout=HANG_S)
+        except subprocess.TimeoutExpired:
+            is_late = True
             os.killpg(child.pid, signal.SIGKILL)
             out, err = child.communicate()
-            self.runs.append(Done(child.args, child.returncode, out, err))
-            raise Failed(f"not done after {timeout_s} s") from e
         done = Done(child.args, child.returncode, out, err)
         self.runs.append(done)
+        check(not is_late, f"not done after {HANG_S} s")
         most = max(0, (time.monotonic() - self._begin_s) / PROGRESS_S)
         check(len(done.progress) <= most,
               f"{len(done.progress)} lines of progress in {most * 10:.1f} s")
@@ -220,23 +223,30 @@ class Bench:
                         found.append(int(entry.name))
         return found
 
-    def child_of(self, parent: Child) -> int:
-        """The process of a run, once there is one."""
-        until = time.monotonic() + RUN_TIMEOUT_S
-        while time.monotonic() < until and parent.poll() is None:
-            for pid in self.processes():
-                if parent_of(pid) == parent.pid:
-                    return pid
-            time.sleep(POLL_S)
-        self.finish(parent)
-        raise Failed("it ended without a run")
+    def wait_for(self, what: str, child: Child,
+                 found: Callable[[], Found]) -> Found:
+        """What @found returns, once that is true; Failed if @child ends."""
+        def found_or_over() -> Found:
+            is_over = child.poll() is not None      # before the last look
+            value = found()
+            if is_over and not value:
+                self.finish(child)
+                raise Failed(f"it ended, and no {what} was seen")
+            return value
+        return wait_until(what, found_or_over)
+
+    def child_of(self, parent: Child, other: int = 0) -> int:
+        """The process of a run, once there is one; not the @other one."""
+        found = self.wait_for("run", parent,
+                              lambda: self.children_of(parent) - {other})
+        return min(found)
+
+    def children_of(self, parent: Child) -> set[int]:
+        return {pid for pid in self.processes()
+                if parent_of(pid) == parent.pid}
 
     def nothing_left(self) -> None:
-        until = time.monotonic() + GONE_S
-        while self.processes():
-            check(time.monotonic() < until,
-                  f"processes are left: {self.processes()}")
-            time.sleep(POLL_S)
+        wait_until("end of all processes", lambda: not self.processes())
         left = sorted(path.name for path in self.temporary.iterdir())
         check(not left, f"files are left: {left}")
 
@@ -247,6 +257,32 @@ def parent_of(pid: int) -> int:
         stat = Path(f"/proc/{pid}/stat").read_text()
         return int(stat.rpartition(")")[2].split()[1])
     return 0
+
+
+def has_guest(pid: int) -> bool:
+    """Whether a run has come so far that its loader and its guest run."""
+    with contextlib.suppress(OSError):
+        return any((task / "comm").read_text().startswith("vcpu")
+                   for task in Path(f"/proc/{pid}/task").iterdir())
+    return False
+
+
+def wait_until(what: str, found: Callable[[], Found]) -> Found:
+    """What @found returns, once that is true."""
+    until = time.monotonic() + HANG_S
+    while True:
+        value = found()
+        if value:
+            return value
+        check(time.monotonic() < until, f"no {what} after {HANG_S} s")
+        time.sleep(POLL_S)
+
+
+def has_result(path: Path) -> bool:
+    """Whether a round has been saved; to try it, the program makes the file."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size > 0
+    return False
 
 
 def load_result(path: Path) -> Result:

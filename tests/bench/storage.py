@@ -7,14 +7,14 @@ from pathlib import Path
 import shutil
 import signal
 import subprocess
-import time
 
+from bench.gate import Gate
 from bench.places import WITHOUT, copy_for_nobody, is_root, needs_simulation
 from bench.results import all_counted, contenders, scenarios
 from bench.stage import (
-    GONE_S, MADE, MIB, POLL_S, RUN_TIMEOUT_S, TINY, Bench, Child, load_result,
-    one_sentence)
-from tap import Failed, Skip, case, check
+    ENDLESS, MADE, MIB, TINY, Bench, Child, load_result, one_sentence,
+    wait_until)
+from tap import Skip, case, check
 
 
 SLOW = "rtt=5ms,rate=20M"
@@ -36,26 +36,21 @@ def simulated(bench: Bench, pid: int) -> str | None:
     return None
 
 
-def begin_simulated(bench: Bench, *args: str) -> \
-        tuple[Child, str]:
-    """A run, once the guest waits for its storage, and which that is."""
+def begin_simulated(bench: Bench, *args: object) -> tuple[Child, str]:
+    """A program once it measures, and its storage's backing device."""
     child = bench.start(*TINY, *MADE, "--cache", "cold", *args)
-    until = time.monotonic() + RUN_TIMEOUT_S
-    while time.monotonic() < until and child.poll() is None:
-        device = simulated(bench, child.pid)
+
+    def found() -> str | None:
         # It, the server, and a run.
-        if device and len(bench.processes()) > 2:
-            return child, device
-        time.sleep(POLL_S)
-    bench.finish(child)
-    raise Failed("it has no simulated storage")
+        return simulated(bench, child.pid) if len(bench.processes()) > 2 \
+            else None
+
+    return child, str(bench.wait_for("simulated storage", child, found))
 
 
 def unmounted(device: str) -> None:
-    until = time.monotonic() + GONE_S
-    while Path("/sys/class/bdi", device).exists():
-        check(time.monotonic() < until, f"{device} is still mounted")
-        time.sleep(POLL_S)
+    wait_until("end of the mount",
+               lambda: not Path("/sys/class/bdi", device).exists())
 
 
 @case("contenders load the right memory from storage of each class")
@@ -162,12 +157,12 @@ def readahead_is_set(bench: Bench) -> None:
             raise Skip("more than 128 KiB needs root")
         for storage in ("file", "rtt=1ms"):
             child, device = begin_simulated(
-                bench, "--window", "30s", "--storage", storage,
+                bench, *ENDLESS, "--storage", storage,
                 "--readahead", text, "--contenders", "eager")
             found = Path("/sys/class/bdi", device, "read_ahead_kb")
             found_kib = int(found.read_text())
             child.kill()
-            bench.finish(child, GONE_S)
+            bench.finish(child)
             check(found_kib == kib, f"{storage}: {found_kib} KiB, not {kib}")
     result = bench.measured(*TINY, *MADE, "--readahead", "as-is,64K")
     all_counted(result, 1)
@@ -178,24 +173,32 @@ def readahead_is_set(bench: Bench) -> None:
 @case("simulated storage is gone after the end, Ctrl-C and SIGKILL")
 def nothing_left_mounted(bench: Bench) -> None:
     needs_simulation(bench)
-    mounts = Path("/proc/self/mountinfo").read_text()
-    for number in (None, signal.SIGINT, signal.SIGKILL):
+    check("fastload-bench" not in Path("/proc/self/mountinfo").read_text(),
+          "there was one before")
+    for number in (signal.SIGINT, signal.SIGKILL):
         child, device = begin_simulated(
-            bench, "--storage", SLOW, "--window", "30s" if number else "1s",
-            "--contenders", "fastload")
+            bench, "--storage", SLOW, *ENDLESS, "--contenders", "fastload")
         check("fastload" not in Path("/proc/self/mountinfo").read_text(),
               "others see the mount")
         if number == signal.SIGKILL:
             child.kill()        # it alone: the server has to notice
-        elif number:
+        else:
             os.killpg(child.pid, number)
         # A server that is left would keep the pipes of the output open.
-        done = bench.finish(child, GONE_S if number else RUN_TIMEOUT_S)
-        if not number:
-            check(done.code == 0, f"exit code {done.code}: {done.err!r}")
+        bench.finish(child)
         unmounted(device)
         bench.nothing_left()
-    check("fastload-bench" not in mounts, "there was one before")
+    gate = Gate(bench)
+    child = bench.start(*TINY, *MADE, "--cache", "cold", "--storage", SLOW,
+                        "--contenders", "fastload", *gate.options)
+    gate.wait_for_run(child)
+    device = simulated(bench, child.pid) or ""
+    check(device, "it has no simulated storage")
+    gate.open()
+    done = bench.finish(child)
+    check(done.code == 0, f"exit code {done.code}: {done.err!r}")
+    unmounted(device)
+    bench.nothing_left()
 
 
 @case("without /dev/fuse it says what to do, before any run")

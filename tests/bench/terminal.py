@@ -6,15 +6,19 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import tempfile
 import termios
+from typing import Callable
 
-from bench.stage import RUN_TIMEOUT_S, Bench, Done
+from bench.gate import Gate
+from bench.stage import HANG_S, POLL_S, Bench, Done
 from tap import check
 
 COLUMNS = 80
+OnTurn = Callable[[str, int], None]
 WIDTHS = (20, 40, 60, 80, 200)      # columns of terminals
 
 
@@ -23,10 +27,26 @@ def set_columns(terminal: int, columns: int) -> None:
                 struct.pack("HHHH", 24, columns, 0, 0))
 
 
+def read_terminal(terminal: int) -> bytes | None:
+    """What has come, if anything; None: nobody has the terminal any more."""
+    if not select.select([terminal], [], [], POLL_S)[0]:
+        return b""
+    try:
+        return os.read(terminal, 1 << 16) or None
+    except OSError as e:
+        if e.errno != errno.EIO:
+            raise
+        return None
+
+
 def on_terminal(bench: Bench, *args: object, columns: int = COLUMNS,
-                later_columns: int | None = None, stream: str = "stderr",
-                term: str = "xterm") -> tuple[int, str, str]:
-    """What a run writes to a terminal as one stream, and to the other."""
+                stream: str = "stderr", term: str = "xterm",
+                on_turn: OnTurn | None = None) -> tuple[int, str, str]:
+    """What a run writes to a terminal as one stream, and to the other.
+
+    @on_turn is called again and again with what the terminal has got so far,
+    and with a file descriptor of it.
+    """
     master, slave = pty.openpty()
     set_columns(slave, columns)
     command = bench.command(*args)
@@ -38,25 +58,31 @@ def on_terminal(bench: Bench, *args: object, columns: int = COLUMNS,
             env={**os.environ, "TERM": term}, start_new_session=True)
         os.close(slave)
         said = b""
-        while True:
-            try:
-                piece = os.read(master, 1 << 16)
-            except OSError as e:
-                if e.errno != errno.EIO:
-                    raise
-                break           # nobody has the terminal any more
-            if not piece:
-                break
+        while (piece := read_terminal(master)) is not None:
             said += piece
-            if later_columns:
-                set_columns(master, later_columns)
+            if on_turn:
+                on_turn(said.decode(errors="replace"), master)
         os.close(master)
-        child.wait(RUN_TIMEOUT_S)
+        child.wait(HANG_S)
         output.seek(0)
         out = output.read()
     text = said.decode(errors="replace")
     bench.runs.append(Done(command, child.returncode, out, text))
     return child.returncode, out, text
+
+
+def held_until(gate: Gate, *patterns: str) -> OnTurn:
+    """For on_terminal(): each at the gate waits for the next pattern."""
+    rest = list(patterns)
+
+    def on_turn(said: str, terminal: int) -> None:
+        if rest and gate.has_somebody() and re.search(rest[0], said):
+            rest.pop(0)
+            if rest:
+                gate.let_pass()
+            else:
+                gate.open()
+    return on_turn
 
 
 def bars(said: str) -> list[str]:

@@ -4,27 +4,27 @@
 import os
 import re
 import signal
-import time
 
+from bench.gate import Gate
 from bench.places import needs_simulation
 from bench.results import contenders
 from bench.snapshot import (
     change_generated, overwrite, replace, truncate)
 from bench.stage import (
-    MADE, POLL_S, TINY, TRAPPED, Bench, all_ours, load_result, one_sentence)
+    MADE, TINY, TRAPPED, Bench, Done, Result, all_ours, has_guest, has_result,
+    load_result, one_sentence)
 from tap import case, check
-
-FULL_RUN_PROCESSES = 4      # when so many were seen, null's run is done
 
 
 @case("a page that changes behind its back is found to be WRONG")
 def wrong_page(bench: Bench) -> None:
-    saved = bench.path("wrong.json")
-    child = bench.start(*TINY, *MADE, "--zero-share", "0", "--repeat", "15",
+    saved, gate = bench.path("wrong.json"), Gate(bench)
+    child = bench.start(*TINY, *MADE, "--zero-share", "0", "--repeat", "2",
                         "--contenders", "eager,mmap", "--cache", "warm",
-                        "--json", saved)
-    bench.child_of(child)           # so the checksums have been taken
+                        *gate.options, "--json", saved)
+    gate.wait_for_run(child)        # so the checksums have been taken
     change_generated(bench, child, 1234, 100)
+    gate.open()
     done = bench.finish(child)
     check(done.code == 1, f"exit code {done.code}, not 1")
     check(re.search(r"WRONG.* 0x4d2000 .*pc\.ram", done.err),
@@ -32,46 +32,55 @@ def wrong_page(bench: Bench) -> None:
     check("WRONG" in done.out and "FAILED" in done.out,
           "the table does not say so")
     all_ours(done)
-    for c in contenders(load_result(saved)):
-        check(c["failed_count"] >= 10 and "WRONG" in c["errors"][0],
-              f"{c['label']}: {c['failed_count']} failed: {c['errors']}")
+    all_wrong(load_result(saved), 2)
     bench.nothing_left()
+
+
+def all_wrong(result: Result, repeat: int) -> None:
+    for c in contenders(result):
+        check(c["failed_count"] == repeat and "WRONG" in c["errors"][0],
+              f"{c['label']}: {c['failed_count']} failed: {c['errors']}")
 
 
 @case("lazy contenders are verified as well, cold")
 def wrong_page_lazily(bench: Bench) -> None:
-    saved = bench.path("wrong.json")
-    child = bench.start(*TINY, *MADE, "--zero-share", "0", "--repeat", "6",
-                        "--contenders", ",".join(TRAPPED), "--cache", "cold",
-                        "--direct", "off", "--json", saved)
-    bench.child_of(child)
+    saved, gate = bench.path("wrong.json"), Gate(bench)
+    child = bench.start(*TINY, *MADE, "--zero-share", "0", "--contenders",
+                        ",".join(TRAPPED), "--cache", "cold", "--direct",
+                        "off", *gate.options, "--json", saved)
+    gate.wait_for_run(child)
     change_generated(bench, child, 777, 4000)
+    gate.open()
     done = bench.finish(child)
     check(done.code == 1, f"exit code {done.code}, not 1")
-    for c in contenders(load_result(saved)):
-        check(c["failed_count"] >= 4 and "WRONG" in c["errors"][0],
-              f"{c['label']}: {c['failed_count']} failed: {c['errors']}")
+    all_wrong(load_result(saved), 1)
+
+
+def is_told_to_change(done: Done, result: Result) -> None:
+    one_sentence(done, 1, r"changed while it was measured: nothing that "
+                 r"was measured after \d\d:\d\d:\d\d counts")
+    check(not any(c["failed_count"] for c in contenders(result)),
+          "one is blamed")
 
 
 @case("a snapshot that changes ends it, and no contender is blamed")
 def snapshot_changes(bench: Bench) -> None:
     for change in overwrite, replace:
         path = bench.generated("--size", "8M", "--zero-share", "0")
-        saved = bench.path("changed.json")
-        child = bench.start(*TINY, "--snapshot", path, "--repeat", "200",
+        saved, gate = bench.path("changed.json"), Gate(bench)
+        child = bench.start(*TINY, "--snapshot", path, "--repeat", "2",
                             "--contenders", "eager,fastload", "--cache",
-                            "warm", "--json", saved)
-        seen: set[int] = set()
-        while len(seen) < FULL_RUN_PROCESSES:
-            seen.add(bench.child_of(child))
-            time.sleep(POLL_S)
+                            "warm", *gate.options, "--json", saved)
+        gate.wait(child)
+        while not has_result(saved):
+            gate.let_pass()
+            gate.wait(child)
         change(bench, path)
-        done = bench.finish(child)
-        one_sentence(done, 1, r"changed while it was measured: nothing that "
-                     r"was measured after \d\d:\d\d:\d\d counts")
-        found = contenders(load_result(saved))
-        check(not any(c["failed_count"] for c in found), "one is blamed")
-        check(found[0]["run_count"] > 0, "what was measured before is gone")
+        gate.open()
+        done, result = bench.finish(child), load_result(saved)
+        is_told_to_change(done, result)
+        for c in contenders(result):
+            check(c["run_count"] > 0, "what was measured before is gone")
 
 
 @case("the same when it is read through simulated storage")
@@ -79,30 +88,30 @@ def snapshot_changes_behind(bench: Bench) -> None:
     needs_simulation(bench)
     for change in overwrite, truncate:
         path = bench.generated("--size", "8M", "--zero-share", "0")
-        saved = bench.path("changed.json")
-        child = bench.start(*TINY, "--snapshot", path, "--repeat", "200",
-                            "--contenders", "eager,fastload", "--cache",
-                            "cold", "--storage", "ssd", "--json", saved)
-        # It, a server that tries, the server, and so many runs.
-        seen: set[int] = set()
-        while len(seen) < FULL_RUN_PROCESSES + 3:
-            seen.update(bench.processes())
-            check(child.poll() is None, "it has ended")
-            time.sleep(POLL_S)
+        saved, gate = bench.path("changed.json"), Gate(bench)
+        # A storage that has given nothing yet when the file changes.
+        child = bench.start(*TINY, "--snapshot", path, "--contenders",
+                            "fastload", "--cache", "warm", "--direct", "on",
+                            "--storage", "rtt=10s", *gate.options, "--json",
+                            saved)
+        gate.wait_for_run(child)
+        gate.let_pass()                 # that was null's
+        gate.wait(child)
+        gate.open()
+        bench.wait_for("guest", child,
+                       lambda: any(map(has_guest, bench.processes())))
         change(bench, path)
-        done = bench.finish(child)
-        one_sentence(done, 1, r"changed while it was measured: nothing that "
-                     r"was measured after \d\d:\d\d:\d\d counts")
-        found = contenders(load_result(saved))
-        check(not any(c["failed_count"] for c in found), "one is blamed")
+        is_told_to_change(bench.finish(child), load_result(saved))
 
 
 @case("a run that is killed has failed, and the others go on")
 def killed_run_has_failed(bench: Bench) -> None:
-    saved = bench.path("killed.json")
-    child = bench.start(*TINY, *MADE, "--window", "500ms", "--cache", "warm",
-                        "--contenders", "eager", "--json", saved)
+    saved, gate = bench.path("killed.json"), Gate(bench)
+    child = bench.start(*TINY, *MADE, "--cache", "warm", "--contenders",
+                        "eager", *gate.options, "--json", saved)
+    gate.wait_for_run(child)
     os.kill(bench.child_of(child), signal.SIGKILL)
+    gate.open()
     done = bench.finish(child)
     one_sentence(done, 1, r"null: ended by signal 9")
     check("FAILED 1 time" in done.out, "the table does not say so")
