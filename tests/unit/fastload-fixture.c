@@ -151,6 +151,7 @@ static void fixture_run_test(const void *opaque)
         g_test_skip(error->message);
     } else {
         fixture_restart_deadline();
+        test_clock_go();
         test->func(test->data);
         fixture_note_clear();
     }
@@ -787,6 +788,19 @@ void fixture_placed_check(FixturePlaced *placed, const FastloadStats *stats)
     for (i = 0; i < fixture_page_count(placed->f); i++) {
         g_assert_true(placed->told[i] || !placed_has_data(placed->f, i));
     }
+}
+
+/* ---- threads ---- */
+
+bool fixture_thread_waits(pid_t tid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/task/%d/syscall",
+                                            tid);
+    g_autofree char *text = NULL;
+
+    /* The number of the call; "running" outside of any. */
+    return g_file_get_contents(path, &text, NULL, NULL) &&
+           atoi(text) == SYS_futex;
 }
 
 /* ---- touchers ---- */

@@ -12,6 +12,7 @@
 #define FASTLOAD_FIXTURE_H
 
 #include "qemu/fastload.h"
+#include "fastload-clock.h"
 
 #define FIXTURE_PAGE_BYTES 4096u
 #define FIXTURE_CHUNK_PAGE_COUNT 512u
@@ -158,6 +159,21 @@ void fixture_events_wait(FixtureEvents *events, FastloadEvent event);
             g_usleep(100); \
         } \
     } while (0)
+
+/*
+ * The same, and the engine's clock goes fast meanwhile: what waits for a time
+ * to be over, but for threads that sleep in the kernel, need not wait so long.
+ */
+#define fixture_hurry_until(condition) \
+    do { \
+        while (!(condition)) { \
+            g_usleep(100); \
+            test_clock_skip(10 * 1000 * 1000); \
+        } \
+    } while (0)
+
+/* Does the thread wait for another one, in futex(2)? */
+bool fixture_thread_waits(pid_t tid);
 
 /* Reads random pages and counts what is wrong. */
 typedef struct FixtureToucher {

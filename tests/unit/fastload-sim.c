@@ -5,12 +5,14 @@
  */
 #include "qemu/osdep.h"
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <time.h>
+#include "fastload-clock.h"
 #include "fastload-sim.h"
 
-/* With requests on hold, look this often whether they still are. */
-#define SIM_HOLD_POLL_NS (500 * 1000ll)
+/* Who has polled so often while the test waits for it never sleeps. */
+#define SIM_POLL_COUNT_MAX (200 * 1000)
 /* What comes late comes so many times, so far apart. */
 #define SIM_LATE_COUNT 3
 #define SIM_LATE_US 700
@@ -30,12 +32,14 @@ static struct {
     bool is_refused;
     uint32_t open_count;
     uint64_t failed_count;
-    uint64_t sleepless_count;
+    uint64_t poll_count;
     uint64_t failed_urgent_count;
     uint64_t pending_count;
+    uint64_t pending_urgent_count;
     uint64_t broken_count;
     GCond late_cond;
     uint32_t late_count; /* threads */
+    FastloadIo *ios;
 } sim;
 
 /* What was not complete when a backend broke. */
@@ -44,24 +48,60 @@ typedef struct SimLate {
     struct iovec targets[];
 } SimLate;
 
+/* What wakes a worker: its two descriptors, and the simulator's own. */
+#define SIM_WATCH_COUNT 3
+#define SIM_WATCH_OWN 2
+
 struct FastloadIo {
+    /* constant after open */
     int fd;
-    struct pollfd watch[2];
+    int watch_fds[SIM_WATCH_COUNT];
+    /* worker thread only */
     GRand *rand;
     uint32_t turn;
+    uint32_t pending_turn; /* polls with requests pending */
     FastloadIoReq *pending; /* again_count: the turn when it goes on */
     FastloadIoReq *done;
-    bool is_broken;
+    /* lock sim.lock */
+    FastloadIo *next;
+    bool minds_faults;
+    bool is_asleep;   /* it has looked at all there is, and would sleep on */
+    uint64_t due_ns;  /* when it wakes by itself; UINT64_MAX: never */
 };
 
 /* ---- control ---- */
 
-void sim_reset(const SimConfig *config)
+/* Who sleeps looks again whether there is a reason to. */
+static void sim_wake_all_locked(void)
 {
-    g_mutex_lock(&sim.lock);
+    const uint64_t one = 1;
+    FastloadIo *io;
+
+    for (io = sim.ios; io; io = io->next) {
+        io->is_asleep = false;
+        g_assert_cmpint(write(io->watch_fds[SIM_WATCH_OWN], &one,
+                              sizeof(one)), ==, sizeof(one));
+    }
+}
+
+static void sim_wait_late_locked(void)
+{
     while (sim.late_count) {
         g_cond_wait(&sim.late_cond, &sim.lock);
     }
+}
+
+void sim_wait_late(void)
+{
+    g_mutex_lock(&sim.lock);
+    sim_wait_late_locked();
+    g_mutex_unlock(&sim.lock);
+}
+
+void sim_reset(const SimConfig *config)
+{
+    g_mutex_lock(&sim.lock);
+    sim_wait_late_locked();
     g_assert_cmpuint(sim.pending_count, ==, 0);
     sim.config = *config;
     sim.broken_count = 0;
@@ -70,7 +110,7 @@ void sim_reset(const SimConfig *config)
     sim.is_refused = false;
     sim.open_count = 0;
     sim.failed_count = 0;
-    sim.sleepless_count = 0;
+    sim.poll_count = 0;
     sim.failed_urgent_count = 0;
     g_mutex_unlock(&sim.lock);
 }
@@ -119,6 +159,7 @@ void sim_hold(SimHold hold)
 {
     g_mutex_lock(&sim.lock);
     sim.hold = hold;
+    sim_wake_all_locked();
     g_mutex_unlock(&sim.lock);
 }
 
@@ -144,9 +185,9 @@ uint64_t sim_failed_count(void)
     return sim_get(&sim.failed_count);
 }
 
-uint64_t sim_sleepless_count(void)
+uint64_t sim_poll_count(void)
 {
-    return sim_get(&sim.sleepless_count);
+    return sim_get(&sim.poll_count);
 }
 
 uint64_t sim_failed_urgent_count(void)
@@ -162,6 +203,96 @@ uint64_t sim_broken_count(void)
 uint64_t sim_pending_count(void)
 {
     return sim_get(&sim.pending_count);
+}
+
+uint64_t sim_pending_urgent_count(void)
+{
+    return sim_get(&sim.pending_urgent_count);
+}
+
+/* ---- workers that sleep ---- */
+
+/* The worker writes minds_faults, and nobody else. */
+static void sim_watch(const FastloadIo *io, struct pollfd *ret_watch)
+{
+    int i;
+
+    for (i = 0; i < SIM_WATCH_COUNT; i++) {
+        bool is_minded = i != FASTLOAD_IO_WATCH_FAULTS || io->minds_faults;
+
+        ret_watch[i] = (struct pollfd) {
+            .fd = io->watch_fds[i], .events = is_minded ? POLLIN : 0,
+        };
+    }
+}
+
+static bool sim_is_asleep_locked(const FastloadIo *io)
+{
+    struct pollfd watch[SIM_WATCH_COUNT];
+
+    sim_watch(io, watch);
+    return io->is_asleep && poll(watch, SIM_WATCH_COUNT, 0) == 0;
+}
+
+static bool sim_are_asleep_locked(void)
+{
+    FastloadIo *io = sim.ios;
+
+    while (io && sim_is_asleep_locked(io)) {
+        io = io->next;
+    }
+    return !io;
+}
+
+bool sim_is_asleep(void)
+{
+    bool are_asleep;
+
+    g_mutex_lock(&sim.lock);
+    are_asleep = sim_are_asleep_locked();
+    g_mutex_unlock(&sim.lock);
+    return are_asleep;
+}
+
+void sim_wait_asleep(void)
+{
+    uint64_t poll_count = sim_poll_count();
+
+    g_mutex_lock(&sim.lock);
+    while (!sim_are_asleep_locked()) {
+        g_assert_cmpuint(sim.poll_count - poll_count, <, SIM_POLL_COUNT_MAX);
+        g_mutex_unlock(&sim.lock);
+        g_usleep(20);
+        g_mutex_lock(&sim.lock);
+    }
+    g_mutex_unlock(&sim.lock);
+}
+
+void sim_skip(uint64_t ns)
+{
+    g_mutex_lock(&sim.lock);
+    test_clock_skip(ns);
+    sim_wake_all_locked();
+    g_mutex_unlock(&sim.lock);
+}
+
+bool sim_step(void)
+{
+    uint64_t due_ns = UINT64_MAX;
+    FastloadIo *io;
+
+    g_assert_true(test_clock_is_stopped());
+    sim_wait_asleep();
+    g_mutex_lock(&sim.lock);
+    for (io = sim.ios; io; io = io->next) {
+        due_ns = MIN(due_ns, io->due_ns);
+    }
+    g_mutex_unlock(&sim.lock);
+    if (due_ns == UINT64_MAX) {
+        return false;
+    }
+    sim_skip(due_ns - MIN(due_ns, fastload_stats_now_ns()));
+    return true;
 }
 
 /* ---- the backend ---- */
@@ -184,10 +315,15 @@ static FastloadIo *sim_open(const FastloadIoSetup *setup,
     io = g_new0(FastloadIo, 1);
     io->fd = setup->fd;
     io->rand = g_rand_new_with_seed(seed);
-    for (i = 0; i < 2; i++) {
-        io->watch[i].fd = setup->watch_fds[i];
-        io->watch[i].events = POLLIN;
+    for (i = 0; i < SIM_WATCH_COUNT; i++) {
+        io->watch_fds[i] = i == SIM_WATCH_OWN
+            ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) : setup->watch_fds[i];
     }
+    g_assert_cmpint(io->watch_fds[SIM_WATCH_OWN], >=, 0);
+    g_mutex_lock(&sim.lock);
+    io->next = sim.ios;
+    sim.ios = io;
+    g_mutex_unlock(&sim.lock);
     return io;
 }
 
@@ -210,6 +346,7 @@ static void sim_queue(FastloadIo *io, FastloadIoReq *req)
     io->pending = req;
     g_mutex_lock(&sim.lock);
     sim.pending_count++;
+    sim.pending_urgent_count += req->is_urgent;
     g_mutex_unlock(&sim.lock);
 }
 
@@ -257,7 +394,7 @@ static int sim_roll(FastloadIo *io, uint64_t file_off, uint32_t *piece_bytes)
 }
 
 /* Reads one piece; returns whether the request is complete. */
-static bool sim_step(FastloadIo *io, FastloadIoReq *req)
+static bool sim_read_piece(FastloadIo *io, FastloadIoReq *req)
 {
     uint32_t piece_bytes = req->len_bytes - req->done_bytes;
     uint64_t file_off = req->file_off + req->done_bytes;
@@ -287,6 +424,7 @@ static void sim_complete(FastloadIo *io, FastloadIoReq *req)
 
     g_mutex_lock(&sim.lock);
     sim.pending_count--;
+    sim.pending_urgent_count -= req->is_urgent;
     sim.failed_count += req->error != 0;
     sim.failed_urgent_count += req->error && req->is_urgent;
     g_mutex_unlock(&sim.lock);
@@ -297,14 +435,20 @@ static void sim_complete(FastloadIo *io, FastloadIoReq *req)
     *at = req;
 }
 
+static bool sim_is_held_locked(const FastloadIoReq *req)
+{
+    return sim.hold & (req->is_urgent ? SIM_HOLD_URGENT
+                                      : SIM_HOLD_BACKGROUND);
+}
+
 static bool sim_is_held(const FastloadIoReq *req)
 {
-    SimHold hold;
+    bool is_held;
 
     g_mutex_lock(&sim.lock);
-    hold = sim.hold;
+    is_held = sim_is_held_locked(req);
     g_mutex_unlock(&sim.lock);
-    return hold & (req->is_urgent ? SIM_HOLD_URGENT : SIM_HOLD_BACKGROUND);
+    return is_held;
 }
 
 /* Returns whether some request goes on by itself. */
@@ -324,7 +468,7 @@ static bool sim_turn(FastloadIo *io)
         is_busy = true;
         if ((int32_t)(req->again_count - io->turn) > 0) {
             at = &req->next;
-        } else if (sim_step(io, req)) {
+        } else if (sim_read_piece(io, req)) {
             *at = req->next;
             sim_complete(io, req);
         } else {
@@ -338,38 +482,83 @@ static bool sim_turn(FastloadIo *io)
 /* Once only: who breaks is not asked again. */
 static bool sim_breaks(FastloadIo *io)
 {
-    uint32_t break_permille;
+    uint32_t break_permille, break_turn;
 
+    if (!io->pending) {
+        return false;
+    }
     g_mutex_lock(&sim.lock);
     break_permille = sim.config.break_permille;
+    break_turn = sim.config.break_turn;
     g_mutex_unlock(&sim.lock);
-    io->is_broken = io->pending &&
-                    g_rand_int_range(io->rand, 0, 1000) < break_permille;
-    return io->is_broken;
+    io->pending_turn++;
+    return break_turn ? io->pending_turn == break_turn
+                      : g_rand_int_range(io->rand, 0, 1000) < break_permille;
+}
+
+/* All that is pending is held, and nothing is due: is the worker to sleep? */
+static bool sim_falls_asleep(FastloadIo *io)
+{
+    FastloadIoReq *req = io->pending;
+    bool is_asleep;
+
+    g_mutex_lock(&sim.lock);
+    while (req && sim_is_held_locked(req)) {
+        req = req->next;
+    }
+    is_asleep = !req && fastload_stats_now_ns() < io->due_ns;
+    io->is_asleep = is_asleep;
+    g_mutex_unlock(&sim.lock);
+    return is_asleep;
+}
+
+static void sim_sleep(FastloadIo *io)
+{
+    struct pollfd watch[SIM_WATCH_COUNT];
+    bool is_woken = false;
+    uint64_t count;
+
+    sim_watch(io, watch);
+    while (!is_woken && sim_falls_asleep(io)) {
+        struct timespec ts = { 0 };
+        bool is_endless = io->due_ns == UINT64_MAX || test_clock_is_stopped();
+
+        if (!is_endless) {
+            uint64_t now_ns = fastload_stats_now_ns();
+            uint64_t sleep_ns = io->due_ns - MIN(io->due_ns, now_ns);
+
+            ts.tv_sec = sleep_ns / 1000000000;
+            ts.tv_nsec = sleep_ns % 1000000000;
+        }
+        if (ppoll(watch, SIM_WATCH_COUNT, is_endless ? NULL : &ts, NULL) > 0) {
+            is_woken = watch[0].revents || watch[1].revents;
+        }
+        if (read(io->watch_fds[SIM_WATCH_OWN], &count, sizeof(count)) < 0) {
+            g_assert_cmpint(errno, ==, EAGAIN);
+        }
+    }
+    g_mutex_lock(&sim.lock);
+    io->is_asleep = false;
+    g_mutex_unlock(&sim.lock);
 }
 
 static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
-    struct timespec ts;
-
+    g_mutex_lock(&sim.lock);
+    sim.poll_count++;
+    g_mutex_unlock(&sim.lock);
     if (sim_breaks(io)) {
         return false;
-    }
-    if (timeout_ns == 0) {
-        g_mutex_lock(&sim.lock);
-        sim.sleepless_count++;
-        g_mutex_unlock(&sim.lock);
     }
     if (sim_turn(io) || io->done || timeout_ns == 0) {
         return true;
     }
-    if (io->pending && (timeout_ns < 0 || timeout_ns > SIM_HOLD_POLL_NS)) {
-        timeout_ns = SIM_HOLD_POLL_NS;
-    }
-    ts.tv_sec = timeout_ns / 1000000000;
-    ts.tv_nsec = timeout_ns % 1000000000;
-    io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
-    ppoll(io->watch, 2, timeout_ns < 0 ? NULL : &ts, NULL);
+    g_mutex_lock(&sim.lock);
+    io->minds_faults = minds_faults;
+    io->due_ns = timeout_ns < 0 ? UINT64_MAX
+                                : fastload_stats_now_ns() + timeout_ns;
+    g_mutex_unlock(&sim.lock);
+    sim_sleep(io);
     return true;
 }
 
@@ -412,11 +601,12 @@ static void *sim_late_main(void *opaque)
 static void sim_leave_pending(FastloadIo *io)
 {
     FastloadIoReq *req;
-    uint32_t count = 0;
+    uint32_t count = 0, urgent_count = 0;
     SimLate *late;
 
     for (req = io->pending; req; req = req->next) {
         count++;
+        urgent_count += req->is_urgent;
     }
     late = g_malloc(sizeof(*late) + count * sizeof(late->targets[0]));
     late->count = 0;
@@ -427,6 +617,7 @@ static void sim_leave_pending(FastloadIo *io)
     }
     g_mutex_lock(&sim.lock);
     sim.pending_count -= count;
+    sim.pending_urgent_count -= urgent_count;
     sim.broken_count++;
     sim.late_count++;
     g_mutex_unlock(&sim.lock);
@@ -435,9 +626,19 @@ static void sim_leave_pending(FastloadIo *io)
 
 static void sim_close(FastloadIo *io)
 {
+    FastloadIo **at;
+
     if (!io) {
         return;
     }
+    g_mutex_lock(&sim.lock);
+    at = &sim.ios;
+    while (*at != io) {
+        at = &(*at)->next;
+    }
+    *at = io->next;
+    g_mutex_unlock(&sim.lock);
+    close(io->watch_fds[SIM_WATCH_OWN]);
     /* A sound one is left, too, when another worker's is broken. */
     if (io->pending) {
         sim_leave_pending(io);

@@ -9,6 +9,8 @@
  * for good: then rubbish comes in for whatever was not complete, later.  One
  * simulation at a time; every call but sim_reset() may be made while a load
  * runs.
+ * Where the test's clock is stopped, workers sleep by that clock, and the test
+ * has it go on: with sim_step(), from one thing that falls due to the next.
  */
 #ifndef FASTLOAD_SIM_H
 #define FASTLOAD_SIM_H
@@ -23,6 +25,7 @@ typedef struct SimConfig {
     uint32_t eagain_permille;
     uint32_t delay_turns_max; /* polls that a piece may take */
     uint32_t break_permille;  /* of the polls with requests pending */
+    uint32_t break_turn;      /* of those it is this one; 0: see above */
 } SimConfig;
 
 typedef enum SimHold {
@@ -53,11 +56,40 @@ void sim_refuse(bool is_refused);
 uint64_t sim_failed_count(void);
 /* Of those, urgent ones. */
 uint64_t sim_failed_urgent_count(void);
-/* Polls so far that were not to sleep. */
-uint64_t sim_sleepless_count(void);
+/* So often workers have polled so far. */
+uint64_t sim_poll_count(void);
 /* So many workers' backends broke with requests pending. */
 uint64_t sim_broken_count(void);
 /* Requests queued and not completed. */
 uint64_t sim_pending_count(void);
+/* Of those, urgent ones. */
+uint64_t sim_pending_urgent_count(void);
+/* Waits until all that comes late for backends that broke has come. */
+void sim_wait_late(void);
+
+/* ---- workers that sleep ---- */
+
+/*
+ * Waits until all workers sleep, and nothing that they watch would wake them.
+ * One that never sleeps fails the test.
+ */
+void sim_wait_asleep(void);
+bool sim_is_asleep(void);
+/*
+ * When all workers sleep, and the clock is stopped: has it go on until the
+ * first of them wakes.  False: none does by itself.
+ */
+bool sim_step(void);
+/* As sim_step(), but so much later; whoever falls due meanwhile is late. */
+void sim_skip(uint64_t ns);
+/* Has the clock go on as far as it takes, where all workers sleep till then. */
+#define sim_run_until(condition) \
+    do { \
+        while (sim_wait_asleep(), !(condition)) { \
+            if (!sim_step()) { \
+                g_usleep(100); /* it is another thread's turn */ \
+            } \
+        } \
+    } while (0)
 
 #endif /* FASTLOAD_SIM_H */

@@ -11,16 +11,30 @@
 #define PAGE FIXTURE_PAGE_BYTES
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 #define CHUNK_BYTES (CHUNK_PAGES * PAGE)
-/* How long random loads go on, all together. */
-#define SEEDS_S 4
-#define DISCARD_COUNT 300
+/* Random loads, where the environment does not say how long. */
+#define SEED_COUNT 40
+#define DISCARD_COUNT 100
+#define RATE_BYTES_PER_S (100 * 1000 * 1000)
 
 typedef struct FaultTest {
     Fixture *f;
     Fastload *fl;
     FixtureEvents events;
     FixturePlaced placed;
+    uint32_t told_count; /* atomic: of faults */
 } FaultTest;
+
+static void fault_count_told(void *hva, uint32_t tid, void *opaque)
+{
+    FaultTest *t = opaque;
+
+    __atomic_add_fetch(&t->told_count, 1, __ATOMIC_RELAXED);
+}
+
+static uint32_t fault_told(FaultTest *t)
+{
+    return __atomic_load_n(&t->told_count, __ATOMIC_RELAXED);
+}
 
 /* @ops NULL: whatever @config says, but for the callbacks, which are ours. */
 static FaultTest *fault_new_config(const FastloadIoOps *ops,
@@ -35,6 +49,8 @@ static FaultTest *fault_new_config(const FastloadIoOps *ops,
     config.event_func = fixture_events_func;
     config.event_opaque = &t->events;
     config.placed_opaque = &t->placed;
+    config.fault_func = fault_count_told;
+    config.fault_opaque = t;
     fixture_events_init(&t->events);
     t->f = fixture_new(memory, page_count, has_data);
     fixture_placed_init(&t->placed, t->f);
@@ -60,7 +76,7 @@ static FaultTest *fault_new(const FastloadIoOps *ops, FastloadIoKind io_kind,
     return fault_new_config(ops, config, memory, page_count, has_data);
 }
 
-/* Four chunks of data on the simulator. */
+/* Four chunks on the simulator. */
 static FaultTest *fault_new_sim(FixtureHasData *has_data)
 {
     return fault_new(&sim_ops, FASTLOAD_IO_AUTO, FIXTURE_ANON,
@@ -75,12 +91,38 @@ static void fault_start(FaultTest *t)
     g_assert_no_error(error);
 }
 
+static FastloadStats fault_stats(FaultTest *t)
+{
+    FastloadStats stats;
+
+    fastload_get_stats(t->fl, &stats);
+    return stats;
+}
+
+static uint64_t fault_remaining(FaultTest *t)
+{
+    return fault_stats(t).remaining_bytes;
+}
+
 static void fault_wait(FaultTest *t)
 {
     GError *error = NULL;
 
     fastload_wait(t->fl, &error);
     g_assert_no_error(error);
+}
+
+/* Where the clock is stopped: has it go on until all is loaded. */
+static void fault_run(FaultTest *t)
+{
+    sim_run_until(fault_remaining(t) == 0);
+    fault_wait(t);
+}
+
+static void fault_run_until_event(FaultTest *t, FastloadEvent event,
+                                  uint32_t count)
+{
+    sim_run_until(fixture_events_count(&t->events, event) >= count);
 }
 
 static void fault_wait_cancelled(FaultTest *t)
@@ -99,19 +141,6 @@ static void fault_free(FaultTest *t)
     fixture_events_clear(&t->events);
     fixture_placed_clear(&t->placed);
     g_free(t);
-}
-
-static FastloadStats fault_stats(FaultTest *t)
-{
-    FastloadStats stats;
-
-    fastload_get_stats(t->fl, &stats);
-    return stats;
-}
-
-static uint64_t fault_remaining(FaultTest *t)
-{
-    return fault_stats(t).remaining_bytes;
 }
 
 static void fault_check_placed(FaultTest *t)
@@ -153,7 +182,7 @@ static void fault_let_it_fail(void)
 {
     uint64_t count = sim_failed_count();
 
-    fixture_wait_until(sim_failed_count() >= count + 4);
+    sim_run_until(sim_failed_count() >= count + 4);
 }
 
 /* ---- errors that pass ---- */
@@ -315,21 +344,21 @@ static uint64_t fault_oldest_ns(FaultTest *t)
 }
 
 /*
- * Never seen to be less than it was, let alone 0, until it has become @ms
- * older; where it does not, the test's deadline ends this.
+ * While @ms go by, the oldest fault is the one of @begin_ns, whenever that is
+ * asked: no other comes in its place, and it is never missing.
  */
-static void fault_check_it_ages(FaultTest *t, uint32_t ms)
+static void fault_check_it_ages(FaultTest *t, uint64_t begin_ns, uint32_t ms)
 {
-    uint64_t first_ns, last_ns;
+    uint64_t end_ns = fastload_stats_now_ns() + ms * 1000000ull;
 
-    fixture_wait_until(fault_oldest_ns(t));
-    first_ns = last_ns = fault_oldest_ns(t);
-    while (last_ns - first_ns < ms * 1000000ull) {
-        uint64_t age_ns = fault_oldest_ns(t);
+    while (fastload_stats_now_ns() < end_ns) {
+        bool is_asleep = sim_is_asleep();
 
-        g_assert_cmpuint(age_ns, >, 0);
-        g_assert_cmpuint(age_ns, >=, last_ns);
-        last_ns = age_ns;
+        g_assert_cmpuint(fault_oldest_ns(t), ==,
+                         MAX(fastload_stats_now_ns() - begin_ns, 1));
+        if (is_asleep && !sim_step()) {
+            sim_skip(end_ns - fastload_stats_now_ns());
+        }
     }
 }
 
@@ -338,21 +367,25 @@ static void test_oldest_fault_of_a_read_that_hangs(const void *opaque)
     /* Who waits for a read that does not come back is seen to wait. */
     SimConfig config = { .seed = 30 };
     FixtureToucher toucher;
+    uint64_t begin_ns;
     FaultTest *t;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     sim_hold(SIM_HOLD_ALL);
     g_assert_cmpuint(fault_oldest_ns(t), ==, 0);
     fault_start(t);
     g_assert_cmpuint(fault_oldest_ns(t), ==, 0);
+    begin_ns = fastload_stats_now_ns();
     fixture_toucher_start_page(&toucher, t->f, 2000);
-    fault_check_it_ages(t, 100);
+    fixture_wait_until(fault_oldest_ns(t));
+    fault_check_it_ages(t, begin_ns, 1000);
     sim_hold(SIM_HOLD_BACKGROUND);
     g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
     fixture_wait_until(!fault_oldest_ns(t));
     sim_hold(SIM_HOLD_NONE);
-    fault_wait(t);
+    fault_run(t);
     g_assert_cmpuint(fault_oldest_ns(t), ==, 0);
     fault_free(t);
 }
@@ -362,28 +395,38 @@ static void test_oldest_fault_of_reads_that_fail(const void *opaque)
     /* Retries, in the queue or in flight, wait since the first fault. */
     SimConfig config = { .seed = 31 };
     FixtureToucher touchers[2];
-    uint64_t bad_off;
+    uint64_t bad_off, begin_ns;
     FaultTest *t;
     int i;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     sim_hold(SIM_HOLD_BACKGROUND);
     bad_off = fault_file_off(t, 1000);
     sim_add_bad(bad_off, PAGE, EIO, 0);
     fault_start(t);
+    begin_ns = fastload_stats_now_ns();
     fixture_toucher_start_page(&touchers[0], t->f, 1000);
-    fault_check_it_ages(t, 200);
+    fixture_wait_until(sim_failed_urgent_count());
+    fault_check_it_ages(t, begin_ns, 2000);
+    g_assert_cmpuint(sim_failed_urgent_count(), >,
+                     5 * FASTLOAD_READ_TRIES_MAX);
     /* Another one for the same page does not make it younger. */
     fixture_toucher_start_page(&touchers[1], t->f, 1000);
-    fault_check_it_ages(t, 400);
+    fixture_wait_until(fault_told(t) == 2);
+    fault_check_it_ages(t, begin_ns, 2000);
+    sim_hold(SIM_HOLD_ALL);
+    sim_run_until(sim_pending_urgent_count());
+    fault_check_it_ages(t, begin_ns, 2000);
     sim_heal(bad_off);
+    sim_hold(SIM_HOLD_BACKGROUND);
     for (i = 0; i < 2; i++) {
         g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }
     fixture_wait_until(!fault_oldest_ns(t));
     sim_hold(SIM_HOLD_NONE);
-    fault_wait(t);
+    fault_run(t);
     fault_free(t);
 }
 
@@ -395,12 +438,14 @@ static void test_oldest_fault_of_a_cancelled_load(const void *opaque)
     FaultTest *t;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     sim_add_bad(fault_file_off(t, 1000), PAGE, EIO, 0);
     fault_start(t);
     fixture_toucher_start_page(&toucher, t->f, 1000);
-    fixture_wait_until(sim_failed_urgent_count() &&
-                       fault_oldest_ns(t) > 50 * 1000 * 1000);
+    fixture_wait_until(fault_oldest_ns(t));
+    sim_run_until(sim_failed_urgent_count());
+    g_assert_cmpuint(fault_oldest_ns(t), >, 0);
     fastload_cancel(t->fl);
     g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1);
     fault_wait_cancelled(t);
@@ -473,28 +518,29 @@ static void test_bad_range_stalls_and_heals(const void *opaque)
     FaultTest *t;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     bad_off = fault_file_off(t, 700);
     sim_add_bad(bad_off, 3 * PAGE, EIO, 0);
     fault_start(t);
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
     g_assert_cmpint(t->events.failure.error_number, ==, EIO);
     g_assert_cmpuint(t->events.failure.file_off, ==, bad_off);
 
     /* The rest goes on: other chunks, and pages near by on demand. */
-    fixture_wait_until(fault_remaining(t) == CHUNK_BYTES);
+    sim_run_until(fault_remaining(t) == CHUNK_BYTES);
     for (i = 0; i < 4 * CHUNK_PAGES; i++) {
         if (i < 700 || i > 702) {
             g_assert_true(fixture_page_is_right(t->f, i));
         }
     }
-    fixture_wait_until(fault_remaining(t) <= 3 * PAGE);
+    sim_run_until(fault_remaining(t) <= 3 * PAGE);
     fault_let_it_fail();
     g_assert_cmpuint(fault_remaining(t), ==, 3 * PAGE);
     fault_assert_events(t, fault_healed_events, 1);
 
     sim_heal(bad_off);
-    fault_wait(t);
+    fault_run(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fastload_free(t->fl);
     t->fl = NULL;
@@ -504,26 +550,29 @@ static void test_bad_range_stalls_and_heals(const void *opaque)
 
 static void test_hiccup_does_not_stall(const void *opaque)
 {
-    /* Reads fail eight rounds long while nobody waits, and then no more. */
+    /* Reads fail nine rounds long while nobody waits, and then no more. */
+    const uint32_t round_count = FASTLOAD_STALL_ROUND_COUNT + 4;
     SimConfig config = { .seed = 34 };
-    uint64_t begin_ns = fastload_stats_now_ns();
+    uint64_t begin_ns;
     FaultTest *t;
 
     sim_reset(&config);
+    test_clock_stop();
+    begin_ns = fastload_stats_now_ns();
     t = fault_new_sim(fixture_all_data);
     sim_add_bad(fault_file_off(t, 700), PAGE, EIO,
-                (FASTLOAD_STALL_ROUND_COUNT + 3) * FASTLOAD_READ_TRIES_MAX);
+                round_count * FASTLOAD_READ_TRIES_MAX);
     fault_start(t);
-    fault_wait(t);
-    if (fastload_stats_now_ns() - begin_ns < FASTLOAD_STALL_FAIL_NS) {
-        g_assert_cmpuint(fixture_events_count(&t->events,
-                                              FASTLOAD_EVENT_STALLED), ==, 0);
-    } else {
-        g_test_skip("the machine was held up for longer than a hiccup");
-    }
-    g_assert_cmpuint(fault_stats(t).io_error_count, >=,
-                     (FASTLOAD_STALL_ROUND_COUNT + 3) *
-                     FASTLOAD_READ_TRIES_MAX);
+    fault_run(t);
+    /* As long as somebody who waits would have it stall. */
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, >=,
+                     FASTLOAD_STALL_WAIT_NS);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
+                     FASTLOAD_STALL_FAIL_NS);
+    g_assert_cmpuint(fixture_events_count(&t->events, FASTLOAD_EVENT_STALLED),
+                     ==, 0);
+    g_assert_cmpuint(fault_stats(t).io_error_count, ==,
+                     round_count * FASTLOAD_READ_TRIES_MAX);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fault_free(t);
 }
@@ -533,35 +582,82 @@ static void test_blocked_toucher_goes_on_when_healed(const void *opaque)
     /* Who waits for a page that fails waits, and gets it in the end. */
     SimConfig config = { .seed = 6 };
     FixtureToucher touchers[2];
-    uint64_t bad_off;
+    uint64_t bad_off, begin_ns;
     FaultTest *t;
     int i;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     bad_off = fault_file_off(t, 1000);
     sim_add_bad(bad_off, PAGE, ENXIO, 0);
     fault_start(t);
+    begin_ns = fastload_stats_now_ns();
     for (i = 0; i < 2; i++) {
         fixture_toucher_start_page(&touchers[i], t->f, 1000);
     }
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    fixture_wait_until(fault_told(t) == 2);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
+    /* Sooner than when nobody waits, and not at once. */
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, >=,
+                     FASTLOAD_STALL_WAIT_NS);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
+                     FASTLOAD_STALL_FAIL_NS);
     g_assert_cmpint(t->events.failure.error_number, ==, ENXIO);
     g_assert_cmpuint(t->events.failure.file_off, ==, bad_off);
-    fixture_wait_until(sim_failed_urgent_count() >=
-                       2 * FASTLOAD_READ_TRIES_MAX);
+    g_assert_cmpuint(sim_failed_urgent_count(), >=,
+                     2 * FASTLOAD_READ_TRIES_MAX);
     g_assert_false(fixture_toucher_is_done(&touchers[0]));
     g_assert_false(fixture_toucher_is_done(&touchers[1]));
 
     sim_heal(bad_off);
+    fault_run(t);
     for (i = 0; i < 2; i++) {
         g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }
-    fault_wait(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fastload_free(t->fl);
     t->fl = NULL;
     fault_assert_events(t, fault_healed_events, 3);
+    fault_free(t);
+}
+
+static void test_retries_back_off(const void *opaque)
+{
+    /* The pauses double, up to a second: what is broken is not hammered. */
+    uint64_t pause_ns = FASTLOAD_BACKOFF_NS_MIN, begin_ns, now_ns, last_ns = 0;
+    SimConfig config = { .seed = 22 };
+    bool is_stalled;
+    FaultTest *t;
+    uint32_t i;
+
+    sim_reset(&config);
+    test_clock_stop();
+    t = fault_new_sim(fixture_all_data);
+    sim_add_bad(fault_file_off(t, 700), PAGE, EIO, 0);
+    fault_start(t);
+    begin_ns = fastload_stats_now_ns();
+    for (i = 0; i < 14; i++) {
+        sim_run_until(sim_failed_count() > i * FASTLOAD_READ_TRIES_MAX);
+        g_assert_cmpuint(sim_failed_count(), ==,
+                         (i + 1) * FASTLOAD_READ_TRIES_MAX);
+        now_ns = fastload_stats_now_ns();
+        if (i) {
+            g_assert_cmpuint(now_ns - last_ns, ==, pause_ns);
+            pause_ns = MIN(2 * pause_ns, FASTLOAD_BACKOFF_NS_MAX);
+        }
+        last_ns = now_ns;
+        /* Nobody waits for a page: it takes long to count as stalled. */
+        is_stalled = now_ns - begin_ns >= FASTLOAD_STALL_FAIL_NS;
+        g_assert_cmpuint(fixture_events_count(&t->events,
+                                              FASTLOAD_EVENT_STALLED), ==,
+                         is_stalled);
+    }
+    g_assert_cmpuint(pause_ns, ==, FASTLOAD_BACKOFF_NS_MAX);
+    g_assert_true(is_stalled);
+    sim_heal(fault_file_off(t, 700));
+    fault_run(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fault_free(t);
 }
 
@@ -597,32 +693,6 @@ static void fault_check_nothing_fails(uint64_t seed)
     fault_free(t);
 }
 
-static void test_retries_back_off(const void *opaque)
-{
-    /* The pauses double, up to a second: what is broken is not hammered. */
-    SimConfig config = { .seed = 22 };
-    uint64_t begin_ns, stalled_ns;
-    FaultTest *t;
-
-    sim_reset(&config);
-    t = fault_new_sim(fixture_all_data);
-    sim_add_bad(fault_file_off(t, 700), PAGE, EIO, 0);
-    begin_ns = fastload_stats_now_ns();
-    fault_start(t);
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
-    stalled_ns = fastload_stats_now_ns();
-    /* Five rounds, with 2, 4, 8 and 16 ms between them. */
-    g_assert_cmpuint(stalled_ns - begin_ns, >=, 30 * 1000 * 1000);
-    g_usleep(G_USEC_PER_SEC);
-    /* 2 + 4 + ... + 512 ms is a second: ten rounds, and some that were late. */
-    g_assert_cmpuint(sim_failed_count(), <=, 13 * FASTLOAD_READ_TRIES_MAX);
-    g_assert_cmpuint(sim_failed_count(), >=, 6 * FASTLOAD_READ_TRIES_MAX);
-    sim_heal(fault_file_off(t, 700));
-    fault_wait(t);
-    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
-    fault_free(t);
-}
-
 static void test_nothing_fails_when_complete(const void *opaque)
 {
     /* A chunk comes while faults of it wait for their retry: none is left. */
@@ -645,19 +715,20 @@ static void test_resumed_while_another_fails(const void *opaque)
     FaultTest *t;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     sim_add_bad(fault_file_off(t, 10), PAGE, EIO, 0);
     sim_add_bad(fault_file_off(t, 1600), PAGE, EIO, 0);
     fault_start(t);
-    fixture_wait_until(fault_remaining(t) == 2 * CHUNK_BYTES);
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    sim_run_until(fault_remaining(t) == 2 * CHUNK_BYTES);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
     sim_heal(fault_file_off(t, 10));
-    fixture_wait_until(fault_remaining(t) == CHUNK_BYTES);
-    fixture_wait_until(fixture_events_count(&t->events,
-                                            FASTLOAD_EVENT_STALLED) == 2);
+    sim_run_until(fault_remaining(t) == CHUNK_BYTES);
+    fault_assert_events(t, want, 2);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 2);
 
     sim_heal(fault_file_off(t, 1600));
-    fault_wait(t);
+    fault_run(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fastload_free(t->fl);
     t->fl = NULL;
@@ -668,38 +739,40 @@ static void test_resumed_while_another_fails(const void *opaque)
 static void test_stalls_again(const void *opaque)
 {
     /* A load that stalls twice says so twice. */
+    static const FastloadEvent want[] = {
+        FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED,
+        FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED,
+        FASTLOAD_EVENT_COMPLETED,
+    };
     SimConfig config = { .seed = 8 };
     FaultTest *t;
+    uint32_t i;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
-    sim_add_bad(fault_file_off(t, 10), PAGE, EIO, 0);
-    sim_hold(SIM_HOLD_BACKGROUND);
+    sim_hold(SIM_HOLD_BACKGROUND); /* faults alone are let through */
     fault_start(t);
-    /* The bad chunk and a good one are in flight; let only faults through. */
-    {
+    for (i = 0; i < 2; i++) {
+        uint64_t page = 10 + 10 * i;
         FixtureToucher toucher;
 
-        fixture_toucher_start_page(&toucher, t->f, 10);
-        fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
-        sim_heal(fault_file_off(t, 10));
-        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
-        fixture_events_wait(&t->events, FASTLOAD_EVENT_RESUMED);
-
-        sim_add_bad(fault_file_off(t, 20), PAGE, EIO, 0);
-        fixture_toucher_start_page(&toucher, t->f, 20);
-        fixture_wait_until(fixture_events_count(&t->events,
-                                                FASTLOAD_EVENT_STALLED) == 2);
+        sim_add_bad(fault_file_off(t, page), PAGE, EIO, 0);
+        fixture_toucher_start_page(&toucher, t->f, page);
+        fixture_wait_until(fault_told(t) == i + 1);
+        fault_run_until_event(t, FASTLOAD_EVENT_STALLED, i + 1);
         g_assert_cmpuint(t->events.failure.file_off, ==,
-                         fault_file_off(t, 20));
-        sim_heal(fault_file_off(t, 20));
+                         fault_file_off(t, page));
+        sim_heal(fault_file_off(t, page));
+        fault_run_until_event(t, FASTLOAD_EVENT_RESUMED, i + 1);
         g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
-        fixture_wait_until(fixture_events_count(&t->events,
-                                                FASTLOAD_EVENT_RESUMED) == 2);
     }
     sim_hold(SIM_HOLD_NONE);
-    fault_wait(t);
+    fault_run(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_free(t->fl);
+    t->fl = NULL;
+    fault_assert_events(t, want, G_N_ELEMENTS(want));
     fault_free(t);
 }
 
@@ -732,7 +805,8 @@ static void fault_check_truncated(const Backend *b, uint64_t odd_bytes)
     fault_start(t);
     fixture_toucher_start_page(&inside, t->f, cut_page - 1);
     fixture_toucher_start_page(&past, t->f, cut_page);
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    fixture_hurry_until(fixture_events_count(&t->events,
+                                             FASTLOAD_EVENT_STALLED));
     g_mutex_lock(&t->events.lock);
     failure = t->events.failure;
     g_mutex_unlock(&t->events.lock);
@@ -885,7 +959,9 @@ static void test_more_faults_than_room(const void *opaque)
     fixture_wait_until(fastload_sched_fault_room(t->fl) == 0);
     sim_add_bad(file_off, t->f->len_bytes, EIO, 0);
     sim_hold(SIM_HOLD_BACKGROUND); /* nobody else brings the pages */
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    /* Who finds no room faults again at once: no worker sleeps. */
+    fixture_hurry_until(fixture_events_count(&t->events,
+                                             FASTLOAD_EVENT_STALLED));
     for (i = 0; i < count; i++) {
         g_assert_false(fixture_toucher_is_done(&touchers[i]));
     }
@@ -1134,20 +1210,16 @@ static void test_cancel_from_the_callback(const void *opaque)
         FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_CANCELLED,
     };
     SimConfig config = { .seed = 17 };
-    FastloadConfig fl_config = { .event_func = cancelling_func };
-    FastloadRegion region;
     FaultTest *t;
 
     sim_reset(&config);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
-    fastload_free(t->fl);
-    fl_config.event_opaque = t;
-    t->fl = fastload_new(t->f->fd, &fl_config, NULL);
-    fastload_set_io_ops(t->fl, &sim_ops);
-    fixture_region(t->f, &region);
-    g_assert_true(fastload_add_region(t->fl, &region, NULL));
+    t->fl->config.event_func = cancelling_func;
+    t->fl->config.event_opaque = t;
     sim_add_bad(fault_file_off(t, 1), PAGE, EIO, 0);
     fault_start(t);
+    fault_run_until_event(t, FASTLOAD_EVENT_CANCELLED, 1);
     fault_wait_cancelled(t);
     fastload_free(t->fl); /* the event may come after wait returns */
     t->fl = NULL;
@@ -1224,6 +1296,7 @@ static void test_free_at_any_time(const void *opaque)
     for (state = 0; state < 5; state++) {
         fixture_note("state %d", state);
         sim_reset(&config);
+        test_clock_stop();
         t = fault_new_sim(fixture_all_data);
         if (state == 2) {
             sim_add_bad(fault_file_off(t, 1), PAGE, EIO, 0);
@@ -1232,9 +1305,9 @@ static void test_free_at_any_time(const void *opaque)
             fault_start(t);
         }
         if (state == 2) {
-            fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+            fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
         } else if (state == 3) {
-            fixture_events_wait(&t->events, FASTLOAD_EVENT_COMPLETED);
+            fault_run_until_event(t, FASTLOAD_EVENT_COMPLETED, 1);
         } else if (state == 4) {
             fastload_cancel(t->fl);
         }
@@ -1396,9 +1469,21 @@ static void test_backend_that_does_not_open(const void *opaque)
 
 /* What first_open() refuses: the first call, or all others. */
 static struct {
+    Fastload *fl;
+    pid_t starter; /* the thread that starts the load */
     uint32_t open_count;
     bool is_refused;
 } first_call;
+
+static uint32_t first_thread_count(void)
+{
+    uint32_t count;
+
+    g_mutex_lock(&first_call.fl->state_lock);
+    count = first_call.fl->live_count;
+    g_mutex_unlock(&first_call.fl->state_lock);
+    return count;
+}
 
 static FastloadIo *first_open(const FastloadIoSetup *setup,
                               const char **ret_refusal)
@@ -1407,7 +1492,9 @@ static FastloadIo *first_open(const FastloadIoSetup *setup,
     bool is_first;
 
     if (prctl(PR_GET_NAME, name) == 0 && !strcmp(name, "fastload-0")) {
-        g_usleep(20 * 1000); /* others would overtake it now, if they may */
+        /* There is no other that could overtake it, nor will there be. */
+        fixture_wait_until(fixture_thread_waits(first_call.starter));
+        g_assert_cmpuint(first_thread_count(), ==, 1);
     }
     is_first = __atomic_fetch_add(&first_call.open_count, 1,
                                   __ATOMIC_RELAXED) == 0;
@@ -1428,11 +1515,13 @@ static FastloadStats fault_load_of_some(bool is_first_refused)
     FaultTest *t;
 
     ops.open = first_open;
-    first_call.open_count = 0;
-    first_call.is_refused = is_first_refused;
     sim_reset(&config);
     t = fault_new(&ops, FASTLOAD_IO_AUTO, FIXTURE_ANON, 4 * CHUNK_PAGES, 4,
                   fixture_all_data);
+    first_call.fl = t->fl;
+    first_call.starter = gettid();
+    first_call.open_count = 0;
+    first_call.is_refused = is_first_refused;
     fault_start(t);
     stats = fault_stats(t);
     fixture_toucher_start(&toucher, t->f, 20, 200);
@@ -1562,50 +1651,35 @@ static void test_fault_in_a_chunk_in_flight(const void *opaque)
     fault_free(t);
 }
 
-/* How many background reads there are while the guest faults, then later. */
-static void fault_count_readers(uint64_t *ret_busy, uint64_t *ret_quiet)
+/* How many background reads each of two workers has in flight. */
+static void fault_check_readers(FaultTest *t, uint32_t first, uint32_t second)
 {
-    SimConfig sim_config = { .seed = 1 };
-    const uint64_t hour_ns = 3600 * 1000000000ull;
-    FixtureToucher toucher;
-    FaultTest *t;
-
-    sim_reset(&sim_config);
-    sim_hold(SIM_HOLD_BACKGROUND);
-    t = fault_new_sim(fixture_all_data);
-    fault_start(t);
-    /* As if it had faulted then; it takes a real fault to end that. */
-    __atomic_store_n(&t->fl->last_fault_ns,
-                     fastload_stats_now_ns() + hour_ns, __ATOMIC_RELAXED);
-    fixture_wait_until(sim_pending_count() >= 2);
-    g_usleep(20 * 1000);
-    *ret_busy = sim_pending_count();
-
-    fixture_toucher_start_page(&toucher, t->f, 3 * CHUNK_PAGES);
-    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
-    /* Who sleeps until that hour is over looks again. */
-    fastload_set_background_rate(t->fl, 0);
-    if (*ret_busy == 2) {
-        fixture_wait_until(sim_pending_count() > 2);
-    }
-    *ret_quiet = sim_pending_count();
-    sim_hold(SIM_HOLD_NONE);
-    fault_wait(t);
-    fault_free(t);
+    sim_wait_asleep();
+    g_assert_cmpuint(t->fl->workers[0].flight_count, ==, first);
+    g_assert_cmpuint(t->fl->workers[1].flight_count, ==, second);
 }
 
 static void test_one_worker_stays_free(const void *opaque)
 {
-    uint64_t busy = 0, quiet = 0;
-    int i;
+    /* The first worker reads nothing of a cached file while faults come. */
+    SimConfig sim_config = { .seed = 1 };
+    FaultTest *t;
 
-    /* A load that is kept from running at its start takes that for quiet. */
-    for (i = 0; i < 50 && busy != 2; i++) {
-        fault_count_readers(&busy, &quiet);
-    }
-    /* One worker's reads, of half of what may be in flight each. */
-    g_assert_cmpuint(busy, ==, 2);
-    g_assert_cmpuint(quiet, >, 2);
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    test_clock_stop();
+    t = fault_new_sim(fixture_all_data);
+    t->fl->is_cached = 1;
+    fault_start(t);
+    /* Two reads, each of half of what may be in flight. */
+    fault_check_readers(t, 0, 2);
+    sim_skip(FASTLOAD_FAULT_QUIET_NS - 1);
+    fault_check_readers(t, 0, 2);
+    sim_skip(1);
+    fault_check_readers(t, 2, 2);
+    sim_hold(SIM_HOLD_NONE);
+    fault_run(t);
+    fault_free(t);
 }
 
 static void test_move_wakes_who_waits(const void *opaque)
@@ -1693,12 +1767,16 @@ static uint64_t fault_flight_bytes(uint64_t far_ns, uint64_t first_per_us,
 static void test_flight_suits_the_storage(const void *opaque)
 {
     /* Near: the least. Far: what keeps it busy, and hardly a queue. */
-    const uint64_t near_ns = 100 * 1000, far_ns = 5 * 1000 * 1000;
+    const uint64_t near_ns = 100 * 1000, away_ns = 400 * 1000;
+    const uint64_t far_ns = 5 * 1000 * 1000;
 
     g_assert_cmpuint(fault_flight_bytes(near_ns, 2000, 2000), ==,
                      FASTLOAD_FLIGHT_BYTES_MIN);
     g_assert_cmpuint(fault_flight_bytes(near_ns, 100, 100), ==,
                      FASTLOAD_FLIGHT_BYTES_MIN);
+    /* 1000 MB/s, 0.4 ms away: 0.4 MB, and 0.2 ms of that as a queue. */
+    g_assert_cmpuint(fault_flight_bytes(away_ns, 1000, 1000), >, 550 * 1000);
+    g_assert_cmpuint(fault_flight_bytes(away_ns, 1000, 1000), <, 650 * 1000);
     /* 500 MB/s, 5 ms away: 2.5 MB, and a quarter of that as a queue. */
     g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 500), >, 2500 * 1000);
     g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 500), <, 3300 * 1000);
@@ -1713,10 +1791,10 @@ static void test_who_may_not_read_sleeps(const void *opaque)
     /* Cold file, quiet guest: the second worker has nothing to do. */
     SimConfig sim_config = { .seed = 1 };
     FaultTest *t;
-    uint64_t turn_count;
 
     sim_reset(&sim_config);
     sim_hold(SIM_HOLD_BACKGROUND);
+    test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     if (fcntl(t->f->fd, F_SETFL, O_DIRECT) < 0) {
         g_test_skip("the file system of TMPDIR has no O_DIRECT");
@@ -1725,13 +1803,15 @@ static void test_who_may_not_read_sleeps(const void *opaque)
         return;
     }
     fault_start(t);
-    fixture_wait_until(sim_pending_count() >= 4);
-    turn_count = sim_sleepless_count();
-    g_usleep(100 * 1000);
-    /* A worker that does not sleep polls ten thousands of times. */
-    g_assert_cmpuint(sim_sleepless_count() - turn_count, <, 1000);
+    sim_wait_asleep();
+    sim_skip(FASTLOAD_FAULT_QUIET_NS);
+    sim_wait_asleep();
+    g_assert_cmpuint(sim_pending_count(), ==, 4);
+    /* Neither of them wakes before a read is back. */
+    g_assert_false(sim_step());
     sim_hold(SIM_HOLD_NONE);
-    fault_wait(t);
+    fault_run(t);
+    g_assert_cmpuint(t->fl->workers[1].counters.read_bytes, ==, 0);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fault_free(t);
 }
@@ -1744,7 +1824,6 @@ static void test_surplus_workers_wait(const void *opaque)
         .worker_count = MIN(MAX(g_get_num_processors(), 2) + 2,
                             FASTLOAD_WORKER_COUNT_MAX),
     };
-    uint64_t turn_count;
     FaultTest *t;
     uint32_t i;
 
@@ -1754,15 +1833,14 @@ static void test_surplus_workers_wait(const void *opaque)
     }
     sim_reset(&sim_config);
     sim_hold(SIM_HOLD_BACKGROUND);
+    test_clock_stop();
     t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 32 * CHUNK_PAGES,
                          fixture_all_data);
     fault_start(t);
-    fixture_wait_until(sim_pending_count());
-    turn_count = sim_sleepless_count();
-    g_usleep(100 * 1000);
-    g_assert_cmpuint(sim_sleepless_count() - turn_count, <, 1000);
+    sim_wait_asleep();
+    g_assert_cmpuint(sim_pending_count(), >, 0);
     sim_hold(SIM_HOLD_NONE);
-    fault_wait(t);
+    fault_run(t);
     for (i = t->fl->busy_count; i < config.worker_count; i++) {
         FastloadCounters *counters = &t->fl->workers[i].counters;
 
@@ -1808,35 +1886,90 @@ static void test_swamped_worker_is_helped(const void *opaque)
 
 /* ---- the background's rate ---- */
 
+/* Loads it; how long that takes, to the nanosecond. */
+static uint64_t fault_run_ns(FaultTest *t)
+{
+    uint64_t begin_ns = fastload_stats_now_ns();
+
+    fault_start(t);
+    fault_run(t);
+    g_assert_cmpuint(fault_stats(t).complete_ns, ==,
+                     fastload_stats_now_ns() - begin_ns);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    return fastload_stats_now_ns() - begin_ns;
+}
+
+/* It took as long as @least_bytes or more, @most_bytes or less, take. */
+static void fault_check_rated(uint64_t took_ns, uint64_t least_bytes,
+                              uint64_t most_bytes)
+{
+    const double burst_ns = FASTLOAD_RATE_BURST_NS;
+    const double ns_per_byte = 1e9 / RATE_BYTES_PER_S;
+
+    g_assert_cmpfloat(took_ns, >=, least_bytes * ns_per_byte - burst_ns);
+    g_assert_cmpfloat(took_ns, <=, most_bytes * ns_per_byte + burst_ns);
+}
+
+static FaultTest *fault_new_rated(uint32_t worker_count,
+                                  FixtureHasData *has_data)
+{
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = {
+        .worker_count = worker_count,
+        .background_bytes_per_s = RATE_BYTES_PER_S,
+    };
+
+    sim_reset(&sim_config);
+    test_clock_stop();
+    return fault_new_config(&sim_ops, config, FIXTURE_ANON, 6 * CHUNK_PAGES,
+                            has_data);
+}
+
+static void test_rate_is_kept(const void *opaque)
+{
+    /* A rate is what all workers together read: no more, and no less. */
+    static const uint32_t worker_counts[] = { 1, 2, 8 };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(worker_counts); i++) {
+        FaultTest *t = fault_new_rated(worker_counts[i], fixture_all_data);
+
+        fault_check_rated(fault_run_ns(t), t->f->len_bytes, t->f->len_bytes);
+        g_assert_cmpuint(fault_stats(t).read_bytes, ==, t->f->len_bytes);
+        fault_free(t);
+    }
+}
+
+static void test_zeros_are_not_rated(const void *opaque)
+{
+    /* A rate is of bytes read: zero pages, trapped ones too, cost nothing. */
+    FaultTest *t = fault_new_rated(2, fixture_mixed);
+    uint64_t took_ns = fault_run_ns(t);
+    uint64_t read_bytes = fault_stats(t).read_bytes;
+
+    g_assert_cmpuint(read_bytes, <, t->f->len_bytes * 3 / 4);
+    fault_check_rated(took_ns, read_bytes, read_bytes);
+    fault_free(t);
+}
+
 static void test_repeated_reads_are_rated(const void *opaque)
 {
     /* Storage that fails is not read faster than the rate says. */
-    SimConfig sim_config = { .seed = 1 };
-    FastloadConfig config = {
-        .worker_count = 2,
-        .background_bytes_per_s = 100 * 1000 * 1000,
-    };
-    /* The shortest that a read is: another worker may read as well. */
-    const uint64_t read_bytes = FASTLOAD_REQ_BYTES_MIN;
-    FaultTest *t;
+    FaultTest *t = fault_new_rated(2, fixture_all_data);
+    const uint64_t repeated_count = SIM_BAD_COUNT_MAX *
+                                    (FASTLOAD_READ_TRIES_MAX - 1);
     uint64_t i;
 
-    sim_reset(&sim_config);
-    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 4 * CHUNK_PAGES,
-                         fixture_all_data);
     for (i = 0; i < SIM_BAD_COUNT_MAX; i++) {
         /* The first and the second read of these fail, at their end. */
         sim_add_bad(fault_file_off(t, i * CHUNK_PAGES / 2 + 15), PAGE, EIO,
                     FASTLOAD_READ_TRIES_MAX - 1);
     }
-    fault_start(t);
-    fault_wait(t);
-    g_assert_cmpuint(fault_stats(t).retry_count, ==,
-                     SIM_BAD_COUNT_MAX * (FASTLOAD_READ_TRIES_MAX - 1));
-    g_assert_cmpfloat(fault_stats(t).complete_ns, >,
-                      (4 * CHUNK_BYTES + 0.9 * SIM_BAD_COUNT_MAX *
-                       (FASTLOAD_READ_TRIES_MAX - 1) * read_bytes) * 10);
-    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_check_rated(fault_run_ns(t), t->f->len_bytes +
+                      repeated_count * FASTLOAD_REQ_BYTES_MIN,
+                      t->f->len_bytes +
+                      repeated_count * FASTLOAD_REQ_BYTES_MAX);
+    g_assert_cmpuint(fault_stats(t).retry_count, ==, repeated_count);
     fault_free(t);
 }
 
@@ -1846,41 +1979,47 @@ static void fault_check_healed(uint64_t bytes_per_s, uint32_t worker_count)
     SimConfig sim_config = { .seed = 34 };
     FastloadConfig config = { .worker_count = worker_count };
     FastloadFailure failure;
-    uint64_t bad_off, count, begin_ns;
+    uint64_t bad_off, count, begin_ns, missing_bytes;
     FaultTest *t;
 
     sim_reset(&sim_config);
+    test_clock_stop();
     t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 32 * CHUNK_PAGES,
                          fixture_all_data);
     bad_off = fault_file_off(t, 0);
     sim_add_bad(bad_off, 32 * CHUNK_BYTES, EIO, 0);
     fault_start(t);
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
     fastload_set_background_rate(t->fl, bytes_per_s);
     g_assert_true(fastload_is_failing(t->fl, &failure));
-    g_usleep(2 * G_USEC_PER_SEC);
 
     /* It is tried once a second, and counted. */
-    count = fault_stats(t).retry_count;
-    begin_ns = fastload_stats_now_ns();
-    fixture_wait_until(fault_stats(t).retry_count > count);
-    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
-                     FASTLOAD_BACKOFF_NS_MAX * 3 / 2);
-    g_assert_true(fastload_is_failing(t->fl, &failure));
+    for (count = fault_stats(t).retry_count; count < 10; count++) {
+        begin_ns = fastload_stats_now_ns();
+        sim_run_until(fault_stats(t).retry_count > count);
+        g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <=,
+                         FASTLOAD_BACKOFF_NS_MAX);
+        g_assert_true(fastload_is_failing(t->fl, &failure));
+        count = fault_stats(t).retry_count;
+    }
 
     sim_heal(bad_off);
     begin_ns = fastload_stats_now_ns();
-    fixture_wait_until(!fastload_is_failing(t->fl, &failure));
-    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
-                     FASTLOAD_BACKOFF_NS_MAX * 3 / 2);
+    sim_run_until(!fastload_is_failing(t->fl, &failure));
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <=,
+                     FASTLOAD_BACKOFF_NS_MAX);
     fixture_events_wait(&t->events, FASTLOAD_EVENT_RESUMED);
     /* The rest is left to the rate. */
-    g_usleep(G_USEC_PER_SEC / 10);
-    g_assert_cmpuint(fault_remaining(t), >=, 20 * CHUNK_BYTES);
-    g_assert_cmpuint(fault_remaining(t), <, 32 * CHUNK_BYTES);
+    sim_wait_asleep();
+    missing_bytes = fault_remaining(t);
+    g_assert_cmpuint(missing_bytes, >=, 20 * CHUNK_BYTES);
+    g_assert_cmpuint(missing_bytes, <, 32 * CHUNK_BYTES);
+    sim_skip(FASTLOAD_BACKOFF_NS_MAX);
+    sim_wait_asleep();
+    g_assert_cmpuint(fault_remaining(t), ==, missing_bytes);
     g_assert_false(fastload_is_failing(t->fl, &failure));
     fastload_set_background_rate(t->fl, 0);
-    fault_wait(t);
+    fault_run(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fault_free(t);
 }
@@ -1907,36 +2046,59 @@ static bool fault_sparse(uint64_t page_idx)
 
 /* Gives pages back at random, as a balloon does. */
 typedef struct Discarder {
-    const Fixture *f;
+    FaultTest *t;
     uint32_t seed;
-    uint64_t *discarded; /* set before the page is given back */
+    uint64_t *discarded; /* the page was there */
+    uint64_t *is_zero;   /* nobody was about to place it once more, either */
     GThread *thread;
 } Discarder;
+
+/* No worker has its chunk, or will: all pages of it are there. */
+static bool fault_chunk_is_done(FaultTest *t, uint64_t page_idx)
+{
+    const FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
+    bool is_done;
+
+    g_mutex_lock(&t->fl->sched_lock);
+    is_done = area->chunk_states[page_idx / CHUNK_PAGES] ==
+              FASTLOAD_CHUNK_DONE ||
+              area->chunk_states[page_idx / CHUNK_PAGES] ==
+              FASTLOAD_CHUNK_UNTRAPPED;
+    g_mutex_unlock(&t->fl->sched_lock);
+    return is_done || fastload_is_settled(t->fl);
+}
 
 static void *discarder_main(void *opaque)
 {
     Discarder *d = opaque;
+    const Fixture *f = d->t->f;
+    Fastload *fl = d->t->fl;
     g_autoptr(GRand) rand = g_rand_new_with_seed(d->seed);
     uint32_t i;
 
     for (i = 0; i < DISCARD_COUNT; i++) {
-        uint64_t page = g_rand_int_range(rand, 0, fixture_page_count(d->f));
+        uint64_t page_idx = g_rand_int_range(rand, 0, fixture_page_count(f));
+        uint64_t *page = fixture_page(f, page_idx);
 
-        fastload_bit_test_and_set(d->discarded, page);
-        g_assert_cmpint(madvise(fixture_page(d->f, page), PAGE,
-                                MADV_DONTNEED), ==, 0);
-        if (i % 16 == 0) {
-            g_usleep(g_rand_int_range(rand, 0, 300));
+        /* Not before it is there: it would come later, and rightly so. */
+        (void)*(volatile uint64_t *)page;
+        fixture_wait_until(fastload_is_loaded(fl, page, PAGE) ||
+                           fastload_is_settled(fl));
+        if (i > DISCARD_COUNT / 2) {
+            fixture_wait_until(fault_chunk_is_done(d->t, page_idx));
+            fastload_bit_test_and_set(d->is_zero, page_idx);
         }
+        fastload_bit_test_and_set(d->discarded, page_idx);
+        g_assert_cmpint(madvise(page, PAGE, MADV_DONTNEED), ==, 0);
     }
     return NULL;
 }
 
 /*
  * Touchers, workers, a balloon, somebody who recovers and somebody who cancels
- * meet, on a backend that may break.  What was given back may be zero, after a
- * cancel everything may; what is not is right.  Returns how many pages were
- * loaded.
+ * meet, on a backend that may break.  What was given back is zero, but while
+ * its chunk was being placed; the rest is right, or zero after a cancel.
+ * Returns how many pages were loaded.
  */
 static uint64_t fault_random_meeting(uint32_t seed)
 {
@@ -1953,8 +2115,12 @@ static uint64_t fault_random_meeting(uint32_t seed)
     uint64_t page_count = g_rand_int_range(rand, 1, 4 * CHUNK_PAGES);
     g_autofree uint64_t *discarded = g_new0(uint64_t,
                                             FASTLOAD_BIT_WORDS(page_count));
+    g_autofree uint64_t *is_zero = g_new0(uint64_t,
+                                          FASTLOAD_BIT_WORDS(page_count));
     bool is_cancelled = g_rand_int_range(rand, 0, 3) == 0;
-    Discarder discarder = { .seed = seed, .discarded = discarded };
+    Discarder discarder = {
+        .seed = seed, .discarded = discarded, .is_zero = is_zero,
+    };
     FixtureToucher touchers[3];
     uint64_t loaded_count, i;
     FaultTest *t;
@@ -1967,7 +2133,7 @@ static uint64_t fault_random_meeting(uint32_t seed)
     for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
         fixture_toucher_start(&touchers[i], t->f, seed + i, 200);
     }
-    discarder.f = t->f;
+    discarder.t = t;
     discarder.thread = g_thread_new("discarder", discarder_main, &discarder);
     for (i = g_rand_int_range(rand, 0, 20); i; i--) {
         g_assert_true(fastload_recover(t->fl, -1, NULL));
@@ -1982,9 +2148,11 @@ static uint64_t fault_random_meeting(uint32_t seed)
     }
     is_cancelled = !fastload_wait(t->fl, NULL);
     for (i = 0; i < page_count; i++) {
-        g_assert_true(fixture_page_is_right(t->f, i) ||
-                      ((is_cancelled || fastload_bit_test(discarded, i)) &&
-                       fault_page_is_zero(t->f, i)));
+        bool may_be_zero = is_cancelled || fastload_bit_test(discarded, i);
+
+        g_assert_true((may_be_zero && fault_page_is_zero(t->f, i)) ||
+                      (!fastload_bit_test(is_zero, i) &&
+                       fixture_page_is_right(t->f, i)));
     }
     loaded_count = t->f->data_bytes / PAGE;
     fault_free(t);
@@ -2053,17 +2221,17 @@ static uint64_t fault_random_load(uint32_t seed)
 }
 
 /*
- * Loads with one seed after the other, for FASTLOAD_TEST_SECONDS;
- * FASTLOAD_TEST_SEED repeats one.
+ * Loads with one seed after the other, SEED_COUNT of them, or for
+ * FASTLOAD_TEST_SECONDS; FASTLOAD_TEST_SEED repeats one.
  */
 static void fault_try_seeds(uint64_t (*load_func)(uint32_t seed))
 {
     const char *text = g_getenv("FASTLOAD_TEST_SEED");
     const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
     uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
-    uint64_t begin_ns = fastload_stats_now_ns();
-    uint64_t end_ns = begin_ns + (seconds ? strtoul(seconds, NULL, 10)
-                                          : SEEDS_S) * 1000000000ull;
+    uint64_t end_ns = fastload_stats_now_ns() +
+                      (seconds ? strtoul(seconds, NULL, 10) : 0) *
+                      1000000000ull;
     uint64_t page_count = 0;
     uint32_t count = 0;
 
@@ -2071,7 +2239,8 @@ static void fault_try_seeds(uint64_t (*load_func)(uint32_t seed))
         fixture_note("FASTLOAD_TEST_SEED=%u", seed + count);
         page_count += load_func(seed + count);
         count++;
-    } while (!text && fastload_stats_now_ns() < end_ns);
+    } while (!text && (seconds ? fastload_stats_now_ns() < end_ns
+                               : count < SEED_COUNT));
     g_test_message("%u loads of %" PRIu64 " pages, from seed %u", count,
                    page_count, seed);
 }
@@ -2082,8 +2251,7 @@ static void test_broken_backend_is_left(const void *opaque)
     static const FixtureMemory memories[] = {
         FIXTURE_ANON, FIXTURE_SHARED, FIXTURE_THP,
     };
-    SimConfig config = { .delay_turns_max = 5, .break_permille = 50 };
-    uint64_t broken_count = 0;
+    SimConfig config = { .delay_turns_max = 5 };
     FixtureToucher touchers[3];
     unsigned char present;
     FastloadStats stats;
@@ -2092,6 +2260,7 @@ static void test_broken_backend_is_left(const void *opaque)
     guint i;
 
     for (config.seed = 0; config.seed < 16; config.seed++) {
+        config.break_turn = 1 + config.seed * 3;
         sim_reset(&config);
         t = fault_new(&sim_ops, FASTLOAD_IO_AUTO, memories[config.seed % 3],
                       16 * CHUNK_PAGES, 1 + config.seed % 4,
@@ -2105,22 +2274,17 @@ static void test_broken_backend_is_left(const void *opaque)
         }
         fault_wait(t);
         stats = fault_stats(t);
-        if (sim_broken_count()) {
-            g_assert_cmpstr(stats.io_name, ==, "preadv");
-        }
-        broken_count += sim_broken_count();
+        g_assert_cmpuint(sim_broken_count(), >, 0);
+        g_assert_cmpstr(stats.io_name, ==, "preadv");
         staging = t->fl->workers[0].staging;
         fastload_free(t->fl);
         t->fl = NULL;
-        if (sim_broken_count()) {
-            /* Nobody else may get these addresses. */
-            g_assert_cmpint(mincore(staging, PAGE, &present), ==, 0);
-        }
-        g_usleep(3 * 1000); /* what is late has come */
+        /* Nobody else may get these addresses. */
+        g_assert_cmpint(mincore(staging, PAGE, &present), ==, 0);
+        sim_wait_late();
         g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
         fault_free(t);
     }
-    g_assert_cmpuint(broken_count, >, 8);
 }
 
 static void test_many_seeds(const void *opaque)
@@ -2223,6 +2387,8 @@ int main(int argc, char **argv)
     add_test("flight-suits-the-storage", test_flight_suits_the_storage);
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
+    add_test("rate-is-kept", test_rate_is_kept);
+    add_test("zeros-are-not-rated", test_zeros_are_not_rated);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
     add_test("healed-at-a-low-rate", test_healed_at_a_low_rate);
     add_test("healed-without-background", test_healed_without_background);
