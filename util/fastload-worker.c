@@ -877,10 +877,21 @@ static void worker_turn(FastloadWorker *w)
     }
 }
 
+/* Level-triggered: a kick that is not read wakes again and again. */
+static void worker_take_kick(const FastloadWorker *w)
+{
+    uint64_t kicks;
+
+    if (read(w->kick_fd, &kicks, sizeof(kicks)) > 0) {
+        trace_fastload_worker_kicked(w->fl, w->idx);
+    }
+}
+
 /* The kernel may still write to staging: wait for what is in flight. */
 static void worker_drain(FastloadWorker *w)
 {
     while (w->inflight_count) {
+        worker_take_kick(w);
         if (!w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS, false)) {
             worker_leave_ring(w);
         }
@@ -895,12 +906,7 @@ void *fastload_worker_main(void *opaque)
     worker_open_io(w, w->fl->io_ops);
     fastload_session_worker_ready(w);
     while (w->io && !fastload_session_is_ending(w->fl)) {
-        uint64_t kicks;
-
-        /* Level-triggered: a kick that is not read wakes again and again. */
-        if (read(w->kick_fd, &kicks, sizeof(kicks)) > 0) {
-            trace_fastload_worker_kicked(w->fl, w->idx);
-        }
+        worker_take_kick(w);
         worker_turn(w);
     }
     if (w->io) {
