@@ -35,6 +35,7 @@ typedef enum SweepKind {
 typedef struct Worker {
     uint64_t rng;
     uint64_t linear;
+    uint64_t stride;        /* of its working set */
     unsigned sweep_seen;
     bool has_kept;
     _Atomic uint64_t verified_pages;
@@ -359,26 +360,28 @@ static void overwrite(Worker *w, uint64_t page, _Atomic uint64_t *ret_worst)
     raise_to(ret_worst, now_ns() - begin);
 }
 
-/* A permutation of 0..count-1: four Feistel rounds, walked into the range. */
-static uint64_t permute(uint64_t i, uint64_t count, uint64_t key)
+/*
+ * A step that visits each of @count pages once, modulo @count, and goes far:
+ * about the golden section of them.  Cheap, because a processor may be one
+ * that is interpreted.
+ */
+static uint64_t stride_of(uint64_t count)
 {
-    unsigned half = 1;
+    uint64_t stride = count * 618 / 1000 + 1;
 
-    while ((1ULL << (2 * half)) < count) {
-        half++;
-    }
-    do {
-        uint64_t mask = (1ULL << half) - 1, l = i >> half, r = i & mask;
+    for (;; stride++) {
+        uint64_t a = count, b = stride % count;
 
-        for (unsigned round = 0; round < 4; round++) {
-            uint64_t t = l ^ (mix(r + key + round) & mask);
+        while (b) {
+            uint64_t rest = a % b;
 
-            l = r;
-            r = t;
+            a = b;
+            b = rest;
         }
-        i = (l << half) | r;
-    } while (i >= count);
-    return i;
+        if (a == 1) {
+            return stride;
+        }
+    }
 }
 
 /* Every page with page % worker_count == idx belongs to that processor. */
@@ -389,13 +392,14 @@ static uint64_t own_pages(unsigned idx)
 
 static void sweep_own_pages(Worker *w, unsigned idx, unsigned number)
 {
-    uint64_t own = own_pages(idx);
+    uint64_t own = own_pages(idx), stride = stride_of(own);
+    uint64_t at = mix(number) % own;
     bool is_write = atomic_load(&sweep_kind) == SWEEP_WRITE;
 
     for (uint64_t i = 0; i < own; i++) {
-        uint64_t page = permute(i, own, number * 1315423911ULL) *
-                        worker_count + idx;
-        uint64_t now;
+        uint64_t page = at * worker_count + idx, now;
+
+        at = (at + stride) % own;
 
         if (is_write) {
             overwrite(w, page, &sweep_worst_ns);
@@ -463,9 +467,9 @@ static uint64_t next_page(Worker *w, unsigned idx, uint64_t own)
         w->linear = w->linear + 1 < own ? w->linear + 1 : 0;
         return w->linear * worker_count + idx;
     case ORDER_WORKING_SET:
-        return permute(rng_next(&w->rng) %
-                       ((own + WORKING_SET_SHARE - 1) / WORKING_SET_SHARE),
-                       own, 0) * worker_count + idx;
+        return rng_next(&w->rng) % ((own + WORKING_SET_SHARE - 1) /
+                                    WORKING_SET_SHARE) *
+               w->stride % own * worker_count + idx;
     case ORDER_UNIFORM:
         break;
     }
@@ -477,6 +481,7 @@ void core_work(unsigned idx)
     Worker *w = &workers[idx];
     uint64_t own = own_pages(idx), page = idx;
 
+    w->stride = stride_of(own);
     for (;;) {
         unsigned asked = atomic_load(&sweep_asked);
         uint64_t now;

@@ -25,7 +25,7 @@
  *   FASTLOAD KEEPS page=N cpu=N
  *   FASTLOAD FAIL reason
  * Bytes read from it, by core_command():
- *   's'  sweep over every page, in random order
+ *   's'  sweep over every page, scattered
  *   'w'  the same, but write every page anew and read none
  *   'p'  a TICK at once
  *   'q'  quiet: TICK every 50 ms instead of every 10 ms

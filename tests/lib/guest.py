@@ -2,10 +2,10 @@
 """The guests that check their own memory: what is booted, what they say.
 
 A guest fills its memory with a pattern, then checks and writes random pages
-for ever.  The head of tests/guest/guest-init.c defines the pattern and the
-lines on the serial port.  Every guest says the same lines, reads the same
-bytes and takes the same fl.* words on its command line, so a Guest differs
-from another one in what QEMU has to boot, and in nothing else.
+for ever.  tests/guest/guest-core.h has the lines on the serial port.  Every
+guest says the same lines, reads the same bytes and takes the same fl.* words
+on its command line, so a Guest differs from another one in what QEMU has to
+boot, and in nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+from pathlib import Path
 import re
 import socket
 import subprocess
@@ -28,8 +29,18 @@ if TYPE_CHECKING:
 MEM_MIN_MIB = 384           # of a guest whose memory somebody may choose
 KERNEL_MIB = 160            # that cannot be filled
 
+PAGE_WORDS = 512
+VIRTIO_DEVICES = (
+    "-object", "rng-random,id=rng0,filename=/dev/urandom",
+    "-device", "virtio-rng-pci,rng=rng0",
+    "-blockdev", "null-co,node-name=disk0,size=1048576,read-zeroes=on",
+    "-device", "virtio-blk-pci,drive=disk0")
+
 READY = r"^FASTLOAD READY"
 REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
+# Of the probe guest alone.
+OVERWRITE, READ_SECTOR = b"w", b"b"
+TRIPLE_FAULT, POWER_OFF, DEBUG_EXIT = b"t", b"o", b"x"
 
 
 class Guest(abc.ABC):
@@ -38,6 +49,7 @@ class Guest(abc.ABC):
     name: str                   # for people
     is_linux: bool              # else nobody there plugs, balloons or reports
     key: str                    # another one whenever the guest is another one
+    words: int                  # of a page that it writes and checks: of 512
 
     @abc.abstractmethod
     def arguments(self, machine: Machine) -> list[str]:
@@ -48,7 +60,7 @@ class Guest(abc.ABC):
         """The same guest, with its files where place(path) puts them."""
 
     @staticmethod
-    def words(machine: Machine) -> str:
+    def words_of(machine: Machine) -> str:
         """Of the command line: how the guest fills and visits its memory."""
         return (f"fl.fill_mib={machine.fill_mib} "
                 f"fl.zero_pct={machine.zero_pct} fl.seed={machine.seed} "
@@ -64,6 +76,7 @@ class LinuxGuest(Guest):
     name: str
     key: str
     is_linux = True
+    words = PAGE_WORDS
 
     @classmethod
     def build(cls) -> LinuxGuest:
@@ -79,19 +92,64 @@ class LinuxGuest(Guest):
 
     def arguments(self, machine: Machine) -> list[str]:
         append = ("console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc "
-                  f"memhp_default_state=online {self.words(machine)}")
+                  f"memhp_default_state=online {self.words_of(machine)}")
         return [
             "-kernel", self.kernel, "-initrd", self.initrd, "-append", append,
-            "-object", "rng-random,id=rng0,filename=/dev/urandom",
-            "-device", "virtio-rng-pci,rng=rng0",
-            "-blockdev",
-            "null-co,node-name=disk0,size=1048576,read-zeroes=on",
-            "-device", "virtio-blk-pci,drive=disk0",
-        ]
+            *VIRTIO_DEVICES]
 
     def placed(self, place: Callable[[str], str]) -> LinuxGuest:
         return dataclasses.replace(self, kernel=place(self.kernel),
                                    initrd=place(self.initrd))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeGuest(Guest):
+    """A kernel of ours that does nothing else, by build-probe.
+
+    words: of a page that it writes and checks, a power of two.  All of them
+    are the rule; an interpreted processor takes too long for that.
+    """
+
+    kernel: str
+    words: int = PAGE_WORDS
+    is_linux = False
+
+    @property
+    def name(self) -> str:      # type: ignore[override]
+        return "probe guest" if self.words == PAGE_WORDS else \
+            f"probe guest, {self.words} words of each page"
+
+    @property
+    def key(self) -> str:       # type: ignore[override]
+        return f"{Path(self.kernel).name}-{self.words}"
+
+    @classmethod
+    def build(cls) -> ProbeGuest:
+        """Made when it is not there yet."""
+        done = subprocess.run([TOP / "tests" / "guest" / "build-probe"],
+                              text=True, check=False, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+        if done.returncode:
+            raise PlainError(done.stderr.strip() or "build-probe failed")
+        return cls(done.stdout.strip())
+
+    def arguments(self, machine: Machine) -> list[str]:
+        # qboot does in a few milliseconds what this guest needs of firmware.
+        return ["-bios", "qboot.rom", "-kernel", self.kernel,
+                "-append", f"{self.words_of(machine)} fl.words={self.words}",
+                *VIRTIO_DEVICES]
+
+    def address_of(self, name: str) -> int:
+        """Where a variable of it lies in the machine's memory."""
+        done = subprocess.run(["nm", self.kernel], text=True, check=True,
+                              stdout=subprocess.PIPE)
+        found = re.search(rf"^([0-9a-f]+) \w {name}$", done.stdout, re.M)
+        if not found:
+            raise PlainError(f"the probe guest has no '{name}'")
+        return int(found[1], 16)
+
+    def placed(self, place: Callable[[str], str]) -> ProbeGuest:
+        return dataclasses.replace(self, kernel=place(self.kernel))
 
 
 # ------------------------------------------------------------ what it says
@@ -165,10 +223,11 @@ class Verifier(Waiting):
         """Until memory is filled; the figures of that line."""
         return figures(self.wait_line(READY, timeout, start).text)
 
-    def sweep(self, timeout: float = 180) -> dict[str, int]:
+    def sweep(self, timeout: float = 180,
+              how: bytes = SWEEP) -> dict[str, int]:
         """Have the guest check every page; {"pages": n, "wrong": n, ...}."""
         start = self.line_count()
-        self.say(SWEEP)
+        self.say(how)
         line = self.wait_line(r"^FASTLOAD SWEEP ", timeout, start)
         return figures(line.text)
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from typing import IO, Iterator, Self, cast
 
+import hostlock
 from tap import Skip
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -241,18 +242,22 @@ class HeldMemory:
 
 @contextlib.contextmanager
 def setting(path: Path, value: str) -> Iterator[None]:
-    """A file of /proc/sys or /sys that is set back at the end."""
-    try:
-        before = path.read_text()
-        path.write_text(value)
-    except OSError as e:
-        raise Skip(f"cannot set {path}: {e.strerror}") from None
-    try:
-        yield
-    finally:
-        # Of several words, the one in brackets is what is set.
-        chosen = re.search(r"\[(\w+)\]", before)
-        path.write_text(chosen[1] if chosen else before)
+    """A file of /proc/sys or /sys that is set back at the end.
+
+    Other test programs wait meanwhile, see hostlock.
+    """
+    with hostlock.exclusive():
+        try:
+            before = path.read_text()
+            path.write_text(value)
+        except OSError as e:
+            raise Skip(f"cannot set {path}: {e.strerror}") from None
+        try:
+            yield
+        finally:
+            # Of several words, the one in brackets is what is set.
+            chosen = re.search(r"\[(\w+)\]", before)
+            path.write_text(chosen[1] if chosen else before)
 
 
 def sysctl(name: str, value: str) -> contextlib.AbstractContextManager[None]:
@@ -271,7 +276,8 @@ def more_huge_pages(mib: int) -> Iterator[None]:
     """So many MiB of huge pages besides those that there are."""
     knob = Path("/proc/sys/vm/nr_hugepages")
     count = mib // HUGE_MIB
-    with setting(knob, str(int(knob.read_text()) + count)):
+    with hostlock.exclusive(), \
+            setting(knob, str(int(knob.read_text()) + count)):
         free = huge_page_figures()["Free"]
         if free < count:
             raise Skip(f"{free} huge pages are free, {count} are needed")

@@ -23,6 +23,8 @@ from tapreader import Score
 class Host(enum.Enum):
     """What a job does to the settings of the kernel, and to huge pages."""
     CHANGES = "changes"     # others may see its settings
+    # It changes them too, but its cases wait for others of its like: hostlock.
+    LOCKS = "locks"
     MINDS = "minds"         # what another one changes may make it fail
     IGNORES = "ignores"
 
@@ -44,8 +46,8 @@ def with_needs(jobs: Sequence[Job], names: Iterable[str]) -> list[Job]:
 
 
 def may_run_beside(job: Job, other: Job) -> bool:
-    both = {job.host, other.host}
-    return Host.IGNORES in both or Host.CHANGES not in both
+    return Host.IGNORES in (job.host, other.host) or (
+        job.host == other.host and job.host is not Host.CHANGES)
 
 
 class Lanes:

@@ -156,9 +156,9 @@ def _on_term(signum: int, frame: FrameType | None) -> None:
 def _run_case(stage: Stage, number: int, one: Case) -> bool:
     begin = time.monotonic()
     verdict, why = "ok", ""
-    signal.setitimer(signal.ITIMER_REAL, one.timeout_s)
     try:
         stage.begin(one)
+        signal.setitimer(signal.ITIMER_REAL, one.timeout_s)
         stage.run(one)
     except Skip as e:
         why = f" # SKIP {e}"
