@@ -41,6 +41,10 @@
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
+ *   A page that is given back after it was placed (MADV_DONTNEED) is zero when
+ *   it is touched next; but where a worker is placing what lies around it just
+ *   then, it may have the snapshot's bytes once more.  Who needs zeros gives
+ *   nothing back before fastload_wait() has returned.
  * Kernel: userfaultfd (Linux 4.11 for anonymous, shared and huge page
  *   memory) is required and fastload_probe() tells whether it can be had.
  *   io_uring is used where it is permitted and preadv() where it is not; the
