@@ -13,8 +13,8 @@
 #define PAGE FIXTURE_PAGE_BYTES
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 #define CHUNK_BYTES (CHUNK_PAGES * PAGE)
-/* How long random drops go on, all together. */
-#define DROPS_S 2
+/* Random drops, where the environment does not say how long. */
+#define DROP_COUNT 25
 #define REGION_PAGES (4 * CHUNK_PAGES)
 
 typedef struct PlaceTest {
@@ -136,31 +136,35 @@ static void place_and_discard(PlaceTest *t, uint64_t page_idx)
 static void test_discarded_page_waits_for_memory(const void *opaque)
 {
     /* A page that was given back needs a page for its zeros: there is none. */
-    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
     FastloadFailure failure;
     FixtureToucher toucher;
-    uint64_t age_ns;
+    uint64_t begin_ns;
+    PlaceTest *t;
 
+    test_clock_stop();
+    t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
     place_and_discard(t, 100);
     gate_refuse(UFFDIO_ZEROPAGE, ENOMEM);
+    begin_ns = fastload_stats_now_ns();
     fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(place_told_count(t) == 2);
     /* It is tried again and again, and known that somebody waits. */
-    fixture_wait_until(gate_refused_count() >= 3);
-    age_ns = place_stats(t).oldest_fault_ns;
-    g_assert_cmpuint(age_ns, >, 0);
-    fixture_wait_until(gate_refused_count() >= 6);
-    g_assert_cmpuint(place_stats(t).oldest_fault_ns, >, age_ns);
+    sim_run_until(gate_refused_count() >= 6);
+    g_assert_cmpuint(fastload_stats_now_ns(), >, begin_ns);
+    g_assert_cmpuint(place_stats(t).oldest_fault_ns, ==,
+                     fastload_stats_now_ns() - begin_ns);
     g_assert_true(fastload_is_failing(t->fl, &failure));
     g_assert_cmpint(failure.kind, ==, FASTLOAD_FAILURE_PLACE);
     g_assert_cmpint(failure.error_number, ==, ENOMEM);
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    sim_run_until(fixture_events_count(&t->events, FASTLOAD_EVENT_STALLED));
     g_assert_false(fixture_toucher_is_done(&toucher));
 
     gate_refuse(UFFDIO_ZEROPAGE, 0);
+    sim_run_until(fixture_events_count(&t->events, FASTLOAD_EVENT_RESUMED));
     g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_RESUMED);
-    fixture_wait_until(!place_stats(t).oldest_fault_ns);
+    g_assert_cmpuint(place_stats(t).oldest_fault_ns, ==, 0);
     g_assert_false(fastload_is_failing(t->fl, &failure));
+    test_clock_go();
     place_finish(t);
     g_assert_cmpuint(fixture_page(t->f, 100)[0], ==, 0);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
@@ -263,17 +267,17 @@ static uint32_t place_queued_count(PlaceTest *t)
 static void test_queued_page_given_back(const void *opaque)
 {
     /* The same while the fault is in the queue: the page comes, and goes. */
-    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
-    const FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
     FixtureToucher touchers[FASTLOAD_URGENT_READ_COUNT_MAX + 2];
     uint32_t last = G_N_ELEMENTS(touchers) - 1, i;
-    uint64_t bad_off = t->f->file_off + t->f->len_bytes - PAGE;
-    uint64_t page = 0;
+    const FastloadArea *area;
+    uint64_t bad_off, page = 0;
+    PlaceTest *t;
 
-    /* The first worker places nothing: the guest faults for an hour. */
-    __atomic_store_n(&t->fl->last_fault_ns,
-                     fastload_stats_now_ns() + 3600 * 1000000000ull,
-                     __ATOMIC_RELAXED);
+    /* The first worker places nothing: there are faults all the time. */
+    test_clock_stop();
+    t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
+    area = g_ptr_array_index(t->fl->areas, 0);
+    bad_off = t->f->file_off + t->f->len_bytes - PAGE;
     sim_add_bad(bad_off, PAGE, EIO, 0); /* the last chunk does not come */
     gate_hold(UFFDIO_COPY, GATE_AFTER);
     sim_hold(SIM_HOLD_URGENT);
@@ -297,6 +301,7 @@ static void test_queued_page_given_back(const void *opaque)
         g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }
     sim_heal(bad_off);
+    test_clock_go();
     place_finish(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
     place_free(t);
@@ -444,9 +449,7 @@ static void test_faults_tell_who_and_how(const void *opaque)
                                            &has_zeropage), ==, 0);
     thread = g_thread_new("toucher", place_read_and_write, hva);
     for (i = 0; i < 2; i++) {
-        while (fastload_uffd_read(uffd, &faults[i], 1) == 0) {
-            g_usleep(1000);
-        }
+        fixture_wait_until(fastload_uffd_read(uffd, &faults[i], 1) == 1);
         g_assert_cmpint(fastload_uffd_zero(
                             uffd, hva + i * FASTLOAD_PAGE_BYTES_MIN,
                             FASTLOAD_PAGE_BYTES_MIN, &done_bytes), ==, 0);
@@ -511,6 +514,7 @@ static void test_dropped_memory_is_anothers(const void *opaque)
 
 typedef struct PlaceDropper {
     PlaceTest *t;
+    uint32_t tid;     /* atomic */
     uint32_t is_done; /* atomic */
 } PlaceDropper;
 
@@ -518,6 +522,7 @@ static void *place_dropper_main(void *opaque)
 {
     PlaceDropper *d = opaque;
 
+    __atomic_store_n(&d->tid, gettid(), __ATOMIC_RELEASE);
     fastload_drop_region(d->t->fl, d->t->f->hva);
     __atomic_store_n(&d->is_done, 1, __ATOMIC_RELEASE);
     return NULL;
@@ -528,10 +533,14 @@ static void place_drop_at_the_gate(PlaceTest *t)
 {
     PlaceDropper dropper = { .t = t };
     GThread *thread;
+    pid_t tid;
 
     gate_wait_held();
     thread = g_thread_new("dropper", place_dropper_main, &dropper);
-    g_usleep(100 * 1000); /* it would be done by then, as a rule */
+    fixture_wait_until((tid = __atomic_load_n(&dropper.tid,
+                                              __ATOMIC_ACQUIRE)));
+    fixture_wait_until(fixture_thread_waits(tid) ||
+                       __atomic_load_n(&dropper.is_done, __ATOMIC_ACQUIRE));
     g_assert_false(__atomic_load_n(&dropper.is_done, __ATOMIC_ACQUIRE));
     gate_open();
     g_thread_join(thread);
@@ -687,13 +696,16 @@ static void test_many_drops(const void *opaque)
     const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
     uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
     uint64_t end_ns = fastload_stats_now_ns() +
-                      (seconds ? strtoul(seconds, NULL, 10) : DROPS_S) *
+                      (seconds ? strtoul(seconds, NULL, 10) : 0) *
                       1000000000ull;
+    uint32_t count = 0;
 
     do {
-        fixture_note("FASTLOAD_TEST_SEED=%u", seed);
-        place_drop_anytime(seed++);
-    } while (!text && fastload_stats_now_ns() < end_ns);
+        fixture_note("FASTLOAD_TEST_SEED=%u", seed + count);
+        place_drop_anytime(seed + count);
+        count++;
+    } while (!text && (seconds ? fastload_stats_now_ns() < end_ns
+                               : count < DROP_COUNT));
 }
 
 static void add_test(const char *behaviour, GTestDataFunc func)
