@@ -75,7 +75,7 @@ def data_comes_from_storage_or_not(bench: Bench) -> None:
 @case("what one contender still reads when it ends is no gift to the next")
 def reads_end_with_their_run(bench: Bench) -> None:
     result = bench.measured(*TINY, *MADE, "--cache", "cold", "--direct",
-                            "off", "--repeat", "12", "--contenders",
+                            "off", "--repeat", "3", "--contenders",
                             "two-thread,alternate")
     on_disk(bench, result)
     data = result["works"][0]["snapshot"]["data_bytes"]

@@ -7,8 +7,8 @@ import os
 
 from bench.stage import Bench, Child
 
-# Of a guest in any snapshot of 4 MiB at least.
-TOUCHES = "".join(f"{offset:#x}\n" for offset in range(0, 4 << 20, 256 << 10))
+# Of a guest with a MiB of memory at least.
+TOUCHES = "".join(f"{offset:#x}\n" for offset in range(0, 1 << 20, 64 << 10))
 
 
 class Gate:

@@ -44,7 +44,7 @@ def progress_fits(bench: Bench) -> None:
     for columns in WIDTHS:
         gate = Gate(bench)
         code, _, said = on_terminal(
-            bench, *TINY, *MADE, "--cache", "cold", "--contenders",
+            bench, *TINY, "--size", "1M", "--cache", "warm", "--contenders",
             "fastload", "--threads", "1,2", "--io", "auto,preadv", "--direct",
             "on", *gate.options, columns=columns, on_turn=held_until(
                 gate, "", r"\d/5" if columns >= 30 else r"\033\[K\d/5\r"))

@@ -64,7 +64,7 @@ def interrupted_is_shown_again(bench: Bench) -> None:
 def interrupted_before_anything(bench: Bench) -> None:
     saved = bench.path("kept.json")
     saved.write_text("precious")
-    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "cold",
+    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "warm",
                         "--json", saved)
     bench.child_of(child)
     child.send_signal(signal.SIGINT)
@@ -112,7 +112,7 @@ def handler_ends(bench: Bench) -> None:
 
 @case("SIGKILL leaves no process and no file")
 def sigkill_leaves_nothing(bench: Bench) -> None:
-    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "cold",
+    child = bench.start(*TINY, *MADE, *ENDLESS, "--cache", "warm",
                         "--contenders", "fastload")
     bench.child_of(child)
     child.kill()

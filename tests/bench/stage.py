@@ -32,7 +32,7 @@ TRAPPED = ("two-thread", "alternate", "fastload")   # need userfaultfd
 LAZY = TRAPPED + ("mmap", "mmap-ahead")
 
 # Options that make of each run as little as can be measured.
-TINY = ("--memory", "fresh", "--window", "20ms", "--think", "0",
+TINY = ("--memory", "fresh", "--window", "5ms", "--think", "0",
         "--working-set", "1M", "--warmup", "0", "--repeat", "1")
 MADE = ("--size", "8M")
 # Runs that go on until somebody ends them: they end by themselves after HANG_S.

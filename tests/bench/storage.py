@@ -12,10 +12,9 @@ from bench.gate import Gate
 from bench.places import WITHOUT, copy_for_nobody, is_root, needs_simulation
 from bench.results import all_counted, contenders, scenarios
 from bench.stage import (
-    ENDLESS, MADE, MIB, TINY, Bench, Child, load_result, one_sentence,
+    MADE, MIB, TINY, Bench, Child, has_guest, load_result, one_sentence,
     wait_until)
-from tap import Skip, case, check
-
+from tap import Failed, Skip, case, check
 
 SLOW = "rtt=5ms,rate=20M"
 SLOW_RTT_NS = 5_000_000
@@ -36,16 +35,14 @@ def simulated(bench: Bench, pid: int) -> str | None:
     return None
 
 
-def begin_simulated(bench: Bench, *args: object) -> tuple[Child, str]:
-    """A program once it measures, and its storage's backing device."""
-    child = bench.start(*TINY, *MADE, "--cache", "cold", *args)
-
-    def found() -> str | None:
-        # It, the server, and a run.
-        return simulated(bench, child.pid) if len(bench.processes()) > 2 \
-            else None
-
-    return child, str(bench.wait_for("simulated storage", child, found))
+def seen_mount(bench: Bench, child: Child) -> str:
+    """The backing device of @child's storage, which nobody else sees."""
+    device = simulated(bench, child.pid)
+    check("fastload" not in Path("/proc/self/mountinfo").read_text(),
+          "others see the mount")
+    if not device:
+        raise Failed("it has no simulated storage")
+    return device
 
 
 def unmounted(device: str) -> None:
@@ -56,21 +53,23 @@ def unmounted(device: str) -> None:
 @case("contenders load the right memory from storage of each class")
 def classes_load_right_memory(bench: Bench) -> None:
     needs_simulation(bench)
-    result = bench.measured(*TINY, *MADE, "--storage", "nvme,ssd,network",
-                            "--cache", "cold")
+    result = bench.measured(*TINY, "--size", "4M", "--storage",
+                            "nvme,ssd,network", "--cache", "cold")
     check([s["knobs"]["storage"] for s in scenarios(result)] ==
           ["nvme", "ssd", "network"], "other scenarios")
     all_counted(result, 1)
-    result = bench.measured(*TINY, *MADE, "--storage", "object", "--cache",
-                            "cold", "--contenders", "eager,mmap,fastload")
+    result = bench.measured(*TINY, "--size", "2M", "--storage", "object",
+                            "--cache", "cold", "--contenders",
+                            "eager,mmap,fastload")
     all_counted(result, 1)
 
 
 @case("simulated storage answers no sooner than it should")
 def storage_takes_its_time(bench: Bench) -> None:
     needs_simulation(bench)
-    result = bench.measured(*TINY, *MADE, "--storage", SLOW, "--cache",
-                            "cold", "--contenders", "eager,fastload")
+    result = bench.measured(*TINY, "--size", "4M", "--storage", SLOW,
+                            "--cache", "cold", "--contenders",
+                            "eager,fastload")
     all_counted(result, 1)
     check(scenarios(result)[0]["knobs"]["storage"] == SLOW, "another name")
     data = result["works"][0]["snapshot"]["data_bytes"]
@@ -114,9 +113,8 @@ def device_is_not_the_mount(bench: Bench) -> None:
 @case("simulated storage is cold when dropped and stays warm when filled")
 def storage_is_cold_and_warm(bench: Bench) -> None:
     needs_simulation(bench)
-    result = bench.measured(*TINY, *MADE, "--storage", "rtt=1ms", "--repeat",
-                            "2")
-    all_counted(result, 2)
+    result = bench.measured(*TINY, *MADE, "--storage", "rtt=1ms")
+    all_counted(result, 1)
     data = result["works"][0]["snapshot"]["data_bytes"]
     for s in scenarios(result):
         is_cold = s["knobs"]["cache"] == "cold"
@@ -156,15 +154,19 @@ def readahead_is_set(bench: Bench) -> None:
         if kib > 128 and not is_root():
             raise Skip("more than 128 KiB needs root")
         for storage in ("file", "rtt=1ms"):
-            child, device = begin_simulated(
-                bench, *ENDLESS, "--storage", storage,
-                "--readahead", text, "--contenders", "eager")
-            found = Path("/sys/class/bdi", device, "read_ahead_kb")
+            gate = Gate(bench)
+            child = bench.start(*TINY, *MADE, "--cache", "warm", "--storage",
+                                storage, "--readahead", text, "--contenders",
+                                "eager", *gate.options)
+            gate.wait_for_run(child)
+            found = Path("/sys/class/bdi", seen_mount(bench, child),
+                         "read_ahead_kb")
             found_kib = int(found.read_text())
             child.kill()
             bench.finish(child)
             check(found_kib == kib, f"{storage}: {found_kib} KiB, not {kib}")
-    result = bench.measured(*TINY, *MADE, "--readahead", "as-is,64K")
+    result = bench.measured(*TINY, *MADE, "--readahead", "as-is,64K",
+                            "--contenders", "eager,mmap,fastload")
     all_counted(result, 1)
     check([s["knobs"]["readahead"] for s in scenarios(result)] ==
           ["as is"] * 2 + ["64 KiB"] * 2, "other scenarios")
@@ -176,10 +178,18 @@ def nothing_left_mounted(bench: Bench) -> None:
     check("fastload-bench" not in Path("/proc/self/mountinfo").read_text(),
           "there was one before")
     for number in (signal.SIGINT, signal.SIGKILL):
-        child, device = begin_simulated(
-            bench, "--storage", SLOW, *ENDLESS, "--contenders", "fastload")
-        check("fastload" not in Path("/proc/self/mountinfo").read_text(),
-              "others see the mount")
+        gate = Gate(bench)
+        # Reads that wait for the storage are under way when it ends.
+        child = bench.start(*TINY, *MADE, "--cache", "warm", "--direct", "on",
+                            "--storage", "rtt=10s", "--contenders", "fastload",
+                            *gate.options)
+        gate.wait_for_run(child)
+        gate.let_pass()                 # that was null's
+        gate.wait(child)
+        gate.open()
+        bench.wait_for("guest", child,
+                       lambda: any(map(has_guest, bench.processes())))
+        device = seen_mount(bench, child)
         if number == signal.SIGKILL:
             child.kill()        # it alone: the server has to notice
         else:
@@ -189,11 +199,10 @@ def nothing_left_mounted(bench: Bench) -> None:
         unmounted(device)
         bench.nothing_left()
     gate = Gate(bench)
-    child = bench.start(*TINY, *MADE, "--cache", "cold", "--storage", SLOW,
-                        "--contenders", "fastload", *gate.options)
+    child = bench.start(*TINY, "--size", "2M", "--cache", "cold", "--storage",
+                        "rtt=1ms", "--contenders", "fastload", *gate.options)
     gate.wait_for_run(child)
-    device = simulated(bench, child.pid) or ""
-    check(device, "it has no simulated storage")
+    device = seen_mount(bench, child)
     gate.open()
     done = bench.finish(child)
     check(done.code == 0, f"exit code {done.code}: {done.err!r}")
