@@ -13,6 +13,7 @@ Reading the TAP of other programs is in tapreader.py.
 """
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -153,6 +154,16 @@ def _on_term(signum: int, frame: FrameType | None) -> None:
     sys.exit("ended by a signal")
 
 
+def _place(error: Exception, function: Function) -> str:
+    """Where in the case's function the error was met, or that called."""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if (frame.filename, frame.name) == (function.__code__.co_filename,
+                                            function.__name__):
+            file = os.path.basename(frame.filename)
+            return f"in {frame.name}(), {file}:{frame.lineno}"
+    return "before the case"
+
+
 def _run_case(stage: Stage, number: int, one: Case) -> bool:
     begin = time.monotonic()
     verdict, why = "ok", ""
@@ -162,15 +173,17 @@ def _run_case(stage: Stage, number: int, one: Case) -> bool:
         stage.run(one)
     except Skip as e:
         why = f" # SKIP {e}"
-    except CaseTimeout:
+    except CaseTimeout as e:
         verdict = "not ok"
         comment(f"not done after {one.timeout_s:g} s")
-    except Failed as e:
-        verdict = "not ok"
-        comment(e)
+        comment(_place(e, one.function))
     except Exception as e:
         verdict = "not ok"
-        comment(e if stage.expected(e) else traceback.format_exc())
+        if isinstance(e, Failed) or stage.expected(e):
+            comment(e)
+            comment(_place(e, one.function))
+        else:
+            comment(traceback.format_exc())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         stage.end()
