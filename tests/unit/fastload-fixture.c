@@ -189,22 +189,47 @@ uint64_t fixture_word(const Fixture *f, uint64_t page_idx, uint64_t word_idx)
         ? fixture_pattern(page_idx, word_idx) : 0;
 }
 
+/* Pages that follow each other in the file, to be written at once. */
+typedef struct FixturePages {
+    uint64_t *words;
+    uint64_t first_idx;
+    uint64_t count;
+} FixturePages;
+
+static void fixture_flush_pages(const Fixture *f, FixturePages *pages)
+{
+    ssize_t len_bytes = pages->count * PAGE;
+
+    g_assert_cmpint(pwrite(f->fd, pages->words, len_bytes,
+                           f->file_off + pages->first_idx * PAGE), ==,
+                    len_bytes);
+    pages->count = 0;
+}
+
 void fixture_write_file(Fixture *f)
 {
-    g_autofree uint64_t *page = g_malloc(PAGE);
+    g_autofree uint64_t *words = g_malloc(FIXTURE_CHUNK_PAGE_COUNT * PAGE);
+    FixturePages pages = { .words = words };
     uint64_t i, w;
 
     for (i = 0; i < fixture_page_count(f); i++) {
         bool has_data = fixture_page_has_data(f, i);
+        uint64_t *page;
 
+        if (!has_data && i % 7) {
+            continue; /* a hole of the file */
+        }
+        if (pages.count == FIXTURE_CHUNK_PAGE_COUNT ||
+            i != pages.first_idx + pages.count) {
+            fixture_flush_pages(f, &pages);
+            pages.first_idx = i;
+        }
+        page = words + pages.count++ * WORDS;
         for (w = 0; w < WORDS; w++) {
             page[w] = has_data ? fixture_pattern(i, w) : 0xdeadull;
         }
-        if (has_data || i % 7 == 0) {
-            g_assert_cmpint(pwrite(f->fd, page, PAGE, f->file_off + i * PAGE),
-                            ==, PAGE);
-        }
     }
+    fixture_flush_pages(f, &pages);
     g_assert_cmpint(ftruncate(f->fd, f->file_off + f->len_bytes + PAGE),
                     ==, 0);
 }

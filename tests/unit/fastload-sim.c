@@ -64,6 +64,7 @@ struct FastloadIo {
     FastloadIoReq *done;
     /* lock sim.lock */
     FastloadIo *next;
+    uint64_t poll_count;
     bool minds_faults;
     bool is_asleep;   /* it has looked at all there is, and would sleep on */
     uint64_t due_ns;  /* when it wakes by itself; UINT64_MAX: never */
@@ -198,6 +199,11 @@ uint64_t sim_failed_urgent_count(void)
 uint64_t sim_broken_count(void)
 {
     return sim_get(&sim.broken_count);
+}
+
+uint64_t sim_poll_count_of(const FastloadIo *io)
+{
+    return sim_get(&io->poll_count);
 }
 
 uint64_t sim_pending_count(void)
@@ -546,6 +552,7 @@ static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     g_mutex_lock(&sim.lock);
     sim.poll_count++;
+    io->poll_count++;
     g_mutex_unlock(&sim.lock);
     if (sim_breaks(io)) {
         return false;

@@ -58,6 +58,8 @@ uint64_t sim_failed_count(void);
 uint64_t sim_failed_urgent_count(void);
 /* So often workers have polled so far. */
 uint64_t sim_poll_count(void);
+/* The worker whose backend @io is. */
+uint64_t sim_poll_count_of(const FastloadIo *io);
 /* So many workers' backends broke with requests pending. */
 uint64_t sim_broken_count(void);
 /* Requests queued and not completed. */

@@ -1749,6 +1749,41 @@ static void test_unknown_page_in_a_chunk(const void *opaque)
     fault_free(t);
 }
 
+static void test_one_worker_is_woken(const void *opaque)
+{
+    /* A fault wakes the first worker, and nobody for nothing. */
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = {
+        .worker_count = 4,
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+    };
+    uint64_t poll_counts[4], page, i;
+    FaultTest *t;
+
+    sim_reset(&sim_config);
+    test_clock_stop();
+    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 4 * CHUNK_PAGES,
+                         fixture_all_data);
+    fault_start(t);
+    sim_wait_asleep();
+    for (i = 0; i < 4; i++) {
+        poll_counts[i] = sim_poll_count_of(t->fl->workers[i].io);
+    }
+    for (page = 0; page < 50; page++) {
+        g_assert_true(fixture_page_is_right(t->f, page * 7));
+        sim_wait_asleep();
+    }
+    g_assert_cmpuint(sim_poll_count_of(t->fl->workers[0].io), >=,
+                     poll_counts[0] + 50);
+    for (i = 1; i < 4; i++) {
+        g_assert_cmpuint(sim_poll_count_of(t->fl->workers[i].io), ==,
+                         poll_counts[i]);
+    }
+    fastload_set_background_rate(t->fl, 0);
+    fault_run(t);
+    fault_free(t);
+}
+
 /* ---- the depth of the device's queue ---- */
 
 /* What is in flight after many reads that take @far_ns and wait for others. */
@@ -1960,6 +1995,29 @@ static void test_zeros_are_not_rated(const void *opaque)
 
     g_assert_cmpuint(read_bytes, <, t->f->len_bytes * 3 / 4);
     fault_check_rated(took_ns, read_bytes, read_bytes);
+    fault_free(t);
+}
+
+static void test_nothing_is_read_ahead(const void *opaque)
+{
+    /* Switched off, nothing but what is touched is read, however long. */
+    FaultTest *t = fault_new_rated(2, fixture_all_data);
+    FastloadStats stats;
+
+    fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
+    fault_start(t);
+    g_assert_true(fixture_page_is_right(t->f, 700));
+    sim_wait_asleep();
+    g_assert_false(sim_step()); /* nobody will look again by himself */
+    sim_skip(3600 * 1000000000ull);
+    sim_wait_asleep();
+    stats = fault_stats(t);
+    g_assert_cmpuint(stats.read_bytes, ==, PAGE);
+    g_assert_cmpuint(stats.remaining_bytes, ==, t->f->len_bytes - PAGE);
+    /* And switched on again, everything. */
+    fastload_set_background_rate(t->fl, RATE_BYTES_PER_S);
+    fault_run(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fault_free(t);
 }
 
@@ -2392,6 +2450,7 @@ int main(int argc, char **argv)
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
     add_test("one-worker-stays-free", test_one_worker_stays_free);
+    add_test("one-worker-is-woken", test_one_worker_is_woken);
     add_test("who-may-not-read-sleeps", test_who_may_not_read_sleeps);
     add_test("surplus-workers-wait", test_surplus_workers_wait);
     add_test("swamped-worker-is-helped", test_swamped_worker_is_helped);
@@ -2400,6 +2459,7 @@ int main(int argc, char **argv)
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("rate-is-kept", test_rate_is_kept);
     add_test("zeros-are-not-rated", test_zeros_are_not_rated);
+    add_test("nothing-is-read-ahead", test_nothing_is_read_ahead);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
     add_test("healed-at-a-low-rate", test_healed_at_a_low_rate);
     add_test("healed-without-background", test_healed_without_background);
