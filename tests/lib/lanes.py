@@ -20,6 +20,11 @@ from step import Step, Stopped, tell
 from tapreader import Score
 
 
+# A signal that comes just before Python waits is seen only after the wait.
+SIGNAL_MAX_S = 1
+ENDING_SIGNALS = signal.SIGINT, signal.SIGTERM
+
+
 class Host(enum.Enum):
     """What a job does to the settings of the kernel, and to huge pages."""
     CHANGES = "changes"     # others may see its settings
@@ -75,7 +80,7 @@ class Lanes:
                 if job:
                     self._begin(job)
                 else:
-                    self._changed.wait()
+                    self._changed.wait(SIGNAL_MAX_S)
 
     def wait(self) -> None:
         """For those that run; none begins any more."""
@@ -126,14 +131,15 @@ def _on_term(signum: int, frame: FrameType | None) -> NoReturn:
 def run_jobs(jobs: Sequence[Job], count: int) -> int:
     """Run them, and print the score; the exit code of the program."""
     lanes = Lanes(jobs, count)
-    signal.signal(signal.SIGTERM, _on_term)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, _on_term)
     try:
         lanes.run()
         score = lanes.score()
         code = score.exit_code()
     except KeyboardInterrupt:
         # Ending programs takes a while; a second signal must not cut it off.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         tell("interrupted: what runs is ended")
         Step.stop_all()

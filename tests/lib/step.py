@@ -105,16 +105,6 @@ class Step:
         self.has_exited = True
         return f"exit code {code}" if code else None
 
-    def run_tap(self, each: Callable[[str, str, str], None] | None = None
-                ) -> Tap:
-        """Run a program that prints TAP, and score its cases.
-
-        @each: as in Tap; None to print every case.
-        """
-        tap = Tap(self.name, each or self.tell_case)
-        tap.finish(self.run(tap.feed))
-        return tap
-
     def tell_case(self, verdict: str, name: str, reason: str) -> None:
         self.tell(f"{verdict}: {name}" + (f": {reason}" if reason else ""))
 
@@ -185,8 +175,11 @@ def tap_program(score: Score, name: str, command: Sequence[str | Path],
                 env: Mapping[str, str] | None = None) -> None:
     """A program that prints TAP; each of its cases counts."""
     step = Step(name, command, limit_s, cwd, env)
-    tap = step.run_tap()
-    score.add(tap.score)
+    tap = Tap(name, step.tell_case)
+    try:
+        tap.finish(step.run(tap.feed))
+    finally:
+        score.add(tap.score)    # when all is stopped, too
     step.report(not tap.score.failed, tap.score.line())
 
 

@@ -83,7 +83,6 @@ class Tap:
         self.name = name
         self.each = each
         self.score = Score()
-        self.trouble: str | None = None     # with the program's end
         self._planned: int | None = None
         self._whole_skip: str | None = None
         self._comments: list[str] = []      # since the last case
@@ -129,7 +128,6 @@ class Tap:
 
         @trouble: what was wrong with its end, or None.
         """
-        self.trouble = trouble
         score = self.score
         if self._whole_skip is not None and not score.seen and not trouble:
             self._skipped("all", self._whole_skip)
