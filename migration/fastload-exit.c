@@ -10,12 +10,14 @@
  * waiting do not hold up the end, and all others do.
  */
 #include "qemu/osdep.h"
+#include "block/block-global-state.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "hw/core/cpu.h"
+#include "system/kvm.h"
 #include "system/runstate.h"
 #include "fastload-internal.h"
 
@@ -215,6 +217,25 @@ static int exit_waiting_vcpus(void)
     return count;
 }
 
+/*
+ * A vCPU that waits for a page inside KVM_RUN is a reader of what KVM knows of
+ * memory and of event descriptors (kvm->srcu).  Each device that gives up one
+ * of these at the end would wait for that vCPU, in the kernel and for ever.  So
+ * the guest's disks get what is theirs, and the process ends here.
+ */
+static G_NORETURN void exit_before_devices(void)
+{
+    int ret;
+
+    bdrv_drain_all();
+    ret = bdrv_flush_all();
+    if (ret < 0) {
+        error_report("fast load: cannot flush the guest's disks: %s",
+                     strerror(-ret));
+    }
+    exit(ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+}
+
 void migration_fastload_shutdown(void)
 {
     IncomingLoad *load = &incoming_load;
@@ -245,6 +266,9 @@ void migration_fastload_shutdown(void)
     if (count) {
         warn_report("fast load: %d vCPUs wait for pages that do not come; they "
                     "are left where they are", count);
+        if (kvm_enabled()) {
+            exit_before_devices();
+        }
     }
     /*
      * Their pages come right or not at all: userfaultfd stays as it is until
