@@ -7,8 +7,8 @@
 #ifndef PROBE_LAYOUT_H
 #define PROBE_LAYOUT_H
 
-#define MAPPED_GIB      64          /* of physical addresses, from 0 on */
-#define STACK_BYTES     16384       /* of each processor */
+#define MAPPED_GIB      8           /* of physical addresses, from 0 on */
+#define STACK_BYTES     8192        /* of each processor */
 #define CPUS_MAX_ASM    16          /* as CPUS_MAX */
 #define EXCEPTION_COUNT 32
 #define AP_TRAMPOLINE   0x8000      /* below 1 MiB, at the begin of a page */
