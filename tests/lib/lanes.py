@@ -27,8 +27,8 @@ ENDING_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 class Host(enum.Enum):
     """What a job does to the settings of the kernel, and to huge pages."""
-    CHANGES = "changes"     # others may see its settings
-    # It changes them too, but its cases wait for others of its like: hostlock.
+    ALONE = "alone"         # it takes from every program what that may need
+    # It changes some, but its cases wait for others of its like: hostlock.
     LOCKS = "locks"
     MINDS = "minds"         # what another one changes may make it fail
     IGNORES = "ignores"
@@ -51,8 +51,8 @@ def with_needs(jobs: Sequence[Job], names: Iterable[str]) -> list[Job]:
 
 
 def may_run_beside(job: Job, other: Job) -> bool:
-    return Host.IGNORES in (job.host, other.host) or (
-        job.host == other.host and job.host is not Host.CHANGES)
+    both = {job.host, other.host}
+    return Host.ALONE not in both and (Host.IGNORES in both or len(both) == 1)
 
 
 class Lanes:
