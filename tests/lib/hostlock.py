@@ -28,12 +28,25 @@ _sharing = 0                    # how often this process is in shared()
 _excluding = 0                  # ... in exclusive()
 
 
+def _open(path: Path) -> int:
+    """Made when it is not there.
+
+    In a folder like /tmp no O_CREAT opens what another user has made, not even
+    for root (fs.protected_regular).
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags)
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+
 def _locks() -> tuple[int, int]:
     if not _fds:
         before = os.umask(0)
         try:
-            _fds.extend(os.open(FOLDER / name, os.O_RDWR | os.O_CREAT |
-                                os.O_CLOEXEC, 0o666) for name in NAMES)
+            _fds.extend(_open(FOLDER / name) for name in NAMES)
         finally:
             os.umask(before)
     return _fds[0], _fds[1]
