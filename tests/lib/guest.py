@@ -40,6 +40,8 @@ READY = r"^FASTLOAD READY"
 REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
 # Of the probe guest alone.
 OVERWRITE, READ_SECTOR = b"w", b"b"
+# What the second one says of a disk of zeros: a page but for one sector.
+SECTOR_SUM = (4096 - 512) * 0xa5
 TRIPLE_FAULT, POWER_OFF, DEBUG_EXIT = b"t", b"o", b"x"
 
 

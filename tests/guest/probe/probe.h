@@ -13,7 +13,8 @@
  * Lines that it writes beside those of guest-core.h:
  *   FASTLOAD SECTOR sum=N
  * Bytes that it obeys beside those:
- *   'b'  read the first sector of the disk, and say the sum of its bytes
+ *   'b'  read the first sector of the disk, and say the sum of the bytes of
+ *        the page that it is read into: the others are 0xa5
  *   'r'  reboot by the keyboard controller
  *   't'  reboot by a triple fault
  *   'o'  power off by ACPI
