@@ -16,7 +16,7 @@
  * A time of modification may be a tick of the kernel's clock coarse.  After
  * twice what the engine allows for that, a write is one of its own.
  */
-#define CLOCK_TICK_US (2 * FASTLOAD_FILE_TICK_NS / 1000)
+#define CLOCK_TICK_NS (2 * FASTLOAD_FILE_TICK_NS)
 /* So much that it is not all there when something else happens. */
 #define LARGE_PAGE_COUNT (32 * CHUNK_PAGES)
 /* Where the snapshot begins, with a file whose begin is not the snapshot's. */
@@ -32,13 +32,49 @@ static const FastloadIoKind change_kinds[] = {
     FASTLOAD_IO_IO_URING, FASTLOAD_IO_PREADV,
 };
 
+static uint64_t change_ns(const struct timespec *ts)
+{
+    return ts->tv_sec * 1000000000ull + ts->tv_nsec;
+}
+
+/* By the clock that times of modification are taken from. */
+static uint64_t change_file_now_ns(void)
+{
+    struct timespec now;
+
+    g_assert_cmpint(clock_gettime(CLOCK_REALTIME_COARSE, &now), ==, 0);
+    return change_ns(&now);
+}
+
+/* What is written from now on is another write than the last one. */
+static void change_make_old(const ChangeTest *t)
+{
+    uint64_t ns = change_file_now_ns() - CLOCK_TICK_NS;
+    struct timespec time = {
+        .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000,
+    };
+
+    g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) { time, time }),
+                    ==, 0);
+}
+
+/* The same, where the time has to stay as it is. */
+static void change_wait_old(const ChangeTest *t)
+{
+    struct stat st;
+
+    g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
+    fixture_wait_until(change_file_now_ns() >=
+                       change_ns(&st.st_mtim) + CLOCK_TICK_NS);
+}
+
 static ChangeTest *change_new_file(FixtureMemory memory, uint64_t page_count)
 {
     ChangeTest *t = g_new0(ChangeTest, 1);
 
     fixture_events_init(&t->events);
     t->f = fixture_new(memory, page_count, fixture_all_data);
-    g_usleep(CLOCK_TICK_US);
+    change_make_old(t);
     return t;
 }
 
@@ -112,7 +148,7 @@ static void change_flip_page(const ChangeTest *t, uint64_t page_idx)
     uint8_t bytes[PAGE];
     size_t i;
 
-    g_usleep(CLOCK_TICK_US);
+    change_wait_old(t);
     g_assert_cmpint(pread(t->f->fd, bytes, PAGE, off), ==, PAGE);
     for (i = 0; i < PAGE; i++) {
         bytes[i] = ~bytes[i];
@@ -120,17 +156,39 @@ static void change_flip_page(const ChangeTest *t, uint64_t page_idx)
     g_assert_cmpint(pwrite(t->f->fd, bytes, PAGE, off), ==, PAGE);
 }
 
+/* The engine's clock goes fast, and workers that sleep by it look again. */
+#define change_hurry_until(t, condition) \
+    fixture_hurry_until((fastload_session_kick_all((t)->fl, NULL), \
+                         (condition)))
+
+static uint64_t change_error_count(ChangeTest *t)
+{
+    FastloadStats stats;
+
+    fastload_get_stats(t->fl, &stats);
+    return stats.io_error_count;
+}
+
+/* So many reads more have failed, those of whoever waits among them. */
+static void change_let_it_fail(ChangeTest *t, uint32_t count)
+{
+    uint64_t error_count = change_error_count(t);
+
+    change_hurry_until(t, change_error_count(t) >= error_count + count);
+}
+
 /* Stalled, since the file is another: neither of the pages comes. */
 static void change_check_stalled(ChangeTest *t, FixtureToucher *touchers)
 {
     FastloadFailure failure;
 
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
+    change_hurry_until(t, fixture_events_count(&t->events,
+                                               FASTLOAD_EVENT_STALLED));
     /* Where that takes long it may have stalled of not knowing. */
-    fixture_wait_until(fastload_is_failing(t->fl, &failure) &&
+    change_hurry_until(t, fastload_is_failing(t->fl, &failure) &&
                        failure.kind == FASTLOAD_FAILURE_CHANGED);
     g_assert_nonnull(strstr(fastload_failure_cause(&failure), "changed"));
-    g_usleep(CLOCK_TICK_US);
+    change_let_it_fail(t, 6);
     g_assert_false(fixture_toucher_is_done(&touchers[0]));
     g_assert_false(fixture_toucher_is_done(&touchers[1]));
 }
@@ -163,8 +221,6 @@ static void test_longer_file(const void *opaque)
     /* One that grows is another file, too, whatever its time says. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
-    FastloadStats stats;
-    uint64_t error_count;
     struct stat st;
 
     g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
@@ -178,13 +234,6 @@ static void test_longer_file(const void *opaque)
     g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
         st.st_atim, st.st_mtim }), ==, 0);
     /* As it looked before; what was written in between nobody can see. */
-    fastload_get_stats(t->fl, &stats);
-    error_count = stats.io_error_count;
-    fixture_wait_until(({
-        fastload_get_stats(t->fl, &stats);
-        stats.io_error_count >= error_count + 2 ||
-        fixture_toucher_is_done(&touchers[0]);
-    }));
     change_check_stalled(t, touchers);
     g_assert_true(fastload_recover(t->fl, -1, NULL));
     g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
@@ -227,11 +276,16 @@ static void test_while_it_is_replaced(const void *opaque)
     /* Between two files nothing is placed: it may be of either. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
     FixtureToucher toucher;
+    FastloadStats stats;
 
     __atomic_add_fetch(&t->fl->file_count, 1, __ATOMIC_SEQ_CST);
     fixture_toucher_start_page(&toucher, t->f, 9);
     fastload_set_background_rate(t->fl, 0);
-    g_usleep(5 * CLOCK_TICK_US);
+    /* The page's read and those of chunks come back, again and again. */
+    change_hurry_until(t, ({
+        fastload_get_stats(t->fl, &stats);
+        stats.retry_count >= 100 && stats.read_bytes >= 2 * t->f->len_bytes;
+    }));
     g_assert_false(fixture_toucher_is_done(&toucher));
     g_assert_false(fixture_page_is_resident(t->f, 9));
     g_assert_false(fixture_page_is_resident(t->f, PAGE_COUNT - 1));
@@ -251,8 +305,10 @@ static void test_changed_file_is_left_alone(const void *opaque)
     change_start(t);
     change_flip_page(t, 700);
     fastload_set_background_rate(t->fl, 0);
-    fixture_events_wait(&t->events, FASTLOAD_EVENT_STALLED);
-    g_usleep(5 * CLOCK_TICK_US);
+    change_hurry_until(t, fixture_events_count(&t->events,
+                                               FASTLOAD_EVENT_STALLED));
+    /* Each chunk could have been begun by then. */
+    change_let_it_fail(t, LARGE_PAGE_COUNT / CHUNK_PAGES);
     fastload_get_stats(t->fl, &stats);
     g_assert_cmpuint(stats.remaining_bytes, ==, t->f->len_bytes);
     g_mutex_lock(&t->fl->sched_lock);
@@ -313,7 +369,7 @@ static ChangeTest *change_new_behind(FastloadIoKind io_kind)
 /* As who saved the file writes its own header. */
 static void change_write_before(const ChangeTest *t, off_t off, uint8_t byte)
 {
-    g_usleep(CLOCK_TICK_US);
+    change_wait_old(t);
     g_assert_cmpint(off, <, STREAM_OFF);
     g_assert_cmpint(pwrite(t->f->fd, &byte, 1, off), ==, 1);
 }
@@ -417,7 +473,7 @@ static void test_first_byte_of_the_stream(const void *opaque)
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
-    g_usleep(CLOCK_TICK_US);
+    change_wait_old(t);
     g_assert_cmpint(pwrite(t->f->fd, "x", 1, STREAM_OFF), ==, 1);
     fixture_toucher_start_page(&touchers[0], t->f, 4);
     fixture_toucher_start_page(&touchers[1], t->f, 700);
@@ -493,7 +549,7 @@ static uint8_t *change_map_begin(const ChangeTest *t)
     g_assert_true(map != MAP_FAILED);
     /* Only the first write to a page that is clean changes the time. */
     map[0] = 1;
-    g_usleep(CLOCK_TICK_US);
+    change_make_old(t);
     return map;
 }
 
@@ -534,15 +590,9 @@ static void change_set_time(const ChangeTest *t, const struct stat *st,
 
 static void change_wait_for_more_doubt(ChangeTest *t)
 {
-    FastloadStats stats;
-    uint64_t error_count;
+    uint64_t error_count = change_error_count(t);
 
-    fastload_get_stats(t->fl, &stats);
-    error_count = stats.io_error_count;
-    fixture_wait_until(({
-        fastload_get_stats(t->fl, &stats);
-        stats.io_error_count >= error_count + 2;
-    }));
+    fixture_wait_until(change_error_count(t) >= error_count + 2);
     change_wait_for_doubt(t);
 }
 
@@ -804,11 +854,31 @@ static void test_uring_set_up_and_refused(const void *opaque)
     change_finish(t);
 }
 
+/* A page that the file does not have: the load does not end before it goes. */
+static uint8_t *change_add_missing(ChangeTest *t)
+{
+    const uint64_t data_bits = 1;
+    uint8_t *hva = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    FastloadRegion region;
+
+    g_assert_true(hva != MAP_FAILED);
+    fixture_region(t->f, &region);
+    region.hva = hva;
+    region.file_off += 2 * region.len_bytes;
+    region.len_bytes = PAGE;
+    region.data_bits = &data_bits;
+    region.wants_huge = false;
+    g_assert_true(fastload_add_region(t->fl, &region, NULL));
+    return hva;
+}
+
 static void test_uring_refused_later(const void *opaque)
 {
     /* Every worker reads on with preadv, and what was on its way comes too. */
     FixtureToucher touchers[4];
     FastloadStats stats;
+    uint8_t *missing;
     ChangeTest *t;
     guint i;
 
@@ -817,6 +887,7 @@ static void test_uring_refused_later(const void *opaque)
     }
     t = change_new(FASTLOAD_IO_IO_URING, *(const FixtureMemory *)opaque,
                    LARGE_PAGE_COUNT, 0);
+    missing = change_add_missing(t);
     fixture_drop_cache(t->f);
     change_start(t);
     for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
@@ -831,8 +902,12 @@ static void test_uring_refused_later(const void *opaque)
     for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
         g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
     }
-    fixture_wait_until(strcmp(change_io_name(t), "preadv") == 0);
+    change_hurry_until(t, strcmp(change_io_name(t), "preadv") == 0);
+    fastload_get_stats(t->fl, &stats);
+    g_assert_cmpuint(stats.preadv_count, >, 0);
+    fastload_drop_region(t->fl, missing);
     change_finish(t);
+    munmap(missing, PAGE);
 }
 
 static void add_test(const char *behaviour, uint32_t needs,
