@@ -257,7 +257,8 @@ static void fixture_set_bits(Fixture *f, FixtureHasData *has_data)
 
 /* ---- what a process may not do ---- */
 
-#define CHILD_TIMEOUT_US (FIXTURE_DEADLINE_S / 2 * G_USEC_PER_SEC)
+/* Before our own deadline, which would not end the child. */
+#define CHILD_TIMEOUT_US ((FIXTURE_DEADLINE_S - 20) * G_USEC_PER_SEC)
 
 bool fixture_run_child(void)
 {

@@ -17,7 +17,7 @@
 #define FIXTURE_PAGE_BYTES 4096u
 #define FIXTURE_CHUNK_PAGE_COUNT 512u
 /* No test, and no wait in one, takes longer. */
-#define FIXTURE_DEADLINE_S 60
+#define FIXTURE_DEADLINE_S 120
 
 #if defined(__SANITIZE_THREAD__)
 #define FIXTURE_IS_TSAN 1
