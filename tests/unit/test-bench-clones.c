@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include <math.h>
 #include "bench.h"
+#include "fastload-fixture.h"
 
 #define COUNT 20u
 
@@ -94,30 +95,52 @@ static void test_equal_clones(void)
     clones_free(clones);
 }
 
+typedef struct MeetingClone {
+    Clones *clones;
+    uint32_t tid; /* atomic */
+    uint64_t time_ns;
+    GThread *thread;
+} MeetingClone;
+
 static void *clones_one(void *opaque)
 {
-    return (void *)(uintptr_t)clones_meet(opaque, CLONES_BEGIN);
+    MeetingClone *clone = opaque;
+
+    __atomic_store_n(&clone->tid, gettid(), __ATOMIC_RELEASE);
+    clone->time_ns = clones_meet(clone->clones, CLONES_BEGIN);
+    return NULL;
 }
 
 static void test_meeting(void)
 {
     /* All leave with the time at which the last one came. */
+    MeetingClone others[2] = { { 0 } };
     Clones *clones = clones_new(3);
-    GThread *a = g_thread_new("clone", clones_one, clones);
-    GThread *b = g_thread_new("clone", clones_one, clones);
-    uint64_t before_ns = bench_now_ns();
-    uint64_t time_ns = clones_meet(clones, CLONES_BEGIN);
+    uint64_t before_ns, time_ns;
+    uint32_t tid;
+    int i;
 
-    g_assert_cmpuint((uintptr_t)g_thread_join(a), ==, time_ns);
-    g_assert_cmpuint((uintptr_t)g_thread_join(b), ==, time_ns);
+    for (i = 0; i < 2; i++) {
+        others[i].clones = clones;
+        others[i].thread = g_thread_new("clone", clones_one, &others[i]);
+        fixture_wait_until((tid = __atomic_load_n(&others[i].tid,
+                                                  __ATOMIC_ACQUIRE)));
+        fixture_wait_until(fixture_thread_waits(tid));
+    }
+    before_ns = bench_now_ns();
+    time_ns = clones_meet(clones, CLONES_BEGIN);
     g_assert_cmpuint(time_ns, >=, before_ns);
     g_assert_cmpuint(time_ns, <=, bench_now_ns());
+    for (i = 0; i < 2; i++) {
+        g_thread_join(others[i].thread);
+        g_assert_cmpuint(others[i].time_ns, ==, time_ns);
+    }
     clones_free(clones);
 }
 
 int main(int argc, char **argv)
 {
-    g_test_init(&argc, &argv, NULL);
+    fixture_init(&argc, &argv);
     g_test_add_func("/bench/clones/percentiles", test_percentiles);
     g_test_add_func("/bench/clones/sums", test_sums);
     g_test_add_func("/bench/clones/median-clone", test_median_clone);
