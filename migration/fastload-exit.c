@@ -39,6 +39,7 @@
 typedef struct ExitWait {
     const void *hva;
     int64_t begin_us;
+    bool is_left;       /* a vCPU's that QEMU does not wait for at its end */
 } ExitWait;
 
 void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
@@ -55,6 +56,7 @@ void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
     if (wait->hva != hva) {
         wait->hva = hva;
         wait->begin_us = g_get_monotonic_time();
+        wait->is_left = false;
     }
 }
 
@@ -78,14 +80,22 @@ static void exit_forget_old_waits(IncomingLoad *load)
     }
 }
 
-/* vCPUs that wait for a page now are left where they are: nobody minds. */
-static void exit_forget_vcpus(IncomingLoad *load)
+/*
+ * vCPUs that wait for a page now are left where they are: nobody minds.  A
+ * signal may have them ask for the same page again.
+ */
+static void exit_leave_vcpus(IncomingLoad *load)
 {
     CPUState *cpu;
 
     QEMU_LOCK_GUARD(&load->waits_lock);
     CPU_FOREACH(cpu) {
-        g_hash_table_remove(load->waits, GUINT_TO_POINTER(cpu->thread_id));
+        ExitWait *wait = g_hash_table_lookup(load->waits,
+                                             GUINT_TO_POINTER(cpu->thread_id));
+
+        if (wait) {
+            wait->is_left = true;
+        }
     }
 }
 
@@ -101,7 +111,8 @@ static int64_t exit_oldest_wait_us(IncomingLoad *load)
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         ExitWait *wait = value;
 
-        if (wait->begin_us < begin_us && !exit_is_over(load, wait)) {
+        if (!wait->is_left && wait->begin_us < begin_us &&
+            !exit_is_over(load, wait)) {
             begin_us = wait->begin_us;
         }
     }
@@ -221,7 +232,8 @@ static int exit_waiting_vcpus(void)
  * A vCPU that waits for a page inside KVM_RUN is a reader of what KVM knows of
  * memory and of event descriptors (kvm->srcu).  Each device that gives up one
  * of these at the end would wait for that vCPU, in the kernel and for ever.  So
- * the guest's disks get what is theirs, and the process ends here.
+ * the guest's disks get what is theirs, and the process ends here; by now
+ * the monitor has said why.
  */
 static G_NORETURN void exit_before_devices(void)
 {
@@ -236,9 +248,9 @@ static G_NORETURN void exit_before_devices(void)
     exit(ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
 }
 
-void migration_fastload_shutdown(void)
+/* From then on QEMU ends; a second call finds nothing left to do. */
+void incoming_load_stop_vcpus(IncomingLoad *load)
 {
-    IncomingLoad *load = &incoming_load;
     int64_t begin_us = g_get_monotonic_time();
     FastloadFailure failure;
     CPUState *cpu;
@@ -266,9 +278,7 @@ void migration_fastload_shutdown(void)
     if (count) {
         warn_report("fast load: %d vCPUs wait for pages that do not come; they "
                     "are left where they are", count);
-        if (kvm_enabled()) {
-            exit_before_devices();
-        }
+        load->has_left_vcpus = true;
     }
     /*
      * Their pages come right or not at all: userfaultfd stays as it is until
@@ -277,5 +287,16 @@ void migration_fastload_shutdown(void)
     CPU_FOREACH(cpu) {
         cpu->stopped = true;
     }
-    exit_forget_vcpus(load);
+    exit_leave_vcpus(load);
+}
+
+void migration_fastload_shutdown(void)
+{
+    IncomingLoad *load = &incoming_load;
+
+    incoming_load_stop_vcpus(load);
+    if (kvm_enabled() && load->has_left_vcpus &&
+        incoming_load_is_in(load, LOAD_GUEST_RUNS)) {
+        exit_before_devices();
+    }
 }

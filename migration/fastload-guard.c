@@ -316,7 +316,7 @@ bool migration_fastload_holds_requests(void)
     }
     if (ends) {
         /* A request that was held comes before the end: it finds no vCPU. */
-        migration_fastload_shutdown();
+        incoming_load_stop_vcpus(load);
         return false;
     }
     /* Look again: nobody tells the main loop when a short failure is over. */

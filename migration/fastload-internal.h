@@ -132,6 +132,7 @@ typedef struct IncomingLoad {
     Error *stream_error;
     GArray *blocks;          /* of LoadBlock; constant from TRAPPED on */
     GThread *watcher;        /* see fastload-exit.c */
+    bool has_left_vcpus;     /* QEMU ends, and they wait for pages */
 
     /* BQL and lock to write, either to read: commands out of band have one */
     char *filename;
@@ -149,7 +150,7 @@ typedef struct IncomingLoad {
     bool is_time_told;       /* that the file's time moves by itself */
     char *told_desc;         /* the error that migrate_set_error() was told */
     uint64_t complete_us;    /* 0 until everything was placed */
-    bool is_quitting;        /* migration_fastload_shutdown() was called */
+    bool is_quitting;        /* incoming_load_stop_vcpus() was called */
     bool is_recovering;      /* a thread uses the engine without the lock */
     bool is_copy_new;        /* nobody who waited has a page of it yet */
     uint32_t recover_number; /* of the last migrate-recover */
@@ -222,6 +223,12 @@ bool incoming_load_check_kind(const struct stat *st, const char *filename,
 /* Callback of the engine: thread @tid waits for the page at @hva. */
 void incoming_load_note_wait(IncomingLoad *load, const void *hva,
                              uint32_t tid);
+
+/*
+ * QEMU ends: stop the vCPUs.  Those that wait for a page are left, and count
+ * as stopped.
+ */
+void incoming_load_stop_vcpus(IncomingLoad *load);
 
 bool incoming_load_start_watch(IncomingLoad *load, Error **errp);
 void incoming_load_stop_watch(IncomingLoad *load);
