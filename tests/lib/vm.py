@@ -71,6 +71,14 @@ def version(qemu: Argument) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def kvm_group() -> int:
+    """Who may open /dev/kvm, as whoever runs machines on a host may."""
+    try:
+        return os.stat("/dev/kvm").st_gid
+    except OSError:
+        return pwd.getpwnam("nobody").pw_gid
+
+
 def has_fast_load(qemu: Argument) -> bool:
     """Whether this QEMU knows x-fast-load-threads."""
     with Qemu(qemu, ["-M", "none", "-nodefaults", "-display", "none"]) as vm:
@@ -137,7 +145,8 @@ def _ids_of(user: str | None) -> dict[str, Any]:
     if user is None:
         return {}
     entry = pwd.getpwnam(user)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    return {"user": entry.pw_uid, "group": entry.pw_gid,
+            "extra_groups": [kvm_group()]}
 
 
 class Qemu(qmp.Monitor, guest.Verifier):
