@@ -12,7 +12,7 @@ from typing import Callable
 import host
 from guest import KERNEL_MIB
 from host import PlainError
-from vm import find_qemu
+from vm import find_qemu, version
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -47,9 +47,11 @@ def check_given_qemu(parser: argparse.ArgumentParser) -> None:
 
 def require_qemu(parser: argparse.ArgumentParser,
                  tell: Callable[[str], object] | None = None) -> str:
-    """As vm.find_qemu(); there has to be one."""
+    """As vm.find_qemu(); there has to be one, and it has to be one."""
     try:
-        return find_qemu(tell)
+        path = find_qemu(tell)
+        version(path)
+        return path
     except PlainError as e:
         parser.error(str(e))
 
