@@ -29,6 +29,8 @@ static struct {
     SimConfig config;
     SimBad bads[SIM_BAD_COUNT_MAX];
     SimHold hold;
+    uint64_t held_off;
+    uint64_t held_bytes;
     bool is_refused;
     uint32_t open_count;
     uint64_t failed_count;
@@ -108,6 +110,7 @@ void sim_reset(const SimConfig *config)
     sim.broken_count = 0;
     memset(sim.bads, 0, sizeof(sim.bads));
     sim.hold = SIM_HOLD_NONE;
+    sim.held_bytes = 0;
     sim.is_refused = false;
     sim.open_count = 0;
     sim.failed_count = 0;
@@ -160,6 +163,15 @@ void sim_hold(SimHold hold)
 {
     g_mutex_lock(&sim.lock);
     sim.hold = hold;
+    sim_wake_all_locked();
+    g_mutex_unlock(&sim.lock);
+}
+
+void sim_hold_range(uint64_t file_off, uint64_t len_bytes)
+{
+    g_mutex_lock(&sim.lock);
+    sim.held_off = file_off;
+    sim.held_bytes = len_bytes;
     sim_wake_all_locked();
     g_mutex_unlock(&sim.lock);
 }
@@ -443,8 +455,10 @@ static void sim_complete(FastloadIo *io, FastloadIoReq *req)
 
 static bool sim_is_held_locked(const FastloadIoReq *req)
 {
-    return sim.hold & (req->is_urgent ? SIM_HOLD_URGENT
-                                      : SIM_HOLD_BACKGROUND);
+    return (sim.hold & (req->is_urgent ? SIM_HOLD_URGENT
+                                       : SIM_HOLD_BACKGROUND)) ||
+           (req->file_off >= sim.held_off &&
+            req->file_off < sim.held_off + sim.held_bytes);
 }
 
 static bool sim_is_held(const FastloadIoReq *req)

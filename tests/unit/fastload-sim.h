@@ -50,6 +50,8 @@ void sim_add_bad(uint64_t file_off, uint64_t len_bytes, int error_number,
 void sim_heal(uint64_t file_off);
 /* These requests do not complete; none may be held when a load ends. */
 void sim_hold(SimHold hold);
+/* Nor do those that begin in this range, whatever their class; 0: none. */
+void sim_hold_range(uint64_t file_off, uint64_t len_bytes);
 /* Whether open() fails. */
 void sim_refuse(bool is_refused);
 /* So many requests failed so far. */

@@ -171,6 +171,43 @@ static void test_discarded_page_waits_for_memory(const void *opaque)
     place_free(t);
 }
 
+static void test_data_waits_for_memory(const void *opaque)
+{
+    /* What was read has no page to go to: it is read again until it has. */
+    static const FastloadEvent want[] = {
+        FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED,
+        FASTLOAD_EVENT_COMPLETED,
+    };
+    FastloadFailure failure;
+    FixtureToucher toucher;
+    PlaceTest *t;
+    guint i;
+
+    test_clock_stop();
+    gate_refuse(UFFDIO_COPY, ENOMEM);
+    t = place_new_sim(FIXTURE_ANON, SIM_HOLD_NONE);
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(place_told_count(t) == 1);
+    sim_run_until(fixture_events_count(&t->events, FASTLOAD_EVENT_STALLED));
+    g_assert_true(fastload_is_failing(t->fl, &failure));
+    g_assert_cmpint(failure.kind, ==, FASTLOAD_FAILURE_PLACE);
+    g_assert_cmpint(failure.error_number, ==, ENOMEM);
+    g_assert_cmpuint(place_stats(t).remaining_bytes, ==, t->f->len_bytes);
+    g_assert_cmpuint(place_stats(t).io_error_count, ==, 0);
+    g_assert_false(fixture_toucher_is_done(&toucher));
+
+    gate_refuse(UFFDIO_COPY, 0);
+    sim_run_until(!place_stats(t).remaining_bytes);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fastload_settle(t->fl);
+    for (i = 0; i < G_N_ELEMENTS(want); i++) {
+        g_assert_cmpint(t->events.events[i], ==, want[i]);
+    }
+    place_free(t);
+}
+
 /* A page of hugetlb for nobody's use, or NULL: there is none. */
 static void *place_take_huge_page(void)
 {
@@ -720,6 +757,7 @@ int main(int argc, char **argv)
     fixture_init(&argc, &argv);
     add_test("discarded-page-waits-for-memory",
              test_discarded_page_waits_for_memory);
+    add_test("data-waits-for-memory", test_data_waits_for_memory);
     add_test("discarded-huge-page-waits-for-one",
              test_discarded_huge_page_waits_for_one);
     add_test("claimed-page-given-back", test_claimed_page_given_back);
