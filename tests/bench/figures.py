@@ -6,7 +6,7 @@ from pathlib import Path
 import re
 
 from bench.results import (
-    all_counted, check_names, contenders, on_disk, scenarios)
+    all_counted, check_names, contenders, measured_as, on_disk, scenarios)
 from bench.stage import (
     EXTRA_LABELS, EXTRAS, LABELS, LAZY, MADE, MIB, PAGE, TINY, Bench,
     load_result)
@@ -202,12 +202,13 @@ def loaded_at_run(bench: Bench) -> None:
 
 @case("the CPU time of a loader without an end is that until worked")
 def cpu_until_worked(bench: Bench) -> None:
-    # A guest that does not think uses a processor for the whole window.
+    # A guest that does not think uses a processor for the whole window, or a
+    # share of one beside others; it has worked after a millisecond or two.
     window_ns = 600 * 1000 * 1000
     result = bench.measured(*TINY, *MADE, "--window", "600ms", "--cache",
                             "warm", "--contenders", "mmap")
     cpu = contenders(result)[1]["measures"]["cpu_ns"]
-    check(cpu["max"] < window_ns / 2,
+    check(cpu["max"] < window_ns / 10,
           f"mmap used {cpu} ns in a window of {window_ns} ns")
 
 
@@ -234,11 +235,13 @@ def unknown_is_a_dash(bench: Bench) -> None:
 @case("whoever has no fault has not waited")
 def nobody_waits_without_faults(bench: Bench) -> None:
     result = load_result(bench.everything().saved)
-    for c in contenders(result):
-        c["faults"]["count"] = 0
-        c["measures"]["waited_ns"] = {"median": 12345, "min": 1, "max": 12345}
-    done = bench.good("report", bench.made_up(result))
-    check("12.3 us" not in done.out, "it says so")
+    for count, is_told in ((5, True), (0, False)):
+        for c in contenders(result):
+            c["faults"]["count"] = count
+            c["measures"]["waited_ns"] = measured_as([12345e9])
+        done = bench.good("report", bench.made_up(result))
+        check(("12345 s" in done.out) == is_told,
+              f"{count} faults: {'nothing' if is_told else 'it'} is said")
 
 
 @case("the table names every contender in each of its parts")

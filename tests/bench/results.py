@@ -41,3 +41,11 @@ def on_disk(bench: Bench, result: Result) -> None:
     """Skips where the snapshot was in memory."""
     if result["environment"].get("filesystem") in ("tmpfs", "ramfs"):
         raise Skip(f"{bench.temporary} is in memory: nothing there is cold")
+
+
+def measured_as(rounds: list[float]) -> dict[str, Any]:
+    """A measure of a result, made up of rounds."""
+    low, high = sorted(rounds)[(len(rounds) - 1) // 2], \
+        sorted(rounds)[len(rounds) // 2]
+    return {"median": (low + high) / 2, "min": min(rounds),
+            "max": max(rounds), "ratio": 1, "rounds": rounds}

@@ -95,6 +95,11 @@ def table_of(done: Done) -> str:
     return re.sub(r"\n(result|page|CSV|Markdown): .*\n", "", done.out)
 
 
+def has_times(text: str, label: str) -> bool:
+    """Whether a table has a row of that contender, with times."""
+    return bool(re.search(rf"^  {re.escape(label)} .* [num]?s ", text, re.M))
+
+
 def check_width(text: str, columns: int) -> None:
     widest = max(text.splitlines(), key=len)
     check(len(widest) <= columns,
