@@ -6,7 +6,7 @@ What they share:
     stage         the program, its folder, and what it has said in a case
     results       reading a result
     gate          holding a program before each of its runs
-    snapshot      reading and changing the file of a snapshot
+    snapshot      what was generated, and changing the file of a snapshot
     terminal      what a terminal gets, and tables on it
     browser       what a browser gets of the page
     places        other users, file systems and privileges than the usual

@@ -5,10 +5,10 @@ import os
 import re
 
 from bench.results import all_counted, check_names, contenders, scenarios
-from bench.snapshot import layout
 from bench.stage import (
     EXTRA_LABELS, EXTRAS, LABELS, LOADERS, MADE, MIB, PAGE, TINY, Bench,
     one_sentence)
+from snapshotfile import ram_block
 from tap import case, check
 
 
@@ -184,13 +184,14 @@ def trace_refuses(bench: Bench) -> None:
 def bytes_below_zero_pages(bench: Bench) -> None:
     path = bench.generated("--size", "8M", "--zero-share", "0.5",
                            "--run-length", "16K")
-    bitmap_off, pages_off, count = layout(path)
+    block = ram_block(path)
+    count = block.ram_bytes // PAGE
     with path.open("r+b") as file:
-        file.seek(bitmap_off)
+        file.seek(block.bitmap_off)
         bits = file.read(count // 8)
         for page in range(count):
             if not bits[page // 8] >> page % 8 & 1:
-                file.seek(pages_off + page * PAGE)
+                file.seek(block.pages_off + page * PAGE)
                 file.write(b"stale..." * (PAGE // 8))
         os.fsync(file.fileno())
     result = bench.measured(*TINY, "--snapshot", path, "--cache", "warm",

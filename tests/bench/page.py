@@ -9,9 +9,9 @@ import subprocess
 from typing import Any
 
 from bench.browser import Figures, Scripts, report_of
-from bench.places import TOP
 from bench.results import all_counted, contenders, measured_as, scenarios
 from bench.stage import LOADERS, MADE, TINY, Bench, load_result
+from host import TOP
 from tap import Skip, case, check
 
 

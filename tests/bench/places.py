@@ -9,13 +9,12 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 from typing import Any, Iterator
 
 from bench.stage import TINY, Bench, Done
+from host import TOP, mounted
 from tap import Skip, check
 
-TOP = Path(__file__).resolve().parent.parent.parent
 WITHOUT = TOP / "tests" / "without"
 
 
@@ -54,18 +53,14 @@ def as_nobody(bench: Bench, *args: object) -> Done:
 
 
 @contextlib.contextmanager
-def _mounted(bench: Bench, kind: str, *options: str) -> Iterator[Path]:
+def _mounted(bench: Bench, kind: str,
+             options: str = "") -> Iterator[Path]:
     if not is_root():
         raise Skip(f"only root can mount a {kind}")
     folder = bench.path(kind)
     folder.mkdir()
-    if subprocess.run(["mount", "-t", kind, *options, "none", folder],
-                      check=False, stderr=subprocess.DEVNULL).returncode:
-        raise Skip(f"{kind} cannot be mounted here")
-    try:
+    with mounted(kind, folder, options):
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def ramfs(bench: Bench) -> contextlib.AbstractContextManager[Path]:
@@ -75,7 +70,7 @@ def ramfs(bench: Bench) -> contextlib.AbstractContextManager[Path]:
 
 def small_disk(bench: Bench,
                mib: int) -> contextlib.AbstractContextManager[Path]:
-    return _mounted(bench, "tmpfs", "-o", f"size={mib}m")
+    return _mounted(bench, "tmpfs", f"size={mib}m")
 
 
 def with_small_files() -> None:

@@ -1,25 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where things are in the file of a snapshot, and changing them."""
+"""What a program has generated, and changing the file of a snapshot."""
 
 import contextlib
 import os
 from pathlib import Path
 import shutil
-import struct
 
 from bench.stage import MIB, PAGE, Bench, Child
-from tap import Failed, check
-
-
-def layout(path: Path) -> tuple[int, int, int]:
-    """Where bitmap and pages of a generated snapshot are, and how many."""
-    with path.open("rb") as file:
-        head = file.read(PAGE)
-    at = head.index(b"\x06pc.ram") + 7
-    length, version, page, bitmap_off, pages_off = \
-        struct.unpack_from(">QIQQQ", head, at)
-    check(version == 1 and page == PAGE, "this test cannot read the header")
-    return bitmap_off, pages_off, length // PAGE
+from snapshotfile import ram_block
+from tap import Failed
 
 
 def generated_by(bench: Bench, child: Child) -> Path | None:
@@ -37,9 +26,9 @@ def change_generated(bench: Bench, child: Child, page: int, at: int) -> None:
     path = generated_by(bench, child)
     if not path:
         raise Failed("it has no snapshot open")
-    _, pages_off, _ = layout(path)
+    block = ram_block(path)
     with path.open("r+b") as file:
-        file.seek(pages_off + page * PAGE + at)
+        file.seek(block.pages_off + page * PAGE + at)
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes((byte[0] ^ 1,)))
@@ -50,7 +39,7 @@ def change_generated(bench: Bench, child: Child, page: int, at: int) -> None:
 
 def overwrite(bench: Bench, path: Path) -> None:
     with path.open("r+b") as file:
-        file.seek(layout(path)[1] + 1234 * PAGE)
+        file.seek(ram_block(path).pages_off + 1234 * PAGE)
         file.write(b"something else")
 
 
