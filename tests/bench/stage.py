@@ -12,7 +12,7 @@ import time
 from typing import (
     Any, Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar)
 
-from tap import Case, Failed, check
+from tap import Case, Failed, PlainStage, check
 
 HANG_S = 150                # nothing takes so long; a case has longer
 POLL_S = 0.005
@@ -75,8 +75,8 @@ class Everything(NamedTuple):
     page: Path
 
 
-class Bench:
-    """What the cases share; see tap.Stage."""
+class Bench(PlainStage):
+    """What the cases share."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         self.program = program
@@ -89,16 +89,10 @@ class Bench:
         self._begin_s = 0.0
         self._count = 0
 
-    # ---- tap.Stage
+    # ---- what the runner calls
 
     def begin(self, case: Case) -> None:
         self.runs.clear()
-
-    def run(self, case: Case) -> None:
-        case.function(self)
-
-    def expected(self, error: Exception) -> bool:
-        return False
 
     def diagnostics(self) -> Iterable[str]:
         """The last commands and what they said."""
