@@ -22,6 +22,9 @@ check: python
 check-full: python
 	tests/check long bases
 
+check-kvm: python
+	tests/check kvm
+
 check-qemu: python
 	tests/check-qemu
 
@@ -43,6 +46,7 @@ help:
 	@echo 'make demo        a real guest, restored both ways'
 	@echo 'make check       the tests; tests/check SUITE... runs some'
 	@echo 'make check-full  what is random or repeated; the other QEMU versions'
+	@echo 'make check-kvm   all cases of guests under KVM'
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make bench       the standard comparison, in build/bench.html'
 	@echo 'make check-unit  the unit tests of the engine'
@@ -51,5 +55,5 @@ help:
 	@echo 'make clean       remove build/, build-asan/, build-tsan/, build-fuzz/'
 	@echo 'make distclean   remove build-qemu/ too'
 
-.PHONY: all python qemu demo check check-full check-qemu bench check-unit
-.PHONY: clean distclean help
+.PHONY: all python qemu demo check check-full check-kvm check-qemu bench
+.PHONY: check-unit clean distclean help
