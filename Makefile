@@ -20,7 +20,7 @@ check: python
 	tests/check
 
 check-full: python
-	tests/check long bases
+	tests/check long docs bases
 
 check-kvm: python
 	tests/check kvm
