@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <linux/userfaultfd.h>
 #include "fastload-gate.h"
 
 typedef enum GateHold {
@@ -21,6 +22,8 @@ static struct {
     unsigned long refused; /* a request; 0: none */
     int error_number;
     uint32_t refused_count;
+    unsigned long shortened; /* a request; 0: none */
+    uint64_t page_bytes;
     unsigned long held;
     GateSide side;
     GateHold hold;
@@ -43,6 +46,14 @@ uint32_t gate_refused_count(void)
     count = gate.refused_count;
     g_mutex_unlock(&gate.lock);
     return count;
+}
+
+void gate_shorten(unsigned long request, uint64_t page_bytes)
+{
+    g_mutex_lock(&gate.lock);
+    gate.shortened = page_bytes ? request : 0;
+    gate.page_bytes = page_bytes;
+    g_mutex_unlock(&gate.lock);
 }
 
 void gate_hold(unsigned long request, GateSide side)
@@ -98,6 +109,30 @@ static void gate_pass(unsigned long request, GateSide side)
     g_mutex_unlock(&gate.lock);
 }
 
+/* Asks the kernel, for all of it or for as much as it may do. */
+static int gate_call(int fd, unsigned long request, void *arg)
+{
+    struct uffdio_copy *copy = arg;
+    uint64_t page_bytes, len_bytes;
+    int ret;
+
+    g_mutex_lock(&gate.lock);
+    page_bytes = gate.shortened && gate.shortened == request
+        ? gate.page_bytes : 0;
+    g_mutex_unlock(&gate.lock);
+    if (!page_bytes || copy->len <= page_bytes) {
+        return syscall(SYS_ioctl, fd, request, arg);
+    }
+    len_bytes = copy->len;
+    copy->len = page_bytes;
+    ret = syscall(SYS_ioctl, fd, request, arg);
+    copy->len = len_bytes;
+    if (ret == 0) {
+        errno = EAGAIN;
+    }
+    return -1;
+}
+
 /* Comes before the C library's, in the test programs. */
 int ioctl(int fd, unsigned long request, ...)
 {
@@ -113,7 +148,7 @@ int ioctl(int fd, unsigned long request, ...)
         return -1;
     }
     gate_pass(request, GATE_BEFORE);
-    ret = syscall(SYS_ioctl, fd, request, arg);
+    ret = gate_call(fd, request, arg);
     error_number = errno;
     gate_pass(request, GATE_AFTER);
     errno = error_number;

@@ -20,6 +20,12 @@ typedef enum GateSide {
 void gate_refuse(unsigned long request, int error_number);
 /* So many calls have failed since gate_refuse(). */
 uint32_t gate_refused_count(void);
+/*
+ * From here on calls of @request that place more than @page_bytes do so much
+ * and fail with EAGAIN, as the kernel's do when something comes between; 0: no
+ * more.  UFFDIO_COPY and what has its layout.
+ */
+void gate_shorten(unsigned long request, uint64_t page_bytes);
 /* The next call of @request, just that one, is held until gate_open(). */
 void gate_hold(unsigned long request, GateSide side);
 /* Waits until there is a call that is held. */

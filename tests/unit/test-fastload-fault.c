@@ -661,6 +661,99 @@ static void test_retries_back_off(const void *opaque)
     fault_free(t);
 }
 
+static void test_recovery_is_at_once(const void *opaque)
+{
+    /* Pages and chunks are read again without a pause, which begin anew. */
+    SimConfig config = { .seed = 24 };
+    uint64_t bad_off, begin_ns, failed_count;
+    FastloadFailure failure;
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    sim_reset(&config);
+    test_clock_stop();
+    t = fault_new_sim(fixture_all_data);
+    bad_off = fault_file_off(t, 700);
+    sim_add_bad(bad_off, PAGE, EIO, 0);
+    fault_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 700);
+    fixture_wait_until(fault_told(t));
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
+    fault_let_it_fail();
+    /* The pause is hundreds of milliseconds long now, and it is just over. */
+    begin_ns = fastload_stats_now_ns();
+    failed_count = sim_failed_count();
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_RESUMED), ==, 1);
+    /* The page's read, and its chunk's; they are as bad as before. */
+    sim_wait_asleep();
+    g_assert_cmpuint(sim_failed_count(), ==,
+                     failed_count + 2 * FASTLOAD_READ_TRIES_MAX);
+    g_assert_true(fastload_is_failing(t->fl, &failure));
+    sim_run_until(sim_failed_count() > failed_count +
+                  2 * FASTLOAD_READ_TRIES_MAX);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, ==,
+                     FASTLOAD_BACKOFF_NS_MIN);
+    /* So many rounds have failed before, but none of this outage. */
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_STALLED), ==, 1);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 2);
+
+    sim_heal(bad_off);
+    begin_ns = fastload_stats_now_ns();
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fastload_stats_now_ns(), ==, begin_ns);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_failed_faults_are_known(const void *opaque)
+{
+    /* From a fault's failure on until its page is there. */
+    SimConfig config = { .seed = 25 };
+    FixtureToucher touchers[2];
+    uint64_t bad_off;
+    FaultTest *t;
+
+    sim_reset(&config);
+    sim_hold(SIM_HOLD_ALL);
+    test_clock_stop();
+    t = fault_new_sim(fixture_all_data);
+    bad_off = fault_file_off(t, 700);
+    sim_add_bad(bad_off, PAGE, EIO, 0);
+    sim_hold_range(fault_file_off(t, 1600), PAGE);
+    fault_start(t);
+    g_assert_false(fastload_has_failed_faults(t->fl));
+    fixture_toucher_start_page(&touchers[0], t->f, 700);
+    fixture_toucher_start_page(&touchers[1], t->f, 1600);
+    fixture_wait_until(sim_pending_urgent_count() == 2);
+    sim_wait_asleep();
+    g_assert_false(fastload_has_failed_faults(t->fl)); /* they wait */
+    sim_hold(SIM_HOLD_BACKGROUND);
+    fixture_wait_until(sim_failed_urgent_count() >= FASTLOAD_READ_TRIES_MAX);
+    sim_wait_asleep();
+    g_assert_true(fastload_has_failed_faults(t->fl)); /* in the queue */
+    sim_hold(SIM_HOLD_ALL);
+    g_assert_true(fastload_recover(t->fl, -1, NULL));
+    sim_wait_asleep();
+    g_assert_cmpuint(sim_pending_urgent_count(), ==, 2);
+    g_assert_true(fastload_has_failed_faults(t->fl)); /* in flight */
+    sim_heal(bad_off);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    sim_wait_asleep();
+    g_assert_false(fastload_has_failed_faults(t->fl)); /* one waits still */
+    sim_hold_range(0, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    sim_hold(SIM_HOLD_NONE);
+    fault_run(t);
+    g_assert_false(fastload_has_failed_faults(t->fl));
+    fault_free(t);
+}
+
 static void test_nothing_fails_when_complete(const void *opaque)
 {
     /* A chunk comes while faults of it are read, which fail: none is left. */
@@ -920,6 +1013,33 @@ static void test_adjacent_regions_are_told_apart(const void *opaque)
     }
     sim_hold(SIM_HOLD_NONE);
     fault_wait(t);
+    fault_free(t);
+}
+
+static void test_is_loaded_by_the_byte(const void *opaque)
+{
+    /* Any byte of a page that is missing makes a stretch wait. */
+    SimConfig config = { .seed = 26 };
+    uint8_t *page;
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    fault_start(t);
+    page = (uint8_t *)fixture_page(t->f, 5);
+    g_assert_false(fastload_is_loaded(t->fl, page, 1));
+    g_assert_true(fixture_page_is_right(t->f, 5));
+    fixture_wait_until(fastload_is_loaded(t->fl, page, PAGE));
+    g_assert_true(fastload_is_loaded(t->fl, page + PAGE - 1, 1));
+    g_assert_false(fastload_is_loaded(t->fl, page + PAGE - 1, 2));
+    g_assert_false(fastload_is_loaded(t->fl, page, PAGE + 1));
+    g_assert_false(fastload_is_loaded(t->fl, page - 1, 2));
+    g_assert_false(fastload_is_loaded(t->fl, page + PAGE, 1));
+    g_assert_true(fastload_is_loaded(t->fl, t->f->hva - PAGE, PAGE));
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_true(fastload_is_loaded(t->fl, t->f->hva, t->f->len_bytes));
     fault_free(t);
 }
 
@@ -1688,8 +1808,42 @@ static void test_one_worker_stays_free(const void *opaque)
     fault_check_readers(t, 0, 2);
     sim_skip(1);
     fault_check_readers(t, 2, 2);
+    /* A fault, and the chunk that it has begun is its last. */
+    g_assert_true(fixture_page_is_right(t->f, 3 * CHUNK_PAGES));
+    sim_hold(SIM_HOLD_NONE);
+    sim_wait_asleep();
+    g_assert_cmpuint(t->fl->workers[0].counters.read_bytes, ==,
+                     PAGE + CHUNK_BYTES);
+    fault_run(t);
+    fault_free(t);
+}
+
+static bool fault_every_tenth(uint64_t page_idx)
+{
+    return page_idx % 10 == 0; /* too far apart for one read */
+}
+
+static void test_small_reads_are_limited(const void *opaque)
+{
+    /* Of single pages more would fit in bytes than there are requests. */
+    SimConfig sim_config = { .seed = 1 };
+    FaultTest *t;
+
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    test_clock_stop();
+    t = fault_new_sim(fault_every_tenth);
+    g_assert_cmpuint(FASTLOAD_FLIGHT_BYTES_MIN / PAGE, >,
+                     FASTLOAD_FLIGHT_COUNT_MAX);
+    fault_start(t);
+    sim_skip(FASTLOAD_FAULT_QUIET_NS);
+    sim_wait_asleep();
+    g_assert_cmpuint(t->fl->workers[0].flight_count, ==,
+                     FASTLOAD_FLIGHT_COUNT_MAX);
     sim_hold(SIM_HOLD_NONE);
     fault_run(t);
+    g_assert_cmpuint(fault_stats(t).read_bytes, ==, t->f->data_bytes);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fault_free(t);
 }
 
@@ -2106,6 +2260,42 @@ static void test_repeated_reads_are_rated(const void *opaque)
     fault_free(t);
 }
 
+static void test_slower_rate_forgives(const void *opaque)
+{
+    /* What a fast rate let through in advance is not paid for at a slow one. */
+    g_autoptr(Fastload) fl = fastload_new(0, NULL, NULL);
+    const uint64_t slow_bytes_per_s = 1000 * 1000;
+    uint64_t now_ns;
+
+    test_clock_stop();
+    now_ns = fastload_stats_now_ns();
+    fastload_sched_rate_set(fl, now_ns, 1000 * slow_bytes_per_s);
+    fastload_sched_rate_charge(fl, 100 * slow_bytes_per_s);
+    /* A tenth of a second, at that rate; 100 s at the other one. */
+    g_assert_cmpuint(fastload_sched_rate_due_ns(fl) - now_ns, >=,
+                     100 * 1000 * 1000);
+    fastload_sched_rate_set(fl, now_ns, slow_bytes_per_s);
+    /* A burst is two of the smallest reads, no less. */
+    g_assert_cmpuint(fastload_sched_rate_due_ns(fl) - now_ns, >,
+                     2 * FASTLOAD_REQ_BYTES_MIN * 1000ull);
+    g_assert_cmpuint(fastload_sched_rate_due_ns(fl) - now_ns, <,
+                     2 * FASTLOAD_REQ_BYTES_MIN * 1000ull + 10 * 1000);
+}
+
+/* How many chunks workers have. */
+static uint64_t fault_taken_count(FaultTest *t)
+{
+    const FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
+    uint64_t i, count = 0;
+
+    g_mutex_lock(&t->fl->sched_lock);
+    for (i = 0; i < area->chunk_count; i++) {
+        count += area->chunk_states[i] == FASTLOAD_CHUNK_TAKEN;
+    }
+    g_mutex_unlock(&t->fl->sched_lock);
+    return count;
+}
+
 /* Reads fail, at a rate that allows none for minutes, and heal. */
 static void fault_check_healed(uint64_t bytes_per_s, uint32_t worker_count)
 {
@@ -2136,6 +2326,14 @@ static void fault_check_healed(uint64_t bytes_per_s, uint32_t worker_count)
                          FASTLOAD_BACKOFF_NS_MAX);
         g_assert_true(fastload_is_failing(t->fl, &failure));
     }
+    /* One stretch at a time. */
+    sim_hold(SIM_HOLD_BACKGROUND);
+    sim_run_until(sim_pending_count());
+    sim_skip(FASTLOAD_BACKOFF_NS_MAX);
+    sim_wait_asleep();
+    g_assert_cmpuint(fault_taken_count(t), ==, 1);
+    sim_hold(SIM_HOLD_NONE);
+    sim_wait_asleep();
 
     sim_heal(bad_off);
     begin_ns = fastload_stats_now_ns();
@@ -2477,6 +2675,8 @@ int main(int argc, char **argv)
     add_test("blocked-toucher-goes-on-when-healed",
              test_blocked_toucher_goes_on_when_healed);
     add_test("retries-back-off", test_retries_back_off);
+    add_test("recovery-is-at-once", test_recovery_is_at_once);
+    add_test("failed-faults-are-known", test_failed_faults_are_known);
     add_test("nothing-fails-when-complete", test_nothing_fails_when_complete);
     add_test("resumed-while-another-fails", test_resumed_while_another_fails);
     add_test("stalls-again", test_stalls_again);
@@ -2490,6 +2690,7 @@ int main(int argc, char **argv)
     add_test("faults-are-counted", test_faults_are_counted);
     add_test("adjacent-regions-are-told-apart",
              test_adjacent_regions_are_told_apart);
+    add_test("is-loaded-by-the-byte", test_is_loaded_by_the_byte);
     add_test("discarded-page-is-zero", test_discarded_page_is_zero);
     add_test("more-faults-than-room", test_more_faults_than_room);
     add_test("cancel-releases-waiters", test_cancel_releases_waiters);
@@ -2522,11 +2723,13 @@ int main(int argc, char **argv)
     add_test("helpers-failure-is-the-firsts",
              test_helpers_failure_is_the_firsts);
     add_test("flight-suits-the-storage", test_flight_suits_the_storage);
+    add_test("small-reads-are-limited", test_small_reads_are_limited);
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);
     add_test("rate-is-kept", test_rate_is_kept);
     add_test("zeros-are-not-rated", test_zeros_are_not_rated);
     add_test("nothing-is-read-ahead", test_nothing_is_read_ahead);
+    add_test("slower-rate-forgives", test_slower_rate_forgives);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
     add_test("healed-at-a-low-rate", test_healed_at_a_low_rate);
     add_test("healed-without-background", test_healed_without_background);

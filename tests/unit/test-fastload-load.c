@@ -473,11 +473,12 @@ static void test_unmapped_while_it_loads(const void *opaque)
 {
     /* Memory that the caller unmaps is not missed: the load completes. */
     const LoadCase *lc = opaque;
-    Fixture *f = fixture_new(lc->memory, 40 * CHUNK_PAGES, fixture_all_data);
-    Fastload *fl = load_start(f, lc->io_kind, 2);
+    Fixture *f = fixture_new(lc->memory, 8 * CHUNK_PAGES, fixture_all_data);
+    Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
     uint64_t half_bytes = f->len_bytes / 2;
 
     g_assert_cmpint(munmap(f->hva + half_bytes, half_bytes), ==, 0);
+    fastload_set_background_rate(fl, 0);
     load_wait(fl);
     fastload_free(fl);
     f->len_bytes = half_bytes;
@@ -630,6 +631,49 @@ static void test_cold_file_stays_cold(const void *opaque)
     } else {
         g_assert_cmpuint(fixture_cached_bytes(f), ==, 0);
     }
+    fixture_free(f);
+}
+
+/* Is the first chunk to be read around the cache, with so much of it there? */
+static bool load_is_around(Fastload *fl, const Fixture *f,
+                           uint64_t cached_pages)
+{
+    g_autofree uint8_t *bytes = g_malloc(CHUNK_BYTES);
+    FastloadArea *area = g_ptr_array_index(fl->areas, 0);
+    FastloadRead read = {
+        .area = area, .span = fastload_plan_chunk_span(area, 0),
+        .extent_count = 1,
+    };
+    ssize_t len_bytes = cached_pages * FIXTURE_PAGE_BYTES;
+
+    g_assert_cmpint(pread(f->fd, bytes, len_bytes, f->file_off), ==,
+                    len_bytes);
+    fastload_file_choose(fl, &read);
+    g_assert_true(fl->is_cached == !read.is_direct);
+    return read.is_direct;
+}
+
+static void test_mostly_cached_chunks(const void *opaque)
+{
+    /* Of which three quarters are in the page cache, chunks come from it. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES, fixture_all_data);
+    Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
+
+    if (fl->direct_fd < 0) {
+        g_test_skip("no O_DIRECT in TMPDIR, or no cachestat() here");
+    } else if (fixture_drop_cache(f)) {
+        g_test_skip("the file system of TMPDIR keeps its files in memory");
+    } else {
+        g_assert_true(load_is_around(fl, f, 0));
+        g_assert_true(load_is_around(fl, f, CHUNK_PAGES / 2));
+        g_assert_true(load_is_around(fl, f, CHUNK_PAGES * 3 / 4 - 1));
+        g_assert_false(load_is_around(fl, f, CHUNK_PAGES * 3 / 4));
+        g_assert_false(load_is_around(fl, f, CHUNK_PAGES));
+    }
+    fastload_set_background_rate(fl, 0);
+    load_wait(fl);
+    fastload_free(fl);
     fixture_free(f);
 }
 
@@ -1102,7 +1146,7 @@ static void test_faults_are_told(const void *opaque)
         if (!fixture_page_has_data(f, i * page_bytes / FIXTURE_PAGE_BYTES)) {
             continue;
         }
-        g_assert_cmpuint(*(volatile uint8_t *)page, >=, 0);
+        (void)*(volatile uint8_t *)page;
         touch_count++;
         g_mutex_lock(&faults.lock);
         g_assert_true(faults.hva == page);
@@ -1494,6 +1538,68 @@ static void test_discarded_chunks_stay_small(const void *opaque)
     fixture_free(f);
 }
 
+/* What happens at completion, before huge pages are mended. */
+typedef struct LoadEnding {
+    Fastload *fl;
+    bool is_dropped; /* else: it is cancelled */
+} LoadEnding;
+
+static void load_end_settling(FastloadEvent event,
+                              const FastloadFailure *failure, void *opaque)
+{
+    LoadEnding *ending = opaque;
+    FastloadArea *area = g_ptr_array_index(ending->fl->areas, 0);
+
+    if (event == FASTLOAD_EVENT_COMPLETED && ending->is_dropped) {
+        /* As fastload_drop_region() on the owner's thread. */
+        __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
+    } else if (event == FASTLOAD_EVENT_COMPLETED) {
+        fastload_cancel(ending->fl);
+    }
+}
+
+static void load_check_settling_ends(const LoadCase *lc, bool is_dropped)
+{
+    Fixture *f = load_new_huge(fixture_all_data);
+    LoadEnding ending = { .is_dropped = is_dropped };
+    FastloadConfig config = {
+        .io_kind = lc->io_kind, .worker_count = lc->worker_count,
+        .event_func = load_end_settling, .event_opaque = &ending,
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+    };
+    FixtureToucher toucher;
+    FastloadStats stats;
+
+    if (!f) {
+        return;
+    }
+    ending.fl = load_start_config(f, &config);
+    /* Its chunk is copied, and a candidate for collapsing. */
+    fixture_toucher_start_page(&toucher, f, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fastload_set_background_rate(ending.fl, 0);
+    load_wait(ending.fl);
+    fastload_settle(ending.fl);
+    fastload_get_stats(ending.fl, &stats);
+    g_assert_cmpuint(stats.collapsed_bytes, ==, 0);
+    g_assert_true(fastload_is_settled(ending.fl));
+    fastload_free(ending.fl);
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    fixture_free(f);
+}
+
+static void test_cancel_ends_settling(const void *opaque)
+{
+    /* Cancelled when it is complete, a load leaves its pages small. */
+    load_check_settling_ends(opaque, false);
+}
+
+static void test_dropped_chunks_stay_small(const void *opaque)
+{
+    /* So it does with memory that is somebody else's by then. */
+    load_check_settling_ends(opaque, true);
+}
+
 static void test_sparse_chunks_stay_sparse(const void *opaque)
 {
     /* Chunks with little data are not filled up; dense ones are, by zeros. */
@@ -1709,6 +1815,7 @@ static void test_fault_told_after_its_page(const void *opaque)
 
 static void test_early_regions_come_first(const void *opaque)
 {
+    /* They are last in the file, and read first. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 4 * CHUNK_PAGES, fixture_all_data);
     void *first_hva = NULL;
@@ -1979,6 +2086,7 @@ static void add_all(FastloadIoKind io_kind)
     } else {
         /* A ring may have the file itself, whatever its number is for now. */
         add_case("way-around-that-fails", test_way_around_that_fails, lc);
+        add_case("mostly-cached-chunks", test_mostly_cached_chunks, lc);
     }
     add_case("dense-chunks-are-moved", test_dense_chunks_are_moved, lc);
     add_case("move-disabled", test_move_disabled, lc);
@@ -1986,6 +2094,8 @@ static void add_all(FastloadIoKind io_kind)
              test_touched_chunks_are_collapsed, lc);
     add_case("discarded-chunks-stay-small",
              test_discarded_chunks_stay_small, lc);
+    add_case("cancel-ends-settling", test_cancel_ends_settling, lc);
+    add_case("dropped-chunks-stay-small", test_dropped_chunks_stay_small, lc);
     add_case("sparse-chunks-stay-sparse", test_sparse_chunks_stay_sparse, lc);
     add_case("locked-memory-is-copied", test_locked_memory_is_copied, lc);
     lc.memory = FIXTURE_THP;

@@ -208,6 +208,33 @@ static void test_data_waits_for_memory(const void *opaque)
     place_free(t);
 }
 
+static void test_kernel_stops_half_way(const void *opaque)
+{
+    /* What it has placed by then counts, and is not placed again. */
+    PlaceTest *t;
+
+    test_clock_stop();
+    gate_shorten(UFFDIO_COPY, PAGE);
+    gate_hold(UFFDIO_COPY, GATE_AFTER);
+    t = place_new_sim(FIXTURE_ANON, SIM_HOLD_NONE);
+    gate_wait_held();
+    gate_refuse(UFFDIO_COPY, ENOMEM);
+    gate_open();
+    sim_run_until(gate_refused_count());
+    sim_wait_asleep();
+    /* One page of all. */
+    g_assert_cmpuint(place_stats(t).remaining_bytes, ==,
+                     t->f->len_bytes - PAGE);
+    gate_refuse(UFFDIO_COPY, 0);
+    sim_run_until(!place_stats(t).remaining_bytes);
+    gate_shorten(UFFDIO_COPY, 0);
+    place_finish(t);
+    g_assert_cmpuint(place_stats(t).loaded_bytes[FASTLOAD_CLASS_BACKGROUND],
+                     ==, t->f->len_bytes);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    place_free(t);
+}
+
 /* A page of hugetlb for nobody's use, or NULL: there is none. */
 static void *place_take_huge_page(void)
 {
@@ -549,6 +576,54 @@ static void test_dropped_memory_is_anothers(const void *opaque)
     fixture_free(stayer);
 }
 
+static void test_dropped_failure_is_no_recovery(const void *opaque)
+{
+    /* Two pages cannot be read; that one's memory goes does not heal it. */
+    SimConfig config = { .seed = 44 };
+    FixtureToucher touchers[2];
+    FastloadFailure failure;
+    uint64_t bad_offs[2];
+    Fixture *stayer;
+    PlaceTest *t;
+    int i;
+
+    sim_reset(&config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    test_clock_stop();
+    t = place_new(&sim_ops, FIXTURE_ANON, 0);
+    stayer = place_add_stayer(t);
+    /* The stayer has what is at the begin of the other. */
+    bad_offs[0] = t->f->file_off + (REGION_PAGES - 1) * PAGE;
+    bad_offs[1] = t->f->file_off + 100 * PAGE;
+    for (i = 0; i < 2; i++) {
+        sim_add_bad(bad_offs[i], PAGE, EIO, 0);
+    }
+    place_start(t);
+    fixture_toucher_start_page(&touchers[0], t->f, REGION_PAGES - 1);
+    fixture_toucher_start_page(&touchers[1], stayer, 100);
+    fixture_wait_until(place_told_count(t) == 2);
+    sim_run_until(fixture_events_count(&t->events, FASTLOAD_EVENT_STALLED));
+    sim_wait_asleep();
+    fastload_drop_region(t->fl, t->f->hva);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 1); /* zeros */
+    for (i = 0; i < 5; i++) {
+        sim_skip(FASTLOAD_BACKOFF_NS_MAX);
+        sim_wait_asleep();
+        g_assert_true(fastload_is_failing(t->fl, &failure));
+    }
+    g_assert_cmpuint(fixture_events_count(&t->events, FASTLOAD_EVENT_RESUMED),
+                     ==, 0);
+    for (i = 0; i < 2; i++) {
+        sim_heal(bad_offs[i]);
+    }
+    test_clock_go();
+    place_finish(t);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(stayer), ==, 0);
+    place_free(t);
+    fixture_free(stayer);
+}
+
 typedef struct PlaceDropper {
     PlaceTest *t;
     uint32_t tid;     /* atomic */
@@ -758,6 +833,7 @@ int main(int argc, char **argv)
     add_test("discarded-page-waits-for-memory",
              test_discarded_page_waits_for_memory);
     add_test("data-waits-for-memory", test_data_waits_for_memory);
+    add_test("kernel-stops-half-way", test_kernel_stops_half_way);
     add_test("discarded-huge-page-waits-for-one",
              test_discarded_huge_page_waits_for_one);
     add_test("claimed-page-given-back", test_claimed_page_given_back);
@@ -768,6 +844,8 @@ int main(int argc, char **argv)
     add_test("page-that-is-unmapped", test_page_that_is_unmapped);
     add_test("faults-tell-who-and-how", test_faults_tell_who_and_how);
     add_test("dropped-memory-is-anothers", test_dropped_memory_is_anothers);
+    add_test("dropped-failure-is-no-recovery",
+             test_dropped_failure_is_no_recovery);
     add_test("drop-waits-for-placement", test_drop_waits_for_placement);
     add_test("drop-waits-for-the-last-worker",
              test_drop_waits_for_the_last_worker);

@@ -478,6 +478,36 @@ static void test_large_pages_span_the_same(void)
     g_ptr_array_free(areas, true);
 }
 
+static void test_half_a_chunk_may_be_moved(void)
+{
+    /* As a huge page: with half of it data, and none of it there. */
+    g_autofree uint64_t *bits = plan_bits(3 * CHUNK_PAGES);
+    FastloadSpan first, second, third;
+    FastloadArea *area;
+
+    plan_set(bits, 0, CHUNK_PAGES);
+    plan_set(bits, CHUNK_PAGES + 10, CHUNK_PAGES / 2);
+    plan_set(bits, 2 * CHUNK_PAGES + 10, CHUNK_PAGES / 2 - 1);
+    area = plan_area(0, 3 * (uint64_t)CHUNK, PAGE, bits);
+    first = fastload_plan_chunk_span(area, 0);
+    second = fastload_plan_chunk_span(area, 1);
+    third = fastload_plan_chunk_span(area, 2);
+    g_assert_false(fastload_huge_fits(area, first));
+    area->has_move = true;
+    g_assert_true(fastload_huge_fits(area, first));
+    g_assert_true(fastload_huge_fits(area, second));
+    g_assert_false(fastload_huge_fits(area, third));
+    first.len_bytes -= PAGE;
+    g_assert_false(fastload_huge_fits(area, first));
+    first.len_bytes += PAGE;
+    plan_set(area->placed, CHUNK_PAGES - 1, 1);
+    g_assert_false(fastload_huge_fits(area, first));
+    g_assert_true(fastload_huge_fits(area, second));
+    plan_set(area->placed, CHUNK_PAGES, 1);
+    g_assert_false(fastload_huge_fits(area, second));
+    fastload_plan_area_free(area);
+}
+
 /* ---- against a naive reference ---- */
 
 typedef struct Naive {
@@ -775,6 +805,8 @@ int main(int argc, char **argv)
                     test_budget_of_nothing_is_one_span);
     g_test_add_func("/fastload/plan/large-pages-span-the-same",
                     test_large_pages_span_the_same);
+    g_test_add_func("/fastload/plan/half-a-chunk-may-be-moved",
+                    test_half_a_chunk_may_be_moved);
     g_test_add_func("/fastload/plan/random-plans-match-a-naive-one",
                     test_random_plans_match_a_naive_one);
     return g_test_run();
