@@ -273,13 +273,6 @@ static void test_direct_io(const void *ops)
     req = io_test_queue(t, 90, 20, false);
     g_assert_true(io_test_reap(t) == req);
     g_assert_cmpint(req->error, ==, -ENODATA);
-
-    /* It may go on only where a block begins. */
-    g_assert_cmpint(ftruncate(t->f->fd, t->f->file_off + 95 * PAGE + 1000),
-                    ==, 0);
-    req = io_test_queue(t, 90, 20, false);
-    g_assert_true(io_test_reap(t) == req);
-    g_assert_cmpint(req->error, ==, -ENODATA);
     io_test_free(t);
 }
 

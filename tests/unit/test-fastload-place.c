@@ -235,6 +235,25 @@ static void test_kernel_stops_half_way(const void *opaque)
     place_free(t);
 }
 
+static void test_again_is_no_failure(const void *opaque)
+{
+    /* While the address space changes the kernel wants to be asked again. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
+    FastloadFailure failure;
+    FixtureToucher toucher;
+
+    gate_refuse(UFFDIO_COPY, EAGAIN);
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(gate_refused_count() >= 100);
+    g_assert_false(fastload_is_failing(t->fl, &failure));
+    gate_refuse(UFFDIO_COPY, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    place_finish(t);
+    g_assert_cmpuint(place_stats(t).retry_count, ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    place_free(t);
+}
+
 /* A page of hugetlb for nobody's use, or NULL: there is none. */
 static void *place_take_huge_page(void)
 {
@@ -834,6 +853,7 @@ int main(int argc, char **argv)
              test_discarded_page_waits_for_memory);
     add_test("data-waits-for-memory", test_data_waits_for_memory);
     add_test("kernel-stops-half-way", test_kernel_stops_half_way);
+    add_test("again-is-no-failure", test_again_is_no_failure);
     add_test("discarded-huge-page-waits-for-one",
              test_discarded_huge_page_waits_for_one);
     add_test("claimed-page-given-back", test_claimed_page_given_back);
