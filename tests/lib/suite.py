@@ -53,7 +53,6 @@ LINUX = "linux"             # Linux in the guest, whose drivers do something
 LONG = "long"               # minutes, so that it runs with --long alone
 TCG = "tcg"                 # cannot be under KVM, not even where it is good
 QUICK = "quick"             # a processor that is not interpreted
-RESETS = "resets"           # a processor that can be reset while it runs
 PROBE = "probe"             # the probe guest, which does what Linux would not
 EVERYWHERE = "everywhere"   # no need: it is one of the few that --few runs
 
@@ -203,10 +202,6 @@ class Suite:
                 raise Skip("TCG alone has what is tested")
             if self.is_interpreted and QUICK in case.needs:
                 raise Skip("KVM interprets the guest here: too slow for it")
-            if self.is_interpreted and RESETS in case.needs:
-                # Seen of kvm_pvm: one in two, of a guest that was booted.
-                raise Skip("KVM interprets the guest here, and loses resets "
-                           "without any load")
             if self.is_interpreted and LINUX in case.needs:
                 raise Skip("it takes Linux, and KVM interprets the guest "
                            "here: too slow for it")
