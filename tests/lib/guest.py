@@ -49,7 +49,6 @@ class Guest(abc.ABC):
     """What a machine boots."""
 
     name: str                   # for people
-    is_linux: bool              # else nobody there plugs, balloons or reports
     key: str                    # another one whenever the guest is another one
     words: int                  # of a page that it writes and checks: of 512
 
@@ -77,7 +76,6 @@ class LinuxGuest(Guest):
     initrd: str
     name: str
     key: str
-    is_linux = True
     words = PAGE_WORDS
 
     @classmethod
@@ -114,7 +112,6 @@ class ProbeGuest(Guest):
 
     kernel: str
     words: int = PAGE_WORDS
-    is_linux = False
 
     @property
     def name(self) -> str:      # type: ignore[override]

@@ -38,7 +38,6 @@ ARRANGED_TRIES = 3
 QEMU_FAULT = "iotlb_to_section: Assertion"
 QEMU_FAULT_TRIES = 3
 LEFT_MAX_S = 60             # huge pages are put together after completion
-BUSY_LOAD = 3               # for each processor; the tests alone make 2
 VERIFIED_MIN = 300
 STDERR_MAX_S = 5            # until what QEMU has written there is read
 SMALL_FILL_MIB = 96
@@ -51,7 +50,6 @@ SLOW = {"max-postcopy-bandwidth": 64 << 10}
 FAST = "fast"               # a QEMU with fast load
 LINUX = "linux"             # Linux in the guest, whose drivers do something
 LONG = "long"               # minutes, so that it runs with --long alone
-TCG = "tcg"                 # cannot be under KVM, not even where it is good
 QUICK = "quick"             # a processor that is not interpreted
 PROBE = "probe"             # the probe guest, which does what Linux would not
 EVERYWHERE = "everywhere"   # no need: it is one of the few that --few runs
@@ -198,8 +196,6 @@ class Suite:
         if LONG in case.needs and not self.options.long:
             raise Skip("it takes minutes; --long runs it")
         if self.accel == "kvm":
-            if TCG in case.needs:
-                raise Skip("TCG alone has what is tested")
             if self.is_interpreted and QUICK in case.needs:
                 raise Skip("KVM interprets the guest here: too slow for it")
             if self.is_interpreted and LINUX in case.needs:
