@@ -7,7 +7,8 @@
  * wait for one as well.  Neither may keep the process for ever, and neither may
  * ever see a page of zeros: userfaultfd stays as it is until the process ends.
  * Which thread waits for which page is kept here, because vCPUs that are left
- * waiting do not hold up the end, and all others do.
+ * waiting do not hold up the end, and all others do.  Under KVM the devices
+ * cannot be taken down while such a vCPU waits: the process ends before that.
  */
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
@@ -232,8 +233,8 @@ static int exit_waiting_vcpus(void)
  * A vCPU that waits for a page inside KVM_RUN is a reader of what KVM knows of
  * memory and of event descriptors (kvm->srcu).  Each device that gives up one
  * of these at the end would wait for that vCPU, in the kernel and for ever.  So
- * the guest's disks get what is theirs, and the process ends here; by now
- * the monitor has said why.
+ * the guest's disks are drained and flushed, and the process ends here; the
+ * monitor has sent SHUTDOWN by now.
  */
 static G_NORETURN void exit_before_devices(void)
 {

@@ -5,7 +5,7 @@
  * processor, the serial port, and requests to virtio devices all the time.
  *
  * What it does not do: drive the host.  It talks lines on the serial port,
- * see guest-core.h; whoever started QEMU reads them.  It obeys one byte more:
+ * see guest-core.h; the test program reads them.  It obeys one byte more:
  *   'r'  reboot
  * When something fails it says "FASTLOAD FAIL reason" and stays, since PID 1
  * must not exit.

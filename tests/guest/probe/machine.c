@@ -220,7 +220,7 @@ static void serial_begin(void)
     out8(SERIAL_ENABLE, 0);     /* no interrupts */
     out8(SERIAL_LINE, 0x03);    /* 8 bits, no parity */
     out8(SERIAL_FIFO, 0x07);    /* on, and empty */
-    /* Whoever was reset may have been in the middle of a line. */
+    /* A reset may have cut a line: READY must not become its end. */
     serial_write("\n", 1);
 }
 

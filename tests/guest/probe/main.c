@@ -104,7 +104,7 @@ static uint32_t *find_memory(const StartInfo *start, uint64_t page_count)
     return versions;
 }
 
-/* ---- the serial port and the devices, by whoever comes along */
+/* ---- the serial port and the devices, served by one processor at a time */
 
 static void obey(char byte)
 {
