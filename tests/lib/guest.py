@@ -68,6 +68,16 @@ class Guest(abc.ABC):
                 f"fl.think_us={machine.think_us}")
 
 
+def built(script: str) -> str:
+    """What a script of tests/guest prints when it has made a guest."""
+    done = subprocess.run([TOP / "tests" / "guest" / script], text=True,
+                          check=False, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE)
+    if done.returncode:
+        raise PlainError(done.stderr.strip() or f"{script} failed")
+    return done.stdout
+
+
 @dataclasses.dataclass(frozen=True)
 class LinuxGuest(Guest):
     """A Debian kernel with guest-init.c as its /init, by build-guest."""
@@ -81,12 +91,7 @@ class LinuxGuest(Guest):
     @classmethod
     def build(cls) -> LinuxGuest:
         """Made when it is not there yet."""
-        done = subprocess.run([TOP / "tests" / "guest" / "build-guest"],
-                              text=True, check=False, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE)
-        if done.returncode:
-            raise PlainError(done.stderr.strip() or "build-guest failed")
-        made = json.loads(done.stdout)
+        made = json.loads(built("build-guest"))
         return cls(made["kernel"], made["initrd"],
                    f"Linux {made['release']}", made["key"])
 
@@ -125,12 +130,7 @@ class ProbeGuest(Guest):
     @classmethod
     def build(cls) -> ProbeGuest:
         """Made when it is not there yet."""
-        done = subprocess.run([TOP / "tests" / "guest" / "build-probe"],
-                              text=True, check=False, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE)
-        if done.returncode:
-            raise PlainError(done.stderr.strip() or "build-probe failed")
-        return cls(done.stdout.strip())
+        return cls(built("build-probe").strip())
 
     def arguments(self, machine: Machine) -> list[str]:
         # qboot does in a few milliseconds what this guest needs of firmware.
