@@ -216,6 +216,10 @@ static void open_serial(void)
         cfsetspeed(&tio, B115200);
         tcsetattr(tty, TCSANOW, &tio);
     }
+    /* Whoever was reset may have been in the middle of a line. */
+    if (write(tty, "\n", 1) < 0) {
+        fail("the serial port: %s", strerror(errno));
+    }
 }
 
 static CoreOptions read_options(void)
