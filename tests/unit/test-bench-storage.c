@@ -76,7 +76,9 @@ static void test_texts_are_read_again(void)
     /* What a result calls a class is the same class on a command line. */
     static const char *const texts[] = {
         "nvme", "rtt=0ns", "rtt=1500us,rate=1000000",
-        "rtt=20ms,rate=200M,jitter=3ms", "rtt=0ns,rate=5T",
+        "rtt=20ms,rate=200M,jitter=3ms", "rtt=1ms,fast=1%,first=1",
+        "rtt=1ms,rate=2G,jitter=1us,fast=0.0001%", "rtt=1ms,first=1000000",
+        "rtt=0ns,rate=5T",
     };
     uint32_t i;
 
@@ -93,13 +95,29 @@ static void test_texts_are_read_again(void)
     g_assert_false(storage_class_parse(texts[i], &(uint64_t) { 0 }));
 }
 
+static void test_luck_is_read(void)
+{
+    /* A share as elsewhere, and a count; no luck is the class without it. */
+    const StorageClass *class = storage_parse("rtt=1ms:first=3:fast=0.01");
+    uint64_t plain, none;
+
+    g_assert_cmpuint(class->lucky_millionths, ==, 10000);
+    g_assert_cmpuint(class->lucky_first_count, ==, 3);
+    g_assert_true(storage_class_parse("rtt=1ms", &plain));
+    g_assert_true(storage_class_parse("rtt=1ms+fast=0%+first=0", &none));
+    g_assert_cmpuint(none, ==, plain);
+}
+
 static void test_bad_classes_are_refused(void)
 {
     static const char *const texts[] = {
         "", "disk", "NVME", "rtt", "rtt=", "rtt=1", "rtt=-1ms", "rtt=1h",
         "rtt=11s", "rate=0", "rate=1K", "rtt=1ms,rtt=2ms", "jitter=1ms",
         "rtt=1ms,", "rtt=1ms,nvme", "nvme+jitter=1ms", "latency=1ms",
-        "rtt=1ms rate=2G",
+        "rtt=1ms rate=2G", "fast=1%", "first=1", "rtt=1ms,fast=101%",
+        "rtt=1ms,fast=-1%", "rtt=1ms,fast=", "rtt=1ms,first=-1",
+        "rtt=1ms,first=1000001", "rtt=1ms,first=1.5", "rtt=1ms,first=1ms",
+        "rtt=1ms,fast=1%,fast=1%", "nvme,first=1",
     };
     uint32_t i;
 
@@ -126,6 +144,8 @@ static void test_lists_are_split(void)
         { "rtt=1ms:rate=2G,rtt=2ms", "rtt=1ms:rate=2G|rtt=2ms" },
         { "rtt=1ms,rate=2G+jitter=1ms,jitter=2ms",
           "rtt=1ms+rate=2G+jitter=1ms|jitter=2ms" },
+        { "rtt=1ms,fast=1%,first=1,fast=2%",
+          "rtt=1ms+fast=1%+first=1|fast=2%" },
         { "rtt=1ms,", "rtt=1ms|" },
     };
     uint32_t i;
@@ -218,6 +238,64 @@ static void test_jitter_comes_from_the_seed(void)
     g_assert_cmpuint(same_count, <, 10);
 }
 
+static void test_first_reads_of_a_run_are_lucky(void)
+{
+    /* They do not use the line; a new run begins with as many again. */
+    StorageClass class = {
+        .rtt_ns = MS, .rate_bytes_per_s = 1000000000, .lucky_first_count = 2,
+    };
+    StorageSchedule schedule;
+    uint32_t run;
+
+    storage_schedule_init(&schedule, &class, 1);
+    for (run = 1; run <= 2; run++) {
+        g_assert_cmpuint(storage_schedule_next(&schedule, SECOND, 1000000),
+                         ==, SECOND + STORAGE_LUCKY_NS);
+        g_assert_cmpuint(storage_schedule_next(&schedule, SECOND, 1000000),
+                         ==, SECOND + STORAGE_LUCKY_NS);
+        g_assert_cmpuint(storage_schedule_next(&schedule, SECOND, 1000000),
+                         ==, SECOND + 2 * MS);
+        g_assert_cmpuint(storage_schedule_next(&schedule, SECOND, 1000000),
+                         ==, SECOND + 3 * MS);
+        storage_schedule_restart(&schedule);
+    }
+}
+
+static void test_lucky_reads_come_from_the_seed(void)
+{
+    /* About as many as asked for, the same ones for the same seed. */
+    StorageClass class = { .rtt_ns = MS, .lucky_millionths = 10000 };
+    StorageSchedule a, b, other;
+    uint32_t i, lucky_count = 0, same_count = 0;
+
+    storage_schedule_init(&a, &class, 1);
+    storage_schedule_init(&b, &class, 1);
+    storage_schedule_init(&other, &class, 2);
+    for (i = 0; i < 100000; i++) {
+        uint64_t due_ns = storage_schedule_next(&a, SECOND, 1);
+        bool is_lucky = due_ns == SECOND + STORAGE_LUCKY_NS;
+
+        g_assert_true(is_lucky || due_ns == SECOND + MS);
+        g_assert_cmpuint(due_ns, ==, storage_schedule_next(&b, SECOND, 1));
+        lucky_count += is_lucky;
+        same_count += storage_schedule_next(&other, SECOND, 1) == due_ns &&
+                      is_lucky;
+    }
+    g_assert_cmpuint(lucky_count, >, 800);
+    g_assert_cmpuint(lucky_count, <, 1200);
+    g_assert_cmpuint(same_count, <, lucky_count / 4);
+}
+
+static void test_luck_is_not_slower(void)
+{
+    /* Where every read is nearer than 60 us, so is a lucky one. */
+    StorageClass class = { .rtt_ns = 7, .lucky_millionths = 1000000 };
+    StorageSchedule schedule;
+
+    storage_schedule_init(&schedule, &class, 1);
+    g_assert_cmpuint(storage_schedule_next(&schedule, 100, 4096), ==, 107);
+}
+
 static void storage_add(const char *name, GTestFunc func)
 {
     g_autofree char *path = g_strconcat("/bench/storage/", name, NULL);
@@ -232,6 +310,7 @@ int main(int argc, char **argv)
     storage_add("names-are-known", test_names_are_known);
     storage_add("parameters-are-read", test_parameters_are_read);
     storage_add("texts-are-read-again", test_texts_are_read_again);
+    storage_add("luck-is-read", test_luck_is_read);
     storage_add("bad-classes-are-refused", test_bad_classes_are_refused);
     storage_add("lists-are-split", test_lists_are_split);
     storage_add("one-read-takes-its-way-and-its-bytes",
@@ -242,5 +321,10 @@ int main(int argc, char **argv)
                 test_without_a_rate_only_the_way_counts);
     storage_add("jitter-comes-from-the-seed",
                 test_jitter_comes_from_the_seed);
+    storage_add("first-reads-of-a-run-are-lucky",
+                test_first_reads_of_a_run_are_lucky);
+    storage_add("lucky-reads-come-from-the-seed",
+                test_lucky_reads_come_from_the_seed);
+    storage_add("luck-is-not-slower", test_luck_is_not_slower);
     return g_test_run();
 }

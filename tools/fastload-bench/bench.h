@@ -709,11 +709,14 @@ typedef struct StorageClass {
     uint64_t rtt_ns;         /* every read waits for it */
     uint64_t jitter_ns;      /* and for up to so much more, evenly */
     uint64_t rate_bytes_per_s; /* of all reads together; 0: no limit */
+    uint32_t lucky_millionths; /* of the reads: a cache on the way has them */
+    uint32_t lucky_first_count; /* of a run: the same */
 } StorageClass;
 
 /*
- * "file", the name of a class, or "rtt=1ms+rate=2G+jitter=0.2ms" (also with :
- * or , between).  The value stands for it in a knob; 0 is the file itself.
+ * "file", the name of a class, or parameters, as in "rtt=1ms+rate=2G+first=1"
+ * (also with : or , between).  The value stands for it in a knob; 0 is the file
+ * itself.
  */
 bool storage_class_parse(const char *text, uint64_t *ret_value);
 char *storage_class_text(uint64_t value);
@@ -725,19 +728,25 @@ const StorageClass *storage_class_get(uint64_t value);
  */
 char **storage_class_split(const char *list);
 
+/* What a read takes that a cache on the way has; less where all are nearer. */
+#define STORAGE_LUCKY_NS 60000u
+
 /*
  * One line that carries the bytes of a read after those of the read before it,
- * and a way there and back.
+ * and a way there and back.  A lucky read does not use the line.
  */
 typedef struct StorageSchedule {
     StorageClass class;
     uint64_t end_ns;         /* the line is busy until then */
     uint64_t rest;           /* of a ns at end_ns, in 1 / rate */
     uint64_t random;
+    uint64_t read_count;     /* of this run */
 } StorageSchedule;
 
 void storage_schedule_init(StorageSchedule *schedule,
                            const StorageClass *class, uint64_t seed);
+/* Nothing is on its way, and the next read is the first of a run. */
+void storage_schedule_restart(StorageSchedule *schedule);
 /* When a read of up to 1 GiB that is asked for at @now_ns is answered. */
 uint64_t storage_schedule_next(StorageSchedule *schedule, uint64_t now_ns,
                                uint64_t len_bytes);
@@ -769,7 +778,8 @@ void storage_mount_free(StorageMount *mount);
 const Snapshot *storage_mount_snapshot(const StorageMount *mount);
 /*
  * Between true and false nothing waits, also what was asked for before.  With
- * true, what answers it is in memory when this returns.
+ * true, what answers it is in memory when this returns, and what is read after
+ * the next false are the first reads of a run.
  */
 bool storage_mount_set_fast(StorageMount *mount, bool is_fast,
                             GError **error);

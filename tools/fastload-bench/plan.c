@@ -45,7 +45,7 @@ static const Knob knobs[KNOB_COUNT] = {
         "what all that is random comes from (1)" },
     [KNOB_STORAGE] = { "storage", KNOB_KIND_STORAGE, "file", 0, UINT64_MAX,
         NULL, "the file as it is, or simulated: file, nvme, ssd, network, "
-        "object, rtt=1ms,rate=2G,jitter=0.2ms (file)" },
+        "object, rtt=1ms,rate=2G,jitter=0.2ms,fast=1%,first=1 (file)" },
     [KNOB_READAHEAD] = { "readahead", KNOB_KIND_AHEAD, "as-is", 0, 1 << 30,
         NULL, "how far the kernel reads ahead: as-is, or a size (as-is)" },
     [KNOB_CACHE] = { "cache", KNOB_KIND_WORD, "cold,warm", 0, 1, "cold warm",
@@ -303,7 +303,9 @@ static const char *const plan_expected[] = {
     [KNOB_KIND_WORD] = "one of: ",
     [KNOB_KIND_STORAGE] = "file, nvme, ssd, network, object, or times and a "
                           "rate with units, as in "
-                          "rtt=1ms,rate=2G,jitter=0.2ms",
+                          "rtt=1ms,rate=2G,jitter=0.2ms, also with fast=1% "
+                          "and first=1 (a share, and a count, of reads that "
+                          "take 60 us)",
     [KNOB_KIND_AHEAD] = "as-is, or a size in whole pages, as in 128K",
 };
 

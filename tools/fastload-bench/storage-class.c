@@ -10,6 +10,7 @@
  */
 #include "bench.h"
 
+#define MILLION 1000000u
 #define SECOND_NS 1000000000ull
 #define RTT_NS_MAX (10 * SECOND_NS)
 #define RATE_MIN 4096u
@@ -17,6 +18,9 @@
 #define KEYS_RTT 1u
 #define KEYS_RATE 2u
 #define KEYS_JITTER 4u
+#define KEYS_FAST 8u
+#define KEYS_FIRST 16u
+#define FIRST_MAX 1000000u
 
 /*
  * Round-trip time of a small read and the rate of many large ones:
@@ -28,10 +32,10 @@
  *   in the same data centre; one host gets a few Gbit/s without tuning.
  */
 static const StorageClass named_classes[] = {
-    { "nvme", 80000, 20000, 3000000000ull },
-    { "ssd", 150000, 50000, 500000000ull },
-    { "network", 1000000, 200000, 1000000000ull },
-    { "object", 20000000, 10000000, 200000000ull },
+    { "nvme", 80000, 20000, 3000000000ull, 0, 0 },
+    { "ssd", 150000, 50000, 500000000ull, 0, 0 },
+    { "network", 1000000, 200000, 1000000000ull, 0, 0 },
+    { "object", 20000000, 10000000, 200000000ull, 0, 0 },
 };
 
 /* Those that command lines named: a knob's value is a place in here, + 1. */
@@ -49,7 +53,9 @@ static uint64_t storage_class_value(const StorageClass *class)
         if (!g_strcmp0(known->name, class->name) &&
             known->rtt_ns == class->rtt_ns &&
             known->jitter_ns == class->jitter_ns &&
-            known->rate_bytes_per_s == class->rate_bytes_per_s) {
+            known->rate_bytes_per_s == class->rate_bytes_per_s &&
+            known->lucky_millionths == class->lucky_millionths &&
+            known->lucky_first_count == class->lucky_first_count) {
             return i + 1;
         }
     }
@@ -87,6 +93,17 @@ static uint32_t storage_class_parse_key(const char *text, StorageClass *class)
         class->rate_bytes_per_s = value;
         return KEYS_RATE;
     }
+    if (g_str_has_prefix(text, "fast=") &&
+        plan_parse_share(text + strlen("fast="), &value) && value <= MILLION) {
+        class->lucky_millionths = value;
+        return KEYS_FAST;
+    }
+    if (g_str_has_prefix(text, "first=") &&
+        g_ascii_string_to_unsigned(text + strlen("first="), 10, 0, FIRST_MAX,
+                                   &value, NULL)) {
+        class->lucky_first_count = value;
+        return KEYS_FIRST;
+    }
     return 0;
 }
 
@@ -115,7 +132,7 @@ bool storage_class_parse(const char *text, uint64_t *ret_value)
         }
         keys |= key;
     }
-    /* Jitter alone would be no storage. */
+    /* Jitter or luck alone would be no storage. */
     value = class.name || keys & (KEYS_RTT | KEYS_RATE)
         ? storage_class_value(&class) : 0;
     if (value) {
@@ -143,6 +160,7 @@ char *storage_class_text(uint64_t value)
     static const char *const units[] = { "", "K", "M", "G", "T" };
     const StorageClass *class = storage_class_get(value);
     uint64_t rate = class ? class->rate_bytes_per_s : 0;
+    char share[G_ASCII_DTOSTR_BUF_SIZE];
     GString *text;
     uint32_t unit = 0;
 
@@ -161,6 +179,15 @@ char *storage_class_text(uint64_t value)
     }
     if (class->jitter_ns) {
         storage_class_add_time(text, "jitter", class->jitter_ns);
+    }
+    if (class->lucky_millionths) {
+        g_string_append_printf(text, ",fast=%s%%",
+                               g_ascii_formatd(share, sizeof(share), "%.10g",
+                                               class->lucky_millionths / 1e4));
+    }
+    if (class->lucky_first_count) {
+        g_string_append_printf(text, ",first=%" PRIu32,
+                               class->lucky_first_count);
     }
     return g_string_free(text, FALSE);
 }
@@ -218,12 +245,39 @@ void storage_schedule_init(StorageSchedule *schedule,
     *schedule = (StorageSchedule) { .class = *class, .random = seed };
 }
 
+void storage_schedule_restart(StorageSchedule *schedule)
+{
+    schedule->end_ns = schedule->rest = schedule->read_count = 0;
+}
+
+/* From 0 to 2^31 - 1, evenly. */
+static uint32_t storage_schedule_draw(StorageSchedule *schedule)
+{
+    schedule->random = schedule->random * 6364136223846793005ull +
+                       1442695040888963407ull;
+    return schedule->random >> 33;
+}
+
+static bool storage_schedule_is_lucky(StorageSchedule *schedule)
+{
+    const StorageClass *class = &schedule->class;
+
+    if (schedule->read_count++ < class->lucky_first_count) {
+        return true;
+    }
+    return class->lucky_millionths &&
+           storage_schedule_draw(schedule) % MILLION < class->lucky_millionths;
+}
+
 uint64_t storage_schedule_next(StorageSchedule *schedule, uint64_t now_ns,
                                uint64_t len_bytes)
 {
     const StorageClass *class = &schedule->class;
     uint64_t jitter_ns = 0;
 
+    if (storage_schedule_is_lucky(schedule)) {
+        return now_ns + MIN(STORAGE_LUCKY_NS, class->rtt_ns);
+    }
     if (now_ns > schedule->end_ns) {
         schedule->end_ns = now_ns;
         schedule->rest = 0;
@@ -236,9 +290,7 @@ uint64_t storage_schedule_next(StorageSchedule *schedule, uint64_t now_ns,
         schedule->rest = units % class->rate_bytes_per_s;
     }
     if (class->jitter_ns) {
-        schedule->random = schedule->random * 6364136223846793005ull +
-                           1442695040888963407ull;
-        jitter_ns = (schedule->random >> 33) % (class->jitter_ns + 1);
+        jitter_ns = storage_schedule_draw(schedule) % (class->jitter_ns + 1);
     }
     return schedule->end_ns + class->rtt_ns + jitter_ns;
 }

@@ -499,6 +499,9 @@ static void server_main(Server *server, pid_t parent)
     close(server->mount_fd);
     while (!*text && read(server->socket, &command, 1) == 1) {
         server_populate(server);
+        pthread_mutex_lock(&server->lock);
+        storage_schedule_restart(&server->schedule);
+        pthread_mutex_unlock(&server->lock);
         if (send(server->socket, &command, 1, MSG_NOSIGNAL) != 1) {
             break;
         }
