@@ -83,9 +83,9 @@ static bool eager_read_extent(EagerLoad *load, FastloadSpan extent, int fd,
     int error_number = eager_read(load, fd, dst, file_off, extent.len_bytes,
                                   &done_bytes);
 
-    if (error_number && fd != fl->fd) {
+    if (error_number && fd != fl->file.fd) {
         /* Not this way, then. */
-        error_number = eager_read(load, fl->fd, dst, file_off,
+        error_number = eager_read(load, fl->file.fd, dst, file_off,
                                   extent.len_bytes, &done_bytes);
     }
     if (error_number) {
@@ -144,7 +144,7 @@ static bool eager_load_chunk(EagerLoad *load, uint64_t chunk_idx,
     fastload_file_choose(load->fl, &read);
     for (i = 0; i < read.extent_count; i++) {
         if (!eager_read_extent(load, extents[i], read.is_direct
-                               ? load->fl->direct_fd : load->fl->fd,
+                               ? load->fl->file.direct_fd : load->fl->file.fd,
                                buf + (extents[i].ram_off -
                                       read.span.ram_off))) {
             return false;

@@ -106,7 +106,7 @@ bool fastload_fault_drain(FastloadWorker *w)
         }
         has_any = true;
         now_ns = fastload_stats_now_ns();
-        __atomic_store_n(&fl->last_fault_ns, now_ns, __ATOMIC_RELAXED);
+        __atomic_store_n(&fl->sched.last_fault_ns, now_ns, __ATOMIC_RELAXED);
         for (i = 0; i < count; i++) {
             fault_answer(w, &msgs[i], now_ns);
         }

@@ -299,13 +299,14 @@ static uint64_t file_prefix_due_ns(const Fastload *fl,
                                    const FastloadPrefix *prefix)
 {
     return !prefix || prefix->is_settled ? UINT64_MAX
-           : prefix->is_explained ? prefix->seen_ns + fl->prefix_settle_ns
+           : prefix->is_explained ? prefix->seen_ns + fl->file.prefix_settle_ns
            : 0;
 }
 
 static bool file_prefix_is_due(const Fastload *fl)
 {
-    uint64_t due_ns = __atomic_load_n(&fl->prefix_due_ns, __ATOMIC_ACQUIRE);
+    uint64_t due_ns = __atomic_load_n(&fl->file.prefix_due_ns,
+                                      __ATOMIC_ACQUIRE);
 
     return due_ns != UINT64_MAX && fastload_stats_now_ns() >= due_ns;
 }
@@ -315,15 +316,15 @@ static FastloadPrefix *file_prefix_take(Fastload *fl, bool *ret_is_taken)
 {
     FastloadPrefix *prefix;
 
-    g_mutex_lock(&fl->prefix_lock);
-    prefix = fl->prefix;
+    g_mutex_lock(&fl->file.prefix_lock);
+    prefix = fl->file.prefix;
     *ret_is_taken = prefix && prefix->is_taken;
     if (*ret_is_taken) {
         prefix = NULL;
     } else if (prefix) {
         prefix->is_taken = true;
     }
-    g_mutex_unlock(&fl->prefix_lock);
+    g_mutex_unlock(&fl->file.prefix_lock);
     return prefix;
 }
 
@@ -332,18 +333,19 @@ static void file_prefix_give_back(Fastload *fl, FastloadPrefix *prefix)
 {
     bool is_current;
 
-    g_mutex_lock(&fl->prefix_lock);
+    g_mutex_lock(&fl->file.prefix_lock);
     prefix->is_taken = false;
-    is_current = fl->prefix == prefix;
+    is_current = fl->file.prefix == prefix;
     if (is_current) {
         if (prefix->is_explained && prefix->is_settled) {
-            __atomic_store_n(&fl->file_mtime_ns, prefix->mtime_ns,
+            __atomic_store_n(&fl->file.mtime_ns, prefix->mtime_ns,
                              __ATOMIC_RELEASE);
         }
-        __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(fl, prefix),
+        __atomic_store_n(&fl->file.prefix_due_ns,
+                         file_prefix_due_ns(fl, prefix),
                          __ATOMIC_RELEASE);
     }
-    g_mutex_unlock(&fl->prefix_lock);
+    g_mutex_unlock(&fl->file.prefix_lock);
     if (!is_current) {
         file_prefix_free(prefix);
     }
@@ -351,8 +353,8 @@ static void file_prefix_give_back(Fastload *fl, FastloadPrefix *prefix)
 
 void fastload_file_forget(Fastload *fl)
 {
-    file_prefix_free(fl->prefix);
-    fl->prefix = NULL;
+    file_prefix_free(fl->file.prefix);
+    fl->file.prefix = NULL;
 }
 
 /* ---- is it the file that it was? ---- */
@@ -391,27 +393,27 @@ static void file_remember(Fastload *fl, const FileLook *look,
 {
     bool is_young = file_is_young(look);
     bool may_move = look->is_regular && is_young &&
-                    file_is_in_user_space(fl->fd);
+                    file_is_in_user_space(fl->file.fd);
     FastloadPrefix *old;
 
     if (prefix) {
         /* Where the time is older than that, a write now moves it. */
         prefix->is_settled = !is_young || may_move;
     }
-    g_mutex_lock(&fl->prefix_lock);
-    old = fl->prefix;
-    fl->prefix = prefix;
+    g_mutex_lock(&fl->file.prefix_lock);
+    old = fl->file.prefix;
+    fl->file.prefix = prefix;
     if (old && old->is_taken) {
         old = NULL; /* whoever has it frees it */
     }
-    __atomic_store_n(&fl->may_mtime_move, may_move, __ATOMIC_RELEASE);
-    __atomic_store_n(&fl->is_file_watched, look->is_regular,
+    __atomic_store_n(&fl->file.may_mtime_move, may_move, __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->file.is_watched, look->is_regular,
                      __ATOMIC_RELEASE);
-    __atomic_store_n(&fl->file_bytes, look->len_bytes, __ATOMIC_RELEASE);
-    __atomic_store_n(&fl->file_mtime_ns, look->mtime_ns, __ATOMIC_RELEASE);
-    __atomic_store_n(&fl->prefix_due_ns, file_prefix_due_ns(fl, prefix),
+    __atomic_store_n(&fl->file.len_bytes, look->len_bytes, __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->file.mtime_ns, look->mtime_ns, __ATOMIC_RELEASE);
+    __atomic_store_n(&fl->file.prefix_due_ns, file_prefix_due_ns(fl, prefix),
                      __ATOMIC_RELEASE);
-    g_mutex_unlock(&fl->prefix_lock);
+    g_mutex_unlock(&fl->file.prefix_lock);
     file_prefix_free(old);
 }
 
@@ -421,7 +423,7 @@ void fastload_file_note(Fastload *fl)
     FileLook look = { 0 };
 
     /* Where this is not permitted, nothing is watched. */
-    file_look_at_all(fl, fl->fd, &look, &prefix);
+    file_look_at_all(fl, fl->file.fd, &look, &prefix);
     file_remember(fl, &look, prefix);
 }
 
@@ -436,22 +438,22 @@ static FileChange file_compare(Fastload *fl, int sync_flag)
 {
     FileLook look;
 
-    if (!file_look(fl->fd, sync_flag, &look)) {
+    if (!file_look(fl->file.fd, sync_flag, &look)) {
         return FILE_UNKNOWN;
     }
-    if (look.len_bytes != __atomic_load_n(&fl->file_bytes,
+    if (look.len_bytes != __atomic_load_n(&fl->file.len_bytes,
                                           __ATOMIC_ACQUIRE)) {
         return FILE_CHANGED;
     }
-    if (look.mtime_ns == __atomic_load_n(&fl->file_mtime_ns,
+    if (look.mtime_ns == __atomic_load_n(&fl->file.mtime_ns,
                                          __ATOMIC_ACQUIRE)) {
         return FILE_SAME;
     }
-    if (!__atomic_load_n(&fl->may_mtime_move, __ATOMIC_ACQUIRE) ||
+    if (!__atomic_load_n(&fl->file.may_mtime_move, __ATOMIC_ACQUIRE) ||
         !file_is_young(&look)) {
         return FILE_MOVED;
     }
-    __atomic_store_n(&fl->has_mtime_moved, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&fl->file.has_mtime_moved, 1, __ATOMIC_RELAXED);
     return FILE_SAME;
 }
 
@@ -478,10 +480,10 @@ static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
     uint64_t now_ns = fastload_stats_now_ns();
     FileLook look;
 
-    if (!file_look_at_prefix(fl->fd, prefix, &look)) {
+    if (!file_look_at_prefix(fl->file.fd, prefix, &look)) {
         return FILE_UNKNOWN;
     }
-    if (look.len_bytes != __atomic_load_n(&fl->file_bytes,
+    if (look.len_bytes != __atomic_load_n(&fl->file.len_bytes,
                                           __ATOMIC_ACQUIRE)) {
         return FILE_CHANGED;
     }
@@ -507,12 +509,12 @@ static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
     trace_fastload_prefix_read(fl, look.mtime_ns, prefix->is_explained);
     prefix->is_settled = false;
     if (!prefix->is_explained) {
-        return now_ns < prefix->seen_ns + fl->prefix_wait_ns
+        return now_ns < prefix->seen_ns + fl->file.prefix_wait_ns
                ? FILE_UNKNOWN : FILE_CHANGED;
     }
     /* Before that, another write might have left the time as it is. */
     prefix->is_settled = now_ns >= prefix->seen_ns +
-                                   fl->prefix_settle_ns;
+                                   fl->file.prefix_settle_ns;
     return prefix->is_settled ? FILE_SAME : FILE_UNKNOWN;
 }
 
@@ -532,7 +534,7 @@ static FileChange file_ask_prefix(Fastload *fl, FileChange change)
     }
     /* Who has it may hang with its storage: nobody waits for that. */
     return change == FILE_MOVED ||
-           !__atomic_load_n(&fl->prefix_due_ns, __ATOMIC_ACQUIRE)
+           !__atomic_load_n(&fl->file.prefix_due_ns, __ATOMIC_ACQUIRE)
            ? FILE_UNKNOWN : change;
 }
 
@@ -555,41 +557,42 @@ static FileChange file_find_change(Fastload *fl)
  * Size and time may be put back, what was written is not known to be.  Never
  * goes back to an earlier file, which a reader may notice late.
  */
-static void file_note_change(Fastload *fl, uint32_t file_count)
+static void file_note_change(Fastload *fl, uint32_t generation)
 {
-    uint32_t known = __atomic_load_n(&fl->changed_file_count,
+    uint32_t known = __atomic_load_n(&fl->file.changed_generation,
                                      __ATOMIC_RELAXED);
 
-    while (known <= file_count &&
-           !__atomic_compare_exchange_n(&fl->changed_file_count, &known,
-                                        file_count + 1, false,
+    while (known <= generation &&
+           !__atomic_compare_exchange_n(&fl->file.changed_generation, &known,
+                                        generation + 1, false,
                                         __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
 }
 
-static bool file_was_changed(Fastload *fl, uint32_t file_count)
+static bool file_was_changed(Fastload *fl, uint32_t generation)
 {
-    return __atomic_load_n(&fl->changed_file_count, __ATOMIC_RELAXED) ==
-           file_count + 1;
+    return __atomic_load_n(&fl->file.changed_generation, __ATOMIC_RELAXED) ==
+           generation + 1;
 }
 
-FastloadFileState fastload_file_check(Fastload *fl, uint32_t file_count)
+FastloadFileState fastload_file_check(Fastload *fl, uint32_t generation)
 {
     FileChange change = FILE_SAME;
 
-    if (__atomic_load_n(&fl->is_file_watched, __ATOMIC_ACQUIRE)) {
+    if (__atomic_load_n(&fl->file.is_watched, __ATOMIC_ACQUIRE)) {
         change = file_find_change(fl);
     }
     /* After the look: others may have seen it before it was put back. */
-    if (file_was_changed(fl, file_count)) {
+    if (file_was_changed(fl, generation)) {
         change = FILE_CHANGED;
     }
     /* Last: whoever saw anything of another file above sees it here, too. */
-    if (file_count != __atomic_load_n(&fl->file_count, __ATOMIC_ACQUIRE)) {
+    if (generation != __atomic_load_n(&fl->file.generation,
+                                      __ATOMIC_ACQUIRE)) {
         return FASTLOAD_FILE_REPLACED;
     }
     if (change == FILE_CHANGED) {
-        file_note_change(fl, file_count);
+        file_note_change(fl, generation);
         return FASTLOAD_FILE_CHANGED;
     }
     return change == FILE_SAME ? FASTLOAD_FILE_SAME : FASTLOAD_FILE_UNKNOWN;
@@ -598,7 +601,7 @@ FastloadFileState fastload_file_check(Fastload *fl, uint32_t file_count)
 /* While the number is odd, no read is begun that could be taken for right. */
 static void file_turn(Fastload *fl)
 {
-    __atomic_add_fetch(&fl->file_count, 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&fl->file.generation, 1, __ATOMIC_SEQ_CST);
 }
 
 void fastload_file_accept(Fastload *fl)
@@ -606,7 +609,7 @@ void fastload_file_accept(Fastload *fl)
     FastloadPrefix *prefix;
     FileLook look = { 0 };
 
-    file_look_at_all(fl, fl->fd, &look, &prefix);
+    file_look_at_all(fl, fl->file.fd, &look, &prefix);
     file_turn(fl);
     file_remember(fl, &look, prefix);
     file_turn(fl);
@@ -623,15 +626,15 @@ static int file_open_direct(int fd)
 
 void fastload_file_prepare(Fastload *fl)
 {
-    int flags = fcntl(fl->fd, F_GETFL);
+    int flags = fcntl(fl->file.fd, F_GETFL);
 
-    fl->is_direct = flags >= 0 && (flags & O_DIRECT);
-    if (flags < 0 || fl->is_direct || !file_has_direct(fl->fd) ||
-        file_cached_bytes(fl->fd, 0, 1) < 0) {
+    fl->file.is_direct = flags >= 0 && (flags & O_DIRECT);
+    if (flags < 0 || fl->file.is_direct || !file_has_direct(fl->file.fd) ||
+        file_cached_bytes(fl->file.fd, 0, 1) < 0) {
         return;
     }
-    fl->direct_fd = file_open_direct(fl->fd);
-    trace_fastload_direct_opened(fl, fl->direct_fd >= 0 ? 0 : errno);
+    fl->file.direct_fd = file_open_direct(fl->file.fd);
+    trace_fastload_direct_opened(fl, fl->file.direct_fd >= 0 ? 0 : errno);
 }
 
 /* Can what the load needs of @fd be read, as it was opened? */
@@ -654,11 +657,12 @@ static bool file_is_readable(Fastload *fl, int fd)
 /* Without one of its own, what goes around the page cache goes through it. */
 static void file_replace_direct(Fastload *fl, int fd, int direct_fd)
 {
-    if (fl->direct_fd >= 0 &&
-        dup3(direct_fd >= 0 ? direct_fd : fd, fl->direct_fd, O_CLOEXEC) < 0) {
+    if (fl->file.direct_fd >= 0 &&
+        dup3(direct_fd >= 0 ? direct_fd : fd, fl->file.direct_fd,
+             O_CLOEXEC) < 0) {
         /* It is the old file's still. */
         trace_fastload_direct_opened(fl, errno);
-        __atomic_store_n(&fl->is_direct_lost, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&fl->file.is_direct_lost, 1, __ATOMIC_RELAXED);
     }
 }
 
@@ -666,14 +670,15 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
 {
     int flags = fcntl(fd, F_GETFL);
     int direct_fd = -1, dup_errno = 0;
-    uint32_t file_count;
+    uint32_t generation;
     FastloadPrefix *prefix;
     FileLook look;
 
-    if (flags < 0 || !!(flags & O_DIRECT) != fl->is_direct) {
+    if (flags < 0 || !!(flags & O_DIRECT) != fl->file.is_direct) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
                     "the copy of the snapshot is not opened as the first one "
-                    "was, %s O_DIRECT", fl->is_direct ? "with" : "without");
+                    "was, %s O_DIRECT",
+                    fl->file.is_direct ? "with" : "without");
         return false;
     }
     if (!file_is_readable(fl, fd)) {
@@ -692,15 +697,15 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
         return false;
     }
     posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
-    if (fl->direct_fd >= 0) {
+    if (fl->file.direct_fd >= 0) {
         direct_fd = file_open_direct(fd);
     }
-    file_count = __atomic_load_n(&fl->file_count, __ATOMIC_ACQUIRE);
+    generation = __atomic_load_n(&fl->file.generation, __ATOMIC_ACQUIRE);
     file_turn(fl);
-    if (dup3(fd, fl->fd, O_CLOEXEC) < 0) {
+    if (dup3(fd, fl->file.fd, O_CLOEXEC) < 0) {
         dup_errno = errno;
-        if (file_was_changed(fl, file_count)) {
-            file_note_change(fl, file_count + 2); /* the same one, still */
+        if (file_was_changed(fl, generation)) {
+            file_note_change(fl, generation + 2); /* the same one, still */
         }
         file_prefix_free(prefix);
     } else {
@@ -725,19 +730,19 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
     bool is_cached;
 
     read->is_direct = false;
-    if (fl->direct_fd < 0 || !read->extent_count ||
-        __atomic_load_n(&fl->is_direct_lost, __ATOMIC_RELAXED)) {
+    if (fl->file.direct_fd < 0 || !read->extent_count ||
+        __atomic_load_n(&fl->file.is_direct_lost, __ATOMIC_RELAXED)) {
         return;
     }
     /* Holes are hardly ever in the cache: what is there is what we want. */
     data_bytes = fastload_plan_data_bytes(read->area, read->span);
-    cached_bytes = file_cached_bytes(fl->fd, read->area->file_off +
+    cached_bytes = file_cached_bytes(fl->file.fd, read->area->file_off +
                                      read->span.ram_off,
                                      read->span.len_bytes);
     is_cached = cached_bytes < 0 ||
                 cached_bytes >= data_bytes - data_bytes /
                                 FASTLOAD_UNCACHED_SHARE;
-    __atomic_store_n(&fl->is_cached, is_cached, __ATOMIC_RELAXED);
+    __atomic_store_n(&fl->file.is_cached, is_cached, __ATOMIC_RELAXED);
     read->is_direct = !is_cached;
 }
 
@@ -745,7 +750,7 @@ bool fastload_file_is_busy(const Fastload *fl)
 {
     /* From the page cache a read is a copy, whoever asks for it. */
     return fastload_worker_is_blocking(&fl->workers[0]) ||
-           (!fl->is_direct &&
-            (fl->direct_fd < 0 ||
-             __atomic_load_n(&fl->is_cached, __ATOMIC_RELAXED)));
+           (!fl->file.is_direct &&
+            (fl->file.direct_fd < 0 ||
+             __atomic_load_n(&fl->file.is_cached, __ATOMIC_RELAXED)));
 }

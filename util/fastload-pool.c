@@ -11,7 +11,7 @@
  *     +--taken, given a new huge page-- SPENT <--moved---+
  *
  * Each has a spare, for when its ring stops working in the middle of a read
- * (util/fastload-worker.c).  Takes pool_lock for a list operation and nothing
+ * (util/fastload-worker.c).  Takes pool.lock for a list operation and nothing
  * else; wakes nobody.
  */
 #include "qemu/osdep.h"
@@ -33,7 +33,7 @@ uint8_t *fastload_pool_map(size_t len_bytes, GError **error)
 
 void fastload_pool_unmap(Fastload *fl, uint8_t *map, size_t len_bytes)
 {
-    if (__atomic_load_n(&fl->is_staging_lost, __ATOMIC_RELAXED)) {
+    if (__atomic_load_n(&fl->pool.is_lost, __ATOMIC_RELAXED)) {
         mmap(map, len_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
              MAP_NORESERVE | MAP_FIXED, -1, 0);
     } else {
@@ -43,7 +43,7 @@ void fastload_pool_unmap(Fastload *fl, uint8_t *map, size_t len_bytes)
 
 bool fastload_pool_prepare(Fastload *fl, GError **error)
 {
-    uint32_t count = fl->chunk_read_count;
+    uint32_t count = fl->pool.read_count;
     uint8_t *map, *buf;
     uint32_t i;
 
@@ -51,26 +51,26 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
      * One more, to begin on the grid; and a spare for each, which costs no
      * memory unless it is used.
      */
-    fl->chunk_spare_bytes = count * (size_t)FASTLOAD_CHUNK_BYTES;
-    fl->chunk_map_bytes = 2 * fl->chunk_spare_bytes + FASTLOAD_CHUNK_BYTES;
-    map = fl->chunk_map = fastload_pool_map(fl->chunk_map_bytes, error);
+    fl->pool.spare_bytes = count * (size_t)FASTLOAD_CHUNK_BYTES;
+    fl->pool.map_bytes = 2 * fl->pool.spare_bytes + FASTLOAD_CHUNK_BYTES;
+    map = fl->pool.map = fastload_pool_map(fl->pool.map_bytes, error);
     if (!map) {
         return false;
     }
     /* Moved or not: O_DIRECT into small pages is a third as fast. */
-    madvise(map, fl->chunk_map_bytes, MADV_HUGEPAGE);
+    madvise(map, fl->pool.map_bytes, MADV_HUGEPAGE);
     /* A page shared with a child could not be moved. */
-    madvise(map, fl->chunk_map_bytes, MADV_DONTFORK);
-    fl->chunk_reads = g_new0(FastloadRead, count);
-    fl->chunk_extents = g_new0(FastloadSpan,
+    madvise(map, fl->pool.map_bytes, MADV_DONTFORK);
+    fl->pool.reads = g_new0(FastloadRead, count);
+    fl->pool.extents = g_new0(FastloadSpan,
                                count * FASTLOAD_EXTENT_COUNT_MAX);
     buf = (uint8_t *)(((uintptr_t)map + FASTLOAD_CHUNK_BYTES - 1) /
                       FASTLOAD_CHUNK_BYTES * FASTLOAD_CHUNK_BYTES);
     for (i = 0; i < count; i++) {
-        FastloadRead *read = &fl->chunk_reads[i];
+        FastloadRead *read = &fl->pool.reads[i];
 
         read->class = FASTLOAD_CLASS_BACKGROUND;
-        read->extents = fl->chunk_extents + i * FASTLOAD_EXTENT_COUNT_MAX;
+        read->extents = fl->pool.extents + i * FASTLOAD_EXTENT_COUNT_MAX;
         read->buf = buf + (size_t)i * FASTLOAD_CHUNK_BYTES;
         fastload_pool_put(fl, fl->has_move ? FASTLOAD_POOL_SPENT
                                            : FASTLOAD_POOL_FRESH, read);
@@ -80,19 +80,19 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
 
 void fastload_pool_release(Fastload *fl)
 {
-    if (fl->chunk_map) {
-        fastload_pool_unmap(fl, fl->chunk_map, fl->chunk_map_bytes);
-        fl->chunk_map = NULL;
+    if (fl->pool.map) {
+        fastload_pool_unmap(fl, fl->pool.map, fl->pool.map_bytes);
+        fl->pool.map = NULL;
     }
-    g_clear_pointer(&fl->chunk_reads, g_free);
-    g_clear_pointer(&fl->chunk_extents, g_free);
+    g_clear_pointer(&fl->pool.reads, g_free);
+    g_clear_pointer(&fl->pool.extents, g_free);
 }
 
 void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read)
 {
-    FastloadRead **at = &fl->pool[to];
+    FastloadRead **at = &fl->pool.lists[to];
 
-    g_mutex_lock(&fl->pool_lock);
+    g_mutex_lock(&fl->pool.lock);
     /* What has been begun is first; staging used last is warm in caches. */
     while (to == FASTLOAD_POOL_READY && *at &&
            (!read->placed_bytes || (*at)->placed_bytes)) {
@@ -100,20 +100,20 @@ void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read)
     }
     read->next = *at;
     *at = read;
-    g_mutex_unlock(&fl->pool_lock);
+    g_mutex_unlock(&fl->pool.lock);
 }
 
 FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from)
 {
     FastloadRead *read;
 
-    g_mutex_lock(&fl->pool_lock);
-    read = fl->pool[from];
+    g_mutex_lock(&fl->pool.lock);
+    read = fl->pool.lists[from];
     if (read) {
-        fl->pool[from] = read->next;
+        fl->pool.lists[from] = read->next;
         read->next = NULL;
     }
-    g_mutex_unlock(&fl->pool_lock);
+    g_mutex_unlock(&fl->pool.lock);
     return read;
 }
 
@@ -121,8 +121,8 @@ bool fastload_pool_has(Fastload *fl, FastloadPoolList list)
 {
     bool has;
 
-    g_mutex_lock(&fl->pool_lock);
-    has = fl->pool[list];
-    g_mutex_unlock(&fl->pool_lock);
+    g_mutex_lock(&fl->pool.lock);
+    has = fl->pool.lists[list];
+    g_mutex_unlock(&fl->pool.lock);
     return has;
 }

@@ -9,7 +9,7 @@
  * Failed pages and chunks come back through the same two, after a back-off
  * that doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
  * fail.  A token bucket says how much may be read ahead.  Does no I/O and
- * never blocks but on sched_lock.
+ * never blocks but on sched.lock.
  *
  * A chunk:
  *
@@ -27,24 +27,24 @@
 
 static void sched_push_locked(Fastload *fl, const FastloadFault *fault)
 {
-    uint32_t at = (fl->fault_head + fl->fault_count) %
+    uint32_t at = (fl->sched.fault_head + fl->sched.fault_count) %
                   FASTLOAD_FAULT_COUNT_MAX;
 
-    assert(fl->fault_count < FASTLOAD_FAULT_COUNT_MAX);
-    fl->faults[at] = *fault;
-    fl->fault_count++;
+    assert(fl->sched.fault_count < FASTLOAD_FAULT_COUNT_MAX);
+    fl->sched.faults[at] = *fault;
+    fl->sched.fault_count++;
 }
 
 bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault)
 {
     bool fits;
 
-    g_mutex_lock(&fl->sched_lock);
-    fits = fl->fault_count < FASTLOAD_FAULT_COUNT_MAX;
+    g_mutex_lock(&fl->sched.lock);
+    fits = fl->sched.fault_count < FASTLOAD_FAULT_COUNT_MAX;
     if (fits) {
         sched_push_locked(fl, fault);
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return fits;
 }
 
@@ -54,12 +54,13 @@ bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
     bool found = false;
     uint32_t i;
 
-    g_mutex_lock(&fl->sched_lock);
-    for (i = 0; i < fl->fault_count && !found; i++) {
-        FastloadFault fault = fl->faults[fl->fault_head];
+    g_mutex_lock(&fl->sched.lock);
+    for (i = 0; i < fl->sched.fault_count && !found; i++) {
+        FastloadFault fault = fl->sched.faults[fl->sched.fault_head];
 
-        fl->fault_head = (fl->fault_head + 1) % FASTLOAD_FAULT_COUNT_MAX;
-        fl->fault_count--;
+        fl->sched.fault_head = (fl->sched.fault_head + 1) %
+                               FASTLOAD_FAULT_COUNT_MAX;
+        fl->sched.fault_count--;
         if (fault.not_before_ns > now_ns) {
             sched_push_locked(fl, &fault);
         } else {
@@ -67,7 +68,7 @@ bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
             found = true;
         }
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return found;
 }
 
@@ -90,9 +91,10 @@ static void sched_for_each_fault_locked(Fastload *fl,
 {
     uint32_t i, r;
 
-    for (i = 0; i < fl->fault_count; i++) {
-        func(&fl->faults[(fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX],
-             opaque);
+    for (i = 0; i < fl->sched.fault_count; i++) {
+        uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+
+        func(&fl->sched.faults[at], opaque);
     }
     for (i = 0; i < fl->config.worker_count; i++) {
         for (r = 0; r < fl->urgent_read_count; r++) {
@@ -123,9 +125,9 @@ uint64_t fastload_sched_oldest_fault_ns(Fastload *fl)
 {
     uint64_t begin_ns;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     begin_ns = sched_oldest_fault_locked(fl);
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return begin_ns == UINT64_MAX ? 0 : begin_ns;
 }
 
@@ -143,9 +145,9 @@ uint32_t fastload_sched_fault_room(Fastload *fl)
 {
     uint32_t room;
 
-    g_mutex_lock(&fl->sched_lock);
-    room = FASTLOAD_FAULT_COUNT_MAX - fl->fault_count;
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
+    room = FASTLOAD_FAULT_COUNT_MAX - fl->sched.fault_count;
+    g_mutex_unlock(&fl->sched.lock);
     return room;
 }
 
@@ -154,123 +156,69 @@ bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns)
     bool is_due = false;
     uint32_t i;
 
-    g_mutex_lock(&fl->sched_lock);
-    for (i = 0; i < fl->fault_count && !is_due; i++) {
-        uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+    g_mutex_lock(&fl->sched.lock);
+    for (i = 0; i < fl->sched.fault_count && !is_due; i++) {
+        uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
 
-        is_due = fl->faults[at].not_before_ns <= now_ns;
+        is_due = fl->sched.faults[at].not_before_ns <= now_ns;
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return is_due;
 }
 
 uint64_t fastload_sched_quiet_ns(Fastload *fl)
 {
-    return __atomic_load_n(&fl->last_fault_ns, __ATOMIC_RELAXED) +
+    return __atomic_load_n(&fl->sched.last_fault_ns, __ATOMIC_RELAXED) +
            FASTLOAD_FAULT_QUIET_NS;
-}
-
-uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns)
-{
-    uint32_t max_bytes = __atomic_load_n(&fl->flight_bytes_max,
-                                         __ATOMIC_RELAXED);
-    bool is_quiet = now_ns >= fastload_sched_quiet_ns(fl);
-    uint32_t reader_count = 1;
-
-    if (fastload_file_is_busy(fl)) {
-        /* Without the one that waits for faults. */
-        reader_count = MAX(fl->busy_count - !is_quiet, 1);
-    }
-    if (is_quiet) {
-        max_bytes *= FASTLOAD_FLIGHT_QUIET_FACTOR;
-    }
-    return MAX(max_bytes / reader_count / FASTLOAD_REQ_BYTES_MIN, 1) *
-           FASTLOAD_REQ_BYTES_MIN;
-}
-
-/*
- * As TCP Vegas does it: the least time that a read took is how far away the
- * storage is, what a read takes beyond that is how long it waited for others.
- * Workers may overwrite each other's result; the next read brings a new one.
- */
-void fastload_sched_flight_done(Fastload *fl, uint32_t len_bytes,
-                                uint64_t took_ns)
-{
-    uint64_t least_ns = __atomic_load_n(&fl->flight_least_ns,
-                                        __ATOMIC_RELAXED);
-    uint64_t max_bytes = __atomic_load_n(&fl->flight_bytes_max,
-                                         __ATOMIC_RELAXED);
-    uint64_t step_bytes = (uint64_t)len_bytes * len_bytes / max_bytes;
-
-    uint64_t wait_ns;
-
-    if (len_bytes < FASTLOAD_REQ_BYTES_MIN ||
-        took_ns < FASTLOAD_FLIGHT_LEAST_NS) {
-        return; /* too short to compare, or from memory */
-    }
-    least_ns = least_ns ? MIN(least_ns, took_ns) : took_ns;
-    /* One read more, or less, by the time as many came back as are out. */
-    wait_ns = MAX(FASTLOAD_FLIGHT_WAIT_NS,
-                  least_ns / FASTLOAD_FLIGHT_WAIT_SHARE);
-    if (took_ns - least_ns < wait_ns) {
-        max_bytes += step_bytes;
-    } else {
-        max_bytes -= step_bytes;
-    }
-    max_bytes = MIN(max_bytes, least_ns * FASTLOAD_FLIGHT_BYTES_PER_NS);
-    max_bytes = CLAMP(max_bytes, FASTLOAD_FLIGHT_BYTES_MIN,
-                      FASTLOAD_FLIGHT_BYTES_MAX);
-    __atomic_store_n(&fl->flight_least_ns, least_ns, __ATOMIC_RELAXED);
-    __atomic_store_n(&fl->flight_bytes_max, max_bytes, __ATOMIC_RELAXED);
 }
 
 static bool sched_rate_is_limited_locked(const Fastload *fl)
 {
-    return fl->rate_bytes_per_s &&
-           fl->rate_bytes_per_s != FASTLOAD_BACKGROUND_OFF;
+    return fl->rate.bytes_per_s &&
+           fl->rate.bytes_per_s != FASTLOAD_BACKGROUND_OFF;
 }
 
 static double sched_rate_burst_locked(const Fastload *fl)
 {
-    return MAX(fl->rate_bytes_per_s * (FASTLOAD_RATE_BURST_NS / 1e9),
+    return MAX(fl->rate.bytes_per_s * (FASTLOAD_RATE_BURST_NS / 1e9),
                2.0 * FASTLOAD_REQ_BYTES_MIN);
 }
 
 static void sched_rate_count_locked(Fastload *fl, uint64_t now_ns)
 {
-    if (now_ns <= fl->rate_at_ns) {
+    if (now_ns <= fl->rate.at_ns) {
         return; /* another worker read the clock later than the caller */
     }
     if (sched_rate_is_limited_locked(fl)) {
-        double due_bytes = (now_ns - fl->rate_at_ns) / 1e9 *
-                           fl->rate_bytes_per_s;
+        double due_bytes = (now_ns - fl->rate.at_ns) / 1e9 *
+                           fl->rate.bytes_per_s;
 
-        fl->rate_tokens = MIN(fl->rate_tokens + due_bytes,
+        fl->rate.tokens = MIN(fl->rate.tokens + due_bytes,
                               sched_rate_burst_locked(fl));
     }
-    fl->rate_at_ns = now_ns;
+    fl->rate.at_ns = now_ns;
 }
 
 /* Early areas come first, and no rate holds them back. */
 static bool sched_is_early_next_locked(const Fastload *fl)
 {
-    const FastloadArea *area = fl->next_area < fl->areas->len
-        ? g_ptr_array_index(fl->areas, fl->next_area) : NULL;
+    const FastloadArea *area = fl->sched.next_area < fl->areas->len
+        ? g_ptr_array_index(fl->areas, fl->sched.next_area) : NULL;
 
-    return area && area->is_early && fl->next_chunk < area->chunk_count;
+    return area && area->is_early && fl->sched.next_chunk < area->chunk_count;
 }
 
 static uint64_t sched_rate_due_locked(const Fastload *fl)
 {
-    if (fl->rate_bytes_per_s == FASTLOAD_BACKGROUND_OFF) {
+    if (fl->rate.bytes_per_s == FASTLOAD_BACKGROUND_OFF) {
         return UINT64_MAX;
     }
-    if (!fl->rate_bytes_per_s || fl->rate_tokens > 0 ||
+    if (!fl->rate.bytes_per_s || fl->rate.tokens > 0 ||
         sched_is_early_next_locked(fl)) {
         return 0;
     }
-    return fl->rate_at_ns + 1 +
-           (uint64_t)((1 - fl->rate_tokens) / fl->rate_bytes_per_s * 1e9);
+    return fl->rate.at_ns + 1 +
+           (uint64_t)((1 - fl->rate.tokens) / fl->rate.bytes_per_s * 1e9);
 }
 
 /*
@@ -279,19 +227,21 @@ static uint64_t sched_rate_due_locked(const Fastload *fl)
  */
 static uint64_t sched_probe_due_locked(const Fastload *fl)
 {
-    return fl->failed_chunk_count && fl->wants_probe && !fl->is_probe_out
-        ? fl->retry_at_ns : UINT64_MAX;
+    const FastloadRetry *retry = &fl->retry;
+
+    return retry->failed_chunk_count && retry->wants_probe &&
+           !retry->is_probe_out ? retry->due_ns : UINT64_MAX;
 }
 
 static void sched_rate_charge_locked(Fastload *fl, uint32_t read_bytes)
 {
-    double debt_bytes = MAX(fl->rate_bytes_per_s *
+    double debt_bytes = MAX(fl->rate.bytes_per_s *
                             (FASTLOAD_RATE_DEBT_NS / 1e9),
                             1.0 * FASTLOAD_CHUNK_BYTES);
 
     if (sched_rate_is_limited_locked(fl)) {
-        fl->rate_tokens = MAX(fl->rate_tokens - read_bytes,
-                              MIN(fl->rate_tokens, -debt_bytes));
+        fl->rate.tokens = MAX(fl->rate.tokens - read_bytes,
+                              MIN(fl->rate.tokens, -debt_bytes));
     }
 }
 
@@ -299,10 +249,10 @@ uint64_t fastload_sched_rate_due_ns(Fastload *fl)
 {
     uint64_t due_ns;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     /* What was begun is in the way of a probe: then it goes on as well. */
     due_ns = MIN(sched_rate_due_locked(fl), sched_probe_due_locked(fl));
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return due_ns;
 }
 
@@ -312,10 +262,10 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
 {
     uint32_t take_bytes = want_bytes;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     sched_rate_count_locked(fl, now_ns);
     if (read->area->is_early &&
-        fl->rate_bytes_per_s != FASTLOAD_BACKGROUND_OFF) {
+        fl->rate.bytes_per_s != FASTLOAD_BACKGROUND_OFF) {
         /* It takes nothing from the rate. */
     } else if (read->is_probe || (sched_rate_due_locked(fl) &&
                            now_ns >= sched_probe_due_locked(fl))) {
@@ -330,17 +280,17 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
             take_bytes = (uint32_t)max_bytes / FASTLOAD_PAGE_BYTES_MIN *
                          FASTLOAD_PAGE_BYTES_MIN;
         }
-        fl->rate_tokens -= take_bytes;
+        fl->rate.tokens -= take_bytes;
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return take_bytes;
 }
 
 void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes)
 {
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     sched_rate_charge_locked(fl, read_bytes);
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
 }
 
 void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
@@ -348,41 +298,42 @@ void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
 {
     double burst_bytes;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     sched_rate_count_locked(fl, now_ns);
-    fl->rate_bytes_per_s = bytes_per_s;
+    fl->rate.bytes_per_s = bytes_per_s;
     if (sched_rate_is_limited_locked(fl)) {
         /* What a faster rate took in advance is forgiven, but for a burst. */
         burst_bytes = sched_rate_burst_locked(fl);
-        fl->rate_tokens = CLAMP(fl->rate_tokens, -burst_bytes, burst_bytes);
+        fl->rate.tokens = CLAMP(fl->rate.tokens, -burst_bytes, burst_bytes);
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
 }
 
 static void sched_note_recovery_locked(Fastload *fl)
 {
-    fl->is_file_changed = false;
-    fl->is_failure_known = false;
-    fl->wants_probe = false;
-    fl->failed_round_count = 0;
-    fl->backoff_ns = 0;
+    fl->retry.is_file_changed = false;
+    fl->retry.is_failure_known = false;
+    fl->retry.wants_probe = false;
+    fl->retry.failed_round_count = 0;
+    fl->retry.backoff_ns = 0;
 }
 
 void fastload_sched_retry_now(Fastload *fl)
 {
     uint32_t i;
 
-    g_mutex_lock(&fl->sched_lock);
-    fl->retry_at_ns = 0;
+    g_mutex_lock(&fl->sched.lock);
+    fl->retry.due_ns = 0;
     sched_note_recovery_locked(fl);
-    fl->wants_probe = true; /* but nothing has been read yet */
-    for (i = 0; i < fl->fault_count; i++) {
-        uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+    fl->retry.wants_probe = true; /* but nothing has been read yet */
+    for (i = 0; i < fl->sched.fault_count; i++) {
+        uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+        FastloadFault *fault = &fl->sched.faults[at];
 
         /* Not 0: that is a fault which did not fail. */
-        fl->faults[at].not_before_ns = MIN(fl->faults[at].not_before_ns, 1);
+        fault->not_before_ns = MIN(fault->not_before_ns, 1);
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
 }
 
 static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
@@ -400,7 +351,7 @@ static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
         for (c = 0; c < area->chunk_count; c++) {
             if (area->chunk_states[c] == FASTLOAD_CHUNK_FAILED) {
                 area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
-                fl->failed_chunk_count--;
+                fl->retry.failed_chunk_count--;
                 *ret_area = area;
                 *ret_chunk_idx = c;
                 return true;
@@ -413,11 +364,11 @@ static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
 static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
                                       uint64_t *ret_chunk_idx)
 {
-    for (; fl->next_area < fl->areas->len; fl->next_area++) {
-        FastloadArea *area = g_ptr_array_index(fl->areas, fl->next_area);
+    for (; fl->sched.next_area < fl->areas->len; fl->sched.next_area++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, fl->sched.next_area);
 
-        while (area->is_trapped && fl->next_chunk < area->chunk_count) {
-            uint64_t c = fl->next_chunk++;
+        while (area->is_trapped && fl->sched.next_chunk < area->chunk_count) {
+            uint64_t c = fl->sched.next_chunk++;
 
             if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING) {
                 area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
@@ -426,7 +377,7 @@ static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
                 return true;
             }
         }
-        fl->next_chunk = 0;
+        fl->sched.next_chunk = 0;
     }
     return false;
 }
@@ -434,7 +385,7 @@ static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
 /* Of a file that has changed no chunk is any better than the last one. */
 static uint64_t sched_pending_due_locked(const Fastload *fl)
 {
-    return fl->is_file_changed ? fl->retry_at_ns : 0;
+    return fl->retry.is_file_changed ? fl->retry.due_ns : 0;
 }
 
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
@@ -442,20 +393,20 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
 {
     bool is_held, found = false;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     sched_rate_count_locked(fl, now_ns);
     is_held = sched_rate_due_locked(fl) != 0;
     read->is_probe = is_held && now_ns >= sched_probe_due_locked(fl);
-    if (read->is_probe || (!is_held && fl->failed_chunk_count &&
-                           now_ns >= fl->retry_at_ns)) {
+    if (read->is_probe || (!is_held && fl->retry.failed_chunk_count &&
+                           now_ns >= fl->retry.due_ns)) {
         found = sched_take_failed_locked(fl, &read->area, ret_chunk_idx);
-        fl->is_probe_out = fl->is_probe_out || read->is_probe;
+        fl->retry.is_probe_out = fl->retry.is_probe_out || read->is_probe;
     }
     read->is_retried = found;
     if (!is_held && !found && now_ns >= sched_pending_due_locked(fl)) {
         found = sched_take_pending_locked(fl, &read->area, ret_chunk_idx);
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return found;
 }
 
@@ -465,23 +416,23 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
     uint64_t due_ns = UINT64_MAX;
     uint32_t i;
 
-    g_mutex_lock(&fl->sched_lock);
-    if (takes_chunks && fl->failed_chunk_count) {
-        due_ns = fl->retry_at_ns;
+    g_mutex_lock(&fl->sched.lock);
+    if (takes_chunks && fl->retry.failed_chunk_count) {
+        due_ns = fl->retry.due_ns;
     }
-    if (takes_chunks && fl->next_area < fl->areas->len) {
+    if (takes_chunks && fl->sched.next_area < fl->areas->len) {
         due_ns = MIN(due_ns, sched_pending_due_locked(fl));
     }
     due_ns = MAX(due_ns, sched_rate_due_locked(fl));
     if (takes_chunks) {
         due_ns = MIN(due_ns, sched_probe_due_locked(fl));
     }
-    for (i = 0; takes_faults && i < fl->fault_count; i++) {
-        uint32_t at = (fl->fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
+    for (i = 0; takes_faults && i < fl->sched.fault_count; i++) {
+        uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
 
-        due_ns = MIN(due_ns, fl->faults[at].not_before_ns);
+        due_ns = MIN(due_ns, fl->sched.faults[at].not_before_ns);
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return due_ns;
 }
 
@@ -489,26 +440,27 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
 static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
                                       const FastloadFailure *failure)
 {
-    if (now_ns >= fl->retry_at_ns) {
-        if (!fl->failed_round_count++) {
-            fl->failed_at_ns = now_ns;
+    if (now_ns >= fl->retry.due_ns) {
+        if (!fl->retry.failed_round_count++) {
+            fl->retry.failed_at_ns = now_ns;
         }
-        fl->backoff_ns = CLAMP(fl->backoff_ns * 2, FASTLOAD_BACKOFF_NS_MIN,
-                               FASTLOAD_BACKOFF_NS_MAX);
-        fl->retry_at_ns = now_ns + fl->backoff_ns;
+        fl->retry.backoff_ns = CLAMP(fl->retry.backoff_ns * 2,
+                                     FASTLOAD_BACKOFF_NS_MIN,
+                                     FASTLOAD_BACKOFF_NS_MAX);
+        fl->retry.due_ns = now_ns + fl->retry.backoff_ns;
     }
-    fl->failure = *failure;
-    fl->is_failure_known = true;
-    fl->wants_probe = true;
-    fl->is_file_changed = failure->kind == FASTLOAD_FAILURE_CHANGED;
+    fl->retry.failure = *failure;
+    fl->retry.is_failure_known = true;
+    fl->retry.wants_probe = true;
+    fl->retry.is_file_changed = failure->kind == FASTLOAD_FAILURE_CHANGED;
 }
 
 /* Has something that failed been read since, or does nothing fail any more? */
 static bool sched_retry_ended_locked(Fastload *fl, bool was_read)
 {
-    assert(fl->failing_count);
-    fl->failing_count--;
-    if (was_read || !fl->failing_count) {
+    assert(fl->retry.failing_count);
+    fl->retry.failing_count--;
+    if (was_read || !fl->retry.failing_count) {
         sched_note_recovery_locked(fl);
         return true;
     }
@@ -519,13 +471,13 @@ static bool sched_is_stalled_locked(Fastload *fl)
 {
     uint64_t now_ns, begin_ns;
 
-    if (fl->failed_round_count < FASTLOAD_STALL_ROUND_COUNT) {
+    if (fl->retry.failed_round_count < FASTLOAD_STALL_ROUND_COUNT) {
         return false;
     }
     /* A file that has changed does not heal. */
     now_ns = fastload_stats_now_ns();
-    if (fl->is_file_changed ||
-        now_ns >= fl->failed_at_ns + FASTLOAD_STALL_FAIL_NS) {
+    if (fl->retry.is_file_changed ||
+        now_ns >= fl->retry.failed_at_ns + FASTLOAD_STALL_FAIL_NS) {
         return true;
     }
     begin_ns = sched_oldest_fault_locked(fl);
@@ -537,12 +489,12 @@ bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure)
 {
     bool is_stalled;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     is_stalled = sched_is_stalled_locked(fl);
     if (is_stalled) {
-        *ret_failure = fl->failure;
+        *ret_failure = fl->retry.failure;
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return is_stalled;
 }
 
@@ -550,14 +502,14 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
 {
     bool is_failing;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     /* What failed for a fault may have come with its chunk meanwhile. */
-    is_failing = fl->failing_count && fl->is_failure_known &&
+    is_failing = fl->retry.failing_count && fl->retry.is_failure_known &&
                  __atomic_load_n(&fl->missing_bytes, __ATOMIC_RELAXED);
     if (is_failing) {
-        *ret_failure = fl->failure;
+        *ret_failure = fl->retry.failure;
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return is_failing;
 }
 
@@ -573,9 +525,9 @@ bool fastload_has_failed_faults(Fastload *fl)
 {
     bool has_failed = false;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     sched_for_each_fault_locked(fl, sched_find_failed_locked, &has_failed);
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     return has_failed;
 }
 
@@ -584,7 +536,7 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
     bool is_recovered = false;
     FastloadFault fault;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     fault = read->fault;
     read->fault.area = NULL;
     if (fault.not_before_ns) {
@@ -594,10 +546,10 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
             is_recovered = sched_retry_ended_locked(fl,
                 !__atomic_load_n(&fault.area->is_dropped, __ATOMIC_ACQUIRE));
         } else {
-            fl->failing_count--; /* that read will tell */
+            fl->retry.failing_count--; /* that read will tell */
         }
     }
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     if (is_recovered) {
         fastload_session_resumed(fl);
     }
@@ -611,13 +563,13 @@ static bool sched_requeue_locked(Fastload *fl, const FastloadFault *fault)
 {
     FastloadFault later = *fault;
 
-    if (fl->fault_count == FASTLOAD_FAULT_COUNT_MAX) {
+    if (fl->sched.fault_count == FASTLOAD_FAULT_COUNT_MAX) {
         fastload_uffd_wake(fl->uffd, fault->area->hva +
                            (fault->page_idx << fault->area->page_shift),
                            fault->area->page_bytes);
         return false;
     }
-    later.not_before_ns = MAX(fl->retry_at_ns, 1); /* 0: it never failed */
+    later.not_before_ns = MAX(fl->retry.due_ns, 1); /* 0: it never failed */
     sched_push_locked(fl, &later);
     return true;
 }
@@ -633,13 +585,13 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
     };
     bool is_stalled;
 
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     sched_note_failure_locked(fl, now_ns, &failure);
     if (sched_requeue_locked(fl, fault)) {
-        fl->failing_count++;
+        fl->retry.failing_count++;
     }
     is_stalled = sched_is_stalled_locked(fl);
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
     if (is_stalled) {
         fastload_session_stalled(fl);
     }
@@ -657,15 +609,15 @@ static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
     if (!read->is_replaced) {
         sched_note_failure_locked(fl, now_ns, &failure);
     }
-    fl->failing_count += read->is_retried ? 0 : 1;
+    fl->retry.failing_count += read->is_retried ? 0 : 1;
     if (read->class == FASTLOAD_CLASS_BACKGROUND) {
-        fl->failed_chunk_count++;
+        fl->retry.failed_chunk_count++;
         return;
     }
     /* The claim first: the page must be claimable when it is queued. */
     fastload_bit_clear(read->area->claimed, read->fault.page_idx);
     if (!sched_requeue_locked(fl, &read->fault)) {
-        fl->failing_count--;
+        fl->retry.failing_count--;
     }
 }
 
@@ -678,12 +630,12 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
 
     trace_fastload_read_done(fl, area->hva, read->span.ram_off, read->class,
                              -read->error);
-    g_mutex_lock(&fl->sched_lock);
+    g_mutex_lock(&fl->sched.lock);
     if (read->class == FASTLOAD_CLASS_BACKGROUND) {
         assert(area->chunk_states[chunk_idx] == FASTLOAD_CHUNK_TAKEN);
         area->chunk_states[chunk_idx] = read->error ? FASTLOAD_CHUNK_FAILED
                                                     : FASTLOAD_CHUNK_DONE;
-        fl->is_probe_out = fl->is_probe_out && !read->is_probe;
+        fl->retry.is_probe_out = fl->retry.is_probe_out && !read->is_probe;
         read->is_probe = false;
     }
     if (read->error) {
@@ -691,14 +643,14 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
     } else if (read->is_retried) {
         /* Others may have brought its pages, or its memory is gone. */
         is_recovered = sched_retry_ended_locked(fl, read->extent_count);
-    } else if (fl->failed_round_count && !fl->failing_count) {
+    } else if (fl->retry.failed_round_count && !fl->retry.failing_count) {
         /* What failed found no room in the queue: this may be it. */
         sched_note_recovery_locked(fl);
         is_recovered = true;
     }
     read->fault.area = NULL; /* answered, or in the queue again */
     is_stalled = sched_is_stalled_locked(fl);
-    g_mutex_unlock(&fl->sched_lock);
+    g_mutex_unlock(&fl->sched.lock);
 
     if (read->error && is_stalled) {
         fastload_session_stalled(fl);

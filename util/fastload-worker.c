@@ -100,8 +100,8 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
 {
     Fastload *fl = w->fl;
     FastloadIoSetup setup = {
-        .fd = fl->fd,
-        .direct_fd = fl->direct_fd,
+        .fd = fl->file.fd,
+        .direct_fd = fl->file.direct_fd,
         .watch_fds = { fl->uffd, w->kick_fd },
         .staging = w->staging,
         /*
@@ -137,7 +137,8 @@ static void worker_read_fail(FastloadRead *read, FastloadFailureKind kind,
 static void worker_check_file(FastloadWorker *w, FastloadRead *read)
 {
     FastloadFileState state = read->extent_count
-        ? fastload_file_check(w->fl, read->file_count) : FASTLOAD_FILE_SAME;
+        ? fastload_file_check(w->fl, read->file_generation)
+        : FASTLOAD_FILE_SAME;
     uint64_t file_off = read->area->file_off + read->span.ram_off;
 
     if (state == FASTLOAD_FILE_SAME) {
@@ -163,7 +164,7 @@ static void worker_plan_read(const FastloadWorker *w, FastloadRead *read)
 
     read->placed_bytes = 0;
     read->error = 0;
-    read->file_count = w->file_count;
+    read->file_generation = w->file_generation;
     read->is_replaced = false;
     read->next = NULL;
     read->inflight_count = 0;
@@ -274,7 +275,7 @@ static bool worker_is_first_of_several(const FastloadWorker *w)
 static bool worker_minds_faults(const FastloadWorker *w)
 {
     return w->idx == 0 || fastload_worker_is_blocking(&w->fl->workers[0]) ||
-           __atomic_load_n(&w->fl->are_faults_shared, __ATOMIC_RELAXED);
+           __atomic_load_n(&w->fl->sched.are_faults_shared, __ATOMIC_RELAXED);
 }
 
 /*
@@ -324,7 +325,7 @@ static bool worker_has_urgent_room(const FastloadWorker *w)
 static void worker_share_faults(FastloadWorker *w, bool is_swamped,
                                 bool has_new)
 {
-    uint32_t *are_shared = &w->fl->are_faults_shared;
+    uint32_t *are_shared = &w->fl->sched.are_faults_shared;
     bool were_shared = w->idx == 0
         ? __atomic_exchange_n(are_shared, is_swamped, __ATOMIC_RELAXED)
         : __atomic_load_n(are_shared, __ATOMIC_RELAXED);
@@ -458,7 +459,7 @@ static bool worker_has_flight_room(const FastloadWorker *w,
 
 static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
 {
-    uint32_t bytes_max = fastload_sched_flight_bytes(w->fl, now_ns);
+    uint32_t bytes_max = fastload_window_bytes(w->fl, now_ns);
     uint32_t req_bytes_max = CLAMP(bytes_max / 2, FASTLOAD_REQ_BYTES_MIN,
                                    FASTLOAD_REQ_BYTES_MAX);
 
@@ -608,7 +609,8 @@ static bool worker_read_without_ring(FastloadWorker *w, FastloadIoReq *req)
         w->io_ops->is_blocking || fastload_session_is_ending(w->fl)) {
         return false;
     }
-    fastload_io_sync_read(req->is_direct ? w->fl->direct_fd : w->fl->fd, req);
+    fastload_io_sync_read(req->is_direct ? w->fl->file.direct_fd
+                                         : w->fl->file.fd, req);
     trace_fastload_read_without_ring(w->fl, w->idx, req->file_off,
                                      req->len_bytes, -ring_error, -req->error);
     return true;
@@ -644,7 +646,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
         w->flight_bytes -= req->len_bytes;
         w->flight_count--;
         if (!req->error && !req->tries && !is_without_ring) {
-            fastload_sched_flight_done(w->fl, req->len_bytes,
+            fastload_window_sample(w->fl, req->len_bytes,
                                        fastload_stats_now_ns() -
                                        req->begin_ns);
         }
@@ -663,7 +665,7 @@ static size_t worker_spare_bytes(const FastloadWorker *w,
                                  const FastloadRead *read)
 {
     return read->class == FASTLOAD_CLASS_URGENT ? w->staging_bytes
-                                                : w->fl->chunk_spare_bytes;
+                                                : w->fl->pool.spare_bytes;
 }
 
 /* What has come in of @read so far goes with it. */
@@ -695,7 +697,7 @@ static void worker_leave_ring(FastloadWorker *w)
         if (!req->is_queued) {
             continue;
         }
-        __atomic_store_n(&w->fl->is_staging_lost, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&w->fl->pool.is_lost, 1, __ATOMIC_RELAXED);
         if (!read->is_spare) {
             worker_use_spare(w, read);
         }
@@ -714,7 +716,7 @@ static bool worker_must_leave_ring(const FastloadWorker *w)
 {
     return w->is_io_broken ||
            (!w->io_ops->is_blocking &&
-            __atomic_load_n(&w->fl->is_staging_lost, __ATOMIC_RELAXED));
+            __atomic_load_n(&w->fl->pool.is_lost, __ATOMIC_RELAXED));
 }
 
 static void worker_reap(FastloadWorker *w)
@@ -733,7 +735,8 @@ static bool worker_times_faults(const FastloadWorker *w)
     return worker_minds_faults(w) &&
            (worker_has_urgent_room(w) ||
             (worker_is_first_of_several(w) &&
-             !__atomic_load_n(&w->fl->are_faults_shared, __ATOMIC_RELAXED)));
+             !__atomic_load_n(&w->fl->sched.are_faults_shared,
+                              __ATOMIC_RELAXED)));
 }
 
 /*
@@ -747,7 +750,7 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
     Fastload *fl = w->fl;
     uint64_t due_ns, chunk_due_ns = UINT64_MAX;
     bool has_room =
-        worker_has_flight_room(w, fastload_sched_flight_bytes(fl, now_ns));
+        worker_has_flight_room(w, fastload_window_bytes(fl, now_ns));
 
     due_ns = fastload_sched_next_due_ns(fl, worker_times_faults(w), false);
     if (has_room && w->issuing) {
@@ -830,13 +833,13 @@ static bool worker_poll(FastloadWorker *w, uint64_t now_ns,
 /* Before anything else is queued: it is to come from there. */
 static void worker_note_file(FastloadWorker *w)
 {
-    uint32_t file_count = __atomic_load_n(&w->fl->file_count,
+    uint32_t file_generation = __atomic_load_n(&w->fl->file.generation,
                                           __ATOMIC_ACQUIRE);
 
-    if (w->file_count == file_count || file_count % 2) {
+    if (w->file_generation == file_generation || file_generation % 2) {
         return; /* or it is being replaced just now */
     }
-    w->file_count = file_count;
+    w->file_generation = file_generation;
     if (w->io_ops->reopen) {
         w->io_ops->reopen(w->io);
     }

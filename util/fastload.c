@@ -22,6 +22,7 @@
  *   fastload-io-uring.c  read backend: io_uring
  *   fastload-io-sync.c   read backend: preadv
  *   fastload-uffd.c      userfaultfd calls with errno and progress
+ *   fastload-window.c    how much is read ahead at once
  *   fastload-stats.c     counters, log2 histograms, summing
  *   fastload-header.c    what a file says of a RAM block; for the callers
  *
@@ -48,9 +49,9 @@
  *   SETTLED    threads gone
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
- * Lock order: event_lock, then state_lock or sched_lock, never both; place_lock
- * of an area, pool_lock, prefix_lock and the lock of an eager load alone.  No
- * lock is held over I/O, none but place_lock over placement, and none but
+ * Lock order: event_lock, then state_lock or sched.lock, never both; place_lock
+ * of an area, pool.lock, file.prefix_lock and the lock of an eager load alone.
+ * No lock is held over I/O, none but place_lock over placement, and none but
  * event_lock over the event callback.
  */
 #include "qemu/osdep.h"
@@ -402,10 +403,10 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
         return NULL;
     }
     fl = g_new0(Fastload, 1);
-    fl->fd = fd;
-    fl->direct_fd = -1;
+    fl->file.fd = fd;
+    fl->file.direct_fd = -1;
     fl->uffd = -1;
-    fl->flight_bytes_max = FASTLOAD_FLIGHT_BYTES_MIN;
+    fl->window.bytes_max = FASTLOAD_FLIGHT_BYTES_MIN;
     fl->config = *config;
     if (!fl->config.worker_count) {
         fl->config.worker_count = 2;
@@ -419,12 +420,12 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     fl->areas_by_hva = g_ptr_array_new();
     g_mutex_init(&fl->state_lock);
     g_mutex_init(&fl->event_lock);
-    g_mutex_init(&fl->pool_lock);
-    g_mutex_init(&fl->prefix_lock);
-    g_mutex_init(&fl->sched_lock);
+    g_mutex_init(&fl->pool.lock);
+    g_mutex_init(&fl->file.prefix_lock);
+    g_mutex_init(&fl->sched.lock);
     g_cond_init(&fl->state_cond);
-    fl->prefix_wait_ns = FASTLOAD_PREFIX_WAIT_NS;
-    fl->prefix_settle_ns = FASTLOAD_PREFIX_SETTLE_NS;
+    fl->file.prefix_wait_ns = FASTLOAD_PREFIX_WAIT_NS;
+    fl->file.prefix_settle_ns = FASTLOAD_PREFIX_SETTLE_NS;
     fastload_file_note(fl);
     fastload_sched_rate_set(fl, fastload_stats_now_ns(),
                             config->background_bytes_per_s);
@@ -757,7 +758,7 @@ static bool session_trap(Fastload *fl, GError **error)
 static const FastloadIoOps *session_choose_io(Fastload *fl)
 {
     FastloadIoSetup setup = {
-        .fd = fl->fd,
+        .fd = fl->file.fd,
         .direct_fd = -1,
         .watch_fds = { -1, -1 },
         .req_count_max = 1,
@@ -794,7 +795,7 @@ static void session_size_staging(Fastload *fl)
         chunks_each = 1;
         fl->busy_count = fl->config.worker_count;
     }
-    fl->chunk_read_count = MIN(fl->busy_count * chunks_each,
+    fl->pool.read_count = MIN(fl->busy_count * chunks_each,
                                FASTLOAD_STAGING_BYTES_MAX /
                                FASTLOAD_CHUNK_BYTES);
     if (fl->zeros_bytes) {
@@ -909,7 +910,7 @@ bool fastload_start(Fastload *fl, GError **error)
     assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
     fl->start_ns = fastload_stats_now_ns();
     /* Devices will load and touch memory: begin as if there were faults. */
-    fl->last_fault_ns = fl->start_ns;
+    fl->sched.last_fault_ns = fl->start_ns;
     if (!fl->areas->len) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
                     "there is no memory to load");
@@ -922,7 +923,7 @@ bool fastload_start(Fastload *fl, GError **error)
      * The kernel's readahead (8 MiB is not unusual) would put megabytes in
      * front of every urgent read; what to read ahead is decided here.
      */
-    posix_fadvise(fl->fd, 0, 0, POSIX_FADV_RANDOM);
+    posix_fadvise(fl->file.fd, 0, 0, POSIX_FADV_RANDOM);
     fastload_file_prepare(fl);
     if (!session_trap(fl, error)) {
         session_untrap(fl);
@@ -1142,7 +1143,7 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
         .zero_bytes = __atomic_load_n(&fl->zero_bytes, __ATOMIC_RELAXED),
         .remaining_bytes = __atomic_load_n(&fl->missing_bytes,
                                            __ATOMIC_ACQUIRE),
-        .has_mtime_moved = __atomic_load_n(&fl->has_mtime_moved,
+        .has_mtime_moved = __atomic_load_n(&fl->file.has_mtime_moved,
                                            __ATOMIC_RELAXED),
     };
     uint64_t eager_bytes = __atomic_load_n(&fl->eager_bytes,
@@ -1213,14 +1214,14 @@ void fastload_free(Fastload *fl)
     if (fl->uffd >= 0) {
         close(fl->uffd);
     }
-    if (fl->direct_fd >= 0) {
-        close(fl->direct_fd);
+    if (fl->file.direct_fd >= 0) {
+        close(fl->file.direct_fd);
     }
     g_cond_clear(&fl->state_cond);
     g_mutex_clear(&fl->state_lock);
     g_mutex_clear(&fl->event_lock);
-    g_mutex_clear(&fl->pool_lock);
-    g_mutex_clear(&fl->prefix_lock);
-    g_mutex_clear(&fl->sched_lock);
+    g_mutex_clear(&fl->pool.lock);
+    g_mutex_clear(&fl->file.prefix_lock);
+    g_mutex_clear(&fl->sched.lock);
     g_free(fl);
 }

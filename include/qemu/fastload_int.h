@@ -287,10 +287,10 @@ struct FastloadRead {
     int32_t error;          /* the first one's, once its tries are used up */
     FastloadFailureKind error_kind;
     uint64_t error_file_off;
-    uint32_t file_count;    /* which file it was read from */
+    uint32_t file_generation; /* which file it was read from */
     bool is_replaced;       /* and that is not the one any more: read again */
     uint64_t begin_ns;      /* urgent: when the fault message was read */
-    FastloadFault fault;    /* urgent: what it answers, under sched_lock;
+    FastloadFault fault;    /* urgent: what it answers, under sched.lock;
                                no area: nothing */
     bool is_retried;        /* counted in failing_count */
     bool is_probe;          /* tells whether reads still fail; not rated */
@@ -435,17 +435,95 @@ typedef struct FastloadWorker {
     uint64_t flight_bytes;       /* of background requests */
     uint32_t flight_count;
     uint32_t inflight_count;     /* requests, of either class */
-    uint32_t file_count;         /* the file that the backend knows */
+    uint32_t file_generation;         /* the file that the backend knows */
     FastloadCounters counters;
     /* atomic */
     uint32_t is_idle;            /* may sleep: kick it when there is work */
 } FastloadWorker;
 
+/* The snapshot: util/fastload-file.c */
+typedef struct FastloadFile {
+    /* constant after start: the numbers, not what they refer to */
+    int fd;                      /* fastload_recover() may have both refer to */
+    int direct_fd;               /* another copy; O_DIRECT, or -1 */
+    bool is_direct;              /* fd has O_DIRECT itself */
+    uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS, but in tests */
+    uint64_t prefix_settle_ns;   /* FASTLOAD_PREFIX_SETTLE_NS, the same */
+    /* lock prefix_lock */
+    GMutex prefix_lock;
+    FastloadPrefix *prefix;      /* NULL: there is none, or it is not known */
+    /* atomic */
+    uint32_t is_cached;          /* relaxed: the last chunk was; a hint */
+    uint32_t generation;         /* two for each replacement; odd: in it */
+    uint32_t is_direct_lost;     /* direct_fd is not of the file any more */
+    uint32_t is_watched;         /* it is a regular file, and was: */
+    uint64_t len_bytes;
+    uint64_t mtime_ns;
+    uint64_t prefix_due_ns;      /* to be read again; UINT64_MAX: never */
+    uint32_t may_mtime_move;     /* by itself, as far as can be told */
+    uint32_t has_mtime_moved;    /* relaxed: and it has */
+    uint32_t changed_generation; /* generation + 1 of the last; 0: none */
+} FastloadFile;
+
+/* Staging of chunks: util/fastload-pool.c */
+typedef struct FastloadPool {
+    /* constant after start */
+    uint32_t read_count;
+    uint8_t *map;                /* on the chunk grid */
+    size_t map_bytes;
+    size_t spare_bytes;          /* from a chunk's staging to its spare */
+    FastloadRead *reads;
+    FastloadSpan *extents;
+    /* lock lock */
+    GMutex lock;
+    FastloadRead *lists[FASTLOAD_POOL_MAX];
+    /* atomic */
+    uint32_t is_lost;            /* the kernel may write to it */
+} FastloadPool;
+
+/* What to read next: util/fastload-sched.c; lock sched.lock */
+typedef struct FastloadSched {
+    GMutex lock;
+    FastloadFault faults[FASTLOAD_FAULT_COUNT_MAX];
+    uint32_t fault_head;
+    uint32_t fault_count;
+    uint32_t next_area;          /* background cursor */
+    uint64_t next_chunk;
+    /* atomic, relaxed: hints */
+    uint64_t last_fault_ns;      /* does the guest fault? */
+    uint32_t are_faults_shared;  /* the first worker is swamped */
+} FastloadSched;
+
+/* What failed, and when it is tried again: the same; lock sched.lock */
+typedef struct FastloadRetry {
+    uint64_t failing_count;      /* pages and chunks waiting for a retry */
+    FastloadFailure failure;     /* the last of those */
+    bool is_failure_known;       /* it came after the last recovery */
+    bool is_file_changed;        /* it says so, and nothing was read since */
+    uint32_t failed_round_count; /* since something failing was read */
+    uint64_t failed_at_ns;       /* when the first of these rounds failed */
+    uint64_t failed_chunk_count;
+    uint64_t due_ns;             /* for failed chunks */
+    bool wants_probe;            /* nothing that failed was read since */
+    bool is_probe_out;           /* a chunk is tried in advance of the rate */
+    uint64_t backoff_ns;
+} FastloadRetry;
+
+/* The background's limit, a token bucket: the same; lock sched.lock */
+typedef struct FastloadRate {
+    uint64_t bytes_per_s;        /* 0: no limit; FASTLOAD_BACKGROUND_OFF */
+    double tokens;               /* bytes; below 0: taken in advance */
+    uint64_t at_ns;              /* when the tokens were counted last */
+} FastloadRate;
+
+/* How much is in flight: the same; atomic, relaxed */
+typedef struct FastloadWindow {
+    uint32_t bytes_max;
+    uint64_t least_ns;           /* what a read takes with no other before */
+} FastloadWindow;
+
 struct Fastload {
     /* constant after start */
-    int fd;                      /* the numbers are; fastload_recover() may */
-    int direct_fd;               /* have them refer to another copy; or -1 */
-    bool is_direct;              /* fd has O_DIRECT itself */
     int uffd;
     FastloadConfig config;
     const FastloadIoOps *io_ops;
@@ -456,22 +534,19 @@ struct Fastload {
     size_t zeros_bytes;
     uint32_t busy_count;         /* workers that read ahead and place */
     uint32_t urgent_read_count;  /* for each worker */
-    uint32_t chunk_read_count;   /* all together */
-    uint8_t *chunk_map;          /* their staging, on the chunk grid */
-    size_t chunk_map_bytes;
-    size_t chunk_spare_bytes;    /* from a chunk's staging to its spare */
-    uint32_t is_staging_lost;    /* atomic: the kernel may write to it */
-    FastloadRead *chunk_reads;
-    FastloadSpan *chunk_extents;
-    bool has_move;               /* of the userfaultfd, then of any area */
     uint32_t urgent_bytes;       /* staging for one urgent read */
+    bool has_move;               /* of the userfaultfd, then of any area */
     uint64_t total_bytes;
     uint64_t zero_bytes;
-    uint64_t eager_bytes;        /* atomic: data loaded by start */
-    uint64_t eager_read_bytes;   /* atomic: read for it */
     uint64_t start_ns;
-    uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS, but in tests */
-    uint64_t prefix_settle_ns;   /* FASTLOAD_PREFIX_SETTLE_NS, the same */
+
+    /* each with what locks it */
+    FastloadFile file;
+    FastloadPool pool;
+    FastloadSched sched;
+    FastloadRetry retry;
+    FastloadRate rate;
+    FastloadWindow window;
 
     /* lock state_lock */
     GMutex state_lock;
@@ -488,51 +563,9 @@ struct Fastload {
     /* lock event_lock: one event callback at a time, in order */
     GMutex event_lock;
 
-    /* lock pool_lock */
-    GMutex pool_lock;
-    FastloadRead *pool[FASTLOAD_POOL_MAX];
-
-    /* lock prefix_lock */
-    GMutex prefix_lock;
-    FastloadPrefix *prefix;      /* NULL: there is none, or it is not known */
-
-    /* lock sched_lock */
-    GMutex sched_lock;
-    FastloadFault faults[FASTLOAD_FAULT_COUNT_MAX];
-    uint32_t fault_head;
-    uint32_t fault_count;
-    uint32_t next_area;          /* background cursor */
-    uint64_t next_chunk;
-    uint64_t failing_count;      /* pages and chunks waiting for a retry */
-    FastloadFailure failure;     /* the last of those */
-    bool is_failure_known;       /* it came after the last recovery */
-    bool is_file_changed;        /* it says so, and nothing was read since */
-    uint32_t failed_round_count; /* since something failing was read */
-    uint64_t failed_at_ns;       /* when the first of these rounds failed */
-    uint64_t failed_chunk_count;
-    uint64_t retry_at_ns;        /* for failed chunks */
-    bool wants_probe;            /* nothing that failed was read since */
-    bool is_probe_out;           /* a chunk is tried in advance of the rate */
-    uint64_t backoff_ns;
-    uint64_t rate_bytes_per_s;   /* 0: no limit; FASTLOAD_BACKGROUND_OFF */
-    double rate_tokens;          /* bytes; below 0: taken in advance */
-    uint64_t rate_at_ns;         /* when the tokens were counted last */
-
     /* atomic */
-    uint64_t last_fault_ns;      /* relaxed: does the guest fault? a hint */
-    uint32_t is_cached;          /* relaxed: the last chunk was; a hint, too */
-    uint32_t are_faults_shared;  /* relaxed: the first worker is swamped */
-    uint32_t flight_bytes_max;   /* relaxed, as what follows */
-    uint64_t flight_least_ns;    /* what a read takes with no other before it */
-    uint32_t file_count;         /* two for each replacement; odd: in it */
-    uint32_t is_direct_lost;     /* direct_fd is not of the file any more */
-    uint32_t is_file_watched;    /* it is a regular file, and was: */
-    uint64_t file_bytes;
-    uint64_t file_mtime_ns;
-    uint64_t prefix_due_ns;      /* to be read again; UINT64_MAX: never */
-    uint32_t may_mtime_move;     /* by itself, as far as can be told */
-    uint32_t has_mtime_moved;    /* relaxed: and it has */
-    uint32_t changed_file_count; /* file_count + 1 of the last; 0: none */
+    uint64_t eager_bytes;        /* data loaded by start */
+    uint64_t eager_read_bytes;   /* read for it */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
@@ -566,7 +599,7 @@ static inline bool fastload_session_is_ending(Fastload *fl)
     return __atomic_load_n(&fl->is_ending, __ATOMIC_ACQUIRE);
 }
 
-/* scheduler: what to do next; takes sched_lock itself, does no I/O */
+/* scheduler: what to do next; takes sched.lock itself, does no I/O */
 bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault);
 /* The fault is @read's from then on: it is never seen to be nowhere. */
 bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
@@ -586,9 +619,9 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read);
 /* From when on the guest no longer counts as faulting, if it does not fault */
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
 /* What a worker may have in flight for the background now. */
-uint32_t fastload_sched_flight_bytes(Fastload *fl, uint64_t now_ns);
+uint32_t fastload_window_bytes(Fastload *fl, uint64_t now_ns);
 /* A background read of @len_bytes took so long: what does that tell? */
-void fastload_sched_flight_done(Fastload *fl, uint32_t len_bytes,
+void fastload_window_sample(Fastload *fl, uint32_t len_bytes,
                                 uint64_t took_ns);
 /* Says of @read which area, whether it is retried, and a probe. */
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
@@ -691,10 +724,10 @@ typedef enum FastloadFileState {
 } FastloadFileState;
 
 /*
- * Is what was read with @file_count from the file that it was?  Where the
+ * Is what was read with @generation from the file that it was?  Where the
  * file's server is asked, only when it seems not.  Waits for no other thread.
  */
-FastloadFileState fastload_file_check(Fastload *fl, uint32_t file_count);
+FastloadFileState fastload_file_check(Fastload *fl, uint32_t generation);
 /* Opens direct_fd where it can be of use; called by start, no threads yet. */
 void fastload_file_prepare(Fastload *fl);
 /*

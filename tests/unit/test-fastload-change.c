@@ -241,11 +241,11 @@ static void test_longer_file(const void *opaque)
     change_finish(t);
 }
 
-/* Of what was read with @file_count. */
-static void change_check_file(ChangeTest *t, uint32_t file_count,
+/* Of what was read with @file_generation. */
+static void change_check_file(ChangeTest *t, uint32_t file_generation,
                               bool is_replaced)
 {
-    g_assert_cmpint(fastload_file_check(t->fl, file_count), ==,
+    g_assert_cmpint(fastload_file_check(t->fl, file_generation), ==,
                     is_replaced ? FASTLOAD_FILE_REPLACED
                                 : FASTLOAD_FILE_SAME);
 }
@@ -254,19 +254,19 @@ static void test_reads_of_a_replaced_file(const void *opaque)
 {
     /* What was begun before a recovery is not taken for what came after. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
-    uint32_t file_count = t->fl->file_count;
+    uint32_t file_generation = t->fl->file.generation;
     int copy_fd;
 
-    change_check_file(t, file_count, false);
+    change_check_file(t, file_generation, false);
     g_assert_true(fastload_recover(t->fl, -1, NULL));
-    change_check_file(t, file_count, true);
-    g_assert_cmpuint(t->fl->file_count % 2, ==, 0);
-    file_count = t->fl->file_count;
-    change_check_file(t, file_count, false);
+    change_check_file(t, file_generation, true);
+    g_assert_cmpuint(t->fl->file.generation % 2, ==, 0);
+    file_generation = t->fl->file.generation;
+    change_check_file(t, file_generation, false);
     copy_fd = dup(t->f->fd);
     g_assert_true(fastload_recover(t->fl, copy_fd, NULL));
-    change_check_file(t, file_count, true);
-    change_check_file(t, t->fl->file_count, false);
+    change_check_file(t, file_generation, true);
+    change_check_file(t, t->fl->file.generation, false);
     close(copy_fd);
     change_finish(t);
 }
@@ -278,7 +278,7 @@ static void test_while_it_is_replaced(const void *opaque)
     FixtureToucher toucher;
     FastloadStats stats;
 
-    __atomic_add_fetch(&t->fl->file_count, 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&t->fl->file.generation, 1, __ATOMIC_SEQ_CST);
     fixture_toucher_start_page(&toucher, t->f, 9);
     fastload_set_background_rate(t->fl, 0);
     /* The page's read and those of chunks come back, again and again. */
@@ -289,7 +289,7 @@ static void test_while_it_is_replaced(const void *opaque)
     g_assert_false(fixture_toucher_is_done(&toucher));
     g_assert_false(fixture_page_is_resident(t->f, 9));
     g_assert_false(fixture_page_is_resident(t->f, PAGE_COUNT - 1));
-    __atomic_add_fetch(&t->fl->file_count, 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&t->fl->file.generation, 1, __ATOMIC_SEQ_CST);
     g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
     change_finish(t);
 }
@@ -311,9 +311,9 @@ static void test_changed_file_is_left_alone(const void *opaque)
     change_let_it_fail(t, LARGE_PAGE_COUNT / CHUNK_PAGES);
     fastload_get_stats(t->fl, &stats);
     g_assert_cmpuint(stats.remaining_bytes, ==, t->f->len_bytes);
-    g_mutex_lock(&t->fl->sched_lock);
-    chunk_idx = t->fl->next_area ? UINT64_MAX : t->fl->next_chunk;
-    g_mutex_unlock(&t->fl->sched_lock);
+    g_mutex_lock(&t->fl->sched.lock);
+    chunk_idx = t->fl->sched.next_area ? UINT64_MAX : t->fl->sched.next_chunk;
+    g_mutex_unlock(&t->fl->sched.lock);
     g_assert_cmpuint(chunk_idx, <, LARGE_PAGE_COUNT / CHUNK_PAGES / 2);
     change_flip_page(t, 700);
     g_assert_true(fastload_recover(t->fl, -1, NULL));
@@ -355,7 +355,7 @@ static ChangeTest *change_new_settling(FastloadIoKind io_kind,
     ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
 
     change_open(t, io_kind, STREAM_OFF, FASTLOAD_BACKGROUND_OFF);
-    t->fl->prefix_settle_ns = settle_ns;
+    t->fl->file.prefix_settle_ns = settle_ns;
     change_start(t);
     return t;
 }
@@ -397,7 +397,7 @@ static void change_wait_settled(ChangeTest *t, uint64_t page_idx)
 {
     fixture_wait_until(({
         g_assert_true(fixture_page_is_right(t->f, page_idx++));
-        __atomic_load_n(&t->fl->prefix_due_ns, __ATOMIC_RELAXED) ==
+        __atomic_load_n(&t->fl->file.prefix_due_ns, __ATOMIC_RELAXED) ==
             UINT64_MAX;
     }));
 }
@@ -507,7 +507,7 @@ static void test_data_then_before(const void *opaque)
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
-    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    t->fl->file.prefix_wait_ns = UINT64_MAX / 2;
     change_flip_page(t, 700);
     fixture_toucher_start_page(&touchers[0], t->f, 4);
     change_wait_for_doubt(t);
@@ -526,7 +526,7 @@ static void test_time_is_put_back(const void *opaque)
     FixtureToucher touchers[2];
     struct stat st;
 
-    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    t->fl->file.prefix_wait_ns = UINT64_MAX / 2;
     g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
     change_flip_page(t, 700);
     fixture_toucher_start_page(&touchers[0], t->f, 4);
@@ -562,7 +562,7 @@ static void test_bytes_after_their_time(const void *opaque)
 
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
                 FASTLOAD_BACKGROUND_OFF);
-    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    t->fl->file.prefix_wait_ns = UINT64_MAX / 2;
     change_start(t);
     g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
     fixture_toucher_start_page(&toucher, t->f, 4);
@@ -606,7 +606,7 @@ static void test_writes_in_a_row(const void *opaque)
 
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
                 FASTLOAD_BACKGROUND_OFF);
-    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    t->fl->file.prefix_wait_ns = UINT64_MAX / 2;
     change_start(t);
     g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
     g_assert_cmpint(fstat(t->f->fd, &st), ==, 0);
@@ -667,7 +667,7 @@ static void *change_late_bytes_main(void *opaque)
 {
     ChangeLateBytes *late = opaque;
 
-    fixture_wait_until(__atomic_load_n(&late->t->fl->prefix_due_ns,
+    fixture_wait_until(__atomic_load_n(&late->t->fl->file.prefix_due_ns,
                                        __ATOMIC_ACQUIRE) == 0);
     late->map[0] = 2;
     return NULL;
@@ -681,7 +681,7 @@ static void test_late_bytes_at_start(const void *opaque)
     GThread *thread;
 
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
-    t->fl->prefix_wait_ns = UINT64_MAX / 2;
+    t->fl->file.prefix_wait_ns = UINT64_MAX / 2;
     g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
     thread = g_thread_new("late", change_late_bytes_main, &late);
     change_start(t);
@@ -722,7 +722,7 @@ static void test_before_an_old_stream(const void *opaque)
         { .tv_sec = 1000 }, { .tv_sec = 1000 } }), ==, 0);
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
                 FASTLOAD_BACKGROUND_OFF);
-    g_assert_cmpuint(t->fl->prefix_due_ns, ==, UINT64_MAX);
+    g_assert_cmpuint(t->fl->file.prefix_due_ns, ==, UINT64_MAX);
     change_start(t);
     g_assert_true(fixture_page_is_right(t->f, 3));
     change_write_before(t, 10, 1);
@@ -778,7 +778,7 @@ static void test_before_the_stream_direct(const void *opaque)
     t->f->fd = direct_fd;
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF,
                 FASTLOAD_BACKGROUND_OFF);
-    g_assert_nonnull(t->fl->prefix);
+    g_assert_nonnull(t->fl->file.prefix);
     t->f->fd = fd;
     change_start(t);
     change_write_before(t, STREAM_OFF - 1, 1);
@@ -850,7 +850,7 @@ static void test_uring_set_up_and_refused(const void *opaque)
     change_start(t);
     g_assert_cmpstr(change_io_name(t), ==, "preadv");
     g_assert_nonnull(t->fl->io_fallback);
-    g_assert_false(t->fl->is_staging_lost);
+    g_assert_false(t->fl->pool.is_lost);
     change_finish(t);
 }
 
@@ -929,7 +929,7 @@ static void test_time_that_moves_by_itself(const void *opaque)
     fastload_get_stats(t->fl, &stats);
     g_assert_false(stats.has_mtime_moved);
     /* As of a file on such a file system. */
-    t->fl->may_mtime_move = 1;
+    t->fl->file.may_mtime_move = 1;
     change_start(t);
     g_assert_cmpint(futimens(t->f->fd, NULL), ==, 0);
     g_assert_true(fixture_page_is_right(t->f, 4));

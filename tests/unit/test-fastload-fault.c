@@ -1184,9 +1184,9 @@ static uint64_t fault_failing_count(FaultTest *t)
 {
     uint64_t count;
 
-    g_mutex_lock(&t->fl->sched_lock);
-    count = t->fl->failing_count;
-    g_mutex_unlock(&t->fl->sched_lock);
+    g_mutex_lock(&t->fl->sched.lock);
+    count = t->fl->retry.failing_count;
+    g_mutex_unlock(&t->fl->sched.lock);
     return count;
 }
 
@@ -1800,7 +1800,7 @@ static void test_one_worker_stays_free(const void *opaque)
     sim_hold(SIM_HOLD_BACKGROUND);
     test_clock_stop();
     t = fault_new_sim(fixture_all_data);
-    t->fl->is_cached = 1;
+    t->fl->file.is_cached = 1;
     fault_start(t);
     /* Two reads, each of half of what may be in flight. */
     fault_check_readers(t, 0, 2);
@@ -1951,15 +1951,15 @@ static uint64_t fault_flight_bytes(uint64_t far_ns, uint64_t first_per_us,
     for (i = 0; i < 100 * 1000; i++) {
         uint64_t bytes_per_us = i < 50 * 1000 ? first_per_us : later_per_us;
 
-        flight_bytes = __atomic_load_n(&fl->flight_bytes_max,
+        flight_bytes = __atomic_load_n(&fl->window.bytes_max,
                                        __ATOMIC_RELAXED);
         /* The first came alone, the others when all before them was read. */
-        fastload_sched_flight_done(fl, FASTLOAD_REQ_BYTES_MAX,
+        fastload_window_sample(fl, FASTLOAD_REQ_BYTES_MAX,
                                    i ? MAX(far_ns, flight_bytes * 1000 /
                                                    bytes_per_us) : far_ns);
         /* What is short or cached tells nothing. */
-        fastload_sched_flight_done(fl, FASTLOAD_PAGE_BYTES_MIN, 1000 * 1000);
-        fastload_sched_flight_done(fl, FASTLOAD_REQ_BYTES_MAX, 30 * 1000);
+        fastload_window_sample(fl, FASTLOAD_PAGE_BYTES_MIN, 1000 * 1000);
+        fastload_window_sample(fl, FASTLOAD_REQ_BYTES_MAX, 30 * 1000);
     }
     return flight_bytes;
 }
@@ -2090,14 +2090,14 @@ static uint64_t fault_page_of(FaultTest *t, uint32_t worker_idx)
     uint64_t page_idx = UINT64_MAX;
     uint32_t i;
 
-    g_mutex_lock(&t->fl->sched_lock);
+    g_mutex_lock(&t->fl->sched.lock);
     for (i = 0; i < t->fl->urgent_read_count; i++) {
         const FastloadFault *fault =
             &t->fl->workers[worker_idx].reads[i].fault;
 
         page_idx = fault->area ? fault->page_idx : page_idx;
     }
-    g_mutex_unlock(&t->fl->sched_lock);
+    g_mutex_unlock(&t->fl->sched.lock);
     g_assert_cmpuint(page_idx, !=, UINT64_MAX);
     return page_idx;
 }
@@ -2288,11 +2288,11 @@ static uint64_t fault_taken_count(FaultTest *t)
     const FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
     uint64_t i, count = 0;
 
-    g_mutex_lock(&t->fl->sched_lock);
+    g_mutex_lock(&t->fl->sched.lock);
     for (i = 0; i < area->chunk_count; i++) {
         count += area->chunk_states[i] == FASTLOAD_CHUNK_TAKEN;
     }
-    g_mutex_unlock(&t->fl->sched_lock);
+    g_mutex_unlock(&t->fl->sched.lock);
     return count;
 }
 
@@ -2391,12 +2391,12 @@ static bool fault_chunk_is_done(FaultTest *t, uint64_t page_idx)
     const FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
     bool is_done;
 
-    g_mutex_lock(&t->fl->sched_lock);
+    g_mutex_lock(&t->fl->sched.lock);
     is_done = area->chunk_states[page_idx / CHUNK_PAGES] ==
               FASTLOAD_CHUNK_DONE ||
               area->chunk_states[page_idx / CHUNK_PAGES] ==
               FASTLOAD_CHUNK_UNTRAPPED;
-    g_mutex_unlock(&t->fl->sched_lock);
+    g_mutex_unlock(&t->fl->sched.lock);
     return is_done || fastload_is_settled(t->fl);
 }
 

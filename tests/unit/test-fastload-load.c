@@ -229,7 +229,7 @@ static void test_cold_eager_file_stays_cold(const void *opaque)
         g_test_skip("the file system of TMPDIR keeps its files in memory");
     } else {
         load_go(fl);
-        if (fl->direct_fd < 0) {
+        if (fl->file.direct_fd < 0) {
             g_test_skip("no O_DIRECT in TMPDIR, or no cachestat() here");
         } else {
             g_assert_cmpuint(fixture_cached_bytes(f), ==, 0);
@@ -610,7 +610,7 @@ static void test_direct_io(const void *opaque)
 static bool load_around_cache(const LoadCase *lc, Fixture *f)
 {
     Fastload *fl = load_start(f, lc->io_kind, lc->worker_count);
-    bool has_way = fl->direct_fd >= 0;
+    bool has_way = fl->file.direct_fd >= 0;
 
     load_wait(fl);
     fastload_free(fl);
@@ -649,7 +649,7 @@ static bool load_is_around(Fastload *fl, const Fixture *f,
     g_assert_cmpint(pread(f->fd, bytes, len_bytes, f->file_off), ==,
                     len_bytes);
     fastload_file_choose(fl, &read);
-    g_assert_true(fl->is_cached == !read.is_direct);
+    g_assert_true(fl->file.is_cached == !read.is_direct);
     return read.is_direct;
 }
 
@@ -660,7 +660,7 @@ static void test_mostly_cached_chunks(const void *opaque)
     Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES, fixture_all_data);
     Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
 
-    if (fl->direct_fd < 0) {
+    if (fl->file.direct_fd < 0) {
         g_test_skip("no O_DIRECT in TMPDIR, or no cachestat() here");
     } else if (fixture_drop_cache(f)) {
         g_test_skip("the file system of TMPDIR keeps its files in memory");
@@ -682,14 +682,15 @@ static const char *load_break_way_around(Fastload *fl, const Fixture *f)
 {
     int fd;
 
-    if (fl->direct_fd < 0) {
+    if (fl->file.direct_fd < 0) {
         return "no O_DIRECT in TMPDIR, or no cachestat() here";
     }
     if (fixture_drop_cache(f)) {
         return "the file system of TMPDIR keeps its files in memory";
     }
     fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    g_assert_cmpint(dup3(fd, fl->direct_fd, O_CLOEXEC), ==, fl->direct_fd);
+    g_assert_cmpint(dup3(fd, fl->file.direct_fd, O_CLOEXEC), ==,
+                    fl->file.direct_fd);
     close(fd);
     return NULL;
 }
@@ -1181,8 +1182,8 @@ static void test_staging_is_given_back(const void *opaque)
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(lc->memory, 2 * CHUNK_PAGES, lc->has_data);
     Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
-    const uint8_t *maps[3] = { fl->chunk_map };
-    size_t map_bytes = fl->chunk_map_bytes;
+    const uint8_t *maps[3] = { fl->pool.map };
+    size_t map_bytes = fl->pool.map_bytes;
     uint32_t i;
 
     g_assert_cmpuint(lc->worker_count, ==, 2);
@@ -1849,9 +1850,9 @@ static void test_early_regions_are_due_at_once(const void *opaque)
     g_assert_true(fastload_add_region(fl, &region, NULL));
     g_assert_cmpuint(fastload_sched_rate_due_ns(fl), ==, 0);
     /* As when all of its chunks are taken. */
-    fl->next_chunk = 2;
+    fl->sched.next_chunk = 2;
     g_assert_cmpuint(fastload_sched_rate_due_ns(fl), >, 0);
-    fl->next_chunk = 0;
+    fl->sched.next_chunk = 0;
     fastload_set_background_rate(fl, FASTLOAD_BACKGROUND_OFF);
     g_assert_cmpuint(fastload_sched_rate_due_ns(fl), ==, UINT64_MAX);
     fastload_free(fl);
