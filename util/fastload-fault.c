@@ -7,7 +7,8 @@
  * swamped or reading keeps it busy.  What can be answered at once is: a page
  * that the snapshot says is zero is placed, a page that is there already has
  * its waiters woken.  Everything else goes to the scheduler's fault queue.
- * Messages for which the queue has no room stay in the kernel.
+ * Messages for which the queue has no room stay in the kernel, and so do those
+ * beyond FASTLOAD_FAULT_TURN_MAX until the worker's next turn.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -88,7 +89,7 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
 bool fastload_fault_drain(FastloadWorker *w)
 {
     Fastload *fl = w->fl;
-    bool has_any = false;
+    uint32_t total_count = 0;
     FastloadUffdFault msgs[FASTLOAD_FAULT_BATCH_MAX];
     int count, i;
 
@@ -104,12 +105,13 @@ bool fastload_fault_drain(FastloadWorker *w)
         if (count <= 0) {
             break;
         }
-        has_any = true;
+        total_count += count;
         now_ns = fastload_stats_now_ns();
         __atomic_store_n(&fl->sched.last_fault_ns, now_ns, __ATOMIC_RELAXED);
         for (i = 0; i < count; i++) {
             fault_answer(w, &msgs[i], now_ns);
         }
-    } while (count == FASTLOAD_FAULT_BATCH_MAX);
-    return has_any;
+    } while (count == FASTLOAD_FAULT_BATCH_MAX &&
+             total_count < FASTLOAD_FAULT_TURN_MAX);
+    return total_count;
 }

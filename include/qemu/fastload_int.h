@@ -77,6 +77,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_URGENT_STAGING_BYTES_MAX (4u << 20)
 #define FASTLOAD_FAULT_COUNT_MAX 1024
 #define FASTLOAD_FAULT_BATCH_MAX 16
+/*
+ * So many messages a worker answers before it looks at anything else.  Each
+ * may take the placement of a page, and a guest that touches zero pages, or
+ * gives pages back and touches them again, always has another one ready: reads
+ * that came in meanwhile have waiters of their own.
+ */
+#define FASTLOAD_FAULT_TURN_MAX 64
 /* Of /proc/sys/vm/max_map_count, what trapping may use: one part in... */
 #define FASTLOAD_SPAN_SHARE 8
 #define FASTLOAD_SPAN_COUNT_DEFAULT 4096
@@ -646,7 +653,10 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
                               uint64_t now_ns);
 
 /* faults: util/fastload-fault.c */
-/* Whether there were any. */
+/*
+ * Answers messages, no more than FASTLOAD_FAULT_TURN_MAX: those that are left
+ * keep the userfaultfd readable.  Returns whether there were any.
+ */
 bool fastload_fault_drain(FastloadWorker *w);
 /* The trapped region that @hva lies in, or NULL. */
 FastloadArea *fastload_fault_find_area(Fastload *fl, const void *hva);

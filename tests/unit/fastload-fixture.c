@@ -818,6 +818,18 @@ void fixture_placed_check(FixturePlaced *placed, const FastloadStats *stats)
 
 /* ---- threads ---- */
 
+uint64_t fixture_unread_fault_count(int uffd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", uffd);
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    line = strstr(text, "pending:");
+    g_assert_nonnull(line);
+    return strtoull(line + strlen("pending:"), NULL, 10);
+}
+
 bool fixture_thread_waits(pid_t tid)
 {
     g_autofree char *path = g_strdup_printf("/proc/self/task/%d/syscall",

@@ -172,6 +172,8 @@ void fixture_events_wait(FixtureEvents *events, FastloadEvent event);
         } \
     } while (0)
 
+/* So many faults of @uffd have not been read. */
+uint64_t fixture_unread_fault_count(int uffd);
 /* Does the thread wait for another one, in futex(2)? */
 bool fixture_thread_waits(pid_t tid);
 

@@ -4,8 +4,11 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <linux/userfaultfd.h>
 #include "fastload-fixture.h"
+#include "fastload-gate.h"
 #include "fastload-sim.h"
 
 #define PAGE FIXTURE_PAGE_BYTES
@@ -1098,6 +1101,65 @@ static void test_more_faults_than_room(const void *opaque)
     sim_hold(SIM_HOLD_NONE);
     fault_wait(t);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static bool fault_every_second_page(uint64_t page_idx)
+{
+    return page_idx % 2;
+}
+
+/* Faults that the only worker was told of between two polls of its reads. */
+typedef struct FaultTurn {
+    uint64_t poll_count;
+    uint32_t told_count;
+    uint32_t told_count_max; /* valid once the load is over */
+} FaultTurn;
+
+static void fault_count_in_turn(void *hva, uint32_t tid, void *opaque)
+{
+    FaultTurn *turn = opaque;
+    uint64_t poll_count = sim_poll_count();
+
+    if (turn->poll_count != poll_count) {
+        turn->poll_count = poll_count;
+        turn->told_count = 0;
+    }
+    turn->told_count++;
+    turn->told_count_max = MAX(turn->told_count_max, turn->told_count);
+}
+
+static void test_reads_have_their_turn(const void *opaque)
+{
+    /* However many faults are ready, a worker sees to its reads in between. */
+    SimConfig sim_config = { .seed = 50 };
+    uint32_t count = 3 * FASTLOAD_FAULT_TURN_MAX, i;
+    g_autofree FixtureToucher *touchers = g_new0(FixtureToucher, count);
+    FaultTurn turn = { 0 };
+    FaultTest *t;
+
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    t = fault_new(&sim_ops, FASTLOAD_IO_AUTO, FIXTURE_ANON, 4 * CHUNK_PAGES,
+                  1, fault_every_second_page);
+    t->fl->config.fault_func = fault_count_in_turn;
+    t->fl->config.fault_opaque = &turn;
+    fault_start(t);
+    /* The worker is about to answer the first one while all others come. */
+    gate_hold(UFFDIO_ZEROPAGE, GATE_BEFORE);
+    fixture_toucher_start_page(&touchers[0], t->f, 0);
+    gate_wait_held();
+    for (i = 1; i < count; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 2 * i);
+    }
+    fixture_wait_until(fixture_unread_fault_count(t->fl->uffd) == count - 1);
+    gate_open();
+    for (i = 0; i < count; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(turn.told_count_max, <=, FASTLOAD_FAULT_TURN_MAX);
     fault_free(t);
 }
 
@@ -2692,6 +2754,7 @@ int main(int argc, char **argv)
              test_adjacent_regions_are_told_apart);
     add_test("is-loaded-by-the-byte", test_is_loaded_by_the_byte);
     add_test("discarded-page-is-zero", test_discarded_page_is_zero);
+    add_test("reads-have-their-turn", test_reads_have_their_turn);
     add_test("more-faults-than-room", test_more_faults_than_room);
     add_test("cancel-releases-waiters", test_cancel_releases_waiters);
     add_test("cancel-waits-for-reads", test_cancel_waits_for_reads);
