@@ -557,21 +557,27 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
 
 /*
  * The page goes back to the fault queue; nobody else would ask for it.
- * Without room, the toucher faults again and queues in the kernel: false.
+ * Without room: false.  The caller then calls sched_send_back() with the lock
+ * released, for that is a system call.
  */
 static bool sched_requeue_locked(Fastload *fl, const FastloadFault *fault)
 {
     FastloadFault later = *fault;
 
     if (fl->sched.fault_count == FASTLOAD_FAULT_COUNT_MAX) {
-        fastload_uffd_wake(fl->uffd, fault->area->hva +
-                           (fault->page_idx << fault->area->page_shift),
-                           fault->area->page_bytes);
         return false;
     }
     later.not_before_ns = MAX(fl->retry.due_ns, 1); /* 0: it never failed */
     sched_push_locked(fl, &later);
     return true;
+}
+
+/* There was no room: the toucher faults again, and queues in the kernel. */
+static void sched_send_back(const Fastload *fl, const FastloadFault *fault)
+{
+    fastload_uffd_wake(fl->uffd, fault->area->hva +
+                       (fault->page_idx << fault->area->page_shift),
+                       fault->area->page_bytes);
 }
 
 void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
@@ -583,21 +589,24 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
         .file_off = fault->area->file_off +
                     (fault->page_idx << fault->area->page_shift),
     };
-    bool is_stalled;
+    bool is_queued, is_stalled;
 
     g_mutex_lock(&fl->sched.lock);
     sched_note_failure_locked(fl, now_ns, &failure);
-    if (sched_requeue_locked(fl, fault)) {
-        fl->retry.failing_count++;
-    }
+    is_queued = sched_requeue_locked(fl, fault);
+    fl->retry.failing_count += is_queued;
     is_stalled = sched_is_stalled_locked(fl);
     g_mutex_unlock(&fl->sched.lock);
+    if (!is_queued) {
+        sched_send_back(fl, fault);
+    }
     if (is_stalled) {
         fastload_session_stalled(fl);
     }
 }
 
-static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
+/* Returns whether it will be tried again by itself: see above. */
+static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
                                      uint64_t now_ns)
 {
     FastloadFailure failure = {
@@ -612,13 +621,15 @@ static void sched_read_failed_locked(Fastload *fl, FastloadRead *read,
     fl->retry.failing_count += read->is_retried ? 0 : 1;
     if (read->class == FASTLOAD_CLASS_BACKGROUND) {
         fl->retry.failed_chunk_count++;
-        return;
+        return true;
     }
     /* The claim first: the page must be claimable when it is queued. */
     fastload_bit_clear(read->area->claimed, read->fault.page_idx);
     if (!sched_requeue_locked(fl, &read->fault)) {
         fl->retry.failing_count--;
+        return false;
     }
+    return true;
 }
 
 void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
@@ -626,7 +637,8 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
 {
     FastloadArea *area = read->area;
     uint64_t chunk_idx = fastload_plan_chunk_of(area, read->span.ram_off);
-    bool is_stalled, is_recovered = false;
+    bool is_queued = true, is_stalled, is_recovered = false;
+    FastloadFault fault;
 
     trace_fastload_read_done(fl, area->hva, read->span.ram_off, read->class,
                              -read->error);
@@ -638,8 +650,9 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
         fl->retry.is_probe_out = fl->retry.is_probe_out && !read->is_probe;
         read->is_probe = false;
     }
+    fault = read->fault;
     if (read->error) {
-        sched_read_failed_locked(fl, read, now_ns);
+        is_queued = sched_read_failed_locked(fl, read, now_ns);
     } else if (read->is_retried) {
         /* Others may have brought its pages, or its memory is gone. */
         is_recovered = sched_retry_ended_locked(fl, read->extent_count);
@@ -652,6 +665,9 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
     is_stalled = sched_is_stalled_locked(fl);
     g_mutex_unlock(&fl->sched.lock);
 
+    if (!is_queued) {
+        sched_send_back(fl, &fault);
+    }
     if (read->error && is_stalled) {
         fastload_session_stalled(fl);
     } else if (is_recovered) {

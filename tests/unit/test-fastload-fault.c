@@ -1163,6 +1163,42 @@ static void test_reads_have_their_turn(const void *opaque)
     fault_free(t);
 }
 
+static void test_wake_without_the_lock(const void *opaque)
+{
+    /* Who is woken for want of room is woken while others may ask for work. */
+    SimConfig config = { .seed = 51 };
+    uint32_t count = FASTLOAD_FAULT_COUNT_MAX + 200, i;
+    g_autofree FixtureToucher *touchers = g_new0(FixtureToucher, count);
+    FaultTest *t;
+
+    sim_reset(&config);
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_ALL);
+    fault_start(t);
+    for (i = 0; i < count; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, i);
+    }
+    fixture_wait_until(fastload_sched_fault_room(t->fl) == 0 &&
+                       sim_pending_urgent_count() ==
+                       2 * FASTLOAD_URGENT_READ_COUNT_MAX);
+    sim_add_bad(fault_file_off(t, 0), t->f->len_bytes, EIO, 0);
+    /* The first read that fails finds the queue full. */
+    gate_hold(UFFDIO_WAKE, GATE_BEFORE);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    gate_wait_held();
+    fixture_wait_until(g_mutex_trylock(&t->fl->sched.lock));
+    g_mutex_unlock(&t->fl->sched.lock);
+    gate_open();
+    sim_heal(fault_file_off(t, 0));
+    for (i = 0; i < count; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    sim_hold(SIM_HOLD_NONE);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 /* ---- cancel ---- */
 
 static bool fault_page_is_zero(const Fixture *f, uint64_t page_idx)
@@ -2755,6 +2791,7 @@ int main(int argc, char **argv)
     add_test("is-loaded-by-the-byte", test_is_loaded_by_the_byte);
     add_test("discarded-page-is-zero", test_discarded_page_is_zero);
     add_test("reads-have-their-turn", test_reads_have_their_turn);
+    add_test("wake-without-the-lock", test_wake_without_the_lock);
     add_test("more-faults-than-room", test_more_faults_than_room);
     add_test("cancel-releases-waiters", test_cancel_releases_waiters);
     add_test("cancel-waits-for-reads", test_cancel_waits_for_reads);
