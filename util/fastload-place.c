@@ -6,7 +6,8 @@
  * The kernel is the referee: what is there stays, whoever comes second gets
  * EEXIST and steps over it.  The bit in "placed" follows the page, never the
  * other way round, and the thread that flips the bit accounts for the page.
- * Fails only with what the kernel refuses for good; progress is kept.
+ * Fails only with what the kernel refuses for good, or for long; progress is
+ * kept.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -166,12 +167,104 @@ static uint64_t place_step_after_enoent(const FastloadArea *area,
     return page_count / 2 << area->page_shift;
 }
 
+/* The pauses before the kernel is asked again. */
+typedef struct PlacePause {
+    uint32_t next_us;
+    uint32_t total_us;
+} PlacePause;
+
+/* False: enough is enough, or the load is ending. */
+static bool place_pause(Fastload *fl, PlacePause *pause, uint32_t us_max)
+{
+    if (pause->total_us >= us_max || fastload_session_is_ending(fl)) {
+        return false;
+    }
+    pause->next_us = CLAMP(2 * pause->next_us, FASTLOAD_PLACE_PAUSE_US_MIN,
+                           FASTLOAD_PLACE_PAUSE_US_MAX);
+    g_usleep(pause->next_us);
+    pause->total_us += pause->next_us;
+    return true;
+}
+
+/* Placing one run of pages: */
+typedef struct PlaceStep {
+    uint64_t bytes_max;  /* how much to try next */
+    uint64_t try_bytes;  /* what was tried */
+    uint64_t done_bytes; /* what there is to account for */
+    PlacePause pause;
+} PlaceStep;
+
+/*
+ * Is the first of the pages that @step is to try placed?  Shortens the step to
+ * the pages with the same answer.
+ */
+static bool place_is_placed(const FastloadArea *area, uint64_t ram_off,
+                            PlaceStep *step)
+{
+    uint64_t first = ram_off >> area->page_shift;
+    uint64_t last = (ram_off + step->try_bytes) >> area->page_shift;
+    bool is_placed = fastload_bit_test(area->placed, first);
+    uint64_t page = first + 1;
+
+    while (page < last &&
+           fastload_bit_test(area->placed, page) == is_placed) {
+        page++;
+    }
+    step->try_bytes = (page - first) << area->page_shift;
+    return is_placed;
+}
+
+/* The kernel has answered @step with @ret.  0: go on; or the run's -errno. */
+static int place_judge(Fastload *fl, const FastloadArea *area,
+                       uint64_t ram_off, int ret, PlaceStep *step)
+{
+    if (ret == -EEXIST && place_has_no_page(area, ram_off +
+                                            step->done_bytes)) {
+        return -ENOMEM;
+    }
+    switch (-ret) {
+    case EEXIST:
+        /* Placed by another worker an instant ago, or from elsewhere. */
+        step->done_bytes += area->page_bytes;
+        return 0;
+    case ESRCH:
+        step->done_bytes = step->try_bytes; /* the process is going */
+        return 0;
+    case EAGAIN:
+        if (step->done_bytes) {
+            step->pause = (PlacePause) { 0 };
+            return 0;
+        }
+        return place_pause(fl, &step->pause, FASTLOAD_PLACE_AGAIN_US_MAX)
+               ? 0 : ret;
+    case ENOENT:
+        if (step->done_bytes) {
+            return 0;
+        }
+        step->bytes_max = place_step_after_enoent(area, step->try_bytes);
+        if (step->bytes_max) {
+            return 0;
+        }
+        if (!place_is_unmapped(area, ram_off)) {
+            return ret;
+        }
+        /* The guest has no such memory any more: none is missing. */
+        step->bytes_max = step->done_bytes = area->page_bytes;
+        return 0;
+    }
+    return ret;
+}
+
 /*
  * The kernel wakes whoever waits for what it places.  Who is left is woken
  * here, when the page counts as placed: who waits for a page that came from
  * elsewhere, or whose memory is gone; and who touched it anew, for it was
  * there, was given back and did not count yet, so that the fault was taken for
  * one that an urgent read of the page will answer.
+ *
+ * Data is placed only where none was: what was read for a page that has been
+ * placed since may be older than what the guest did to it, giving it back
+ * included.  That is asked before each call to the kernel.
  *
  * @buf NULL: zeros.
  */
@@ -180,50 +273,40 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
                      FastloadClass class)
 {
     Fastload *fl = w->fl;
-    uint64_t step_bytes = len_bytes;
+    PlaceStep step = { .bytes_max = len_bytes };
     uint64_t at = 0;
 
     while (at < len_bytes) {
-        uint64_t try_bytes = MIN(step_bytes, len_bytes - at);
-        uint64_t done_bytes;
-        int ret = place_step(fl, area, ram_off + at, buf ? buf + at : NULL,
-                             try_bytes, &done_bytes);
+        uint8_t *hva = area->hva + ram_off + at;
+        int ret, error = 0;
 
-        if (ret == -EEXIST &&
-            place_has_no_page(area, ram_off + at + done_bytes)) {
-            ret = -ENOMEM;
+        step.try_bytes = MIN(step.bytes_max, len_bytes - at);
+        if (buf && place_is_placed(area, ram_off + at, &step)) {
+            if (class == FASTLOAD_CLASS_URGENT) {
+                fastload_uffd_wake(fl->uffd, hva, step.try_bytes);
+            }
+            at += step.try_bytes;
+            continue;
         }
+        ret = place_step(fl, area, ram_off + at, buf ? buf + at : NULL,
+                         step.try_bytes, &step.done_bytes);
         if (ret == -ECANCELED) {
             return 0; /* whoever drops it accounts for it and wakes */
-        } else if (ret == -EEXIST) {
-            /* Placed by another worker an instant ago, or from elsewhere. */
-            done_bytes += area->page_bytes;
-        } else if (ret == -ENOENT && !done_bytes) {
-            step_bytes = place_step_after_enoent(area, try_bytes);
-            if (!step_bytes && !place_is_unmapped(area, ram_off + at)) {
-                trace_fastload_place_failed(fl, area->hva + ram_off + at,
-                                            ENOENT);
-                return ret;
-            }
-            if (!step_bytes) {
-                /* The guest has no such memory any more: none is missing. */
-                step_bytes = done_bytes = area->page_bytes;
-            }
-        } else if (ret == -ESRCH) {
-            done_bytes = try_bytes; /* the process is going */
-        } else if (ret && ret != -ENOENT) {
-            place_account(w, area, ram_off + at, done_bytes, class, buf);
-            trace_fastload_place_failed(fl, area->hva + ram_off + at, -ret);
-            return ret;
         }
-        if (done_bytes) {
-            place_account(w, area, ram_off + at, done_bytes, class, buf);
+        if (ret) {
+            error = place_judge(fl, area, ram_off + at, ret, &step);
+        }
+        if (step.done_bytes) {
+            place_account(w, area, ram_off + at, step.done_bytes, class, buf);
             if (ret || class == FASTLOAD_CLASS_URGENT) {
-                fastload_uffd_wake(fl->uffd, area->hva + ram_off + at,
-                                   done_bytes);
+                fastload_uffd_wake(fl->uffd, hva, step.done_bytes);
             }
-            at += done_bytes;
-            step_bytes = MAX(step_bytes, area->page_bytes);
+            at += step.done_bytes;
+            step.bytes_max = MAX(step.bytes_max, area->page_bytes);
+        }
+        if (error) {
+            trace_fastload_place_failed(fl, area->hva + ram_off + at, -error);
+            return error;
         }
     }
     return 0;
@@ -247,11 +330,18 @@ uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
                              uint64_t ram_off, uint8_t *buf,
                              uint64_t len_bytes)
 {
-    uint64_t at, run_bytes, done_bytes;
-    /* Unlike the others it places only in what our own userfaultfd traps. */
-    int ret = fastload_uffd_move(w->fl->uffd, area->hva + ram_off, buf,
-                                 len_bytes, &done_bytes);
+    uint64_t at, run_bytes, step_bytes, done_bytes = 0;
+    PlacePause pause = { 0 };
+    int ret;
 
+    /* Unlike the others it places only in what our own userfaultfd traps. */
+    do {
+        ret = fastload_uffd_move(w->fl->uffd, area->hva + ram_off + done_bytes,
+                                 buf + done_bytes, len_bytes - done_bytes,
+                                 &step_bytes);
+        done_bytes += step_bytes;
+    } while (ret == -EAGAIN &&
+             place_pause(w->fl, &pause, FASTLOAD_MOVE_AGAIN_US_MAX));
     trace_fastload_chunk_moved(w->fl, area->hva + ram_off, done_bytes, -ret);
     for (at = 0; at < done_bytes; at += run_bytes) {
         FastloadRunKind kind = fastload_plan_run(area, ram_off + at,

@@ -3,12 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Thin: each function is one system call and the retries that its interface
- * demands, but opening, for which there are two ways.  Knows no regions, keeps
- * no state, logs nothing.  The kernel's rules are in ioctl_userfaultfd(2); what
- * matters here: UFFDIO_COPY, UFFDIO_MOVE and UFFDIO_ZEROPAGE report in a signed
- * field either the bytes done, which may be fewer than asked with EAGAIN, or a
- * negative errno when nothing was done.
+ * Thin: each function is one system call and a few retries that its interface
+ * demands, without a pause, but opening, for which there are two ways.  Knows
+ * no regions, keeps no state, logs nothing.  The kernel's rules are in
+ * ioctl_userfaultfd(2); what matters here: UFFDIO_COPY, UFFDIO_MOVE and
+ * UFFDIO_ZEROPAGE report in a signed field either the bytes done, which may be
+ * fewer than asked with EAGAIN, or a negative errno when nothing was done.
  */
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>

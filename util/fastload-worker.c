@@ -219,10 +219,8 @@ static int worker_urgent_place(FastloadWorker *w, FastloadRead *read)
 {
     FastloadArea *area = read->area;
 
-    /* Its chunk may have brought it first: where it is not, it is zero now. */
-    if (!read->extent_count ||
-        fastload_bit_test(area->placed,
-                          read->span.ram_off >> area->page_shift)) {
+    /* Nothing was read: zeros that failed before, or it was placed by then. */
+    if (!read->extent_count) {
         return fastload_place_zero(w, area, read->span.ram_off,
                                    read->span.len_bytes,
                                    FASTLOAD_CLASS_URGENT);

@@ -41,10 +41,14 @@
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
- *   A page that is given back after it was placed (MADV_DONTNEED) is zero when
- *   it is touched next; but where a worker is placing what lies around it just
- *   then, it may have the snapshot's bytes once more.  Who needs zeros gives
- *   nothing back before fastload_wait() has returned.
+ *   A page that is given back (MADV_DONTNEED, fallocate()) before COMPLETED:
+ *   if it was not placed yet, the snapshot's bytes come all the same.  If it
+ *   counts as placed, for the placed callback or remaining_bytes, it is zero
+ *   when it is touched next, whatever is still being read for it; but a worker
+ *   that is in the middle of placing it, or pages around it, up to 2 MiB, may
+ *   bring the snapshot's bytes once more.  Between being there and counting as
+ *   placed, either may come.  Who needs zeros gives nothing back before
+ *   fastload_wait() has returned.
  * Kernel: userfaultfd (Linux 4.11 for anonymous, shared and huge page
  *   memory) is required and fastload_probe() tells whether it can be had.
  *   io_uring is used where it is permitted and preadv() where it is not; the

@@ -107,8 +107,18 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_STALL_WAIT_NS (500 * 1000 * 1000ull)
 #define FASTLOAD_STALL_FAIL_NS (3 * 1000 * 1000 * 1000ull)
-/* UFFDIO_COPY and friends answer EAGAIN while the address space changes. */
-#define FASTLOAD_PLACE_TRIES_MAX 1000000
+/*
+ * UFFDIO_COPY and friends answer EAGAIN while the address space changes, which
+ * is over at once as a rule.  They are asked so often without a pause, then
+ * with pauses that double.  When all pauses together are as long as this, the
+ * placement has failed, and is tried again as what fails is; pages that would
+ * have been moved are copied much sooner.
+ */
+#define FASTLOAD_PLACE_TRIES_MAX 16
+#define FASTLOAD_PLACE_PAUSE_US_MIN 10
+#define FASTLOAD_PLACE_PAUSE_US_MAX 1000
+#define FASTLOAD_PLACE_AGAIN_US_MAX (200 * 1000)
+#define FASTLOAD_MOVE_AGAIN_US_MAX 2000
 /*
  * What is in flight for the background, of all workers together.  The device's
  * queue must not be the place where urgent reads wait: the least keeps a local
@@ -683,7 +693,11 @@ FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from);
 bool fastload_pool_has(Fastload *fl, FastloadPoolList list);
 
 /* placement: util/fastload-place.c */
-/* Returns 0 or -errno; whatever was placed is accounted either way. */
+/*
+ * Returns 0 or -errno; whatever was placed is accounted either way.  A page
+ * that is placed by now keeps what it has, or has not if it was given back
+ * since: an urgent call has whoever waits for it fault again.
+ */
 int fastload_place_data(FastloadWorker *w, FastloadArea *area,
                         uint64_t ram_off, const uint8_t *buf,
                         uint64_t len_bytes, FastloadClass class);
@@ -752,7 +766,10 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read);
 /* Does reading ahead keep a processor busy, as things are? */
 bool fastload_file_is_busy(const Fastload *fl);
 
-/* userfaultfd: util/fastload-uffd.c; all others return 0 or -errno */
+/*
+ * userfaultfd: util/fastload-uffd.c; all others return 0 or -errno.  -EAGAIN:
+ * the kernel wants to be asked later, after FASTLOAD_PLACE_TRIES_MAX tries.
+ */
 #define FASTLOAD_UFFD_DEVICE "/dev/userfaultfd"
 
 /* Positive errnos of the two ways to a userfaultfd. */

@@ -254,6 +254,27 @@ static void test_again_is_no_failure(const void *opaque)
     place_free(t);
 }
 
+static void test_again_has_a_bound(const void *opaque)
+{
+    /* A kernel that never does it is asked now and then, and it fails. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
+    FastloadFailure failure;
+    FixtureToucher toucher;
+
+    gate_refuse(UFFDIO_COPY, EAGAIN);
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(fastload_is_failing(t->fl, &failure));
+    g_assert_cmpint(failure.kind, ==, FASTLOAD_FAILURE_PLACE);
+    g_assert_cmpint(failure.error_number, ==, EAGAIN);
+    /* Once and again: the first failure, and what came of it by now. */
+    g_assert_cmpuint(gate_refused_count(), <, 100 * 1000);
+    gate_refuse(UFFDIO_COPY, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    place_free(t);
+}
+
 /* A page of hugetlb for nobody's use, or NULL: there is none. */
 static void *place_take_huge_page(void)
 {
@@ -405,6 +426,36 @@ static void test_late_read_of_a_page_given_back(const void *opaque)
     place_discard(t, 100);
     place_finish(t);
     g_assert_cmpuint(fixture_page(t->f, 100)[0], ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    place_free(t);
+}
+
+static void test_data_only_where_none_was(const void *opaque)
+{
+    /* Three pages were read; the second one came and was given back since. */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
+    g_autofree uint64_t *buf = g_malloc(3 * PAGE);
+    FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
+    FixtureToucher toucher;
+    uint64_t p, w;
+
+    for (p = 0; p < 3; p++) {
+        for (w = 0; w < PAGE / sizeof(*buf); w++) {
+            buf[p * PAGE / sizeof(*buf) + w] = fixture_word(t->f, 100 + p, w);
+        }
+    }
+    place_and_discard(t, 101);
+    sim_wait_asleep(); /* none of them uses its counters just now */
+    g_assert_cmpint(fastload_place_data(&t->fl->workers[0], area, 100 * PAGE,
+                                        (uint8_t *)buf, 3 * PAGE,
+                                        FASTLOAD_CLASS_URGENT), ==, 0);
+    g_assert_true(fixture_page_is_resident(t->f, 100));
+    g_assert_false(fixture_page_is_resident(t->f, 101));
+    g_assert_true(fixture_page_is_resident(t->f, 102));
+    fixture_toucher_start_page(&toucher, t->f, 101);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
+    place_finish(t);
+    g_assert_cmpuint(fixture_page(t->f, 101)[0], ==, 0);
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
     place_free(t);
 }
@@ -854,12 +905,14 @@ int main(int argc, char **argv)
     add_test("data-waits-for-memory", test_data_waits_for_memory);
     add_test("kernel-stops-half-way", test_kernel_stops_half_way);
     add_test("again-is-no-failure", test_again_is_no_failure);
+    add_test("again-has-a-bound", test_again_has_a_bound);
     add_test("discarded-huge-page-waits-for-one",
              test_discarded_huge_page_waits_for_one);
     add_test("claimed-page-given-back", test_claimed_page_given_back);
     add_test("queued-page-given-back", test_queued_page_given_back);
     add_test("late-read-of-a-page-given-back",
              test_late_read_of_a_page_given_back);
+    add_test("data-only-where-none-was", test_data_only_where_none_was);
     add_test("page-from-elsewhere", test_page_from_elsewhere);
     add_test("page-that-is-unmapped", test_page_that_is_unmapped);
     add_test("faults-tell-who-and-how", test_faults_tell_who_and_how);
