@@ -22,7 +22,8 @@ typedef struct SyncList {
 struct FastloadIo {
     int fd;
     int direct_fd;
-    struct pollfd watch[2];
+    struct pollfd watch[FASTLOAD_IO_WATCH_MAX];
+    bool *is_ready; /* the worker's, or NULL */
     SyncList urgent;
     SyncList background;
     SyncList done;
@@ -64,7 +65,8 @@ static FastloadIo *sync_open(const FastloadIoSetup *setup,
     }
     io->fd = setup->fd;
     io->direct_fd = setup->direct_fd;
-    for (i = 0; i < 2; i++) {
+    io->is_ready = setup->is_ready;
+    for (i = 0; i < FASTLOAD_IO_WATCH_MAX; i++) {
         io->watch[i].fd = setup->watch_fds[i];
         io->watch[i].events = POLLIN;
     }
@@ -112,6 +114,32 @@ void fastload_io_sync_read(int fd, FastloadIoReq *req)
     }
 }
 
+static void sync_tell(FastloadIo *io, FastloadIoWatch watch)
+{
+    if (io->is_ready) {
+        io->is_ready[watch] = true;
+    }
+}
+
+static void sync_sleep(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+{
+    struct timespec ts = {
+        .tv_sec = timeout_ns / 1000000000,
+        .tv_nsec = timeout_ns % 1000000000,
+    };
+    int i;
+
+    io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
+    if (ppoll(io->watch, FASTLOAD_IO_WATCH_MAX, timeout_ns < 0 ? NULL : &ts,
+              NULL) > 0) {
+        for (i = 0; i < FASTLOAD_IO_WATCH_MAX; i++) {
+            if (io->watch[i].revents) {
+                sync_tell(io, i);
+            }
+        }
+    }
+}
+
 static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     SyncList *list = io->urgent.head ? &io->urgent : &io->background;
@@ -122,17 +150,12 @@ static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
         if (sync_step(fd, list->head)) {
             sync_append(&io->done, sync_take(list));
         }
+    } else if (timeout_ns && !io->done.head) {
+        sync_sleep(io, timeout_ns, minds_faults);
         return true;
     }
-    if (timeout_ns && !io->done.head) {
-        struct timespec ts = {
-            .tv_sec = timeout_ns / 1000000000,
-            .tv_nsec = timeout_ns % 1000000000,
-        };
-
-        io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
-        ppoll(io->watch, 2, timeout_ns < 0 ? NULL : &ts, NULL);
-    }
+    /* Nobody has looked: faults are urgent, kicks wait for the next sleep. */
+    sync_tell(io, FASTLOAD_IO_WATCH_FAULTS);
     return true;
 }
 
@@ -153,6 +176,7 @@ static void sync_close(FastloadIo *io)
 const FastloadIoOps fastload_io_sync_ops = {
     .name = "preadv",
     .is_blocking = true,
+    .tells_ready = true,
     .open = sync_open,
     .queue = sync_queue,
     .poll = sync_poll,

@@ -24,7 +24,7 @@
 #include "qemu/fastload_int.h"
 
 /* user_data of the watches; a request's is its address, never so small */
-#define URING_WATCH_COUNT 2
+#define URING_WATCH_COUNT FASTLOAD_IO_WATCH_MAX
 /*
  * Linux 6.18 charges a ring of any size two pages of 4096 bytes at least, one
  * for the entries to submit (64 bytes each), one for those that complete (16
@@ -50,6 +50,7 @@ struct FastloadIo {
     int fds[2];              /* the second with O_DIRECT, or -1 */
     int watch_fds[URING_WATCH_COUNT];
     bool is_watched[URING_WATCH_COUNT];
+    bool *is_ready;          /* the worker's, or NULL */
     bool has_fixed_file;
     bool has_fired;          /* a watch completed since the last poll */
     uint32_t again_count;    /* submissions refused in a row */
@@ -175,8 +176,8 @@ static FastloadIo *uring_open(const FastloadIoSetup *setup,
     }
     io->fds[0] = setup->fd;
     io->fds[1] = setup->direct_fd;
-    io->watch_fds[0] = setup->watch_fds[0];
-    io->watch_fds[1] = setup->watch_fds[1];
+    memcpy(io->watch_fds, setup->watch_fds, sizeof(io->watch_fds));
+    io->is_ready = setup->is_ready;
     /* Registration saves a lookup a read; without it reads work as well. */
     io->has_fixed_file =
         io_uring_register_files(&io->ring, io->fds, 2) == 0;
@@ -251,6 +252,13 @@ static void uring_queue(FastloadIo *io, FastloadIoReq *req)
     uring_start(io, req);
 }
 
+/*
+ * No readiness is lost: a descriptor that is minded is watched whenever the
+ * worker sleeps, and a watch looks when it begins.  So what the worker has left
+ * there, or what came after it had read, completes the new watch at once, and
+ * what comes later completes it then.  A watch that completes is told.  It is
+ * for one time, and begun anew by the call that sleeps: that costs no call.
+ */
 static void uring_watch(FastloadIo *io, bool minds_faults)
 {
     uintptr_t i;
@@ -310,6 +318,9 @@ static void uring_collect(FastloadIo *io)
         if (data < URING_WATCH_COUNT) {
             io->is_watched[data] = false;
             io->has_fired = true;
+            if (io->is_ready) {
+                io->is_ready[data] = true;
+            }
         } else if (data != LIBURING_UDATA_TIMEOUT) {
             uring_read_completed(io, (FastloadIoReq *)(uintptr_t)data,
                                  cqe->res);
@@ -389,6 +400,7 @@ static void uring_close(FastloadIo *io)
 
 const FastloadIoOps fastload_io_uring_ops = {
     .name = "io_uring",
+    .tells_ready = true,
     .open = uring_open,
     .queue = uring_queue,
     .poll = uring_poll,

@@ -102,7 +102,11 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
     FastloadIoSetup setup = {
         .fd = fl->file.fd,
         .direct_fd = fl->file.direct_fd,
-        .watch_fds = { fl->uffd, w->kick_fd },
+        .watch_fds = {
+            [FASTLOAD_IO_WATCH_FAULTS] = fl->uffd,
+            [FASTLOAD_IO_WATCH_KICKS] = w->kick_fd,
+        },
+        .is_ready = w->is_ready,
         .staging = w->staging,
         /*
          * Pinning the chunks too would cost more at start than it saves, and
@@ -120,6 +124,20 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
         w->io = ops->open(&setup, &ignored);
     }
     __atomic_store_n(&w->io_ops, ops, __ATOMIC_RELAXED);
+    /* What another backend has seen is not told any more. */
+    memset(w->is_ready, true, sizeof(w->is_ready));
+}
+
+/*
+ * Is @watch worth a read?  Asked just before one: what comes after that is
+ * told anew.
+ */
+static bool worker_take_ready(FastloadWorker *w, FastloadIoWatch watch)
+{
+    bool is_ready = w->is_ready[watch] || !w->io_ops->tells_ready;
+
+    w->is_ready[watch] = false;
+    return is_ready;
 }
 
 /* The first failure of @read is the one that counts. */
@@ -860,7 +878,8 @@ static void worker_turn(FastloadWorker *w)
     worker_note_file(w);
     /* Asked once: who takes a fault from the kernel sees to it. */
     if (worker_minds_faults(w)) {
-        bool has_new = fastload_fault_drain(w);
+        bool has_new = worker_take_ready(w, FASTLOAD_IO_WATCH_FAULTS) &&
+                       fastload_fault_drain(w);
 
         worker_issue_urgent(w, now_ns, has_new);
     }
@@ -876,14 +895,19 @@ static void worker_turn(FastloadWorker *w)
     if (wants_renewal) {
         worker_renew_staging(w);
     }
+    if (can_place || wants_renewal) {
+        /* That took its time: look for faults before the next of it. */
+        w->is_ready[FASTLOAD_IO_WATCH_FAULTS] = true;
+    }
 }
 
 /* Level-triggered: a kick that is not read wakes again and again. */
-static void worker_take_kick(const FastloadWorker *w)
+static void worker_take_kick(FastloadWorker *w)
 {
     uint64_t kicks;
 
-    if (read(w->kick_fd, &kicks, sizeof(kicks)) > 0) {
+    if (worker_take_ready(w, FASTLOAD_IO_WATCH_KICKS) &&
+        read(w->kick_fd, &kicks, sizeof(kicks)) > 0) {
         trace_fastload_worker_kicked(w->fl, w->idx);
     }
 }

@@ -322,13 +322,21 @@ struct FastloadRead {
 
 typedef struct FastloadIo FastloadIo;
 
-#define FASTLOAD_IO_WATCH_FAULTS 0
+typedef enum FastloadIoWatch {
+    FASTLOAD_IO_WATCH_FAULTS, /* the userfaultfd */
+    FASTLOAD_IO_WATCH_KICKS,  /* the worker's eventfd */
+    FASTLOAD_IO_WATCH_MAX,
+} FastloadIoWatch;
 
 typedef struct FastloadIoSetup {
     int fd;                  /* the snapshot */
     int direct_fd;           /* the same, with O_DIRECT; or -1 */
-    /* userfaultfd at FASTLOAD_IO_WATCH_FAULTS, then the worker's eventfd */
-    int watch_fds[2];
+    int watch_fds[FASTLOAD_IO_WATCH_MAX];
+    /*
+     * The worker's, as many: poll() sets what may be readable.  NULL, in
+     * tests: nobody wants to know.
+     */
+    bool *is_ready;
     uint8_t *staging;        /* the first fixed_bytes are worth registering */
     size_t fixed_bytes;
     uint32_t req_count_max;  /* queued or in flight at any time */
@@ -347,7 +355,12 @@ typedef struct FastloadIoSetup {
  *        once when @timeout_ns is 0, else when a request has completed, a
  *        watched descriptor became readable or the time is over (-1: never).
  *        May return early.  The userfaultfd is watched while @minds_faults,
- *        and may be until it is next readable.  False: it does not work any
+ *        and may be until it is next readable.  A backend that @tells_ready
+ *        sets is_ready of each watch that was found readable since it was set
+ *        last, or that it has not looked at; what is readable and minded when
+ *        poll() would sleep is told again, read from meanwhile or not.  The
+ *        descriptors of other backends are read from in each turn.
+ *        False: it does not work any
  *        more; requests that reap() does not return will not complete, but
  *        what they are to read may still come.
  * reap:  a completed request, or NULL: done_bytes == len_bytes and error 0,
@@ -361,6 +374,7 @@ typedef struct FastloadIoSetup {
 typedef struct FastloadIoOps {
     const char *name;
     bool is_blocking; /* poll() reads: the worker is busy for that long */
+    bool tells_ready; /* which watched descriptors are worth a read */
     FastloadIo *(*open)(const FastloadIoSetup *setup,
                         const char **ret_refusal);
     void (*queue)(FastloadIo *io, FastloadIoReq *req);
@@ -442,6 +456,7 @@ typedef struct FastloadWorker {
     FastloadIo *io;
     const char *io_refusal;      /* why not what it was to read with; or NULL */
     bool is_io_broken;           /* poll() said so */
+    bool is_ready[FASTLOAD_IO_WATCH_MAX]; /* may be readable */
     FastloadRead *reads;         /* urgent; these three: one allocation each */
     FastloadIoReq *reqs;
     FastloadSpan *extents;

@@ -25,6 +25,7 @@ typedef struct IoTest {
     Fixture *f;
     FastloadIoSetup setup;
     FastloadIo *io;
+    bool is_ready[FASTLOAD_IO_WATCH_MAX];
     uint8_t *staging;
     size_t staging_bytes;
     FastloadIoReq reqs[REQ_COUNT];
@@ -47,6 +48,7 @@ static IoTest *io_test_new(const FastloadIoOps *ops, int fd,
     g_assert_true(t->staging != MAP_FAILED);
     t->setup = (FastloadIoSetup) {
         .fd = fd < 0 ? t->f->fd : fd,
+        .is_ready = t->is_ready,
         .staging = t->staging,
         .fixed_bytes = fixed_bytes,
         .req_count_max = REQ_COUNT,
@@ -311,6 +313,83 @@ static void test_readable_watch_ends_the_wait(const void *ops)
     io_test_free(t);
 }
 
+static void test_readable_watch_is_told(const void *ops)
+{
+    /* What ended the wait is told, and nothing else. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint64_t value;
+    int i;
+
+    g_assert_true(t->ops->tells_ready);
+    for (i = 0; i < FASTLOAD_IO_WATCH_MAX; i++) {
+        memset(t->is_ready, false, sizeof(t->is_ready));
+        io_test_signal(t->setup.watch_fds[i]);
+        t->ops->poll(t->io, -1, true);
+        g_assert_true(t->is_ready[i]);
+        g_assert_false(t->is_ready[!i]);
+        g_assert_cmpint(read(t->setup.watch_fds[i], &value, sizeof(value)),
+                        ==, sizeof(value));
+    }
+    io_test_free(t);
+}
+
+static void test_what_was_left_is_told_again(const void *ops)
+{
+    /* Told and not read, or read and written anew: it is told once more. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint64_t value;
+    int i, round;
+
+    for (i = 0; i < FASTLOAD_IO_WATCH_MAX; i++) {
+        for (round = 0; round < 10; round++) {
+            io_test_signal(t->setup.watch_fds[i]);
+            if (round % 3 == 0) {
+                g_assert_cmpint(read(t->setup.watch_fds[i], &value,
+                                     sizeof(value)), ==, sizeof(value));
+                io_test_signal(t->setup.watch_fds[i]);
+            }
+            while (!t->is_ready[i]) {
+                t->ops->poll(t->io, -1, true); /* the deadline is the limit */
+            }
+            t->is_ready[i] = false;
+        }
+        g_assert_cmpint(read(t->setup.watch_fds[i], &value, sizeof(value)),
+                        ==, sizeof(value));
+    }
+    io_test_free(t);
+}
+
+static void test_faults_are_told_when_minded(const void *ops)
+{
+    /* Readable all along, but not minded: told as soon as it is minded. */
+    IoTest *t = io_test_new(ops, -1, 0);
+
+    io_test_signal(t->setup.watch_fds[FASTLOAD_IO_WATCH_FAULTS]);
+    io_test_signal(t->setup.watch_fds[FASTLOAD_IO_WATCH_KICKS]);
+    t->ops->poll(t->io, -1, false);
+    g_assert_true(t->is_ready[FASTLOAD_IO_WATCH_KICKS]);
+    g_assert_false(t->is_ready[FASTLOAD_IO_WATCH_FAULTS]);
+    while (!t->is_ready[FASTLOAD_IO_WATCH_FAULTS]) {
+        t->ops->poll(t->io, -1, true);
+    }
+    io_test_free(t);
+}
+
+static void test_readable_watch_is_told_among_reads(const void *ops)
+{
+    /* A worker that never sleeps for its reads is told as well. */
+    IoTest *t = io_test_new(ops, -1, 0);
+    uint32_t i;
+
+    io_test_signal(t->setup.watch_fds[FASTLOAD_IO_WATCH_FAULTS]);
+    for (i = 0; !t->is_ready[FASTLOAD_IO_WATCH_FAULTS] && i < 50; i++) {
+        io_test_queue(t, i, 1, false);
+        io_test_assert_right(t, io_test_reap(t));
+    }
+    g_assert_true(t->is_ready[FASTLOAD_IO_WATCH_FAULTS]);
+    io_test_free(t);
+}
+
 static void *io_waker_main(void *opaque)
 {
     IoTest *t = opaque;
@@ -515,6 +594,13 @@ int main(int argc, char **argv)
         io_add(ops, "direct-io", test_direct_io);
         io_add(ops, "readable-watch-ends-the-wait",
                test_readable_watch_ends_the_wait);
+        io_add(ops, "readable-watch-is-told", test_readable_watch_is_told);
+        io_add(ops, "what-was-left-is-told-again",
+               test_what_was_left_is_told_again);
+        io_add(ops, "faults-are-told-when-minded",
+               test_faults_are_told_when_minded);
+        io_add(ops, "readable-watch-is-told-among-reads",
+               test_readable_watch_is_told_among_reads);
         io_add(ops, "watch-wakes-a-sleeper", test_watch_wakes_a_sleeper);
         io_add(ops, "watch-wakes-between-reads",
                test_watch_wakes_between_reads);
