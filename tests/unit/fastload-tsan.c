@@ -14,6 +14,7 @@
 #include <sanitizer/tsan_interface.h>
 
 typedef void TsanMutexFunc(GMutex *mutex);
+typedef gboolean TsanTryFunc(GMutex *mutex);
 typedef void TsanCondFunc(GCond *cond, GMutex *mutex);
 
 /* Looking a symbol up twice does no harm. */
@@ -48,6 +49,20 @@ void g_mutex_lock(GMutex *mutex)
     __tsan_mutex_pre_lock(mutex, __tsan_mutex_linker_init);
     func(mutex);
     __tsan_mutex_post_lock(mutex, __tsan_mutex_linker_init, 1);
+}
+
+gboolean g_mutex_trylock(GMutex *mutex)
+{
+    REAL(TsanTryFunc, "g_mutex_trylock");
+    const unsigned int flags = __tsan_mutex_linker_init |
+                               __tsan_mutex_try_lock;
+    gboolean is_locked;
+
+    __tsan_mutex_pre_lock(mutex, flags);
+    is_locked = func(mutex);
+    __tsan_mutex_post_lock(mutex, is_locked
+                           ? flags : flags | __tsan_mutex_try_lock_failed, 1);
+    return is_locked;
 }
 
 void g_mutex_unlock(GMutex *mutex)
