@@ -6,10 +6,11 @@
  * Two queues for all workers: faults (high priority, a bounded ring) and
  * chunks (low priority, a cursor and a state per chunk), those of early regions
  * first, otherwise in file order.
- * Failed pages and chunks come back through the same two, after a back-off
- * that doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
- * fail.  A token bucket says how much may be read ahead.  Does no I/O and
- * never blocks but on sched.lock.
+ * Failed pages and chunks come back through the same two, when fastload-retry.c
+ * says so; fastload-rate.c says how much may be read ahead, and this file holds
+ * their lock.  Does no I/O and waits for nothing but sched.lock, under which
+ * nothing waits; a toucher for whose fault the queue has no room is woken when
+ * it is released.
  *
  * A chunk:
  *
@@ -172,33 +173,6 @@ uint64_t fastload_sched_quiet_ns(Fastload *fl)
            FASTLOAD_FAULT_QUIET_NS;
 }
 
-static bool sched_rate_is_limited_locked(const Fastload *fl)
-{
-    return fl->rate.bytes_per_s &&
-           fl->rate.bytes_per_s != FASTLOAD_BACKGROUND_OFF;
-}
-
-static double sched_rate_burst_locked(const Fastload *fl)
-{
-    return MAX(fl->rate.bytes_per_s * (FASTLOAD_RATE_BURST_NS / 1e9),
-               2.0 * FASTLOAD_REQ_BYTES_MIN);
-}
-
-static void sched_rate_count_locked(Fastload *fl, uint64_t now_ns)
-{
-    if (now_ns <= fl->rate.at_ns) {
-        return; /* another worker read the clock later than the caller */
-    }
-    if (sched_rate_is_limited_locked(fl)) {
-        double due_bytes = (now_ns - fl->rate.at_ns) / 1e9 *
-                           fl->rate.bytes_per_s;
-
-        fl->rate.tokens = MIN(fl->rate.tokens + due_bytes,
-                              sched_rate_burst_locked(fl));
-    }
-    fl->rate.at_ns = now_ns;
-}
-
 /* Early areas come first, and no rate holds them back. */
 static bool sched_is_early_next_locked(const Fastload *fl)
 {
@@ -210,39 +184,9 @@ static bool sched_is_early_next_locked(const Fastload *fl)
 
 static uint64_t sched_rate_due_locked(const Fastload *fl)
 {
-    if (fl->rate.bytes_per_s == FASTLOAD_BACKGROUND_OFF) {
-        return UINT64_MAX;
-    }
-    if (!fl->rate.bytes_per_s || fl->rate.tokens > 0 ||
-        sched_is_early_next_locked(fl)) {
-        return 0;
-    }
-    return fl->rate.at_ns + 1 +
-           (uint64_t)((1 - fl->rate.tokens) / fl->rate.bytes_per_s * 1e9);
-}
-
-/*
- * When a failed chunk is tried in advance of the rate: whether reads still fail
- * must not depend on it.  One at a time, and none once something was read.
- */
-static uint64_t sched_probe_due_locked(const Fastload *fl)
-{
-    const FastloadRetry *retry = &fl->retry;
-
-    return retry->failed_chunk_count && retry->wants_probe &&
-           !retry->is_probe_out ? retry->due_ns : UINT64_MAX;
-}
-
-static void sched_rate_charge_locked(Fastload *fl, uint32_t read_bytes)
-{
-    double debt_bytes = MAX(fl->rate.bytes_per_s *
-                            (FASTLOAD_RATE_DEBT_NS / 1e9),
-                            1.0 * FASTLOAD_CHUNK_BYTES);
-
-    if (sched_rate_is_limited_locked(fl)) {
-        fl->rate.tokens = MAX(fl->rate.tokens - read_bytes,
-                              MIN(fl->rate.tokens, -debt_bytes));
-    }
+    return !fastload_rate_is_off_locked(&fl->rate) &&
+           sched_is_early_next_locked(fl)
+        ? 0 : fastload_rate_due_ns_locked(&fl->rate);
 }
 
 uint64_t fastload_sched_rate_due_ns(Fastload *fl)
@@ -251,9 +195,17 @@ uint64_t fastload_sched_rate_due_ns(Fastload *fl)
 
     g_mutex_lock(&fl->sched.lock);
     /* What was begun is in the way of a probe: then it goes on as well. */
-    due_ns = MIN(sched_rate_due_locked(fl), sched_probe_due_locked(fl));
+    due_ns = MIN(sched_rate_due_locked(fl),
+                 fastload_retry_probe_due_ns_locked(&fl->retry));
     g_mutex_unlock(&fl->sched.lock);
     return due_ns;
+}
+
+/* Is a failed chunk tried in advance of the rate now? */
+static bool sched_is_probe_due_locked(const Fastload *fl, uint64_t now_ns)
+{
+    return sched_rate_due_locked(fl) &&
+           now_ns >= fastload_retry_probe_due_ns_locked(&fl->retry);
 }
 
 uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
@@ -263,24 +215,15 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
     uint32_t take_bytes = want_bytes;
 
     g_mutex_lock(&fl->sched.lock);
-    sched_rate_count_locked(fl, now_ns);
-    if (read->area->is_early &&
-        fl->rate.bytes_per_s != FASTLOAD_BACKGROUND_OFF) {
+    fastload_rate_count_locked(&fl->rate, now_ns);
+    if (read->area->is_early && !fastload_rate_is_off_locked(&fl->rate)) {
         /* It takes nothing from the rate. */
-    } else if (read->is_probe || (sched_rate_due_locked(fl) &&
-                           now_ns >= sched_probe_due_locked(fl))) {
-        sched_rate_charge_locked(fl, take_bytes);
+    } else if (read->is_probe || sched_is_probe_due_locked(fl, now_ns)) {
+        fastload_rate_charge_locked(&fl->rate, take_bytes);
     } else if (sched_rate_due_locked(fl)) {
         take_bytes = 0;
-    } else if (sched_rate_is_limited_locked(fl)) {
-        double max_bytes = MIN(sched_rate_burst_locked(fl) / 2, want_bytes);
-
-        /* Reads begin and end on the granule: O_DIRECT wants it. */
-        if (max_bytes < want_bytes) {
-            take_bytes = (uint32_t)max_bytes / FASTLOAD_PAGE_BYTES_MIN *
-                         FASTLOAD_PAGE_BYTES_MIN;
-        }
-        fl->rate.tokens -= take_bytes;
+    } else {
+        take_bytes = fastload_rate_take_locked(&fl->rate, want_bytes);
     }
     g_mutex_unlock(&fl->sched.lock);
     return take_bytes;
@@ -289,33 +232,16 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
 void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes)
 {
     g_mutex_lock(&fl->sched.lock);
-    sched_rate_charge_locked(fl, read_bytes);
+    fastload_rate_charge_locked(&fl->rate, read_bytes);
     g_mutex_unlock(&fl->sched.lock);
 }
 
 void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
                              uint64_t bytes_per_s)
 {
-    double burst_bytes;
-
     g_mutex_lock(&fl->sched.lock);
-    sched_rate_count_locked(fl, now_ns);
-    fl->rate.bytes_per_s = bytes_per_s;
-    if (sched_rate_is_limited_locked(fl)) {
-        /* What a faster rate took in advance is forgiven, but for a burst. */
-        burst_bytes = sched_rate_burst_locked(fl);
-        fl->rate.tokens = CLAMP(fl->rate.tokens, -burst_bytes, burst_bytes);
-    }
+    fastload_rate_set_locked(&fl->rate, now_ns, bytes_per_s);
     g_mutex_unlock(&fl->sched.lock);
-}
-
-static void sched_note_recovery_locked(Fastload *fl)
-{
-    fl->retry.is_file_changed = false;
-    fl->retry.is_failure_known = false;
-    fl->retry.wants_probe = false;
-    fl->retry.failed_round_count = 0;
-    fl->retry.backoff_ns = 0;
 }
 
 void fastload_sched_retry_now(Fastload *fl)
@@ -323,9 +249,7 @@ void fastload_sched_retry_now(Fastload *fl)
     uint32_t i;
 
     g_mutex_lock(&fl->sched.lock);
-    fl->retry.due_ns = 0;
-    sched_note_recovery_locked(fl);
-    fl->retry.wants_probe = true; /* but nothing has been read yet */
+    fastload_retry_now_locked(&fl->retry);
     for (i = 0; i < fl->sched.fault_count; i++) {
         uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
         FastloadFault *fault = &fl->sched.faults[at];
@@ -382,28 +306,23 @@ static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
     return false;
 }
 
-/* Of a file that has changed no chunk is any better than the last one. */
-static uint64_t sched_pending_due_locked(const Fastload *fl)
-{
-    return fl->retry.is_file_changed ? fl->retry.due_ns : 0;
-}
-
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadRead *read, uint64_t *ret_chunk_idx)
 {
     bool is_held, found = false;
 
     g_mutex_lock(&fl->sched.lock);
-    sched_rate_count_locked(fl, now_ns);
+    fastload_rate_count_locked(&fl->rate, now_ns);
     is_held = sched_rate_due_locked(fl) != 0;
-    read->is_probe = is_held && now_ns >= sched_probe_due_locked(fl);
+    read->is_probe = sched_is_probe_due_locked(fl, now_ns);
     if (read->is_probe || (!is_held && fl->retry.failed_chunk_count &&
                            now_ns >= fl->retry.due_ns)) {
         found = sched_take_failed_locked(fl, &read->area, ret_chunk_idx);
         fl->retry.is_probe_out = fl->retry.is_probe_out || read->is_probe;
     }
     read->is_retried = found;
-    if (!is_held && !found && now_ns >= sched_pending_due_locked(fl)) {
+    if (!is_held && !found &&
+        now_ns >= fastload_retry_pending_due_ns_locked(&fl->retry)) {
         found = sched_take_pending_locked(fl, &read->area, ret_chunk_idx);
     }
     g_mutex_unlock(&fl->sched.lock);
@@ -421,11 +340,13 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
         due_ns = fl->retry.due_ns;
     }
     if (takes_chunks && fl->sched.next_area < fl->areas->len) {
-        due_ns = MIN(due_ns, sched_pending_due_locked(fl));
+        due_ns = MIN(due_ns,
+                     fastload_retry_pending_due_ns_locked(&fl->retry));
     }
     due_ns = MAX(due_ns, sched_rate_due_locked(fl));
     if (takes_chunks) {
-        due_ns = MIN(due_ns, sched_probe_due_locked(fl));
+        due_ns = MIN(due_ns,
+                     fastload_retry_probe_due_ns_locked(&fl->retry));
     }
     for (i = 0; takes_faults && i < fl->sched.fault_count; i++) {
         uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
@@ -436,53 +357,12 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
     return due_ns;
 }
 
-/* A new round of failures doubles the back-off. */
-static void sched_note_failure_locked(Fastload *fl, uint64_t now_ns,
-                                      const FastloadFailure *failure)
-{
-    if (now_ns >= fl->retry.due_ns) {
-        if (!fl->retry.failed_round_count++) {
-            fl->retry.failed_at_ns = now_ns;
-        }
-        fl->retry.backoff_ns = CLAMP(fl->retry.backoff_ns * 2,
-                                     FASTLOAD_BACKOFF_NS_MIN,
-                                     FASTLOAD_BACKOFF_NS_MAX);
-        fl->retry.due_ns = now_ns + fl->retry.backoff_ns;
-    }
-    fl->retry.failure = *failure;
-    fl->retry.is_failure_known = true;
-    fl->retry.wants_probe = true;
-    fl->retry.is_file_changed = failure->kind == FASTLOAD_FAILURE_CHANGED;
-}
-
-/* Has something that failed been read since, or does nothing fail any more? */
-static bool sched_retry_ended_locked(Fastload *fl, bool was_read)
-{
-    assert(fl->retry.failing_count);
-    fl->retry.failing_count--;
-    if (was_read || !fl->retry.failing_count) {
-        sched_note_recovery_locked(fl);
-        return true;
-    }
-    return false;
-}
-
 static bool sched_is_stalled_locked(Fastload *fl)
 {
-    uint64_t now_ns, begin_ns;
-
-    if (fl->retry.failed_round_count < FASTLOAD_STALL_ROUND_COUNT) {
-        return false;
-    }
-    /* A file that has changed does not heal. */
-    now_ns = fastload_stats_now_ns();
-    if (fl->retry.is_file_changed ||
-        now_ns >= fl->retry.failed_at_ns + FASTLOAD_STALL_FAIL_NS) {
-        return true;
-    }
-    begin_ns = sched_oldest_fault_locked(fl);
-    return begin_ns != UINT64_MAX &&
-           now_ns >= begin_ns + FASTLOAD_STALL_WAIT_NS;
+    return fastload_retry_may_stall_locked(&fl->retry) &&
+           fastload_retry_is_stalled_locked(&fl->retry,
+                                            fastload_stats_now_ns(),
+                                            sched_oldest_fault_locked(fl));
 }
 
 bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure)
@@ -543,7 +423,7 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
         /* A later fault for the page may have it: they wait as one. */
         sched_for_each_fault_locked(fl, sched_make_as_old_locked, &fault);
         if (fastload_bit_test(fault.area->placed, fault.page_idx)) {
-            is_recovered = sched_retry_ended_locked(fl,
+            is_recovered = fastload_retry_ended_locked(&fl->retry,
                 !__atomic_load_n(&fault.area->is_dropped, __ATOMIC_ACQUIRE));
         } else {
             fl->retry.failing_count--; /* that read will tell */
@@ -592,7 +472,7 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
     bool is_queued, is_stalled;
 
     g_mutex_lock(&fl->sched.lock);
-    sched_note_failure_locked(fl, now_ns, &failure);
+    fastload_retry_failed_locked(&fl->retry, now_ns, &failure);
     is_queued = sched_requeue_locked(fl, fault);
     fl->retry.failing_count += is_queued;
     is_stalled = sched_is_stalled_locked(fl);
@@ -616,7 +496,7 @@ static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
     };
 
     if (!read->is_replaced) {
-        sched_note_failure_locked(fl, now_ns, &failure);
+        fastload_retry_failed_locked(&fl->retry, now_ns, &failure);
     }
     fl->retry.failing_count += read->is_retried ? 0 : 1;
     if (read->class == FASTLOAD_CLASS_BACKGROUND) {
@@ -655,10 +535,11 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
         is_queued = sched_read_failed_locked(fl, read, now_ns);
     } else if (read->is_retried) {
         /* Others may have brought its pages, or its memory is gone. */
-        is_recovered = sched_retry_ended_locked(fl, read->extent_count);
+        is_recovered = fastload_retry_ended_locked(&fl->retry,
+                                                   read->extent_count);
     } else if (fl->retry.failed_round_count && !fl->retry.failing_count) {
         /* What failed found no room in the queue: this may be it. */
-        sched_note_recovery_locked(fl);
+        fastload_retry_read_again_locked(&fl->retry);
         is_recovered = true;
     }
     read->fault.area = NULL; /* answered, or in the queue again */

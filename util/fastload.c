@@ -12,6 +12,8 @@
  *   fastload.c           session: this file
  *   fastload-plan.c      regions and bitmaps to chunks, extents, spans; pure
  *   fastload-sched.c     what to read next: faults, then chunks; no I/O
+ *   fastload-retry.c     what failed, and when it is tried again
+ *   fastload-rate.c      how fast to read ahead
  *   fastload-worker.c    worker thread: take, read, place, repeat
  *   fastload-fault.c     userfaultfd messages to urgent reads
  *   fastload-pool.c      staging of chunks, from hand to hand

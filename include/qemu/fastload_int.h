@@ -526,7 +526,10 @@ typedef struct FastloadSched {
     uint32_t are_faults_shared;  /* the first worker is swamped */
 } FastloadSched;
 
-/* What failed, and when it is tried again: the same; lock sched.lock */
+/*
+ * What failed, and when it is tried again: util/fastload-retry.c; lock
+ * sched.lock
+ */
 typedef struct FastloadRetry {
     uint64_t failing_count;      /* pages and chunks waiting for a retry */
     FastloadFailure failure;     /* the last of those */
@@ -541,14 +544,14 @@ typedef struct FastloadRetry {
     uint64_t backoff_ns;
 } FastloadRetry;
 
-/* The background's limit, a token bucket: the same; lock sched.lock */
+/* The background's limit, a token bucket: util/fastload-rate.c; the same */
 typedef struct FastloadRate {
     uint64_t bytes_per_s;        /* 0: no limit; FASTLOAD_BACKGROUND_OFF */
     double tokens;               /* bytes; below 0: taken in advance */
     uint64_t at_ns;              /* when the tokens were counted last */
 } FastloadRate;
 
-/* How much is in flight: the same; atomic, relaxed */
+/* How much is in flight: util/fastload-window.c; atomic, relaxed */
 typedef struct FastloadWindow {
     uint32_t bytes_max;
     uint64_t least_ns;           /* what a read takes with no other before */
@@ -676,6 +679,45 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
                                     bool takes_chunks);
 void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
                               uint64_t now_ns);
+
+/* failures: util/fastload-retry.c */
+/* Something that failed was read: it does not fail any more. */
+void fastload_retry_read_again_locked(FastloadRetry *retry);
+/* All that failed is due now; back-off begins anew. */
+void fastload_retry_now_locked(FastloadRetry *retry);
+void fastload_retry_failed_locked(FastloadRetry *retry, uint64_t now_ns,
+                                  const FastloadFailure *failure);
+/*
+ * One thing less waits for its retry.  Returns whether reads have recovered:
+ * it @was_read, or nothing fails any more.
+ */
+bool fastload_retry_ended_locked(FastloadRetry *retry, bool was_read);
+/* Has it failed often enough to ask fastload_retry_is_stalled_locked()? */
+bool fastload_retry_may_stall_locked(const FastloadRetry *retry);
+/* @fault_begin_ns: since when somebody waits; UINT64_MAX: nobody does */
+bool fastload_retry_is_stalled_locked(const FastloadRetry *retry,
+                                      uint64_t now_ns,
+                                      uint64_t fault_begin_ns);
+/*
+ * When a failed chunk is tried in advance of the rate: whether reads still
+ * fail must not depend on it.  UINT64_MAX: never.
+ */
+uint64_t fastload_retry_probe_due_ns_locked(const FastloadRetry *retry);
+/* When chunks are due that did not fail: none of a changed file is better. */
+uint64_t fastload_retry_pending_due_ns_locked(const FastloadRetry *retry);
+
+/* the background's limit: util/fastload-rate.c */
+void fastload_rate_set_locked(FastloadRate *rate, uint64_t now_ns,
+                              uint64_t bytes_per_s);
+bool fastload_rate_is_off_locked(const FastloadRate *rate);
+/* Adds what came in until @now_ns. */
+void fastload_rate_count_locked(FastloadRate *rate, uint64_t now_ns);
+/* When something may be taken: 0: now; UINT64_MAX: not by itself. */
+uint64_t fastload_rate_due_ns_locked(const FastloadRate *rate);
+/* How many of @want_bytes may be read; something is due. */
+uint32_t fastload_rate_take_locked(FastloadRate *rate, uint32_t want_bytes);
+/* These are read whatever is due. */
+void fastload_rate_charge_locked(FastloadRate *rate, uint32_t read_bytes);
 
 /* faults: util/fastload-fault.c */
 /*
