@@ -8,6 +8,23 @@
 #include "bench.h"
 
 /*
+ * What simulated storage answers from is in memory: nobody has to wait for its
+ * round trips where the clock does not run.
+ */
+static bool null_fill(LoaderRun *run, GError **error)
+{
+    const Snapshot *snapshot = run->snapshot;
+    bool is_filled;
+
+    if (snapshot->mount && storage_mount_class(snapshot->mount)) {
+        run->snapshot = snapshot->origin;
+    }
+    is_filled = loader_eager.start(run, error);
+    run->snapshot = snapshot;
+    return is_filled;
+}
+
+/*
  * Setting begin_ns at the end is the way to say that the memory was there
  * when the restore was asked for.  Whoever measures takes begin_ns from
  * there, and counts CPU time and bytes read from there as well.
@@ -17,7 +34,7 @@ static bool loader_null_start(LoaderRun *run, GError **error)
     uint64_t page_count = run->snapshot->guest_bytes >> BENCH_PAGE_SHIFT;
     uint64_t page;
 
-    if (!loader_eager.start(run, error)) {
+    if (!null_fill(run, error)) {
         return false;
     }
     for (page = 0; page < page_count; page++) {
