@@ -729,7 +729,7 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
     int64_t cached_bytes, data_bytes;
     bool is_cached;
 
-    read->is_direct = false;
+    read->is_direct = read->is_cached = false;
     if (fl->file.direct_fd < 0 || !read->extent_count ||
         __atomic_load_n(&fl->file.is_direct_lost, __ATOMIC_RELAXED)) {
         return;
@@ -744,6 +744,7 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
                                 FASTLOAD_UNCACHED_SHARE;
     __atomic_store_n(&fl->file.is_cached, is_cached, __ATOMIC_RELAXED);
     read->is_direct = !is_cached;
+    read->is_cached = is_cached;
 }
 
 bool fastload_file_is_busy(const Fastload *fl)

@@ -61,6 +61,7 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
     madvise(map, fl->pool.map_bytes, MADV_HUGEPAGE);
     /* A page shared with a child could not be moved. */
     madvise(map, fl->pool.map_bytes, MADV_DONTFORK);
+    fl->pool.renewed_count = count;
     fl->pool.reads = g_new0(FastloadRead, count);
     fl->pool.extents = g_new0(FastloadSpan,
                                count * FASTLOAD_EXTENT_COUNT_MAX);
@@ -100,6 +101,7 @@ void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read)
     }
     read->next = *at;
     *at = read;
+    fl->pool.renewed_count -= to == FASTLOAD_POOL_SPENT;
     g_mutex_unlock(&fl->pool.lock);
 }
 
@@ -112,6 +114,7 @@ FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from)
     if (read) {
         fl->pool.lists[from] = read->next;
         read->next = NULL;
+        fl->pool.renewed_count += from == FASTLOAD_POOL_SPENT;
     }
     g_mutex_unlock(&fl->pool.lock);
     return read;
@@ -125,4 +128,15 @@ bool fastload_pool_has(Fastload *fl, FastloadPoolList list)
     has = fl->pool.lists[list];
     g_mutex_unlock(&fl->pool.lock);
     return has;
+}
+
+bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count)
+{
+    bool wants;
+
+    g_mutex_lock(&fl->pool.lock);
+    wants = fl->pool.lists[FASTLOAD_POOL_SPENT] &&
+            fl->pool.renewed_count < wanted_count;
+    g_mutex_unlock(&fl->pool.lock);
+    return wants;
 }

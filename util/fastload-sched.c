@@ -173,6 +173,18 @@ uint64_t fastload_sched_quiet_ns(Fastload *fl)
            FASTLOAD_FAULT_QUIET_NS;
 }
 
+uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns)
+{
+    uint64_t last_ns = __atomic_load_n(&fl->sched.last_fault_ns,
+                                       __ATOMIC_RELAXED);
+
+    if (now_ns < last_ns + FASTLOAD_FAULT_QUIET_NS) {
+        return 0;
+    }
+    return now_ns < last_ns + FASTLOAD_FAULT_CALM_NS ? FASTLOAD_QUIET_QUEUE_NS
+                                                     : FASTLOAD_CALM_QUEUE_NS;
+}
+
 /* Early areas come first, and no rate holds them back. */
 static bool sched_is_early_next_locked(const Fastload *fl)
 {

@@ -1,62 +1,295 @@
 /*
- * fastload window: how much is read ahead at once.
+ * fastload window: how many bytes of the background are in flight at once.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
+ * Too few, and the storage idles; too many, and the next page that the guest
+ * waits for queues behind them.  What is right follows from two numbers that
+ * nobody tells us: the storage's round trip and its rate.  Both are measured
+ * from the reads themselves, much as the congestion control BBR does it for a
+ * network (Cardwell et al., ACM Queue 14(5), 2016):
+ *
+ *  - The rate is the highest that was seen within the last seconds.  A sample
+ *    is what came in during a round: until a read that began in it is back, and
+ *    for longer than a worker is ever busy with something else.
+ *  - The round trip is the lowest within the last seconds, but not of single
+ *    reads: of medians of FASTLOAD_WINDOW_GROUP reads.  A read that was lucky
+ *    (it came from a cache of the host, the server, the disk) is no lower bound
+ *    of anything, and one in a hundred of them is common.
+ *  - Once in a while the window is halved for a few round trips, so that the
+ *    reads do not measure the queue that they make themselves.
+ *
+ * Reads that are back wait until a worker sees it: one that is busy placing, or
+ * that gets no processor.  That adds to the round trip, and shows when the
+ * worker finds everything back that it had begun: the storage has idled.
+ *
+ * Knows nothing of a session and does no I/O.  Takes its lock for arithmetic;
+ * fastload_window_bytes() takes none.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
-uint32_t fastload_window_bytes(Fastload *fl, uint64_t now_ns)
-{
-    uint32_t max_bytes = __atomic_load_n(&fl->window.bytes_max,
-                                         __ATOMIC_RELAXED);
-    bool is_quiet = now_ns >= fastload_sched_quiet_ns(fl);
-    uint32_t reader_count = 1;
+/* Per cent of what is in flight while one read is on its way. */
+#define WINDOW_GAIN_START 200
+#define WINDOW_GAIN_CRUISE 150
+#define WINDOW_GAIN_DRAIN 50
+/* The start is over when so many rounds brought less than so much more. */
+#define WINDOW_START_ROUND_COUNT 4
+#define WINDOW_START_GROWTH 115
+/* A minimum and a maximum are of the last one to two of these. */
+#define WINDOW_EPOCH_NS (2 * 1000 * 1000 * 1000ull)
+#define WINDOW_EPOCH_ROUND_COUNT 16
+/*
+ * Until the first read is back nothing is known: the longer that takes, the
+ * farther away the storage is, and so many bytes a nanosecond are not much.
+ */
+#define WINDOW_BLIND_BYTES_MAX (4u << 20)
+#define WINDOW_BLIND_NS_PER_BYTE 4
+/* A round is no shorter: a worker that zeroes a huge page looks seldom. */
+#define WINDOW_ROUND_NS_MIN (2 * 1000 * 1000ull)
+/*
+ * A reader that found the storage idle was so much later than was thought, of
+ * the round trip or at least; each time it did not, it is forgotten in part.
+ */
+#define WINDOW_LATE_SHARE 4
+#define WINDOW_LATE_NS_MIN (25 * 1000ull)
+#define WINDOW_LATE_NS_MAX (20 * 1000 * 1000ull)
+#define WINDOW_LATE_FORGET 64
+/* The first round trip is known soon, from fewer reads. */
+#define WINDOW_GROUP_FIRST 4
 
-    if (fastload_file_is_busy(fl)) {
-        /* Without the one that waits for faults. */
-        reader_count = MAX(fl->busy_count - !is_quiet, 1);
+void fastload_window_init(FastloadWindow *w)
+{
+    g_mutex_init(&w->lock);
+    w->gain = WINDOW_GAIN_START;
+}
+
+void fastload_window_clear(FastloadWindow *w)
+{
+    g_mutex_clear(&w->lock);
+}
+
+void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
+                           uint64_t now_ns)
+{
+    g_mutex_lock(&w->lock);
+    if (!w->begin_ns) {
+        __atomic_store_n(&w->begin_ns, now_ns, __ATOMIC_RELAXED);
     }
-    if (is_quiet) {
-        max_bytes *= FASTLOAD_FLIGHT_QUIET_FACTOR;
+    if (!w->flight_count++) {
+        /* The storage was idle: what it gives is counted from here. */
+        w->round_ns = now_ns;
+        w->round_bytes = w->delivered_bytes;
     }
-    return MAX(max_bytes / reader_count / FASTLOAD_REQ_BYTES_MIN, 1) *
-           FASTLOAD_REQ_BYTES_MIN;
+    req->begin_ns = now_ns;
+    g_mutex_unlock(&w->lock);
+}
+
+static int window_compare(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void window_round_trip_locked(FastloadWindow *w, uint64_t took_ns)
+{
+    uint32_t wanted = w->rtt_ns ? FASTLOAD_WINDOW_GROUP : WINDOW_GROUP_FIRST;
+    uint64_t median_ns;
+
+    w->group_ns[w->group_count++] = took_ns;
+    if (w->group_count < wanted) {
+        return;
+    }
+    qsort(w->group_ns, w->group_count, sizeof(w->group_ns[0]),
+          window_compare);
+    median_ns = w->group_ns[w->group_count / 2];
+    w->group_count = 0;
+    if (w->gain == WINDOW_GAIN_DRAIN && w->round_count >= w->drain_round) {
+        w->gain = WINDOW_GAIN_CRUISE;
+    }
+    if (!w->rtt_ns) {
+        w->rtt_ns = median_ns; /* a first guess, which the next one replaces */
+        return;
+    }
+    w->rtt_least_ns[0] = w->rtt_least_ns[0]
+        ? MIN(w->rtt_least_ns[0], median_ns) : median_ns;
+    w->rtt_ns = w->rtt_least_ns[1]
+        ? MIN(w->rtt_least_ns[0], w->rtt_least_ns[1]) : w->rtt_least_ns[0];
+}
+
+/* Has a round ended, by a read that began in it?  Then it tells the rate. */
+static bool window_round_ended_locked(FastloadWindow *w,
+                                      const FastloadIoReq *req,
+                                      uint64_t now_ns)
+{
+    uint64_t took_ns = now_ns - w->round_ns;
+    double rate;
+
+    /* A read that came sooner than it can was lucky, and ends no round. */
+    if (req->begin_ns < w->round_ns ||
+        took_ns < MAX(WINDOW_ROUND_NS_MIN, w->rtt_ns - w->rtt_ns / 8)) {
+        return false;
+    }
+    rate = (w->delivered_bytes - w->round_bytes) * 1e9 / took_ns;
+    w->rate_most[0] = MAX(w->rate_most[0], rate);
+    w->rate = MAX(w->rate_most[0], w->rate_most[1]);
+    w->round_ns = now_ns;
+    w->round_bytes = w->delivered_bytes;
+    w->round_count++;
+    return true;
+}
+
+/* Reads meet an empty queue soon, and tell how far away the storage is. */
+static void window_drain_locked(FastloadWindow *w)
+{
+    w->gain = WINDOW_GAIN_DRAIN;
+    w->drain_round = w->round_count + 2;
+    w->rtt_least_ns[0] = 0;
+}
+
+static void window_next_epoch_locked(FastloadWindow *w, uint64_t now_ns)
+{
+    w->epoch_ns = now_ns;
+    w->epoch_round = w->round_count;
+    w->rtt_least_ns[1] = w->rtt_least_ns[0];
+    w->rate_most[1] = w->rate_most[0];
+    w->rate_most[0] = 0;
+    window_drain_locked(w);
+}
+
+static void window_round_locked(FastloadWindow *w, uint64_t now_ns)
+{
+    if (w->gain == WINDOW_GAIN_DRAIN && w->round_count == w->drain_round) {
+        w->group_count = 0; /* what was begun before has waited */
+    }
+    if (w->gain == WINDOW_GAIN_START && w->rtt_ns) {
+        if (w->rate * 100 >= w->rate_before * WINDOW_START_GROWTH) {
+            w->rate_before = w->rate;
+            w->flat_round_count = 0;
+        } else if (++w->flat_round_count == WINDOW_START_ROUND_COUNT) {
+            window_drain_locked(w);
+        }
+    }
+    if (!w->epoch_ns) {
+        w->epoch_ns = now_ns;
+    }
+    if (now_ns - w->epoch_ns >= WINDOW_EPOCH_NS &&
+        w->round_count - w->epoch_round >= WINDOW_EPOCH_ROUND_COUNT &&
+        w->rtt_least_ns[0]) {
+        window_next_epoch_locked(w, now_ns);
+    }
+}
+
+static void window_size_locked(FastloadWindow *w)
+{
+    double bytes = w->rate * (w->rtt_ns + w->late_ns) / 1e9 * w->gain / 100;
+
+    __atomic_store_n(&w->bytes,
+                     CLAMP(bytes, 0, FASTLOAD_WINDOW_BYTES_MAX),
+                     __ATOMIC_RELAXED);
+    __atomic_store_n(&w->is_draining, w->gain == WINDOW_GAIN_DRAIN,
+                     __ATOMIC_RELAXED);
+    __atomic_store_n(&w->rate_bytes_per_s, (uint64_t)w->rate,
+                     __ATOMIC_RELAXED);
+    __atomic_store_n(&w->round_trip_ns, w->rtt_ns, __ATOMIC_RELAXED);
+}
+
+void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
+                         uint64_t now_ns, bool is_sample)
+{
+    uint64_t took_ns = now_ns - req->begin_ns;
+
+    g_mutex_lock(&w->lock);
+    assert(w->flight_count);
+    w->flight_count--;
+    if (!is_sample) {
+        g_mutex_unlock(&w->lock);
+        return;
+    }
+    if (!w->delivered_bytes) {
+        __atomic_store_n(&w->first_ns, now_ns, __ATOMIC_RELAXED);
+    }
+    w->delivered_bytes += req->len_bytes;
+    if (req->len_bytes >= FASTLOAD_REQ_BYTES_MIN) {
+        window_round_trip_locked(w, took_ns);
+    }
+    if (window_round_ended_locked(w, req, now_ns)) {
+        window_round_locked(w, now_ns);
+    }
+    window_size_locked(w);
+    g_mutex_unlock(&w->lock);
+}
+
+void fastload_window_seen(FastloadWindow *w, bool is_dry)
+{
+    g_mutex_lock(&w->lock);
+    if (w->gain == WINDOW_GAIN_DRAIN || !w->rtt_ns) {
+        /* It is to run dry, or nothing is known yet. */
+    } else if (is_dry) {
+        w->late_ns = MIN(w->late_ns + MAX(w->rtt_ns / WINDOW_LATE_SHARE,
+                                          WINDOW_LATE_NS_MIN),
+                         WINDOW_LATE_NS_MAX);
+    } else {
+        w->late_ns -= w->late_ns / WINDOW_LATE_FORGET;
+    }
+    window_size_locked(w);
+    g_mutex_unlock(&w->lock);
 }
 
 /*
- * As TCP Vegas does it: the least time that a read took is how far away the
- * storage is, what a read takes beyond that is how long it waited for others.
- * Workers may overwrite each other's result; the next read brings a new one.
+ * Nothing is known of the rate: what would be in flight, were the storage so
+ * far away as it took until the first read was back, or as it takes already.
  */
-void fastload_window_sample(Fastload *fl, uint32_t len_bytes,
-                                uint64_t took_ns)
+static uint64_t window_blind_bytes(const FastloadWindow *w, uint64_t now_ns)
 {
-    uint64_t least_ns = __atomic_load_n(&fl->window.least_ns,
-                                        __ATOMIC_RELAXED);
-    uint64_t max_bytes = __atomic_load_n(&fl->window.bytes_max,
-                                         __ATOMIC_RELAXED);
-    uint64_t step_bytes = (uint64_t)len_bytes * len_bytes / max_bytes;
+    uint64_t begin_ns = __atomic_load_n(&w->begin_ns, __ATOMIC_RELAXED);
+    uint64_t first_ns = __atomic_load_n(&w->first_ns, __ATOMIC_RELAXED);
 
-    uint64_t wait_ns;
-
-    if (len_bytes < FASTLOAD_REQ_BYTES_MIN ||
-        took_ns < FASTLOAD_FLIGHT_LEAST_NS) {
-        return; /* too short to compare, or from memory */
+    now_ns = first_ns ? first_ns : now_ns;
+    if (!begin_ns || now_ns < begin_ns) {
+        return 0;
     }
-    least_ns = least_ns ? MIN(least_ns, took_ns) : took_ns;
-    /* One read more, or less, by the time as many came back as are out. */
-    wait_ns = MAX(FASTLOAD_FLIGHT_WAIT_NS,
-                  least_ns / FASTLOAD_FLIGHT_WAIT_SHARE);
-    if (took_ns - least_ns < wait_ns) {
-        max_bytes += step_bytes;
+    return MIN((now_ns - begin_ns) / WINDOW_BLIND_NS_PER_BYTE,
+               WINDOW_BLIND_BYTES_MAX);
+}
+
+uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
+                               uint64_t queue_ns)
+{
+    uint64_t rtt_ns = __atomic_load_n(&w->round_trip_ns, __ATOMIC_RELAXED);
+    uint64_t rate = __atomic_load_n(&w->rate_bytes_per_s, __ATOMIC_RELAXED);
+    uint64_t bytes = __atomic_load_n(&w->bytes, __ATOMIC_RELAXED);
+
+    uint64_t least_bytes = FASTLOAD_WINDOW_BYTES_MIN * (queue_ns ? 2 : 1);
+
+    if (!rtt_ns || !rate) {
+        bytes = window_blind_bytes(w, now_ns);
+    } else if (__atomic_load_n(&w->is_draining, __ATOMIC_RELAXED)) {
+        least_bytes = FASTLOAD_REQ_BYTES_NEAR;
     } else {
-        max_bytes -= step_bytes;
+        bytes += (uint64_t)(rate / 1e9 * queue_ns);
     }
-    max_bytes = MIN(max_bytes, least_ns * FASTLOAD_FLIGHT_BYTES_PER_NS);
-    max_bytes = CLAMP(max_bytes, FASTLOAD_FLIGHT_BYTES_MIN,
-                      FASTLOAD_FLIGHT_BYTES_MAX);
-    __atomic_store_n(&fl->window.least_ns, least_ns, __ATOMIC_RELAXED);
-    __atomic_store_n(&fl->window.bytes_max, max_bytes, __ATOMIC_RELAXED);
+    return CLAMP(bytes, least_bytes, FASTLOAD_WINDOW_BYTES_MAX);
+}
+
+uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns)
+{
+    uint64_t begin_ns = __atomic_load_n(&w->begin_ns, __ATOMIC_RELAXED);
+    bool is_blind = begin_ns &&
+                    !__atomic_load_n(&w->first_ns, __ATOMIC_RELAXED);
+
+    return is_blind && window_blind_bytes(w, now_ns) < WINDOW_BLIND_BYTES_MAX
+        ? now_ns + FASTLOAD_REQ_BYTES_NEAR * WINDOW_BLIND_NS_PER_BYTE
+        : UINT64_MAX;
+}
+
+uint64_t fastload_window_round_trip_ns(const FastloadWindow *w)
+{
+    return __atomic_load_n(&w->round_trip_ns, __ATOMIC_RELAXED);
+}
+
+uint64_t fastload_window_rate(const FastloadWindow *w)
+{
+    return __atomic_load_n(&w->rate_bytes_per_s, __ATOMIC_RELAXED);
 }

@@ -225,7 +225,7 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     read->inflight_count++;
     w->inflight_count++;
     if (!req->is_urgent) {
-        req->begin_ns = fastload_stats_now_ns();
+        fastload_window_begin(&w->fl->window, req, fastload_stats_now_ns());
         w->flight_bytes += req->len_bytes;
         w->flight_count++;
     }
@@ -272,59 +272,67 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 }
 
 /*
- * Several workers share the work out: the first one waits for faults, and since
- * its hands are free, it keeps the device busy as well; the others place what
- * it reads and make new staging.  Where reading is work itself, they do that,
- * too.  While the guest does not fault the first one helps them.
+ * What a worker may do in a turn, decided once: what it begins and how long it
+ * sleeps both go by it, so they cannot disagree.
  */
-static bool worker_is_first_of_several(const FastloadWorker *w)
-{
-    return w->idx == 0 && w->fl->config.worker_count > 1;
-}
+typedef struct WorkerTurn {
+    uint64_t now_ns;
+    /*
+     * From when on the guest no longer counts as faulting, and more may be
+     * done; UINT64_MAX when that is so already.
+     */
+    uint64_t quiet_ns;
+    bool minds_faults;  /* answers faults */
+    bool may_read;      /* reads ahead */
+    bool may_place;     /* places in the background, and renews staging */
+    uint64_t window_bytes; /* of it in flight at most */
+} WorkerTurn;
 
 /*
- * Of several that wait for a fault, all but one are woken for nothing, cost the
- * guest a processor just when it needs one, and may be in the middle of
- * something long when the read is back: the first worker sees to it, unless
- * reading keeps that one busy, or there are more than it has room for.
+ * Several workers share the work out.  The first one minds the faults and reads
+ * ahead: that keeps a device busy and takes hardly any processor time, so the
+ * worker is free when a fault or an urgent read comes.  The others place what
+ * it reads and make new staging.  Where reading is itself work for a processor
+ * (the page cache, preadv), they read as well, and while the guest faults the
+ * first one only minds the faults.  While the guest does not fault all do
+ * everything.
+ *
+ * If several waited for each fault, all but one would be woken for nothing and
+ * take a processor from the guest just when it needs one; one of them might be
+ * in the middle of something long when the read is back.  So others help only
+ * when the first one is kept busy by reading, or has no room.
+ *
+ * Placing is work for a processor: workers beyond the number of processors
+ * would only take the guest's turn, so they do nothing but help with faults.
  */
-static bool worker_minds_faults(const FastloadWorker *w)
+static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
 {
-    return w->idx == 0 || fastload_worker_is_blocking(&w->fl->workers[0]) ||
-           __atomic_load_n(&w->fl->sched.are_faults_shared, __ATOMIC_RELAXED);
-}
+    Fastload *fl = w->fl;
+    bool is_first_blocking = fastload_worker_is_blocking(&fl->workers[0]);
+    bool is_reading_busy = fastload_file_is_busy(fl);
+    bool is_alone = fl->config.worker_count == 1;
+    bool is_active = w->idx < fl->active_count;
+    uint64_t quiet_ns = fastload_sched_quiet_ns(fl);
+    bool is_quiet = now_ns >= quiet_ns;
+    bool is_free = is_alone || w->idx || is_quiet;
+    uint32_t reader_count = 1;
 
-/*
- * Reading ahead keeps a device busy with few threads, placing is work for a
- * processor: with more threads than processors, the surplus would only take
- * the guest's turn.  They are there for more faults than one has room for.
- */
-static bool worker_is_surplus(const FastloadWorker *w)
-{
-    return w->idx >= w->fl->busy_count;
-}
-
-static bool worker_may_place(const FastloadWorker *w, uint64_t now_ns)
-{
-    return !worker_is_surplus(w) &&
-           (!worker_is_first_of_several(w) ||
-            now_ns >= fastload_sched_quiet_ns(w->fl));
-}
-
-static bool worker_may_read(const FastloadWorker *w, uint64_t now_ns)
-{
-    const Fastload *fl = w->fl;
-
-    if (fl->config.worker_count == 1) {
-        return true;
+    if (is_reading_busy) {
+        /* Without the one that waits for faults. */
+        reader_count = MAX(fl->active_count - !is_quiet, 1);
     }
-    if (worker_is_surplus(w)) {
-        return false;
-    }
-    if (!fastload_file_is_busy(fl)) {
-        return w->idx == 0;
-    }
-    return w->idx != 0 || now_ns >= fastload_sched_quiet_ns(w->fl);
+    return (WorkerTurn) {
+        .now_ns = now_ns,
+        .quiet_ns = is_quiet ? UINT64_MAX : quiet_ns,
+        .minds_faults = w->idx == 0 || is_first_blocking ||
+                        __atomic_load_n(&fl->sched.are_faults_shared,
+                                        __ATOMIC_RELAXED),
+        .may_read = is_active && (is_reading_busy ? is_free : w->idx == 0),
+        .may_place = is_active && is_free,
+        .window_bytes = fastload_window_bytes(&fl->window, now_ns,
+                            fastload_sched_queue_ns(fl, now_ns)) /
+                        reader_count,
+    };
 }
 
 /* One that reads while it polls takes one at a time: leave others the rest. */
@@ -375,14 +383,15 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
 }
 
 /* @has_new: faults have come in this turn. */
-static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
+static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
                                 bool has_new)
 {
     Fastload *fl = w->fl;
     FastloadFault fault;
 
     while (worker_has_urgent_room(w) &&
-           fastload_sched_pop_fault(fl, now_ns, w->free_urgent, &fault)) {
+           fastload_sched_pop_fault(fl, turn->now_ns, w->free_urgent,
+                                    &fault)) {
         FastloadArea *area = fault.area;
         FastloadRead *read = w->free_urgent;
 
@@ -406,7 +415,7 @@ static void worker_issue_urgent(FastloadWorker *w, uint64_t now_ns,
         }
     }
     worker_share_faults(w, !worker_has_urgent_room(w) &&
-                        fastload_sched_fault_is_due(fl, now_ns), has_new);
+                        fastload_sched_fault_is_due(fl, turn->now_ns), has_new);
 }
 
 /* Puts @read where it belongs next; somebody may have been waiting for it. */
@@ -420,10 +429,10 @@ static void worker_pass_on(FastloadWorker *w, FastloadPoolList to,
     fastload_pool_put(fl, to, read);
     for (i = 0; i < fl->config.worker_count; i++) {
         FastloadWorker *other = &fl->workers[i];
+        WorkerTurn turn = worker_turn_of(other, now_ns);
 
         if (other != w &&
-            (to == FASTLOAD_POOL_FRESH ? worker_may_read(other, now_ns)
-                                       : worker_may_place(other, now_ns)) &&
+            (to == FASTLOAD_POOL_FRESH ? turn.may_read : turn.may_place) &&
             __atomic_exchange_n(&other->is_idle, 0, __ATOMIC_SEQ_CST)) {
             fastload_session_kick(other);
             return;
@@ -432,14 +441,14 @@ static void worker_pass_on(FastloadWorker *w, FastloadPoolList to,
 }
 
 /* Takes the next chunk for issuing; false when there is none, or no room. */
-static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
+static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
 {
     Fastload *fl = w->fl;
     FastloadRead *read;
     uint64_t chunk_idx;
 
-    if (!worker_may_read(w, now_ns) ||
-        fastload_sched_next_due_ns(fl, false, true) > now_ns) {
+    if (!turn->may_read ||
+        fastload_sched_next_due_ns(fl, false, true) > turn->now_ns) {
         return false;
     }
     read = fastload_pool_take(fl, FASTLOAD_POOL_FRESH);
@@ -451,7 +460,7 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
         fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
         return false;
     }
-    if (!fastload_sched_next_chunk(fl, now_ns, read, &chunk_idx)) {
+    if (!fastload_sched_next_chunk(fl, turn->now_ns, read, &chunk_idx)) {
         fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
         return false;
     }
@@ -467,29 +476,45 @@ static bool worker_take_chunk(FastloadWorker *w, uint64_t now_ns)
 }
 
 static bool worker_has_flight_room(const FastloadWorker *w,
-                                   uint32_t bytes_max)
+                                   const WorkerTurn *turn)
 {
-    return w->flight_bytes < bytes_max &&
+    return w->flight_bytes < MAX(turn->window_bytes,
+                                 FASTLOAD_REQ_BYTES_MIN) &&
            w->flight_count < FASTLOAD_FLIGHT_COUNT_MAX;
 }
 
-static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
+/* How long a background read may be. */
+static uint32_t worker_req_bytes(const WorkerTurn *turn)
 {
-    uint32_t bytes_max = fastload_window_bytes(w->fl, now_ns);
-    uint32_t req_bytes_max = CLAMP(bytes_max / 2, FASTLOAD_REQ_BYTES_MIN,
-                                   FASTLOAD_REQ_BYTES_MAX);
+    uint64_t window_bytes = turn->window_bytes;
 
-    while (worker_has_flight_room(w, bytes_max)) {
+    /* Two at least, so that one is out while the other comes in. */
+    if (window_bytes < 2 * FASTLOAD_REQ_BYTES_NEAR) {
+        return MAX(window_bytes / 2 / FASTLOAD_REQ_BYTES_MIN, 1) *
+               FASTLOAD_REQ_BYTES_MIN;
+    }
+    window_bytes = window_bytes / FASTLOAD_REQ_SHARE / FASTLOAD_REQ_BYTES_MIN *
+                   FASTLOAD_REQ_BYTES_MIN;
+    return CLAMP(window_bytes, FASTLOAD_REQ_BYTES_NEAR,
+                 FASTLOAD_REQ_BYTES_MAX);
+}
+
+static void worker_issue_background(FastloadWorker *w, const WorkerTurn *turn)
+{
+    uint32_t req_bytes_max = worker_req_bytes(turn);
+
+    w->is_flight_full = false;
+    while (worker_has_flight_room(w, turn)) {
         FastloadRead *read = w->issuing;
 
-        if (!read && !worker_take_chunk(w, now_ns)) {
+        if (!read && !worker_take_chunk(w, turn)) {
             return;
         }
         read = w->issuing;
         if (worker_read_has_rest(read)) {
             FastloadSpan *extent = &read->extents[read->extent_idx];
             uint32_t req_bytes =
-                fastload_sched_rate_take(w->fl, now_ns, read,
+                fastload_sched_rate_take(w->fl, turn->now_ns, read,
                                          MIN(extent->len_bytes,
                                              req_bytes_max));
 
@@ -505,6 +530,7 @@ static void worker_issue_background(FastloadWorker *w, uint64_t now_ns)
             }
         }
     }
+    w->is_flight_full = w->flight_count;
 }
 
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
@@ -575,23 +601,23 @@ static void worker_place_piece(FastloadWorker *w, FastloadRead *read)
 }
 
 /* Is there something that this worker may place, or has to pass on? */
-static bool worker_can_place(const FastloadWorker *w, uint64_t now_ns)
+static bool worker_can_place(const FastloadWorker *w, const WorkerTurn *turn)
 {
-    return w->placing || (worker_may_place(w, now_ns) &&
+    return w->placing || (turn->may_place &&
                           fastload_pool_has(w->fl, FASTLOAD_POOL_READY));
 }
 
 /* Places a piece of a background read that is complete. */
-static void worker_place_step(FastloadWorker *w, uint64_t now_ns)
+static void worker_place_step(FastloadWorker *w, const WorkerTurn *turn)
 {
     FastloadRead *read = w->placing;
 
     w->placing = NULL;
-    if (read && !worker_may_place(w, now_ns)) {
+    if (read && !turn->may_place) {
         worker_pass_on(w, FASTLOAD_POOL_READY, read);
         return;
     }
-    if (!read && worker_may_place(w, now_ns)) {
+    if (!read && turn->may_place) {
         read = fastload_pool_take(w->fl, FASTLOAD_POOL_READY);
     }
     if (!read) {
@@ -661,11 +687,9 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     if (!req->is_urgent) {
         w->flight_bytes -= req->len_bytes;
         w->flight_count--;
-        if (!req->error && !req->tries && !is_without_ring) {
-            fastload_window_sample(w->fl, req->len_bytes,
-                                       fastload_stats_now_ns() -
-                                       req->begin_ns);
-        }
+        fastload_window_end(&w->fl->window, req, w->reaped_ns,
+                            !req->error && !req->tries && !is_without_ring &&
+                            !read->is_cached);
     }
     worker_req_free(w, req);
     if (read->class == FASTLOAD_CLASS_URGENT) {
@@ -737,64 +761,104 @@ static bool worker_must_leave_ring(const FastloadWorker *w)
 
 static void worker_reap(FastloadWorker *w)
 {
-    FastloadIoReq *req;
+    FastloadIoReq *req = w->io_ops->reap(w->io);
+    uint32_t flight_count = w->flight_count;
 
-    while ((req = w->io_ops->reap(w->io))) {
+    w->reaped_ns = req ? fastload_stats_now_ns() : w->reaped_ns;
+    for (; req; req = w->io_ops->reap(w->io)) {
         worker_req_done(w, req);
+    }
+    if (w->is_flight_full && w->flight_count < flight_count) {
+        fastload_window_seen(&w->fl->window, !w->flight_count);
     }
 }
 
 /* Does this worker wake when a fault in the queue falls due? */
-static bool worker_times_faults(const FastloadWorker *w)
+static bool worker_times_faults(const FastloadWorker *w,
+                                const WorkerTurn *turn)
 {
-    /* The first one also does to tell the others that it has no room. */
-    return worker_minds_faults(w) &&
+    /* The first of several also does, to tell the others it has no room. */
+    return turn->minds_faults &&
            (worker_has_urgent_room(w) ||
-            (worker_is_first_of_several(w) &&
+            (w->idx == 0 && w->fl->config.worker_count > 1 &&
              !__atomic_load_n(&w->fl->sched.are_faults_shared,
                               __ATOMIC_RELAXED)));
 }
 
-/*
- * How long to sleep.  All that can be begun has been begun: a completed read,
- * a fault or a kick wakes the worker, or a retry that falls due, or the next
- * read that the background's rate allows; or the guest becoming quiet, if
- * there is something that this worker must not do before.
- */
-static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
+/* When the worker can read ahead again, with what it knows now. */
+static uint64_t worker_read_due_ns(const FastloadWorker *w,
+                                   const WorkerTurn *turn)
 {
     Fastload *fl = w->fl;
-    uint64_t due_ns, chunk_due_ns = UINT64_MAX;
-    bool has_room =
-        worker_has_flight_room(w, fastload_window_bytes(fl, now_ns));
+    uint64_t due_ns;
 
-    due_ns = fastload_sched_next_due_ns(fl, worker_times_faults(w), false);
-    if (has_room && w->issuing) {
-        due_ns = MIN(due_ns, fastload_sched_rate_due_ns(fl));
-    } else if (has_room && fastload_pool_has(fl, FASTLOAD_POOL_FRESH)) {
-        chunk_due_ns = fastload_sched_next_due_ns(fl, false, true);
-        if (!worker_may_read(w, now_ns)) {
-            /* The first of several may later, the others are kicked. */
-            chunk_due_ns = w->idx || chunk_due_ns == UINT64_MAX
-                ? UINT64_MAX
-                : MAX(chunk_due_ns, fastload_sched_quiet_ns(fl));
-        }
+    if (!worker_has_flight_room(w, turn)) {
+        /* A read that comes in makes room, or time does. */
+        return turn->may_read
+            ? MIN(turn->quiet_ns,
+                  fastload_window_grows_ns(&fl->window, turn->now_ns))
+            : UINT64_MAX;
     }
-    due_ns = MIN(due_ns, chunk_due_ns);
-    if (!has_room && worker_may_read(w, now_ns) &&
-        now_ns < fastload_sched_quiet_ns(fl)) {
-        due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl)); /* then it has */
+    if (w->issuing) {
+        return fastload_sched_rate_due_ns(fl);
     }
-    if (!worker_is_surplus(w) && !worker_may_place(w, now_ns) &&
-        (fastload_pool_has(fl, FASTLOAD_POOL_READY) ||
-         (fastload_pool_has(fl, FASTLOAD_POOL_SPENT) &&
-          fastload_sched_next_due_ns(fl, false, true) != UINT64_MAX))) {
-        due_ns = MIN(due_ns, fastload_sched_quiet_ns(fl));
+    if (!fastload_pool_has(fl, FASTLOAD_POOL_FRESH)) {
+        return UINT64_MAX; /* who renews some kicks us */
     }
+    due_ns = fastload_sched_next_due_ns(fl, false, true);
+    if (turn->may_read || due_ns == UINT64_MAX) {
+        return due_ns;
+    }
+    /* The first of several may later, the others are kicked. */
+    return w->idx ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
+}
+
+/* How much staging should be there, in use or not: more where more is read. */
+static uint32_t worker_staging_count(const FastloadWorker *w,
+                                     const WorkerTurn *turn)
+{
+    return turn->window_bytes / FASTLOAD_CHUNK_BYTES +
+           w->fl->active_count * FASTLOAD_POOL_SPARE_EACH +
+           FASTLOAD_POOL_SPARE_COUNT;
+}
+
+/* Is there spent staging that will be read into? */
+static bool worker_has_renewal(const FastloadWorker *w,
+                               const WorkerTurn *turn)
+{
+    return fastload_pool_wants_renewal(w->fl, worker_staging_count(w, turn)) &&
+           fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX;
+}
+
+/* When the worker may place or renew, which it may not now. */
+static uint64_t worker_place_due_ns(const FastloadWorker *w,
+                                    const WorkerTurn *turn)
+{
+    if (turn->may_place || w->idx >= w->fl->active_count) {
+        return UINT64_MAX;
+    }
+    return fastload_pool_has(w->fl, FASTLOAD_POOL_READY) ||
+           worker_has_renewal(w, turn) ? turn->quiet_ns : UINT64_MAX;
+}
+
+/*
+ * How long to sleep, -1: until something comes.  All that can be begun has been
+ * begun: a read that completes, a fault or a kick wakes the worker, or a retry
+ * that falls due, or the next read that the background's rate allows; or the
+ * guest becoming quiet, if there is something that must not be done before.
+ */
+static int64_t worker_sleep_ns(const FastloadWorker *w,
+                               const WorkerTurn *turn)
+{
+    uint64_t due_ns =
+        fastload_sched_next_due_ns(w->fl, worker_times_faults(w, turn), false);
+
+    due_ns = MIN(due_ns, worker_read_due_ns(w, turn));
+    due_ns = MIN(due_ns, worker_place_due_ns(w, turn));
     if (due_ns == UINT64_MAX) {
         return -1;
     }
-    return due_ns > now_ns ? (int64_t)(due_ns - now_ns) : 0;
+    return due_ns > turn->now_ns ? (int64_t)(due_ns - turn->now_ns) : 0;
 }
 
 /*
@@ -802,13 +866,13 @@ static int64_t worker_idle_ns(FastloadWorker *w, uint64_t now_ns)
  * is served meanwhile: only with nothing to place, no urgent read to come
  * back, and a chunk to come.
  */
-static bool worker_wants_renewal(const FastloadWorker *w, uint64_t now_ns)
+static bool worker_wants_renewal(const FastloadWorker *w,
+                                 const WorkerTurn *turn)
 {
-    return !w->placing && worker_may_place(w, now_ns) &&
+    return !w->placing && turn->may_place &&
            w->inflight_count == w->flight_count &&
-           fastload_pool_has(w->fl, FASTLOAD_POOL_SPENT) &&
            !fastload_pool_has(w->fl, FASTLOAD_POOL_READY) &&
-           fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX;
+           worker_has_renewal(w, turn);
 }
 
 static void worker_renew_staging(FastloadWorker *w)
@@ -826,22 +890,21 @@ static void worker_renew_staging(FastloadWorker *w)
  * whether staging should be renewed; it has not slept then, nor when there is
  * something to place.
  */
-static bool worker_poll(FastloadWorker *w, uint64_t now_ns,
+static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
                         bool *ret_can_place)
 {
     bool wants_renewal;
-    int64_t idle_ns;
+    int64_t sleep_ns;
 
     /* First the flag, then a look: who passes something on later sees it. */
     __atomic_store_n(&w->is_idle, 1, __ATOMIC_SEQ_CST);
-    *ret_can_place = worker_can_place(w, now_ns);
-    wants_renewal = worker_wants_renewal(w, now_ns);
-    idle_ns = *ret_can_place || wants_renewal ? 0 : worker_idle_ns(w, now_ns);
-    if (idle_ns == 0) {
+    *ret_can_place = worker_can_place(w, turn);
+    wants_renewal = worker_wants_renewal(w, turn);
+    sleep_ns = *ret_can_place || wants_renewal ? 0 : worker_sleep_ns(w, turn);
+    if (sleep_ns == 0) {
         __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     }
-    w->is_io_broken = !w->io_ops->poll(w->io, idle_ns,
-                                       worker_minds_faults(w));
+    w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, turn->minds_faults);
     __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     return wants_renewal;
 }
@@ -869,28 +932,27 @@ static void worker_note_file(FastloadWorker *w)
 
 static void worker_turn(FastloadWorker *w)
 {
-    uint64_t now_ns = fastload_stats_now_ns();
+    WorkerTurn turn = worker_turn_of(w, fastload_stats_now_ns());
     bool wants_renewal = false, can_place = false;
 
     if (worker_must_leave_ring(w)) {
         worker_leave_ring(w);
     }
     worker_note_file(w);
-    /* Asked once: who takes a fault from the kernel sees to it. */
-    if (worker_minds_faults(w)) {
+    if (turn.minds_faults) {
         bool has_new = worker_take_ready(w, FASTLOAD_IO_WATCH_FAULTS) &&
                        fastload_fault_drain(w);
 
-        worker_issue_urgent(w, now_ns, has_new);
+        worker_issue_urgent(w, &turn, has_new);
     }
-    worker_issue_background(w, now_ns);
+    worker_issue_background(w, &turn);
     if (!fastload_session_is_ending(w->fl)) {
         /* Reads go out before the worker is busy. */
-        wants_renewal = worker_poll(w, now_ns, &can_place);
+        wants_renewal = worker_poll(w, &turn, &can_place);
     }
     worker_reap(w);
     if (can_place) {
-        worker_place_step(w, now_ns);
+        worker_place_step(w, &turn);
     }
     if (wants_renewal) {
         worker_renew_staging(w);

@@ -408,7 +408,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     fl->file.fd = fd;
     fl->file.direct_fd = -1;
     fl->uffd = -1;
-    fl->window.bytes_max = FASTLOAD_FLIGHT_BYTES_MIN;
+    fastload_window_init(&fl->window);
     fl->config = *config;
     if (!fl->config.worker_count) {
         fl->config.worker_count = 2;
@@ -783,9 +783,7 @@ static const FastloadIoOps *session_choose_io(Fastload *fl)
 
 static void session_size_staging(Fastload *fl)
 {
-    uint32_t chunks_each = FASTLOAD_CHUNK_READ_COUNT_MAX;
-
-    fl->busy_count = MIN(fl->config.worker_count,
+    fl->active_count = MIN(fl->config.worker_count,
                          MAX(g_get_num_processors(), 2));
     fl->urgent_bytes = MAX(fl->urgent_bytes, FASTLOAD_PAGE_BYTES_MIN);
     fl->urgent_read_count = CLAMP(FASTLOAD_URGENT_STAGING_BYTES_MAX /
@@ -794,12 +792,11 @@ static void session_size_staging(Fastload *fl)
     if (fl->io_ops->is_blocking) {
         /* One read at a time anyway: leave the rest to other workers. */
         fl->urgent_read_count = 1;
-        chunks_each = 1;
-        fl->busy_count = fl->config.worker_count;
+        fl->active_count = fl->config.worker_count;
     }
-    fl->pool.read_count = MIN(fl->busy_count * chunks_each,
-                               FASTLOAD_STAGING_BYTES_MAX /
-                               FASTLOAD_CHUNK_BYTES);
+    fl->pool.read_count = fl->io_ops->is_blocking
+        ? MIN(fl->config.worker_count, FASTLOAD_POOL_READ_COUNT)
+        : FASTLOAD_POOL_READ_COUNT;
     if (fl->zeros_bytes) {
         fl->zeros = g_malloc0(fl->zeros_bytes);
     }
@@ -839,7 +836,7 @@ static void session_follow_first(Fastload *fl)
     if (!fl->io_ops->is_blocking &&
         fastload_worker_is_blocking(&fl->workers[0])) {
         fl->io_ops = &fastload_io_sync_ops;
-        fl->busy_count = fl->config.worker_count;
+        fl->active_count = fl->config.worker_count;
     }
 }
 
@@ -1222,6 +1219,7 @@ void fastload_free(Fastload *fl)
     g_cond_clear(&fl->state_cond);
     g_mutex_clear(&fl->state_lock);
     g_mutex_clear(&fl->event_lock);
+    fastload_window_clear(&fl->window);
     g_mutex_clear(&fl->pool.lock);
     g_mutex_clear(&fl->file.prefix_lock);
     g_mutex_clear(&fl->sched.lock);

@@ -70,9 +70,14 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 /* After a change before the stream the time must stand still for so long. */
 #define FASTLOAD_PREFIX_SETTLE_NS (100 * 1000 * 1000ull)
 
-/* Staging for chunks, all workers' together. */
-#define FASTLOAD_STAGING_BYTES_MAX (64u << 20)
-#define FASTLOAD_CHUNK_READ_COUNT_MAX 4 /* for each worker */
+/*
+ * Staging for chunks, all workers' together: enough for the widest window, and
+ * for what is being placed meanwhile.  It costs memory once it is used.
+ */
+#define FASTLOAD_POOL_READ_COUNT 24
+/* Beyond what is in flight: some for each worker, to place and to renew. */
+#define FASTLOAD_POOL_SPARE_COUNT 2
+#define FASTLOAD_POOL_SPARE_EACH 2
 #define FASTLOAD_URGENT_READ_COUNT_MAX 16
 #define FASTLOAD_URGENT_STAGING_BYTES_MAX (4u << 20)
 #define FASTLOAD_FAULT_COUNT_MAX 1024
@@ -120,30 +125,33 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_PLACE_AGAIN_US_MAX (200 * 1000)
 #define FASTLOAD_MOVE_AGAIN_US_MAX 2000
 /*
- * What is in flight for the background, of all workers together.  The device's
- * queue must not be the place where urgent reads wait: the least keeps a local
- * device busy.  More is there where storage is far away: for as long as no read
- * waits for others longer than FASTLOAD_FLIGHT_WAIT_NS, or than a part of its
- * way, and no more than comes in at FASTLOAD_FLIGHT_BYTES_PER_NS while one read
- * is on its way.  While the guest does not fault, it is
- * FASTLOAD_FLIGHT_QUIET_FACTOR times that.  A read is begun while there is less
- * in flight: it may be one read more, and each that reads ahead has at least
- * one read of the smallest size.
+ * What is in flight for the background, of all workers together: what the
+ * storage needs (util/fastload-window.c), and some more when the guest does not
+ * fault, which makes the first page that it waits for then wait for so much
+ * longer.  The least keeps a local device busy; the most is bounded by staging.
+ * A read is begun while there is less in flight: it may be one read more, and
+ * each worker that reads ahead has at least one read of the smallest size.
  * docs/design/0001-urgent-before-background.md.
  */
-#define FASTLOAD_FLIGHT_BYTES_MIN (320u << 10)
-#define FASTLOAD_FLIGHT_BYTES_MAX (8u << 20)
-#define FASTLOAD_FLIGHT_BYTES_PER_NS 2
-#define FASTLOAD_FLIGHT_WAIT_NS (200 * 1000ull)
-#define FASTLOAD_FLIGHT_WAIT_SHARE 4
-/* No storage is as near as that: it came from the page cache. */
-#define FASTLOAD_FLIGHT_LEAST_NS (50 * 1000ull)
-#define FASTLOAD_FLIGHT_QUIET_FACTOR 2
+#define FASTLOAD_WINDOW_BYTES_MIN (320u << 10)
+#define FASTLOAD_WINDOW_BYTES_MAX (32u << 20)
+/* A round trip is the median of so many reads. */
+#define FASTLOAD_WINDOW_GROUP 8
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
-#define FASTLOAD_REQ_BYTES_MAX (160u << 10)
-/* For so long after a fault the guest counts as faulting. */
+/* Long reads keep short ones waiting; far storage wants them long, or many. */
+#define FASTLOAD_REQ_BYTES_NEAR (160u << 10)
+#define FASTLOAD_REQ_BYTES_MAX (512u << 10)
+#define FASTLOAD_REQ_SHARE 16
+/*
+ * For so long after a fault the guest counts as faulting, and then for so long
+ * as one that may fault soon.
+ */
 #define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
+#define FASTLOAD_FAULT_CALM_NS (20 * 1000 * 1000ull)
+/* What the background may then add to the time that a read waits. */
+#define FASTLOAD_QUIET_QUEUE_NS (200 * 1000ull)
+#define FASTLOAD_CALM_QUEUE_NS (400 * 1000ull)
 /*
  * A background rate is kept by a token bucket that holds what is due in
  * FASTLOAD_RATE_BURST_NS, more than a worker ever sleeps too long; one
@@ -312,6 +320,7 @@ struct FastloadRead {
     bool is_retried;        /* counted in failing_count */
     bool is_probe;          /* tells whether reads still fail; not rated */
     bool is_direct;         /* around the page cache, unless that fails */
+    bool is_cached;         /* it is there: tells nothing of the storage */
     bool is_moving;         /* into guest memory, if nothing comes between */
     bool is_spent;          /* some of buf was moved away */
     bool is_spare;          /* buf is the spare of what was lost */
@@ -467,6 +476,8 @@ typedef struct FastloadWorker {
     uint64_t flight_bytes;       /* of background requests */
     uint32_t flight_count;
     uint32_t inflight_count;     /* requests, of either class */
+    uint64_t reaped_ns;          /* when requests were last seen to be back */
+    bool is_flight_full;         /* no room was left when it began reads last */
     uint32_t file_generation;         /* the file that the backend knows */
     FastloadCounters counters;
     /* atomic */
@@ -509,6 +520,7 @@ typedef struct FastloadPool {
     /* lock lock */
     GMutex lock;
     FastloadRead *lists[FASTLOAD_POOL_MAX];
+    uint32_t renewed_count;      /* not in FASTLOAD_POOL_SPENT */
     /* atomic */
     uint32_t is_lost;            /* the kernel may write to it */
 } FastloadPool;
@@ -551,10 +563,35 @@ typedef struct FastloadRate {
     uint64_t at_ns;              /* when the tokens were counted last */
 } FastloadRate;
 
-/* How much is in flight: util/fastload-window.c; atomic, relaxed */
+/* How much is in flight: util/fastload-window.c */
 typedef struct FastloadWindow {
-    uint32_t bytes_max;
-    uint64_t least_ns;           /* what a read takes with no other before */
+    /* lock lock */
+    GMutex lock;
+    uint32_t gain;               /* per cent of rate x round trip */
+    uint32_t flight_count;       /* reads that are out */
+    uint64_t delivered_bytes;    /* so far */
+    uint64_t group_ns[FASTLOAD_WINDOW_GROUP];
+    uint32_t group_count;
+    uint64_t rtt_ns;             /* 0: not known yet */
+    uint64_t rtt_least_ns[2];    /* of this epoch and the one before */
+    uint64_t late_ns;            /* from when a read is back until it is seen */
+    double rate;                 /* bytes a second; 0: not known yet */
+    double rate_most[2];         /* the same */
+    double rate_before;          /* when it last grew, at the start */
+    uint32_t flat_round_count;   /* rounds since */
+    uint64_t round_ns;           /* when this round began */
+    uint64_t round_bytes;        /* delivered by then */
+    uint64_t round_count;
+    uint64_t epoch_ns;           /* when this epoch began */
+    uint64_t epoch_round;
+    uint64_t drain_round;        /* from then on the queue counts as empty */
+    /* atomic, relaxed: what follows from it */
+    uint64_t begin_ns;           /* of the first read */
+    uint64_t first_ns;           /* when the first was back; 0: none is */
+    uint64_t bytes;
+    uint32_t is_draining;        /* the queue is to become empty */
+    uint64_t round_trip_ns;
+    uint64_t rate_bytes_per_s;
 } FastloadWindow;
 
 struct Fastload {
@@ -567,7 +604,7 @@ struct Fastload {
     FastloadWorker *workers;
     uint8_t *zeros;              /* what UFFDIO_ZEROPAGE does not place */
     size_t zeros_bytes;
-    uint32_t busy_count;         /* workers that read ahead and place */
+    uint32_t active_count;       /* workers that read ahead and place */
     uint32_t urgent_read_count;  /* for each worker */
     uint32_t urgent_bytes;       /* staging for one urgent read */
     bool has_move;               /* of the userfaultfd, then of any area */
@@ -653,11 +690,8 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
 void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read);
 /* From when on the guest no longer counts as faulting, if it does not fault */
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
-/* What a worker may have in flight for the background now. */
-uint32_t fastload_window_bytes(Fastload *fl, uint64_t now_ns);
-/* A background read of @len_bytes took so long: what does that tell? */
-void fastload_window_sample(Fastload *fl, uint32_t len_bytes,
-                                uint64_t took_ns);
+/* How much longer reads may wait for the background's, as the guest is now. */
+uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns);
 /* Says of @read which area, whether it is retried, and a probe. */
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadRead *read,
@@ -719,6 +753,36 @@ uint32_t fastload_rate_take_locked(FastloadRate *rate, uint32_t want_bytes);
 /* These are read whatever is due. */
 void fastload_rate_charge_locked(FastloadRate *rate, uint32_t read_bytes);
 
+/* how much is read ahead at once: util/fastload-window.c */
+void fastload_window_init(FastloadWindow *w);
+void fastload_window_clear(FastloadWindow *w);
+/* A background read goes out; it remembers what was measured by then. */
+void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
+                           uint64_t now_ns);
+/*
+ * It has come back, or failed.  @is_sample: it came from the storage, and
+ * nobody was busy with something else when it did.
+ */
+void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
+                         uint64_t now_ns, bool is_sample);
+/*
+ * A reader that had begun all it might has looked, and some reads were back;
+ * @is_dry: all that it had begun.
+ */
+void fastload_window_seen(FastloadWindow *w, bool is_dry);
+/*
+ * How many bytes all workers together may have in flight, when an urgent read
+ * may wait @queue_ns longer for them than it has to.
+ */
+uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
+                               uint64_t queue_ns);
+/* When it is wider by itself, though nothing comes in; UINT64_MAX: never. */
+uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns);
+/* 0: not known yet. */
+uint64_t fastload_window_round_trip_ns(const FastloadWindow *w);
+/* Bytes a second; 0: not known yet. */
+uint64_t fastload_window_rate(const FastloadWindow *w);
+
 /* faults: util/fastload-fault.c */
 /*
  * Answers messages, no more than FASTLOAD_FAULT_TURN_MAX: those that are left
@@ -748,6 +812,8 @@ void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read);
 /* The first, or NULL. */
 FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from);
 bool fastload_pool_has(Fastload *fl, FastloadPoolList list);
+/* Is there spent staging, and less than @wanted_count that is not? */
+bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count);
 
 /* placement: util/fastload-place.c */
 /*

@@ -80,6 +80,12 @@ static FaultTest *fault_new(const FastloadIoOps *ops, FastloadIoKind io_kind,
 }
 
 /* Four chunks on the simulator. */
+/* As when the first read was back at once: nothing is known of the storage. */
+static void fault_set_near(FaultTest *t)
+{
+    t->fl->window.first_ns = 1;
+}
+
 static FaultTest *fault_new_sim(FixtureHasData *has_data)
 {
     return fault_new(&sim_ops, FASTLOAD_IO_AUTO, FIXTURE_ANON,
@@ -1899,6 +1905,7 @@ static void test_one_worker_stays_free(const void *opaque)
     test_clock_stop();
     t = fault_new_sim(fixture_all_data);
     t->fl->file.is_cached = 1;
+    fault_set_near(t);
     fault_start(t);
     /* Two reads, each of half of what may be in flight. */
     fault_check_readers(t, 0, 2);
@@ -1931,7 +1938,7 @@ static void test_small_reads_are_limited(const void *opaque)
     sim_hold(SIM_HOLD_BACKGROUND);
     test_clock_stop();
     t = fault_new_sim(fault_every_tenth);
-    g_assert_cmpuint(FASTLOAD_FLIGHT_BYTES_MIN / PAGE, >,
+    g_assert_cmpuint(FASTLOAD_WINDOW_BYTES_MIN / PAGE, >,
                      FASTLOAD_FLIGHT_COUNT_MAX);
     fault_start(t);
     sim_skip(FASTLOAD_FAULT_QUIET_NS);
@@ -2036,54 +2043,6 @@ static void test_one_worker_is_woken(const void *opaque)
     fault_free(t);
 }
 
-/* ---- the depth of the device's queue ---- */
-
-/* What is in flight after many reads that take @far_ns and wait for others. */
-static uint64_t fault_flight_bytes(uint64_t far_ns, uint64_t first_per_us,
-                                   uint64_t later_per_us)
-{
-    g_autoptr(Fastload) fl = fastload_new(0, NULL, NULL);
-    uint64_t flight_bytes = 0;
-    int i;
-
-    for (i = 0; i < 100 * 1000; i++) {
-        uint64_t bytes_per_us = i < 50 * 1000 ? first_per_us : later_per_us;
-
-        flight_bytes = __atomic_load_n(&fl->window.bytes_max,
-                                       __ATOMIC_RELAXED);
-        /* The first came alone, the others when all before them was read. */
-        fastload_window_sample(fl, FASTLOAD_REQ_BYTES_MAX,
-                                   i ? MAX(far_ns, flight_bytes * 1000 /
-                                                   bytes_per_us) : far_ns);
-        /* What is short or cached tells nothing. */
-        fastload_window_sample(fl, FASTLOAD_PAGE_BYTES_MIN, 1000 * 1000);
-        fastload_window_sample(fl, FASTLOAD_REQ_BYTES_MAX, 30 * 1000);
-    }
-    return flight_bytes;
-}
-
-static void test_flight_suits_the_storage(const void *opaque)
-{
-    /* Near: the least. Far: what keeps it busy, and hardly a queue. */
-    const uint64_t near_ns = 100 * 1000, away_ns = 400 * 1000;
-    const uint64_t far_ns = 5 * 1000 * 1000;
-
-    g_assert_cmpuint(fault_flight_bytes(near_ns, 2000, 2000), ==,
-                     FASTLOAD_FLIGHT_BYTES_MIN);
-    g_assert_cmpuint(fault_flight_bytes(near_ns, 100, 100), ==,
-                     FASTLOAD_FLIGHT_BYTES_MIN);
-    /* 1000 MB/s, 0.4 ms away: 0.4 MB, and 0.2 ms of that as a queue. */
-    g_assert_cmpuint(fault_flight_bytes(away_ns, 1000, 1000), >, 550 * 1000);
-    g_assert_cmpuint(fault_flight_bytes(away_ns, 1000, 1000), <, 650 * 1000);
-    /* 500 MB/s, 5 ms away: 2.5 MB, and a quarter of that as a queue. */
-    g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 500), >, 2500 * 1000);
-    g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 500), <, 3300 * 1000);
-    g_assert_cmpuint(fault_flight_bytes(far_ns, 1000 * 1000, 1000 * 1000), ==,
-                     FASTLOAD_FLIGHT_BYTES_MAX);
-    /* It becomes slower: what is too much now is taken back. */
-    g_assert_cmpuint(fault_flight_bytes(far_ns, 500, 100), <, 700 * 1000);
-}
-
 static void test_who_may_not_read_sleeps(const void *opaque)
 {
     /* Cold file, quiet guest: the second worker has nothing to do. */
@@ -2100,6 +2059,7 @@ static void test_who_may_not_read_sleeps(const void *opaque)
         fault_free(t);
         return;
     }
+    fault_set_near(t);
     fault_start(t);
     sim_wait_asleep();
     sim_skip(FASTLOAD_FAULT_QUIET_NS);
@@ -2139,7 +2099,7 @@ static void test_surplus_workers_wait(const void *opaque)
     g_assert_cmpuint(sim_pending_count(), >, 0);
     sim_hold(SIM_HOLD_NONE);
     fault_run(t);
-    for (i = t->fl->busy_count; i < config.worker_count; i++) {
+    for (i = t->fl->active_count; i < config.worker_count; i++) {
         FastloadCounters *counters = &t->fl->workers[i].counters;
 
         g_assert_cmpuint(counters->read_bytes, ==, 0);
@@ -2822,7 +2782,6 @@ int main(int argc, char **argv)
     add_test("swamped-worker-is-helped", test_swamped_worker_is_helped);
     add_test("helpers-failure-is-the-firsts",
              test_helpers_failure_is_the_firsts);
-    add_test("flight-suits-the-storage", test_flight_suits_the_storage);
     add_test("small-reads-are-limited", test_small_reads_are_limited);
     add_test("move-wakes-who-waits", test_move_wakes_who_waits);
     add_test("unknown-page-in-a-chunk", test_unknown_page_in_a_chunk);

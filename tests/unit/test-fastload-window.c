@@ -1,0 +1,305 @@
+/*
+ * Tests of util/fastload-window.c: how much is in flight suits the storage.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A storage of given round trip and rate, in a time of its own: a read passes a
+ * line that gives so many bytes a nanosecond, one read after the other, and is
+ * there a round trip later.  Some reads are lucky, and there at once.
+ */
+#include "qemu/osdep.h"
+#include "fastload-fixture.h"
+#include "qemu/fastload_int.h"
+
+#define US 1000ull
+#define MS (1000 * US)
+#define SECOND (1000 * MS)
+#define LUCKY_NS (60 * US)
+#define READ_COUNT_MAX 1024
+
+typedef struct Storage {
+    uint64_t rtt_ns;
+    double rate;            /* bytes a nanosecond; 0: no limit */
+    uint64_t jitter_ns;
+    uint32_t lucky_every;   /* one in so many; 0: none */
+    uint32_t lucky_first;   /* the first so many */
+    uint32_t req_bytes;
+    uint64_t queue_ns;      /* what the caller allows to wait */
+} Storage;
+
+typedef struct Pipe {
+    const Storage *storage;
+    FastloadWindow window;
+    FastloadIoReq reqs[READ_COUNT_MAX];
+    uint64_t due_ns[READ_COUNT_MAX]; /* 0: not in flight */
+    uint32_t count;         /* in flight */
+    uint64_t flight_bytes;
+    uint64_t now_ns;
+    uint64_t line_ns;       /* the line is free from here on */
+    uint64_t begun_count;
+    uint64_t came_bytes;
+    uint64_t most_bytes;    /* in flight */
+    GRand *rand;
+} Pipe;
+
+static void pipe_begin(Pipe *p)
+{
+    const Storage *s = p->storage;
+    uint32_t len_bytes = s->req_bytes ? s->req_bytes : FASTLOAD_REQ_BYTES_NEAR;
+    uint32_t i = 0;
+
+    while (p->due_ns[i]) {
+        i++;
+        g_assert_cmpuint(i, <, READ_COUNT_MAX);
+    }
+    p->reqs[i].len_bytes = len_bytes;
+    fastload_window_begin(&p->window, &p->reqs[i], p->now_ns);
+    p->begun_count++;
+    if (p->begun_count <= s->lucky_first ||
+        (s->lucky_every &&
+         g_rand_int_range(p->rand, 0, s->lucky_every) == 0)) {
+        p->due_ns[i] = p->now_ns + LUCKY_NS;
+    } else {
+        p->line_ns = MAX(p->line_ns, p->now_ns) +
+                     (s->rate ? (uint64_t)(len_bytes / s->rate) : 0);
+        p->due_ns[i] = p->line_ns + s->rtt_ns +
+                       (s->jitter_ns ? g_rand_int_range(p->rand, 0,
+                                                        s->jitter_ns) : 0);
+    }
+    p->count++;
+    p->flight_bytes += len_bytes;
+    p->most_bytes = MAX(p->most_bytes, p->flight_bytes);
+}
+
+/* The next read comes in, or the window is looked at again. */
+static void pipe_step(Pipe *p)
+{
+    uint64_t next_ns = fastload_window_grows_ns(&p->window, p->now_ns);
+    uint32_t i, next = READ_COUNT_MAX;
+
+    while (p->flight_bytes < fastload_window_bytes(&p->window, p->now_ns,
+                                                   p->storage->queue_ns)) {
+        pipe_begin(p);
+    }
+    for (i = 0; i < READ_COUNT_MAX; i++) {
+        if (p->due_ns[i] && p->due_ns[i] < next_ns) {
+            next_ns = p->due_ns[i];
+            next = i;
+        }
+    }
+    p->now_ns = MAX(p->now_ns, next_ns);
+    if (next < READ_COUNT_MAX) {
+        p->due_ns[next] = 0;
+        p->count--;
+        p->flight_bytes -= p->reqs[next].len_bytes;
+        p->came_bytes += p->reqs[next].len_bytes;
+        fastload_window_end(&p->window, &p->reqs[next], p->now_ns, true);
+    }
+}
+
+static Pipe *pipe_new(const Storage *storage)
+{
+    Pipe *p = g_new0(Pipe, 1);
+
+    p->storage = storage;
+    p->now_ns = SECOND;
+    p->rand = g_rand_new_with_seed(1);
+    fastload_window_init(&p->window);
+    return p;
+}
+
+static void pipe_free(Pipe *p)
+{
+    fastload_window_clear(&p->window);
+    g_rand_free(p->rand);
+    g_free(p);
+}
+
+/* Bytes a nanosecond over @len_ns. */
+static double pipe_run(Pipe *p, uint64_t len_ns)
+{
+    uint64_t begin_ns = p->now_ns, before_bytes = p->came_bytes;
+
+    p->most_bytes = 0;
+    while (p->now_ns < begin_ns + len_ns) {
+        pipe_step(p);
+    }
+    return (double)(p->came_bytes - before_bytes) / (p->now_ns - begin_ns);
+}
+
+static void check_between(const char *what, double value, double least,
+                          double most)
+{
+    fixture_note("%s: %g, and not from %g to %g", what, value, least, most);
+    g_assert_true(value >= least && value <= most);
+    fixture_note_clear();
+}
+
+static const Storage far_storages[] = {
+    { .rtt_ns = 1 * MS, .rate = 2 },
+    { .rtt_ns = 1 * MS, .rate = 2, .jitter_ns = 200 * US },
+    { .rtt_ns = 10 * MS, .rate = 1, .req_bytes = 512 << 10 },
+    { .rtt_ns = 20 * MS, .rate = 0.4, .req_bytes = 512 << 10 },
+    { .rtt_ns = 20 * MS, .rate = 0.2, .jitter_ns = 10 * MS,
+      .req_bytes = 512 << 10 },
+};
+
+static void check_far(const Storage *s)
+{
+    Pipe *p = pipe_new(s);
+    double needed = s->rate * (s->rtt_ns + s->jitter_ns / 2) +
+                    FASTLOAD_REQ_BYTES_MAX;
+
+    /* Forty round trips to find out, then nearly all that there is. */
+    pipe_run(p, 40 * s->rtt_ns);
+    check_between("the rate, of the storage's",
+                  pipe_run(p, SECOND) / s->rate, 0.95, 1.02);
+    check_between("in flight, of what is needed",
+                  p->most_bytes / needed, 0.9, 2);
+    /* And it stays so, over all epochs. */
+    check_between("the rate after a while",
+                  pipe_run(p, 10 * SECOND) / s->rate, 0.95, 1.02);
+    check_between("in flight after a while", p->most_bytes / needed, 0.9, 2);
+    pipe_free(p);
+}
+
+static void test_far_storage_is_busy(const void *opaque)
+{
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(far_storages); i++) {
+        check_far(&far_storages[i]);
+    }
+}
+
+static void test_lucky_reads_tell_nothing(const void *opaque)
+{
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(far_storages); i++) {
+        Storage s = far_storages[i];
+
+        s.lucky_every = 100;
+        check_far(&s);
+        s.lucky_every = 0;
+        s.lucky_first = 1;
+        check_far(&s);
+        s.lucky_first = 3;
+        check_far(&s);
+    }
+}
+
+static void test_the_start_is_short(const void *opaque)
+{
+    /* 64 MiB from 10 ms away, of which the storage needs 77 ms. */
+    const Storage s = { .rtt_ns = 10 * MS, .rate = 1, .req_bytes = 512 << 10 };
+    Pipe *p = pipe_new(&s);
+    uint64_t begin_ns = p->now_ns;
+
+    while (p->came_bytes < 64 << 20) {
+        pipe_step(p);
+    }
+    check_between("ms", (p->now_ns - begin_ns) / 1e6, 77, 125);
+    pipe_free(p);
+}
+
+static void test_near_storage_has_no_queue(const void *opaque)
+{
+    /* What is in flight makes reads wait for no longer than it must. */
+    Storage s = { .rtt_ns = 60 * US, .rate = 3 };
+    Pipe *p = pipe_new(&s);
+
+    pipe_run(p, 100 * MS);
+    pipe_run(p, SECOND);
+    check_between("in flight", p->most_bytes, FASTLOAD_WINDOW_BYTES_MIN,
+                  640 << 10);
+    pipe_free(p);
+    /* The guest does not fault: so much longer, and no more. */
+    s.queue_ns = FASTLOAD_CALM_QUEUE_NS;
+    p = pipe_new(&s);
+    pipe_run(p, 100 * MS);
+    pipe_run(p, SECOND);
+    check_between("in flight, quiet", p->most_bytes,
+                  FASTLOAD_CALM_QUEUE_NS * s.rate,
+                  FASTLOAD_CALM_QUEUE_NS * s.rate + (800 << 10));
+    pipe_free(p);
+}
+
+static void test_slow_storage_has_no_queue(const void *opaque)
+{
+    /* 100 MB/s, 0.5 ms away: two reads or three are enough. */
+    const Storage s = { .rtt_ns = 500 * US, .rate = 0.1 };
+    Pipe *p = pipe_new(&s);
+
+    pipe_run(p, 10 * SECOND);
+    pipe_run(p, SECOND);
+    check_between("in flight", p->most_bytes, FASTLOAD_WINDOW_BYTES_MIN,
+                  2 * FASTLOAD_WINDOW_BYTES_MIN);
+    pipe_free(p);
+}
+
+static void test_the_window_follows_the_storage(const void *opaque)
+{
+    /* Slower, nearer, farther: each within some seconds. */
+    Storage s = { .rtt_ns = 5 * MS, .rate = 1 };
+    Pipe *p = pipe_new(&s);
+
+    pipe_run(p, SECOND);
+    s.rate = 0.2;
+    pipe_run(p, 8 * SECOND);
+    check_between("slower: rate", pipe_run(p, SECOND) / s.rate, 0.95, 1.02);
+    check_between("slower: in flight",
+                  p->most_bytes / (s.rate * s.rtt_ns), 1, 2);
+    s.rate = 1;
+    pipe_run(p, 2 * SECOND);
+    check_between("faster: rate", pipe_run(p, SECOND) / s.rate, 0.95, 1.02);
+    s.rtt_ns = 1 * MS;
+    pipe_run(p, 8 * SECOND);
+    check_between("nearer: rate", pipe_run(p, SECOND) / s.rate, 0.95, 1.02);
+    check_between("nearer: in flight",
+                  p->most_bytes / (s.rate * s.rtt_ns), 1, 2);
+    s.rtt_ns = 20 * MS;
+    pipe_run(p, 8 * SECOND);
+    check_between("farther: rate", pipe_run(p, SECOND) / s.rate, 0.9, 1.02);
+    pipe_free(p);
+}
+
+static void test_what_is_no_sample(const void *opaque)
+{
+    /* A read from the page cache, one that failed: as if it had not been. */
+    FastloadWindow w = { 0 };
+    FastloadIoReq req = { .len_bytes = FASTLOAD_REQ_BYTES_NEAR };
+    int i;
+
+    fastload_window_init(&w);
+    for (i = 0; i < 100; i++) {
+        fastload_window_begin(&w, &req, i * MS + 1);
+        fastload_window_end(&w, &req, i * MS + 10 * US, false);
+    }
+    g_assert_cmpuint(fastload_window_round_trip_ns(&w), ==, 0);
+    g_assert_cmpuint(fastload_window_rate(&w), ==, 0);
+    /* Nor is one that is short, of the round trip. */
+    req.len_bytes = FASTLOAD_PAGE_BYTES_MIN;
+    for (i = 0; i < 100; i++) {
+        fastload_window_begin(&w, &req, SECOND + i * MS);
+        fastload_window_end(&w, &req, SECOND + i * MS + 10 * US, true);
+    }
+    g_assert_cmpuint(fastload_window_round_trip_ns(&w), ==, 0);
+    fastload_window_clear(&w);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_init(&argc, &argv);
+#define add_test(name, func) \
+    fixture_add_test("/fastload/window/" name, 0, func, NULL)
+    add_test("far-storage-is-busy", test_far_storage_is_busy);
+    add_test("lucky-reads-tell-nothing", test_lucky_reads_tell_nothing);
+    add_test("the-start-is-short", test_the_start_is_short);
+    add_test("near-storage-has-no-queue", test_near_storage_has_no_queue);
+    add_test("slow-storage-has-no-queue", test_slow_storage_has_no_queue);
+    add_test("the-window-follows-the-storage",
+             test_the_window_follows_the_storage);
+    add_test("what-is-no-sample", test_what_is_no_sample);
+    return g_test_run();
+}
