@@ -256,11 +256,25 @@ static int place_judge(Fastload *fl, const FastloadArea *area,
 }
 
 /*
+ * May a fault have been dropped since there were @drop_count?  To be asked when
+ * the page counts as placed.  Whoever drops a fault adds to the count and then
+ * looks at the page's bits.  Both add to one number, so one of the two is
+ * later, and sees what the other wrote: this finds that a fault may have been
+ * dropped, or whoever drops it finds the page placed and wakes.
+ */
+static bool place_has_dropped(Fastload *fl, uint32_t drop_count)
+{
+    return __atomic_fetch_add(&fl->sched.drop_count, 0, __ATOMIC_ACQ_REL) !=
+           drop_count;
+}
+
+/*
  * The kernel wakes whoever waits for what it places.  Who is left is woken
  * here, when the page counts as placed: who waits for a page that came from
  * elsewhere, or whose memory is gone; and who touched it anew, for it was
  * there, was given back and did not count yet, so that the fault was taken for
- * one that an urgent read of the page will answer.
+ * one that an urgent read of the page will answer.  That is rare and can be
+ * told, the others come with an error: most reads cost no second call.
  *
  * Data is placed only where none was: what was read for a page that has been
  * placed since may be older than what the guest did to it, giving it back
@@ -278,6 +292,7 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
 
     while (at < len_bytes) {
         uint8_t *hva = area->hva + ram_off + at;
+        uint32_t drop_count;
         int ret, error = 0;
 
         step.try_bytes = MIN(step.bytes_max, len_bytes - at);
@@ -288,6 +303,8 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
             at += step.try_bytes;
             continue;
         }
+        /* Who waits for a fault dropped before that is woken by the kernel. */
+        drop_count = __atomic_load_n(&fl->sched.drop_count, __ATOMIC_ACQUIRE);
         ret = place_step(fl, area, ram_off + at, buf ? buf + at : NULL,
                          step.try_bytes, &step.done_bytes);
         if (ret == -ECANCELED) {
@@ -298,7 +315,8 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
         }
         if (step.done_bytes) {
             place_account(w, area, ram_off + at, step.done_bytes, class, buf);
-            if (ret || class == FASTLOAD_CLASS_URGENT) {
+            if (ret || (class == FASTLOAD_CLASS_URGENT &&
+                        place_has_dropped(fl, drop_count))) {
                 fastload_uffd_wake(fl->uffd, hva, step.done_bytes);
             }
             at += step.done_bytes;

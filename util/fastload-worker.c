@@ -371,6 +371,8 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
     if (fault->is_discarded) {
         return false; /* both bits tell what was before */
     }
+    /* Before the look at the bits; pairs with place_has_dropped() */
+    __atomic_fetch_add(&w->fl->sched.drop_count, 1, __ATOMIC_ACQ_REL);
     if (fastload_bit_test(area->placed, fault->page_idx)) {
         /* It may have been given back and touched before it counted. */
         fastload_uffd_wake(w->fl->uffd, area->hva +
@@ -378,7 +380,7 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
                            area->page_bytes);
         return true;
     }
-    /* Whoever has claimed it wakes after it counts, or queues its fault. */
+    /* Whoever has claimed it wakes if it counts later, or queues its fault. */
     return fastload_bit_test_and_set(area->claimed, fault->page_idx);
 }
 

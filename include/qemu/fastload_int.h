@@ -533,6 +533,8 @@ typedef struct FastloadSched {
     uint32_t fault_count;
     uint32_t next_area;          /* background cursor */
     uint64_t next_chunk;
+    /* atomic */
+    uint32_t drop_count;         /* faults that a claim may have settled */
     /* atomic, relaxed: hints */
     uint64_t last_fault_ns;      /* does the guest fault? */
     uint32_t are_faults_shared;  /* the first worker is swamped */
