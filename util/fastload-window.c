@@ -284,6 +284,23 @@ uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns)
         : UINT64_MAX;
 }
 
+uint32_t fastload_window_around_bytes(const FastloadWindow *w)
+{
+    uint64_t rtt_ns = fastload_window_round_trip_ns(w);
+    double bytes = rtt_ns / 1e9 * fastload_window_rate(w) /
+                   FASTLOAD_AROUND_SHARE;
+    uint32_t around_bytes = FASTLOAD_PAGE_BYTES_MIN;
+
+    if (rtt_ns < FASTLOAD_AROUND_NS_MIN) {
+        return 0;
+    }
+    while (around_bytes < FASTLOAD_AROUND_BYTES_MAX &&
+           around_bytes * 2 <= bytes) {
+        around_bytes *= 2;
+    }
+    return around_bytes;
+}
+
 uint64_t fastload_window_round_trip_ns(const FastloadWindow *w)
 {
     return __atomic_load_n(&w->round_trip_ns, __ATOMIC_RELAXED);

@@ -50,7 +50,6 @@ static void worker_lay_out_reads(FastloadWorker *w)
 
         read->class = FASTLOAD_CLASS_URGENT;
         read->extents = w->extents + i * FASTLOAD_EXTENT_COUNT_MAX;
-        read->buf = w->staging + (size_t)i * fl->urgent_bytes;
         worker_urgent_free(w, read);
     }
     for (i = 0; i < worker_req_count(fl); i++) {
@@ -70,7 +69,9 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error)
                     g_strerror(errno));
         return false;
     }
-    w->staging_bytes = (size_t)read_count * fl->urgent_bytes;
+    w->page_staging_bytes = (size_t)read_count * fl->urgent_bytes;
+    w->staging_bytes = w->page_staging_bytes +
+                       (size_t)read_count * FASTLOAD_AROUND_BYTES_MAX;
     /* The spare costs no memory unless it is used. */
     w->staging = fastload_pool_map(2 * w->staging_bytes, error);
     if (!w->staging) {
@@ -112,7 +113,7 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
          * Pinning the chunks too would cost more at start than it saves, and
          * what is pinned cannot be moved.
          */
-        .fixed_bytes = w->staging_bytes,
+        .fixed_bytes = w->page_staging_bytes,
         .req_count_max = worker_req_count(fl),
     };
 
@@ -188,7 +189,7 @@ static void worker_plan_read(const FastloadWorker *w, FastloadRead *read)
     read->inflight_count = 0;
     read->extent_idx = 0;
     if (read->class == FASTLOAD_CLASS_URGENT && count > 1) {
-        /* One page, several stretches: read what lies between as well. */
+        /* Read what lies between several stretches as well. */
         extents[0].len_bytes = extents[count - 1].ram_off +
                                extents[count - 1].len_bytes -
                                extents[0].ram_off;
@@ -233,19 +234,102 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     w->io_ops->queue(w->io, req);
 }
 
+/* The page that an urgent read answers the fault of. */
+static FastloadSpan worker_urgent_page(const FastloadRead *read)
+{
+    const FastloadArea *area = read->area;
+
+    return (FastloadSpan) {
+        .ram_off = read->fault.page_idx << area->page_shift,
+        .len_bytes = area->page_bytes,
+    };
+}
+
 static int worker_urgent_place(FastloadWorker *w, FastloadRead *read)
 {
     FastloadArea *area = read->area;
+    FastloadSpan page = worker_urgent_page(read);
+    uint8_t *buf = read->buf + (page.ram_off - read->span.ram_off);
 
-    /* Nothing was read: zeros that failed before, or it was placed by then. */
-    if (!read->extent_count) {
-        return fastload_place_zero(w, area, read->span.ram_off,
-                                   read->span.len_bytes,
+    /* It was not read: zeros that failed before, or it was placed by then. */
+    if (!read->extent_count ||
+        fastload_bit_test(area->placed, read->fault.page_idx)) {
+        return fastload_place_zero(w, area, page.ram_off, page.len_bytes,
                                    FASTLOAD_CLASS_URGENT);
     }
-    fastload_place_fill_holes(area, read->span, read->buf);
-    return fastload_place_data(w, area, read->span.ram_off, read->buf,
-                               read->span.len_bytes, FASTLOAD_CLASS_URGENT);
+    fastload_place_fill_holes(area, page, buf);
+    return fastload_place_data(w, area, page.ram_off, buf, page.len_bytes,
+                               FASTLOAD_CLASS_URGENT);
+}
+
+/*
+ * Places what came along.  It is a bonus: what cannot be placed now is left to
+ * whoever comes for it next.  Zero pages are left out, since some are not
+ * trapped.
+ */
+static void worker_place_around(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+    uint64_t at = read->span.ram_off;
+    uint64_t end = at + read->span.len_bytes;
+    uint64_t run_bytes;
+    int ret = 0;
+
+    for (; at < end && ret == 0; at += run_bytes) {
+        if (fastload_plan_run(area, at, end, &run_bytes) ==
+            FASTLOAD_RUN_DATA) {
+            ret = fastload_place_data(w, area, at,
+                                      read->buf + (at - read->span.ram_off),
+                                      run_bytes, FASTLOAD_CLASS_URGENT);
+        }
+    }
+}
+
+/*
+ * Claims the pages around the one that is claimed already, so that a fault of
+ * one of them waits for this read.
+ */
+static void worker_claim_around(FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+    uint64_t first = read->span.ram_off >> area->page_shift;
+    uint64_t count = read->span.len_bytes >> area->page_shift;
+    uint64_t i;
+
+    read->around_claims = 0;
+    for (i = 0; count > 1 && i < count; i++) {
+        if (first + i != read->fault.page_idx &&
+            fastload_plan_page_has_data(area, first + i) &&
+            !fastload_bit_test(area->placed, first + i) &&
+            !fastload_bit_test_and_set(area->claimed, first + i)) {
+            read->around_claims |= 1ull << i;
+        }
+    }
+}
+
+/*
+ * Gives up what was claimed and is not placed.  Faults that came meanwhile were
+ * taken for answered: their threads are woken, and fault again.
+ */
+static void worker_release_around(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+    uint64_t first = read->span.ram_off >> area->page_shift;
+    bool is_left = false;
+
+    while (read->around_claims) {
+        uint32_t i = __builtin_ctzll(read->around_claims);
+
+        read->around_claims &= read->around_claims - 1;
+        if (!fastload_bit_test(area->placed, first + i)) {
+            fastload_bit_clear(area->claimed, first + i);
+            is_left = true;
+        }
+    }
+    if (is_left && !__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
+        fastload_uffd_wake(w->fl->uffd, area->hva + read->span.ram_off,
+                           read->span.len_bytes);
+    }
 }
 
 static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
@@ -257,12 +341,15 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
     if (!read->error) {
         ret = worker_urgent_place(w, read);
         worker_read_fail(read, FASTLOAD_FAILURE_PLACE, ret,
-                         read->area->file_off + read->span.ram_off);
+                         read->area->file_off +
+                         worker_urgent_page(read).ram_off);
     }
     now_ns = fastload_stats_now_ns();
     if (!read->error) {
         fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
+        worker_place_around(w, read);
     }
+    worker_release_around(w, read);
     fastload_sched_read_done(w->fl, read, now_ns);
     if (read->error && w->idx) {
         /* It is in the queue again; the first worker knows when it is due. */
@@ -285,6 +372,7 @@ typedef struct WorkerTurn {
     bool minds_faults;  /* answers faults */
     bool may_read;      /* reads ahead */
     bool may_place;     /* places in the background, and renews staging */
+    uint32_t around_bytes; /* how long an urgent read may be */
     uint64_t window_bytes; /* of it in flight at most */
 } WorkerTurn;
 
@@ -329,6 +417,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
                                         __ATOMIC_RELAXED),
         .may_read = is_active && (is_reading_busy ? is_free : w->idx == 0),
         .may_place = is_active && is_free,
+        .around_bytes = fastload_window_around_bytes(&fl->window),
         .window_bytes = fastload_window_bytes(&fl->window, now_ns,
                             fastload_sched_queue_ns(fl, now_ns)) /
                         reader_count,
@@ -384,6 +473,31 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
     return fastload_bit_test_and_set(area->claimed, fault->page_idx);
 }
 
+/* What an urgent read for @fault reads; where it goes in staging. */
+static void worker_span_urgent(FastloadWorker *w, FastloadRead *read,
+                                     const WorkerTurn *turn,
+                                     const FastloadFault *fault)
+{
+    const FastloadArea *area = fault->area;
+    size_t idx = read - w->reads;
+    uint64_t len_bytes = turn->around_bytes;
+    size_t off;
+
+    /* One that failed is tried alone: its neighbours may be what fails. */
+    if (len_bytes > area->page_bytes && !fault->not_before_ns) {
+        read->span.ram_off = (fault->page_idx << area->page_shift) /
+                             len_bytes * len_bytes;
+        read->span.len_bytes = MIN(len_bytes,
+                                   area->len_bytes - read->span.ram_off);
+        off = w->page_staging_bytes + idx * FASTLOAD_AROUND_BYTES_MAX;
+    } else {
+        read->span.ram_off = fault->page_idx << area->page_shift;
+        read->span.len_bytes = area->page_bytes;
+        off = idx * w->fl->urgent_bytes;
+    }
+    read->buf = w->staging + off + (read->is_spare ? w->staging_bytes : 0);
+}
+
 /* @has_new: faults have come in this turn. */
 static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
                                 bool has_new)
@@ -403,8 +517,8 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
         }
         w->free_urgent = read->next;
         read->area = area;
-        read->span.ram_off = fault.page_idx << area->page_shift;
-        read->span.len_bytes = area->page_bytes;
+        worker_span_urgent(w, read, turn, &fault);
+        worker_claim_around(read);
         read->begin_ns = fault.begin_ns;
         read->is_retried = fault.not_before_ns != 0;
         worker_plan_read(w, read);

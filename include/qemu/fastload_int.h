@@ -80,6 +80,15 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_POOL_SPARE_EACH 2
 #define FASTLOAD_URGENT_READ_COUNT_MAX 16
 #define FASTLOAD_URGENT_STAGING_BYTES_MAX (4u << 20)
+/*
+ * An urgent read from storage this far away brings the pages around it along,
+ * as many as come in during that part of a round trip: they cost hardly any
+ * time, and who waits for them would have to wait as long again.
+ */
+#define FASTLOAD_AROUND_NS_MIN (500 * 1000ull)
+#define FASTLOAD_AROUND_SHARE 8
+#define FASTLOAD_AROUND_BYTES_MAX (128u << 10)
+QEMU_BUILD_BUG_ON(FASTLOAD_AROUND_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN > 64);
 #define FASTLOAD_FAULT_COUNT_MAX 1024
 #define FASTLOAD_FAULT_BATCH_MAX 16
 /*
@@ -317,6 +326,7 @@ struct FastloadRead {
     uint64_t begin_ns;      /* urgent: when the fault message was read */
     FastloadFault fault;    /* urgent: what it answers, under sched.lock;
                                no area: nothing */
+    uint64_t around_claims; /* urgent: what it claims, a bit a page of span */
     bool is_retried;        /* counted in failing_count */
     bool is_probe;          /* tells whether reads still fail; not rated */
     bool is_direct;         /* around the page cache, unless that fails */
@@ -458,6 +468,7 @@ typedef struct FastloadWorker {
     GThread *thread;
     int kick_fd;
     uint8_t *staging;            /* for urgent reads; then a spare of it */
+    size_t page_staging_bytes;   /* of single pages, at its begin */
     size_t staging_bytes;        /* without the spare */
     /* atomic: this worker writes, any reads; relaxed */
     const FastloadIoOps *io_ops;
@@ -780,6 +791,8 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
                                uint64_t queue_ns);
 /* When it is wider by itself, though nothing comes in; UINT64_MAX: never. */
 uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns);
+/* How much an urgent read may be long, as far away as the storage is; or 0. */
+uint32_t fastload_window_around_bytes(const FastloadWindow *w);
 /* 0: not known yet. */
 uint64_t fastload_window_round_trip_ns(const FastloadWindow *w);
 /* Bytes a second; 0: not known yet. */

@@ -79,13 +79,13 @@ static FaultTest *fault_new(const FastloadIoOps *ops, FastloadIoKind io_kind,
     return fault_new_config(ops, config, memory, page_count, has_data);
 }
 
-/* Four chunks on the simulator. */
 /* As when the first read was back at once: nothing is known of the storage. */
 static void fault_set_near(FaultTest *t)
 {
     t->fl->window.first_ns = 1;
 }
 
+/* Four chunks on the simulator. */
 static FaultTest *fault_new_sim(FixtureHasData *has_data)
 {
     return fault_new(&sim_ops, FASTLOAD_IO_AUTO, FIXTURE_ANON,
@@ -1867,6 +1867,124 @@ static void fault_wait_huge(FaultTest *t)
     g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
 }
 
+/* ---- pages around a fault, where storage is far away ---- */
+
+#define AROUND_PAGES (FASTLOAD_AROUND_BYTES_MAX / PAGE)
+
+/* Storage 10 ms away that gives 1 GB/s; nothing is read ahead. */
+static FaultTest *fault_new_far(FixtureHasData *has_data, SimHold hold)
+{
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = {
+        .worker_count = 2,
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+    };
+    FaultTest *t;
+
+    sim_reset(&sim_config);
+    sim_hold(hold);
+    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, 4 * CHUNK_PAGES,
+                         has_data);
+    t->fl->window.round_trip_ns = 10 * 1000 * 1000;
+    t->fl->window.rate_bytes_per_s = 1000 * 1000 * 1000;
+    fault_start(t);
+    return t;
+}
+
+static void fault_finish_far(FaultTest *t)
+{
+    fastload_set_background_rate(t->fl, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_far_fault_brings_neighbours(const void *opaque)
+{
+    FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
+    uint64_t page, first = CHUNK_PAGES + AROUND_PAGES;
+
+    g_assert_true(fixture_page_is_right(t->f, first + 5));
+    fixture_wait_until(fault_remaining(t) == t->f->len_bytes -
+                       FASTLOAD_AROUND_BYTES_MAX);
+    for (page = first; page < first + AROUND_PAGES; page++) {
+        g_assert_true(fixture_page_is_resident(t->f, page));
+        g_assert_true(fixture_page_is_right(t->f, page));
+    }
+    g_assert_false(fixture_page_is_resident(t->f, first - 1));
+    g_assert_false(fixture_page_is_resident(t->f, first + AROUND_PAGES));
+    g_assert_cmpuint(fault_stats(t).read_bytes, ==,
+                     FASTLOAD_AROUND_BYTES_MAX);
+    g_assert_cmpuint(fault_stats(t).fault_count, ==, 1);
+    fault_finish_far(t);
+}
+
+static void test_near_fault_brings_its_page(const void *opaque)
+{
+    FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
+
+    t->fl->window.round_trip_ns = FASTLOAD_AROUND_NS_MIN - 1;
+    g_assert_true(fixture_page_is_right(t->f, 100));
+    g_assert_cmpuint(fault_stats(t).read_bytes, ==, PAGE);
+    fault_finish_far(t);
+}
+
+static void test_far_faults_beside_zeros(const void *opaque)
+{
+    /* Blocks with zero pages, with chunks beside them that are not trapped. */
+    FaultTest *t = fault_new_far(fixture_mixed, SIM_HOLD_NONE);
+    uint64_t page;
+
+    for (page = 0; page < fixture_page_count(t->f); page += 7) {
+        g_assert_true(fixture_page_is_right(t->f, page));
+    }
+    fault_finish_far(t);
+}
+
+static void test_faults_around_share_a_read(const void *opaque)
+{
+    FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_URGENT);
+    FixtureToucher touchers[2];
+    uint64_t i;
+
+    for (i = 0; i < 2; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 70 + i);
+        /* The second adds no read: it is taken from the kernel all the same. */
+        fixture_wait_until(sim_pending_urgent_count() == 1);
+        sim_wait_asleep();
+    }
+    g_assert_cmpuint(sim_pending_urgent_count(), ==, 1);
+    sim_hold(SIM_HOLD_NONE);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    g_assert_cmpuint(fault_stats(t).read_bytes, ==,
+                     FASTLOAD_AROUND_BYTES_MAX);
+    fault_finish_far(t);
+}
+
+static void test_far_fault_beside_a_bad_page(const void *opaque)
+{
+    /* A neighbour cannot be read: who waits for others goes on. */
+    FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_URGENT);
+    FixtureToucher touchers[2];
+    uint64_t i;
+
+    sim_add_bad(fault_file_off(t, 75), PAGE, EIO, 0);
+    for (i = 0; i < 2; i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 70 + i);
+        fixture_wait_until(sim_pending_urgent_count() == 1);
+        sim_wait_asleep();
+    }
+    sim_hold(SIM_HOLD_NONE);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    g_assert_false(fixture_page_is_resident(t->f, 75));
+    sim_heal(fault_file_off(t, 75));
+    fault_finish_far(t);
+}
+
 static void test_fault_in_a_chunk_in_flight(const void *opaque)
 {
     /* A page that comes while its chunk is read: the chunk is copied. */
@@ -2774,6 +2892,11 @@ int main(int argc, char **argv)
     add_test("first-has-no-ring", test_first_has_no_ring);
     add_test("unreadable-eager-region", test_unreadable_eager_region);
     add_test("memory-that-is-not-there", test_memory_that_is_not_there);
+    add_test("far-fault-brings-neighbours", test_far_fault_brings_neighbours);
+    add_test("near-fault-brings-its-page", test_near_fault_brings_its_page);
+    add_test("far-faults-beside-zeros", test_far_faults_beside_zeros);
+    add_test("faults-around-share-a-read", test_faults_around_share_a_read);
+    add_test("far-fault-beside-a-bad-page", test_far_fault_beside_a_bad_page);
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
     add_test("one-worker-stays-free", test_one_worker_stays_free);
     add_test("one-worker-is-woken", test_one_worker_is_woken);
