@@ -12,6 +12,42 @@
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
+void fastload_retry_prepare(FastloadRetry *retry, uint64_t chunk_count)
+{
+    assert(chunk_count <= UINT32_MAX);
+    /* Costs no memory but where chunks fail. */
+    retry->next_chunk_nos = g_new(uint32_t, chunk_count);
+}
+
+void fastload_retry_clear(FastloadRetry *retry)
+{
+    g_clear_pointer(&retry->next_chunk_nos, g_free);
+}
+
+void fastload_retry_push_chunk_locked(FastloadRetry *retry, uint32_t chunk_no)
+{
+    if (retry->failed_chunk_count++) {
+        retry->next_chunk_nos[retry->last_chunk_no] = chunk_no;
+    } else {
+        retry->first_chunk_no = chunk_no;
+    }
+    retry->last_chunk_no = chunk_no;
+}
+
+bool fastload_retry_pop_chunk_locked(FastloadRetry *retry,
+                                     uint32_t *ret_chunk_no)
+{
+    if (!retry->failed_chunk_count) {
+        return false;
+    }
+    *ret_chunk_no = retry->first_chunk_no;
+    /* Of the last one the next is not known, and not asked for. */
+    if (--retry->failed_chunk_count) {
+        retry->first_chunk_no = retry->next_chunk_nos[*ret_chunk_no];
+    }
+    return true;
+}
+
 void fastload_retry_read_again_locked(FastloadRetry *retry)
 {
     retry->is_file_changed = false;

@@ -26,6 +26,20 @@
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
+void fastload_sched_prepare(Fastload *fl)
+{
+    uint64_t chunk_count = 0;
+    guint a;
+
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        area->first_chunk_no = chunk_count;
+        chunk_count += area->chunk_count;
+    }
+    fastload_retry_prepare(&fl->retry, chunk_count);
+}
+
 static void sched_push_locked(Fastload *fl, const FastloadFault *fault)
 {
     uint32_t at = (fl->sched.fault_head + fl->sched.fault_count) %
@@ -272,29 +286,43 @@ void fastload_sched_retry_now(Fastload *fl)
     g_mutex_unlock(&fl->sched.lock);
 }
 
+static FastloadArea *sched_area_of_chunk(const Fastload *fl, uint32_t chunk_no)
+{
+    guint low = 0, high = fl->areas->len;
+    FastloadArea *area;
+
+    /* The last one that begins at @chunk_no or before. */
+    while (high - low > 1) {
+        guint mid = low + (high - low) / 2;
+
+        area = g_ptr_array_index(fl->areas, mid);
+        if (area->first_chunk_no <= chunk_no) {
+            low = mid;
+        } else {
+            high = mid;
+        }
+    }
+    area = g_ptr_array_index(fl->areas, low);
+    return area;
+}
+
 static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
                                      uint64_t *ret_chunk_idx)
 {
-    guint a;
+    FastloadArea *area;
+    uint32_t chunk_no;
     uint64_t c;
 
-    for (a = 0; a < fl->areas->len; a++) {
-        FastloadArea *area = g_ptr_array_index(fl->areas, a);
-
-        if (!area->is_trapped) {
-            continue;
-        }
-        for (c = 0; c < area->chunk_count; c++) {
-            if (area->chunk_states[c] == FASTLOAD_CHUNK_FAILED) {
-                area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
-                fl->retry.failed_chunk_count--;
-                *ret_area = area;
-                *ret_chunk_idx = c;
-                return true;
-            }
-        }
+    if (!fastload_retry_pop_chunk_locked(&fl->retry, &chunk_no)) {
+        return false;
     }
-    return false;
+    area = sched_area_of_chunk(fl, chunk_no);
+    c = chunk_no - area->first_chunk_no;
+    assert(area->chunk_states[c] == FASTLOAD_CHUNK_FAILED);
+    area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
+    *ret_area = area;
+    *ret_chunk_idx = c;
+    return true;
 }
 
 static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
@@ -512,7 +540,9 @@ static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
     }
     fl->retry.failing_count += read->is_retried ? 0 : 1;
     if (read->class == FASTLOAD_CLASS_BACKGROUND) {
-        fl->retry.failed_chunk_count++;
+        fastload_retry_push_chunk_locked(
+            &fl->retry, read->area->first_chunk_no +
+            fastload_plan_chunk_of(read->area, read->span.ram_off));
         return true;
     }
     /* The claim first: the page must be claimable when it is queued. */

@@ -929,6 +929,7 @@ bool fastload_start(Fastload *fl, GError **error)
         return false;
     }
     fastload_huge_prepare(fl);
+    fastload_sched_prepare(fl);
     if (!fl->io_ops) {
         fl->io_ops = session_choose_io(fl);
     }
@@ -1207,6 +1208,7 @@ void fastload_free(Fastload *fl)
     g_free(fl->workers);
     fastload_pool_release(fl);
     fastload_file_forget(fl);
+    fastload_retry_clear(&fl->retry);
     g_free(fl->zeros);
     g_ptr_array_free(fl->areas_by_hva, true);
     g_ptr_array_free(fl->areas, true);

@@ -224,6 +224,7 @@ typedef struct FastloadArea {
     uint32_t granule_shift;
     uint64_t page_count;
     uint64_t chunk_count;
+    uint32_t first_chunk_no; /* chunks of all areas are numbered in turn */
     uint64_t head_bytes;   /* from the chunk grid (of hva) to the region */
     uint64_t *data_bits;
     uint64_t zero_bytes;
@@ -556,6 +557,11 @@ typedef struct FastloadSched {
  * sched.lock
  */
 typedef struct FastloadRetry {
+    /* constant after start */
+    uint32_t *next_chunk_nos;    /* by number: the queue of failed chunks */
+    /* lock sched.lock */
+    uint32_t first_chunk_no;     /* in that queue, if there are any */
+    uint32_t last_chunk_no;
     uint64_t failing_count;      /* pages and chunks waiting for a retry */
     FastloadFailure failure;     /* the last of those */
     bool is_failure_known;       /* it came after the last recovery */
@@ -685,6 +691,8 @@ static inline bool fastload_session_is_ending(Fastload *fl)
 }
 
 /* scheduler: what to do next; takes sched.lock itself, does no I/O */
+/* The areas are in turn; called by start, no threads yet. */
+void fastload_sched_prepare(Fastload *fl);
 bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault);
 /* The fault is @read's from then on: it is never seen to be nowhere. */
 bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
@@ -728,6 +736,14 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
                               uint64_t now_ns);
 
 /* failures: util/fastload-retry.c */
+/* There are so many chunks, numbered from 0 on; no threads yet. */
+void fastload_retry_prepare(FastloadRetry *retry, uint64_t chunk_count);
+void fastload_retry_clear(FastloadRetry *retry);
+/* The queue of failed chunks: each takes its turn, at once at any size. */
+void fastload_retry_push_chunk_locked(FastloadRetry *retry, uint32_t chunk_no);
+/* False: none has failed. */
+bool fastload_retry_pop_chunk_locked(FastloadRetry *retry,
+                                     uint32_t *ret_chunk_no);
 /* Something that failed was read: it does not fail any more. */
 void fastload_retry_read_again_locked(FastloadRetry *retry);
 /* All that failed is due now; back-off begins anew. */

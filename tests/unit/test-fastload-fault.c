@@ -2545,6 +2545,41 @@ static void test_healed_without_background(const void *opaque)
     fault_check_healed(FASTLOAD_BACKGROUND_OFF, 2);
 }
 
+static void test_failed_chunks_take_turns(const void *opaque)
+{
+    /* One that stays bad does not keep the others from being tried. */
+    SimConfig config = { .seed = 52 };
+    FastloadFailure failure;
+    FaultTest *t;
+    int i;
+
+    sim_reset(&config);
+    test_clock_stop();
+    t = fault_new_sim(fixture_all_data);
+    for (i = 0; i < 4; i++) {
+        sim_add_bad(fault_file_off(t, i * CHUNK_PAGES), PAGE, EIO, 0);
+    }
+    fault_start(t);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
+    fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
+    sim_wait_asleep();
+    g_assert_cmpuint(fault_remaining(t), ==, 4 * CHUNK_BYTES);
+    /* One is tried at a time now, whichever it is: any but the first. */
+    for (i = 1; i < 4; i++) {
+        sim_heal(fault_file_off(t, i * CHUNK_PAGES));
+    }
+    for (i = 0; i < 4 && fastload_is_failing(t->fl, &failure); i++) {
+        sim_skip(FASTLOAD_BACKOFF_NS_MAX);
+        sim_wait_asleep();
+    }
+    g_assert_false(fastload_is_failing(t->fl, &failure));
+    sim_heal(fault_file_off(t, 0));
+    fastload_set_background_rate(t->fl, 0);
+    fault_run(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 /* ---- many seeds ---- */
 
 static bool fault_sparse(uint64_t page_idx)
@@ -2914,6 +2949,7 @@ int main(int argc, char **argv)
     add_test("slower-rate-forgives", test_slower_rate_forgives);
     add_test("repeated-reads-are-rated", test_repeated_reads_are_rated);
     add_test("healed-at-a-low-rate", test_healed_at_a_low_rate);
+    add_test("failed-chunks-take-turns", test_failed_chunks_take_turns);
     add_test("healed-without-background", test_healed_without_background);
     add_test("broken-backend-is-left", test_broken_backend_is_left);
     add_test("many-seeds", test_many_seeds);
