@@ -68,11 +68,9 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
         ret = fastload_place_zero(w, area, ram_off, area->page_bytes,
                                   FASTLOAD_CLASS_URGENT);
         if (ret) {
-            fastload_sched_zero_failed(fl, &fault, -ret, now_ns);
-            if (w->idx) {
-                /* It knows when the page is due again. */
-                fastload_session_kick(&fl->workers[0]);
-            }
+            w->outcomes |= FASTLOAD_OUTCOME_DELAYED |
+                           fastload_sched_zero_failed(fl, &fault, -ret,
+                                                      now_ns);
             return;
         }
         fastload_stats_fault_done(&w->counters,

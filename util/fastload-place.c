@@ -87,7 +87,7 @@ static void place_account(FastloadWorker *w, FastloadArea *area,
     /* Who sees 0 sees every placed bit: pairs in session_check_complete() */
     if (__atomic_sub_fetch(&fl->missing_bytes, won_bytes,
                            __ATOMIC_ACQ_REL) == 0) {
-        fastload_session_drained(fl);
+        w->outcomes |= FASTLOAD_OUTCOME_DRAINED;
     }
 }
 

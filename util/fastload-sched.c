@@ -451,7 +451,8 @@ bool fastload_has_failed_faults(Fastload *fl)
     return has_failed;
 }
 
-void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
+FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
+                                             FastloadRead *read)
 {
     bool is_recovered = false;
     FastloadFault fault;
@@ -470,9 +471,7 @@ void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read)
         }
     }
     g_mutex_unlock(&fl->sched.lock);
-    if (is_recovered) {
-        fastload_session_resumed(fl);
-    }
+    return is_recovered ? FASTLOAD_OUTCOME_RESUMED : FASTLOAD_OUTCOME_NONE;
 }
 
 /*
@@ -500,8 +499,10 @@ static void sched_send_back(const Fastload *fl, const FastloadFault *fault)
                        fault->area->page_bytes);
 }
 
-void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
-                                int error_number, uint64_t now_ns)
+FastloadOutcome fastload_sched_zero_failed(Fastload *fl,
+                                           const FastloadFault *fault,
+                                           int error_number,
+                                           uint64_t now_ns)
 {
     FastloadFailure failure = {
         .kind = FASTLOAD_FAILURE_PLACE,
@@ -520,9 +521,7 @@ void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
     if (!is_queued) {
         sched_send_back(fl, fault);
     }
-    if (is_stalled) {
-        fastload_session_stalled(fl);
-    }
+    return is_stalled ? FASTLOAD_OUTCOME_STALLED : FASTLOAD_OUTCOME_NONE;
 }
 
 /* Returns whether it will be tried again by itself: see above. */
@@ -554,8 +553,8 @@ static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
     return true;
 }
 
-void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
-                              uint64_t now_ns)
+FastloadOutcome fastload_sched_read_done(Fastload *fl, FastloadRead *read,
+                                         uint64_t now_ns)
 {
     FastloadArea *area = read->area;
     uint64_t chunk_idx = fastload_plan_chunk_of(area, read->span.ram_off);
@@ -592,8 +591,7 @@ void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
         sched_send_back(fl, &fault);
     }
     if (read->error && is_stalled) {
-        fastload_session_stalled(fl);
-    } else if (is_recovered) {
-        fastload_session_resumed(fl);
+        return FASTLOAD_OUTCOME_STALLED;
     }
+    return is_recovered ? FASTLOAD_OUTCOME_RESUMED : FASTLOAD_OUTCOME_NONE;
 }

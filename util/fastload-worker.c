@@ -350,10 +350,9 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
         worker_place_around(w, read);
     }
     worker_release_around(w, read);
-    fastload_sched_read_done(w->fl, read, now_ns);
-    if (read->error && w->idx) {
-        /* It is in the queue again; the first worker knows when it is due. */
-        fastload_session_kick(&w->fl->workers[0]);
+    w->outcomes |= fastload_sched_read_done(w->fl, read, now_ns);
+    if (read->error) {
+        w->outcomes |= FASTLOAD_OUTCOME_DELAYED;
     }
     worker_urgent_free(w, read);
 }
@@ -512,7 +511,7 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
         FastloadRead *read = w->free_urgent;
 
         if (worker_fault_is_settled(w, &fault)) {
-            fastload_sched_fault_settled(fl, read);
+            w->outcomes |= fastload_sched_fault_settled(fl, read);
             continue;
         }
         w->free_urgent = read->next;
@@ -651,7 +650,8 @@ static void worker_issue_background(FastloadWorker *w, const WorkerTurn *turn)
 
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 {
-    fastload_sched_read_done(w->fl, read, fastload_stats_now_ns());
+    w->outcomes |= fastload_sched_read_done(w->fl, read,
+                                            fastload_stats_now_ns());
     if (read->is_spent) {
         read->is_spent = false;
         fastload_huge_staging_drop(read->buf);
@@ -1046,6 +1046,31 @@ static void worker_note_file(FastloadWorker *w)
     }
 }
 
+/*
+ * Acts on what came of this turn and of the end of the last one, before the
+ * worker may sleep.  By now it may be otherwise: the session looks again
+ * whether reads still fail before it calls the load stalled.
+ */
+static void worker_act(FastloadWorker *w)
+{
+    uint32_t outcomes = w->outcomes;
+
+    w->outcomes = FASTLOAD_OUTCOME_NONE;
+    if ((outcomes & FASTLOAD_OUTCOME_DELAYED) && w->idx) {
+        /* The first worker knows when what is in the queue is due. */
+        fastload_session_kick(&w->fl->workers[0]);
+    }
+    if (outcomes & FASTLOAD_OUTCOME_RESUMED) {
+        fastload_session_resumed(w->fl);
+    }
+    if (outcomes & FASTLOAD_OUTCOME_STALLED) {
+        fastload_session_stalled(w->fl);
+    }
+    if (outcomes & FASTLOAD_OUTCOME_DRAINED) {
+        fastload_session_drained(w->fl);
+    }
+}
+
 static void worker_turn(FastloadWorker *w)
 {
     WorkerTurn turn = worker_turn_of(w, fastload_stats_now_ns());
@@ -1062,6 +1087,7 @@ static void worker_turn(FastloadWorker *w)
         worker_issue_urgent(w, &turn, has_new);
     }
     worker_issue_background(w, &turn);
+    worker_act(w);
     if (!fastload_session_is_ending(w->fl)) {
         /* Reads go out before the worker is busy. */
         wants_renewal = worker_poll(w, &turn, &can_place);

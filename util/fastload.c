@@ -28,6 +28,19 @@
  *   fastload-stats.c     counters, log2 histograms, summing
  *   fastload-header.c    what a file says of a RAM block; for the callers
  *
+ * Layers: a file calls functions of its own line and of those below.  What the
+ * ones above have to know comes back as return values and as FastloadOutcome,
+ * on which the worker acts once a turn.
+ *
+ *   1. fastload.c fastload-worker.c fastload-eager.c
+ *   2. fastload-fault.c
+ *   3. fastload-place.c fastload-huge.c
+ *   4. fastload-window.c fastload-pool.c
+ *   5. fastload-sched.c fastload-file.c
+ *   6. fastload-retry.c fastload-rate.c fastload-plan.c fastload-uffd.c
+ *   7. fastload-io-uring.c fastload-io-sync.c fastload-stats.c
+ *      fastload-header.c
+ *
  * State (state_lock; who moves it in parentheses):
  *
  *   NEW --start (owner)--> RUNNING <--reads fail/succeed (worker)--> STALLED

@@ -462,6 +462,19 @@ typedef enum FastloadPoolList {
     FASTLOAD_POOL_MAX,
 } FastloadPoolList;
 
+/*
+ * What follows from what was read, placed or failed.  The files that find out
+ * do not call the session: it would call them in turn, under their locks
+ * perhaps.  They return it or note it with the worker, which acts on it.
+ */
+typedef enum FastloadOutcome {
+    FASTLOAD_OUTCOME_NONE = 0,
+    FASTLOAD_OUTCOME_STALLED = 1 << 0, /* reads have failed for long */
+    FASTLOAD_OUTCOME_RESUMED = 1 << 1, /* something that failed was read */
+    FASTLOAD_OUTCOME_DRAINED = 1 << 2, /* nothing is missing any more */
+    FASTLOAD_OUTCOME_DELAYED = 1 << 3, /* a fault will be due again */
+} FastloadOutcome;
+
 typedef struct FastloadWorker {
     /* constant after start */
     Fastload *fl;
@@ -491,6 +504,7 @@ typedef struct FastloadWorker {
     uint64_t reaped_ns;          /* when requests were last seen to be back */
     bool is_flight_full;         /* no room was left when it began reads last */
     uint32_t file_generation;         /* the file that the backend knows */
+    uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     FastloadCounters counters;
     /* atomic */
     uint32_t is_idle;            /* may sleep: kick it when there is work */
@@ -705,10 +719,13 @@ bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns);
 /* Reads have failed for so long that it counts as stalled. */
 bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure);
 /* Zeros could not be placed: the fault comes back after back-off. */
-void fastload_sched_zero_failed(Fastload *fl, const FastloadFault *fault,
-                                int error_number, uint64_t now_ns);
+FastloadOutcome fastload_sched_zero_failed(Fastload *fl,
+                                           const FastloadFault *fault,
+                                           int error_number,
+                                           uint64_t now_ns);
 /* A popped fault needs no read: somebody else placed or claimed the page. */
-void fastload_sched_fault_settled(Fastload *fl, FastloadRead *read);
+FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
+                                             FastloadRead *read);
 /* From when on the guest no longer counts as faulting, if it does not fault */
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
 /* How much longer reads may wait for the background's, as the guest is now. */
@@ -732,8 +749,8 @@ uint64_t fastload_sched_rate_due_ns(Fastload *fl);
 /* When there is something to take, as far as it is known: UINT64_MAX: never. */
 uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
                                     bool takes_chunks);
-void fastload_sched_read_done(Fastload *fl, FastloadRead *read,
-                              uint64_t now_ns);
+FastloadOutcome fastload_sched_read_done(Fastload *fl, FastloadRead *read,
+                                         uint64_t now_ns);
 
 /* failures: util/fastload-retry.c */
 /* There are so many chunks, numbered from 0 on; no threads yet. */
@@ -846,7 +863,7 @@ bool fastload_pool_has(Fastload *fl, FastloadPoolList list);
 /* Is there spent staging, and less than @wanted_count that is not? */
 bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count);
 
-/* placement: util/fastload-place.c */
+/* placement: util/fastload-place.c; notes with the worker what follows */
 /*
  * Returns 0 or -errno; whatever was placed is accounted either way.  A page
  * that is placed by now keeps what it has, or has not if it was given back
