@@ -1116,15 +1116,31 @@ static void worker_take_kick(FastloadWorker *w)
     }
 }
 
-/* The kernel may still write to staging: wait for what is in flight. */
+/*
+ * The kernel may still write to staging: what is in flight is waited for, but
+ * not for long.  Nobody needs it: all is placed, or the load was cancelled.
+ * The last worker tells that the load is over and lets those go who wait for a
+ * page of a cancelled one, and storage that does not answer, or a ring that
+ * does not work, must not keep it from that.  So after FASTLOAD_DRAIN_NS_MAX
+ * the reads are left behind: their staging counts as lost, and its addresses
+ * stay nobody's for as long as the process lives (fastload_pool_unmap()).
+ *
+ * preadv() is different: nothing is in flight but what this thread is waiting
+ * for in the kernel, which nothing can shorten; what is queued is not begun.
+ */
 static void worker_drain(FastloadWorker *w)
 {
-    while (w->inflight_count) {
+    uint64_t end_ns = fastload_stats_now_ns() + FASTLOAD_DRAIN_NS_MAX;
+    bool works = !w->io_ops->is_blocking && !w->is_io_broken;
+
+    while (works && w->inflight_count && fastload_stats_now_ns() < end_ns) {
         worker_take_kick(w);
-        if (!w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS, false)) {
-            worker_leave_ring(w);
-        }
+        works = w->io_ops->poll(w->io, WORKER_DRAIN_POLL_NS, false);
         worker_reap(w);
+    }
+    if (w->inflight_count && !w->io_ops->is_blocking) {
+        __atomic_store_n(&w->fl->pool.is_lost, 1, __ATOMIC_RELAXED);
+        trace_fastload_reads_left(w->fl, w->idx, w->inflight_count);
     }
 }
 

@@ -335,6 +335,9 @@ bool fastload_start(Fastload *fl, GError **error);
  * @error: FASTLOAD_ERROR_CANCELLED when it was cancelled
  *
  * A stalled load is waited for: it goes on when the file can be read again.
+ * Once everything is placed, reads that are in flight are waited for, 2 seconds
+ * at most; but preadv() may be stuck in the kernel for as long as storage does
+ * not answer.
  * COMPLETED and SETTLED may come after this returns, but not after
  * fastload_free().
  */
@@ -377,10 +380,10 @@ bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes);
  * fastload_cancel: ask a running load to stop                          [any]
  * @fl: any load
  *
- * Returns at once.  When the reads in flight are back, threads that wait for
- * a page are released and find ZEROS in it, as does everybody who touches a
- * missing page later: cancel only when the content of guest memory does not
- * matter any more.
+ * Returns at once.  When the reads in flight are back, or after 2 seconds,
+ * threads that wait for a page are released and find ZEROS in it, as does
+ * everybody who touches a missing page later: cancel only when the content of
+ * guest memory does not matter any more.
  * Cancelling twice, or after completion, does nothing, but that settling ends
  * early.
  */

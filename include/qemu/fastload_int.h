@@ -122,6 +122,11 @@ QEMU_BUILD_BUG_ON(FASTLOAD_AROUND_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN > 64);
 #define FASTLOAD_STALL_WAIT_NS (500 * 1000 * 1000ull)
 #define FASTLOAD_STALL_FAIL_NS (3 * 1000 * 1000 * 1000ull)
 /*
+ * A load that ends waits no longer for reads that nobody needs any more; see
+ * worker_drain().
+ */
+#define FASTLOAD_DRAIN_NS_MAX (2 * 1000 * 1000 * 1000ull)
+/*
  * UFFDIO_COPY and friends answer EAGAIN while the address space changes, which
  * is over at once as a rule.  They are asked so often without a pause, then
  * with pauses that double.  When all pauses together are as long as this, the

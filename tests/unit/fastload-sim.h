@@ -48,7 +48,7 @@ void sim_add_bad(uint64_t file_off, uint64_t len_bytes, int error_number,
                  uint32_t fail_count);
 /* Heals the range that begins at @file_off. */
 void sim_heal(uint64_t file_off);
-/* These requests do not complete; none may be held when a load ends. */
+/* These do not complete; a load that ends leaves them behind in the end. */
 void sim_hold(SimHold hold);
 /* Nor do those that begin in this range, whatever their class; 0: none. */
 void sim_hold_range(uint64_t file_off, uint64_t len_bytes);

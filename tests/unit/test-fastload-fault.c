@@ -1264,6 +1264,7 @@ static void test_cancel_waits_for_reads(const void *opaque)
     FaultTest *t;
 
     sim_reset(&config);
+    test_clock_stop(); /* or they would be left behind after a while */
     t = fault_new_sim(fixture_all_data);
     sim_hold(SIM_HOLD_ALL);
     fault_start(t);
@@ -1281,6 +1282,65 @@ static void test_cancel_waits_for_reads(const void *opaque)
     fault_wait_cancelled(t);
     g_assert_cmpuint(sim_pending_count(), ==, 0);
     g_assert_cmpuint(sim_broken_count(), ==, 0); /* none was left behind */
+    fault_free(t);
+}
+
+static void test_cancel_leaves_reads_behind(const void *opaque)
+{
+    /* Storage that does not answer at all keeps nobody waiting for long. */
+    static const FastloadEvent want[] = { FASTLOAD_EVENT_CANCELLED };
+    SimConfig config = { .seed = 53 };
+    FixtureToucher toucher;
+    uint64_t begin_ns;
+    FaultTest *t;
+
+    sim_reset(&config);
+    test_clock_stop();
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_ALL);
+    fault_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 2000);
+    fixture_wait_until(sim_pending_count() >= 2 &&
+                       sim_pending_urgent_count());
+    begin_ns = fastload_stats_now_ns();
+    fastload_cancel(t->fl);
+    fault_run_until_event(t, FASTLOAD_EVENT_CANCELLED, 1);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, ==,
+                     FASTLOAD_DRAIN_NS_MAX);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
+    fault_wait_cancelled(t);
+    g_assert_cmpuint(sim_pending_count(), ==, 0);
+    fault_assert_events(t, want, 1);
+    fault_free(t);
+    sim_wait_late(); /* nobody else has been given the staging's addresses */
+}
+
+static void test_completion_leaves_reads_behind(const void *opaque)
+{
+    /* The chunk brings the page, and its own read never comes back. */
+    static const FastloadEvent want[] = { FASTLOAD_EVENT_COMPLETED };
+    SimConfig config = { .seed = 54 };
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    sim_reset(&config);
+    test_clock_stop();
+    t = fault_new_sim(fixture_all_data);
+    sim_hold(SIM_HOLD_ALL);
+    fault_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 2000);
+    fixture_wait_until(sim_pending_urgent_count());
+    sim_hold(SIM_HOLD_URGENT);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    sim_run_until(!fault_remaining(t));
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_COMPLETED), ==, 0);
+    sim_skip(FASTLOAD_DRAIN_NS_MAX);
+    fault_wait(t);
+    g_assert_cmpuint(sim_broken_count(), ==, 1);
+    fault_assert_events(t, want, 1);
+    sim_wait_late();
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
     fault_free(t);
 }
 
@@ -2908,6 +2968,9 @@ int main(int argc, char **argv)
     add_test("more-faults-than-room", test_more_faults_than_room);
     add_test("cancel-releases-waiters", test_cancel_releases_waiters);
     add_test("cancel-waits-for-reads", test_cancel_waits_for_reads);
+    add_test("cancel-leaves-reads-behind", test_cancel_leaves_reads_behind);
+    add_test("completion-leaves-reads-behind",
+             test_completion_leaves_reads_behind);
     add_test("recovery-meets-reads", test_recovery_meets_reads);
     add_test("cancel-anywhere", test_cancel_anywhere);
     add_test("cancel-after-completion", test_cancel_after_completion);
