@@ -278,9 +278,12 @@ static void worker_place_around(FastloadWorker *w, FastloadRead *read)
     for (; at < end && ret == 0; at += run_bytes) {
         if (fastload_plan_run(area, at, end, &run_bytes) ==
             FASTLOAD_RUN_DATA) {
-            ret = fastload_place_data(w, area, at,
-                                      read->buf + (at - read->span.ram_off),
-                                      run_bytes, FASTLOAD_CLASS_URGENT);
+            uint8_t *buf = read->buf + (at - read->span.ram_off);
+
+            fastload_place_fill_holes(area, (FastloadSpan) { at, run_bytes },
+                                      buf);
+            ret = fastload_place_data(w, area, at, buf, run_bytes,
+                                      FASTLOAD_CLASS_URGENT);
         }
     }
 }
