@@ -81,7 +81,8 @@ typedef struct FarFlight {
 } FarFlight;
 
 struct FastloadIo {
-    struct pollfd watch[2];
+    struct pollfd watch[FASTLOAD_IO_WATCH_MAX];
+    bool *is_ready;            /* the worker's */
     FarFlight *flights;
     uint32_t flight_count;
     FastloadIoReq *done;       /* in the order in which they came */
@@ -115,10 +116,11 @@ static FastloadIo *far_open(const FastloadIoSetup *setup,
     FastloadIo *io = g_new0(FastloadIo, 1);
     int i;
 
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < FASTLOAD_IO_WATCH_MAX; i++) {
         io->watch[i].fd = setup->watch_fds[i];
         io->watch[i].events = POLLIN;
     }
+    io->is_ready = setup->is_ready;
     io->flights = g_new0(FarFlight, setup->req_count_max);
     io->done_end = &io->done;
     /* A device's interrupt is not 50 us late. */
@@ -173,6 +175,18 @@ static uint64_t far_collect(FastloadIo *io, uint64_t now_ns)
     return next_ns;
 }
 
+/* Says which descriptors are readable; without a sleep, nobody has looked. */
+static void far_tell(FastloadIo *io, bool has_slept)
+{
+    int i;
+
+    for (i = 0; i < FASTLOAD_IO_WATCH_MAX; i++) {
+        if (has_slept ? io->watch[i].revents : i == FASTLOAD_IO_WATCH_FAULTS) {
+            io->is_ready[i] = true;
+        }
+    }
+}
+
 static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
 {
     uint64_t now_ns = far_now_ns();
@@ -180,6 +194,7 @@ static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
     struct timespec ts;
 
     if (io->done || !timeout_ns) {
+        far_tell(io, false);
         return true;
     }
     if (timeout_ns > 0) {
@@ -188,7 +203,10 @@ static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
     ts.tv_sec = (next_ns - now_ns) / SECOND_NS;
     ts.tv_nsec = (next_ns - now_ns) % SECOND_NS;
     io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
-    ppoll(io->watch, 2, next_ns == UINT64_MAX ? NULL : &ts, NULL);
+    if (ppoll(io->watch, FASTLOAD_IO_WATCH_MAX,
+              next_ns == UINT64_MAX ? NULL : &ts, NULL) > 0) {
+        far_tell(io, true);
+    }
     far_collect(io, far_now_ns());
     return true;
 }
@@ -216,6 +234,7 @@ static void far_close(FastloadIo *io)
 
 static const FastloadIoOps far_ops = {
     .name = "far",
+    .tells_ready = true,
     .open = far_open,
     .queue = far_queue,
     .poll = far_poll,
