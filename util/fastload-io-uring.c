@@ -9,7 +9,9 @@
  * time.  A ring counts as locked memory of its user, all processes together,
  * and so it is as small as a ring can be; registered memory, which counts too,
  * is only for those whom no limit binds.
- * Short reads are resumed here; other errors become the request's.
+ * Short reads are resumed here; other errors become the request's.  While the
+ * kernel is short of memory for submissions, poll() waits URING_AGAIN_US before
+ * it returns, also when it is not to wait.
  * What the kernel refuses later, a filter installed meanwhile perhaps, ends
  * the ring: poll() says so.
  * io_uring_setup(2), io_uring_enter(2), io_uring_register(2), getrlimit(2).

@@ -127,7 +127,8 @@ static void session_check_complete(Fastload *fl)
             while (page < last) {
                 if (page % FASTLOAD_BITS == 0 &&
                     last - page >= FASTLOAD_BITS) {
-                    assert(area->placed[page / FASTLOAD_BITS] == ~0ull);
+                    assert(__atomic_load_n(&area->placed[page / FASTLOAD_BITS],
+                                           __ATOMIC_RELAXED) == ~0ull);
                     page += FASTLOAD_BITS;
                 } else {
                     assert(fastload_bit_test(area->placed, page));
@@ -864,7 +865,9 @@ static bool session_create_threads(Fastload *fl, GError **error)
 
         w->thread = fastload_session_thread(name, fastload_worker_main, w,
                                             &cause);
+        g_mutex_lock(&fl->state_lock);
         fl->live_count += w->thread ? 1 : 0;
+        g_mutex_unlock(&fl->state_lock);
         if (i == 0 && w->thread) {
             session_await_workers(fl);
             session_follow_first(fl);
@@ -1069,7 +1072,8 @@ void fastload_drop_region(Fastload *fl, void *hva)
     FastloadArea *area = fastload_fault_find_area(fl, hva);
     uint64_t all_bytes = 0;
 
-    if (!area || area->hva != hva || area->is_dropped) {
+    if (!area || area->hva != hva ||
+        __atomic_load_n(&area->is_dropped, __ATOMIC_RELAXED)) {
         return;
     }
     /*

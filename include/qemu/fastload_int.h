@@ -244,9 +244,10 @@ typedef struct FastloadArea {
     bool has_move;         /* dense chunks are moved, if the kernel agrees */
     /* held, for reading, while something is copied or zeroed */
     GRWLock place_lock;
-    /* atomic */
-    uint32_t is_dropped;   /* its memory is not ours any more */
-    uint8_t *chunk_states; /* FastloadChunkState; taken by the scheduler */
+    /* lock sched.lock; before the threads begin and after COMPLETED: none */
+    uint8_t *chunk_states; /* FastloadChunkState */
+    /* atomic; the pointers are constant after start */
+    uint32_t is_dropped;   /* its memory is not ours any more; owner writes */
     uint64_t *claimed;     /* an urgent read is in flight for the page */
     uint64_t *placed;
     uint64_t *moved;       /* by chunk: placed as one, a huge page */
@@ -484,21 +485,23 @@ typedef struct FastloadWorker {
     /* constant after start */
     Fastload *fl;
     uint32_t idx;
-    GThread *thread;
     int kick_fd;
     uint8_t *staging;            /* for urgent reads; then a spare of it */
     size_t page_staging_bytes;   /* of single pages, at its begin */
     size_t staging_bytes;        /* without the spare */
+    FastloadRead *reads;         /* urgent; these three: one allocation each */
+    FastloadIoReq *reqs;
+    FastloadSpan *extents;
+    /* owner only */
+    GThread *thread;             /* NULL: joined, or there was none */
     /* atomic: this worker writes, any reads; relaxed */
     const FastloadIoOps *io_ops;
+    FastloadCounters counters;
     /* worker thread only */
     FastloadIo *io;
     const char *io_refusal;      /* why not what it was to read with; or NULL */
     bool is_io_broken;           /* poll() said so */
     bool is_ready[FASTLOAD_IO_WATCH_MAX]; /* may be readable */
-    FastloadRead *reads;         /* urgent; these three: one allocation each */
-    FastloadIoReq *reqs;
-    FastloadSpan *extents;
     FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
     FastloadRead *issuing;       /* background read with extents to issue */
@@ -508,9 +511,8 @@ typedef struct FastloadWorker {
     uint32_t inflight_count;     /* requests, of either class */
     uint64_t reaped_ns;          /* when requests were last seen to be back */
     bool is_flight_full;         /* no room was left when it began reads last */
-    uint32_t file_generation;         /* the file that the backend knows */
+    uint32_t file_generation;    /* the file that the backend knows */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
-    FastloadCounters counters;
     /* atomic */
     uint32_t is_idle;            /* may sleep: kick it when there is work */
 } FastloadWorker;
@@ -541,7 +543,7 @@ typedef struct FastloadFile {
 
 /* Staging of chunks: util/fastload-pool.c */
 typedef struct FastloadPool {
-    /* constant after start */
+    /* constant from start until the last worker ends, which gives all back */
     uint32_t read_count;
     uint8_t *map;                /* on the chunk grid */
     size_t map_bytes;
@@ -633,8 +635,10 @@ typedef struct FastloadWindow {
 } FastloadWindow;
 
 struct Fastload {
+    /* constant from start until the last worker ends, under state_lock */
+    int uffd;                    /* -1: nothing is registered */
+
     /* constant after start */
-    int uffd;
     FastloadConfig config;
     const FastloadIoOps *io_ops;
     GPtrArray *areas;            /* of FastloadArea, in turn to be read */
@@ -646,8 +650,6 @@ struct Fastload {
     uint32_t urgent_read_count;  /* for each worker */
     uint32_t urgent_bytes;       /* staging for one urgent read */
     bool has_move;               /* of the userfaultfd, then of any area */
-    uint64_t total_bytes;
-    uint64_t zero_bytes;
     uint64_t start_ns;
 
     /* each with what locks it */
@@ -674,6 +676,8 @@ struct Fastload {
     GMutex event_lock;
 
     /* atomic */
+    uint64_t total_bytes;        /* of all areas, not of data dropped */
+    uint64_t zero_bytes;         /* of those, in pages without data */
     uint64_t eager_bytes;        /* data loaded by start */
     uint64_t eager_read_bytes;   /* read for it */
     uint64_t missing_bytes;      /* trapped and not placed */
