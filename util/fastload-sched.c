@@ -584,6 +584,7 @@ FastloadOutcome fastload_sched_read_done(Fastload *fl, FastloadRead *read,
         is_recovered = true;
     }
     read->fault.area = NULL; /* answered, or in the queue again */
+    read->is_retried = false;
     is_stalled = sched_is_stalled_locked(fl);
     g_mutex_unlock(&fl->sched.lock);
 
@@ -594,4 +595,26 @@ FastloadOutcome fastload_sched_read_done(Fastload *fl, FastloadRead *read,
         return FASTLOAD_OUTCOME_STALLED;
     }
     return is_recovered ? FASTLOAD_OUTCOME_RESUMED : FASTLOAD_OUTCOME_NONE;
+}
+
+static void sched_count_failed_locked(FastloadFault *fault, void *opaque)
+{
+    uint64_t *count = opaque;
+
+    *count += fault->area && fault->not_before_ns;
+}
+
+void fastload_sched_check(Fastload *fl)
+{
+    uint64_t count = 0;
+    uint32_t i;
+
+    g_mutex_lock(&fl->sched.lock);
+    assert(fl->sched.fault_count <= FASTLOAD_FAULT_COUNT_MAX);
+    sched_for_each_fault_locked(fl, sched_count_failed_locked, &count);
+    for (i = 0; i < fl->pool.read_count; i++) {
+        count += fl->pool.reads[i].is_retried;
+    }
+    assert(count + fl->retry.failed_chunk_count == fl->retry.failing_count);
+    g_mutex_unlock(&fl->sched.lock);
 }

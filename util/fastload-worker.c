@@ -1058,7 +1058,11 @@ static void worker_act(FastloadWorker *w)
 {
     uint32_t outcomes = w->outcomes;
 
+    if (!outcomes) {
+        return;
+    }
     w->outcomes = FASTLOAD_OUTCOME_NONE;
+    fastload_sched_check(w->fl);
     if ((outcomes & FASTLOAD_OUTCOME_DELAYED) && w->idx) {
         /* The first worker knows when what is in the queue is due. */
         fastload_session_kick(&w->fl->workers[0]);

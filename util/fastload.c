@@ -94,12 +94,71 @@ static const uint32_t session_moves[FASTLOAD_STATE_MAX] = {
     [FASTLOAD_STATE_COMPLETED] = TO(SETTLED),
 };
 
+/* No worker is left, nor what they had; nobody waits for a page. */
+static void session_check_ended_locked(const Fastload *fl)
+{
+    uint32_t i;
+
+    assert(fl->uffd < 0);
+    assert(!fl->live_count && !fl->pool.map);
+    for (i = 0; i < fl->config.worker_count; i++) {
+        const FastloadWorker *w = &fl->workers[i];
+
+        assert(!w->io);
+        /* Or what is in flight was left behind: see worker_drain(). */
+        assert(!w->inflight_count || fastload_worker_is_blocking(w) ||
+               __atomic_load_n(&fl->pool.is_lost, __ATOMIC_RELAXED));
+    }
+}
+
+/*
+ * What holds when a state is entered.  How the counts of what failed go
+ * together, which holds at any time, is for fastload_sched_check().
+ */
+static void session_check_locked(Fastload *fl, FastloadState from)
+{
+    uint64_t missing_bytes = __atomic_load_n(&fl->missing_bytes,
+                                             __ATOMIC_ACQUIRE);
+
+    /* Nothing was accounted for twice. */
+    assert(missing_bytes <= INT64_MAX);
+    switch (fl->state) {
+    case FASTLOAD_STATE_NEW:
+    case FASTLOAD_STATE_MAX:
+        break; /* no move leads there */
+    case FASTLOAD_STATE_RUNNING:
+    case FASTLOAD_STATE_STALLED:
+        assert(fl->uffd >= 0 && fl->live_count == fl->config.worker_count);
+        assert(!fastload_session_is_ending(fl) && !fl->complete_ns);
+        break;
+    case FASTLOAD_STATE_DRAINED:
+        assert(fl->uffd >= 0 && fl->live_count == fl->config.worker_count);
+        assert(fl->is_cancelled != (fl->complete_ns != 0));
+        assert(fl->is_cancelled || !missing_bytes);
+        break;
+    case FASTLOAD_STATE_COMPLETED:
+    case FASTLOAD_STATE_SETTLED:
+        assert(!fl->is_cancelled && fl->complete_ns && !missing_bytes);
+        session_check_ended_locked(fl);
+        break;
+    case FASTLOAD_STATE_CANCELLED:
+        assert(fl->uffd < 0 && fl->is_cancelled && !fl->complete_ns);
+        if (from == FASTLOAD_STATE_DRAINED) {
+            session_check_ended_locked(fl); /* else: it never started */
+        }
+        break;
+    }
+}
+
 static void session_move_locked(Fastload *fl, FastloadState to)
 {
-    assert(session_moves[fl->state] & (1u << to));
-    trace_fastload_session_moved(fl, session_state_names[fl->state],
+    FastloadState from = fl->state;
+
+    assert(session_moves[from] & (1u << to));
+    trace_fastload_session_moved(fl, session_state_names[from],
                                  session_state_names[to]);
     fl->state = to;
+    session_check_locked(fl, from);
     g_cond_broadcast(&fl->state_cond);
 }
 

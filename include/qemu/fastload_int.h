@@ -840,6 +840,12 @@ uint64_t fastload_window_round_trip_ns(const FastloadWindow *w);
 /* Bytes a second; 0: not known yet. */
 uint64_t fastload_window_rate(const FastloadWindow *w);
 
+/*
+ * Asserts that what is counted as failing is what waits for a retry or is
+ * being read again.  Called by workers: they have reads, and the pool's.
+ */
+void fastload_sched_check(Fastload *fl);
+
 /* faults: util/fastload-fault.c */
 /*
  * Answers messages, no more than FASTLOAD_FAULT_TURN_MAX: those that are left
