@@ -1983,7 +1983,8 @@ static void test_near_fault_brings_its_page(const void *opaque)
 {
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
 
-    t->fl->window.round_trip_ns = FASTLOAD_AROUND_NS_MIN - 1;
+    __atomic_store_n(&t->fl->window.round_trip_ns, FASTLOAD_AROUND_NS_MIN - 1,
+                     __ATOMIC_RELAXED);
     g_assert_true(fixture_page_is_right(t->f, 100));
     g_assert_cmpuint(fault_stats(t).read_bytes, ==, PAGE);
     fault_finish_far(t);
