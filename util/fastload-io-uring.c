@@ -164,6 +164,21 @@ static const char *uring_refusal(int error_number)
     return "io_uring cannot be set up here";
 }
 
+/*
+ * Where a file system cannot begin a read and return, as FUSE and NFS, a thread
+ * of the kernel's waits for each.  By itself the kernel has four of them for
+ * each processor at most: less than far storage can take at once, and urgent
+ * reads would wait for them.  They are made when there is a read for them, and
+ * end when they have none.  Refused, there are as many as before (Linux 5.15).
+ */
+static void uring_allow_threads(FastloadIo *io, uint32_t req_count_max)
+{
+    unsigned int counts[2] = { req_count_max, 0 /* of sockets: as it is */ };
+    int ret = io_uring_register_iowq_max_workers(&io->ring, counts);
+
+    trace_fastload_uring_threads(io, req_count_max, -ret);
+}
+
 static FastloadIo *uring_open(const FastloadIoSetup *setup,
                               const char **ret_refusal)
 {
@@ -193,6 +208,7 @@ static FastloadIo *uring_open(const FastloadIoSetup *setup,
         io_uring_register_buffers(&io->ring, &io->fixed_buf, 1) < 0) {
         io->fixed_buf.iov_len = 0;
     }
+    uring_allow_threads(io, setup->req_count_max);
     trace_fastload_uring_registered(io, io->has_fixed_file,
                                     io->fixed_buf.iov_len);
     return io;

@@ -560,6 +560,55 @@ static void test_no_mapping_is_said(const void *opaque)
     g_assert_nonnull(strstr(refusal, "vm.max_map_count"));
 }
 
+/* More than four for each processor of a small machine. */
+#define WAITING_COUNT 60u
+
+static void test_many_reads_wait_at_once(const void *opaque)
+{
+    /*
+     * Where reads wait in the file system, others go on: that of /proc cannot
+     * begin a read and return, and the pages that are read to are missing.
+     */
+    int proc_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    IoTest *t = io_test_new(opaque, proc_fd, 0);
+    size_t len_bytes = WAITING_COUNT * PAGE;
+    FastloadUffdRefusal refusal;
+    FastloadUffdFault faults[FASTLOAD_FAULT_BATCH_MAX];
+    uint64_t done_bytes;
+    uint32_t seen = 0, i;
+    bool ignored;
+    int uffd;
+    uint8_t *map = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    g_assert_true(fastload_uffd_open(&uffd, &ignored, &refusal));
+    g_assert_cmpint(fastload_uffd_register(uffd, map, len_bytes, &ignored),
+                    ==, 0);
+    for (i = 0; i < WAITING_COUNT; i++) {
+        t->reqs[i] = (FastloadIoReq) {
+            .buf = map + i * PAGE, .len_bytes = PAGE, .file_off = i * PAGE,
+        };
+        t->ops->queue(t->io, &t->reqs[i]);
+    }
+    t->ops->poll(t->io, 0, true);
+    while (seen < WAITING_COUNT) { /* the deadline is the limit */
+        int count = fastload_uffd_read(uffd, faults, G_N_ELEMENTS(faults));
+
+        g_assert_cmpint(count, >=, 0);
+        seen += count;
+        g_usleep(100);
+    }
+    g_assert_cmpint(fastload_uffd_zero(uffd, map, len_bytes, &done_bytes), ==,
+                    0);
+    for (i = 0; i < WAITING_COUNT; i++) {
+        g_assert_cmpint(io_test_reap(t)->error, ==, 0);
+    }
+    close(uffd);
+    munmap(map, len_bytes);
+    io_test_free(t);
+    close(proc_fd);
+}
+
 static void io_add(const FastloadIoOps *ops, const char *behaviour,
                    GTestDataFunc func)
 {
@@ -610,6 +659,9 @@ int main(int argc, char **argv)
     }
     io_add(&fastload_io_uring_ops, "no-mapping-is-said",
            test_no_mapping_is_said);
+    fixture_add_test("/fastload/io/io_uring/many-reads-wait-at-once",
+                     FIXTURE_NEEDS_URING | FIXTURE_NEEDS_UFFD,
+                     test_many_reads_wait_at_once, &fastload_io_uring_ops);
     io_add(&fastload_io_sync_ops, "urgent-comes-first",
            test_urgent_comes_first);
     io_add(&fastload_io_sync_ops, "read-goes-on", test_read_goes_on_by_preadv);
