@@ -8,7 +8,8 @@
  * CPU, and without pushing out what others keep there, by a second descriptor
  * of the same file.  Knows whether that can be had and which reads should
  * take it; where in doubt, the caller's descriptor serves.  statx(2) for what
- * O_DIRECT demands (Linux 6.1), cachestat(2) for what is resident (6.5).
+ * O_DIRECT demands (Linux 6.1), a read where a file system does not tell, and
+ * cachestat(2) for what is resident (6.5).
  * And knows whether it is still the file that it was: who writes to a file
  * changes its time of modification first, so a look after a read covers the
  * read.  (Not so holes punched in tmpfs, and memory that is mapped.)
@@ -88,19 +89,39 @@ static int64_t file_cached_bytes(int fd, uint64_t file_off,
     return MIN(cached.cache_count * getpagesize(), len_bytes);
 }
 
-/* Do reads on FASTLOAD_PAGE_BYTES_MIN suit O_DIRECT, and is it worth it? */
-static bool file_has_direct(int fd)
+/* A descriptor of the same file with O_DIRECT; -1: errno says why not. */
+static int file_open_direct(int fd)
+{
+    /* The name may be gone, or another file's by now. */
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+
+    return open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+}
+
+typedef enum FileDirect {
+    FILE_DIRECT_NO,
+    FILE_DIRECT_YES,
+    FILE_DIRECT_UNTOLD, /* the file system does not say: network ones, FUSE */
+} FileDirect;
+
+/* Do reads on FASTLOAD_PAGE_BYTES_MIN suit O_DIRECT? */
+static FileDirect file_tells_direct(int fd)
 {
 #ifdef STATX_DIOALIGN
     struct statx found = { 0 };
 
-    return statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) == 0 &&
-           (found.stx_mask & STATX_DIOALIGN) &&
-           found.stx_dio_offset_align && found.stx_dio_mem_align &&
-           FASTLOAD_PAGE_BYTES_MIN % found.stx_dio_offset_align == 0 &&
-           FASTLOAD_PAGE_BYTES_MIN % found.stx_dio_mem_align == 0;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) < 0) {
+        return FILE_DIRECT_NO;
+    }
+    if (found.stx_mask & STATX_DIOALIGN) {
+        return found.stx_dio_offset_align && found.stx_dio_mem_align &&
+               FASTLOAD_PAGE_BYTES_MIN % found.stx_dio_offset_align == 0 &&
+               FASTLOAD_PAGE_BYTES_MIN % found.stx_dio_mem_align == 0
+               ? FILE_DIRECT_YES : FILE_DIRECT_NO;
+    }
+    return FILE_DIRECT_UNTOLD;
 #else
-    return false;
+    return FILE_DIRECT_NO;
 #endif
 }
 
@@ -417,6 +438,38 @@ static void file_remember(Fastload *fl, const FileLook *look,
     file_prefix_free(old);
 }
 
+/* Is O_DIRECT to be had at all, and is there a way to see when it is better? */
+static bool file_may_go_around(Fastload *fl)
+{
+    int flags = fcntl(fl->file.fd, F_GETFL);
+
+    fl->file.is_direct = flags >= 0 && (flags & O_DIRECT);
+    return flags >= 0 && !fl->file.is_direct &&
+           file_cached_bytes(fl->file.fd, 0, 1) >= 0;
+}
+
+/* Where nobody tells whether O_DIRECT works: tries it on the first page. */
+static void file_try_direct(Fastload *fl)
+{
+    uint8_t *buf;
+    int fd;
+
+    if (!file_may_go_around(fl) ||
+        file_tells_direct(fl->file.fd) != FILE_DIRECT_UNTOLD) {
+        return;
+    }
+    buf = file_buf_new(FASTLOAD_PAGE_BYTES_MIN);
+    fd = buf ? file_open_direct(fl->file.fd) : -1;
+    if (fd >= 0 && !file_read(fd, buf, FASTLOAD_PAGE_BYTES_MIN,
+                              FASTLOAD_PAGE_BYTES_MIN, 0)) {
+        close(fd);
+        fd = -1;
+    }
+    free(buf);
+    fl->file.direct_fd = fd;
+    trace_fastload_direct_tried(fl, fd >= 0);
+}
+
 void fastload_file_note(Fastload *fl)
 {
     FastloadPrefix *prefix;
@@ -425,6 +478,9 @@ void fastload_file_note(Fastload *fl)
     /* Where this is not permitted, nothing is watched. */
     file_look_at_all(fl, fl->file.fd, &look, &prefix);
     file_remember(fl, &look, prefix);
+    if (look.is_regular) {
+        file_try_direct(fl);
+    }
 }
 
 typedef enum FileChange {
@@ -615,22 +671,10 @@ void fastload_file_accept(Fastload *fl)
     file_turn(fl);
 }
 
-/* A descriptor of the same file with O_DIRECT; -1: errno says why not. */
-static int file_open_direct(int fd)
-{
-    /* The name may be gone, or another file's by now. */
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
-
-    return open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
-}
-
 void fastload_file_prepare(Fastload *fl)
 {
-    int flags = fcntl(fl->file.fd, F_GETFL);
-
-    fl->file.is_direct = flags >= 0 && (flags & O_DIRECT);
-    if (flags < 0 || fl->file.is_direct || !file_has_direct(fl->file.fd) ||
-        file_cached_bytes(fl->file.fd, 0, 1) < 0) {
+    if (!file_may_go_around(fl) || fl->file.direct_fd >= 0 ||
+        file_tells_direct(fl->file.fd) != FILE_DIRECT_YES) {
         return;
     }
     fl->file.direct_fd = file_open_direct(fl->file.fd);

@@ -26,8 +26,8 @@
  *   trapped; fastload_wait() until the load is over, fastload_settle() and
  *   fastload_free() until threads end.  fastload_new() and
  *   fastload_recover() ask for the file's attributes and read what lies before
- *   the stream, the latter also a page of a copy.  No other call blocks on
- *   storage or on the guest.
+ *   the stream, and a page of the file or of the copy.  No other call blocks
+ *   on storage or on the guest.
  * Errors: calls with a GError ** return false or NULL and set it once; the
  *   engine logs nothing.  On failure every output is left as it was.
  * Units: *_bytes are bytes, *_ns nanoseconds of CLOCK_MONOTONIC, *_count a

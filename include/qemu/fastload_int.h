@@ -921,7 +921,10 @@ void fastload_huge_staging_drop(uint8_t *buf);
 void fastload_huge_collapse(FastloadWorker *w);
 
 /* the snapshot file: util/fastload-file.c */
-/* Remembers what the file looks like; called by new. */
+/*
+ * Remembers what the file looks like, and opens direct_fd where only a read
+ * tells whether it can be of use; called by new.
+ */
 void fastload_file_note(Fastload *fl);
 /* Frees what is remembered; no thread is left. */
 void fastload_file_forget(Fastload *fl);
@@ -938,7 +941,10 @@ typedef enum FastloadFileState {
  * file's server is asked, only when it seems not.  Waits for no other thread.
  */
 FastloadFileState fastload_file_check(Fastload *fl, uint32_t generation);
-/* Opens direct_fd where it can be of use; called by start, no threads yet. */
+/*
+ * Opens direct_fd where the file system says that it can be of use; called by
+ * start, no threads yet.  Asks no storage.
+ */
 void fastload_file_prepare(Fastload *fl);
 /*
  * From now on the descriptors refer to the open file of @fd.  False: nothing

@@ -634,6 +634,39 @@ static void test_cold_file_stays_cold(const void *opaque)
     fixture_free(f);
 }
 
+/* The engine's own descriptor for O_DIRECT of a new load, as a flag. */
+static bool load_new_has_direct(int fd)
+{
+    g_autoptr(Fastload) fl = fastload_new(fd, NULL, NULL);
+
+    g_assert_nonnull(fl);
+    return fl->file.direct_fd >= 0 &&
+           (fcntl(fl->file.direct_fd, F_GETFL) & O_DIRECT);
+}
+
+static void test_direct_is_tried_where_nobody_tells(const void *opaque)
+{
+    /* tmpfs does not tell whether it has O_DIRECT: a read of a page does. */
+    int fd = memfd_create("snapshot", MFD_CLOEXEC);
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    int direct_fd;
+
+    g_assert_cmpint(fd, >=, 0);
+    direct_fd = open(path, O_RDONLY | O_DIRECT);
+    if (direct_fd < 0) {
+        g_test_skip("this kernel's tmpfs has no O_DIRECT");
+    } else {
+        /* What cannot be read so is not read so. */
+        g_assert_false(load_new_has_direct(fd));
+        g_assert_cmpint(ftruncate(fd, 2 * FIXTURE_PAGE_BYTES), ==, 0);
+        g_assert_true(load_new_has_direct(fd));
+        /* Asked for by the caller, it needs no second descriptor. */
+        g_assert_false(load_new_has_direct(direct_fd));
+        close(direct_fd);
+    }
+    close(fd);
+}
+
 /* Is the first chunk to be read around the cache, with so much of it there? */
 static bool load_is_around(Fastload *fl, const Fixture *f,
                            uint64_t cached_pages)
@@ -2062,6 +2095,8 @@ static void add_all(FastloadIoKind io_kind)
     add_case("direct-io", test_direct_io, lc);
     add_case("cold-file-stays-cold", test_cold_file_stays_cold, lc);
     add_case("cached-file-is-not-read", test_cached_file_is_not_read, lc);
+    add_case("direct-is-tried-where-nobody-tells",
+             test_direct_is_tried_where_nobody_tells, lc);
     add_case("first-reads-others-place", test_first_reads_others_place, lc);
     add_case("nothing-is-left", test_nothing_is_left, lc);
     add_case("many-in-a-row", test_many_in_a_row, lc);
