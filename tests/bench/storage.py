@@ -143,7 +143,9 @@ def storage_is_cold_and_warm(bench: Bench) -> None:
             if is_cold or c["knobs"].get("direct"):
                 check(read["min"] >= data, f"{c['label']} read {read}")
             else:
-                check(read["max"] == 0, f"{c['label']} read {read}, warm")
+                # A page tells fastload whether O_DIRECT works there.
+                tried = 4096 if c["name"] == "fastload" else 0
+                check(read["max"] <= tried, f"{c['label']} read {read}, warm")
 
 
 @case("clones read from simulated storage, all together what it gave")
