@@ -292,7 +292,7 @@ static void worker_place_around(FastloadWorker *w, FastloadRead *read)
  * Claims the pages around the one that is claimed already, so that a fault of
  * one of them waits for this read.
  */
-static void worker_claim_around(FastloadRead *read)
+static void worker_claim_around(const FastloadWorker *w, FastloadRead *read)
 {
     FastloadArea *area = read->area;
     uint64_t first = read->span.ram_off >> area->page_shift;
@@ -300,6 +300,8 @@ static void worker_claim_around(FastloadRead *read)
     uint64_t i;
 
     read->around_claims = 0;
+    read->drop_count = __atomic_load_n(&w->fl->sched.drop_count,
+                                       __ATOMIC_ACQUIRE);
     for (i = 0; count > 1 && i < count; i++) {
         if (first + i != read->fault.page_idx &&
             fastload_plan_page_has_data(area, first + i) &&
@@ -312,7 +314,9 @@ static void worker_claim_around(FastloadRead *read)
 
 /*
  * Gives up what was claimed and is not placed.  Faults that came meanwhile were
- * taken for answered: their threads are woken, and fault again.
+ * taken for answered: their threads are woken, and fault again.  So are those
+ * of a page that the background has placed, that was given back and touched
+ * before it counted: nobody else knows of them.
  */
 static void worker_release_around(FastloadWorker *w, FastloadRead *read)
 {
@@ -320,6 +324,9 @@ static void worker_release_around(FastloadWorker *w, FastloadRead *read)
     uint64_t first = read->span.ram_off >> area->page_shift;
     bool is_left = false;
 
+    if (!read->around_claims) {
+        return;
+    }
     while (read->around_claims) {
         uint32_t i = __builtin_ctzll(read->around_claims);
 
@@ -328,6 +335,11 @@ static void worker_release_around(FastloadWorker *w, FastloadRead *read)
             fastload_bit_clear(area->claimed, first + i);
             is_left = true;
         }
+    }
+    /* As in place_has_dropped(): one of the two sees what the other wrote. */
+    if (__atomic_fetch_add(&w->fl->sched.drop_count, 0, __ATOMIC_ACQ_REL) !=
+        read->drop_count) {
+        is_left = true;
     }
     if (is_left && !__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
         fastload_uffd_wake(w->fl->uffd, area->hva + read->span.ram_off,
@@ -520,7 +532,7 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
         w->free_urgent = read->next;
         read->area = area;
         worker_span_urgent(w, read, turn, &fault);
-        worker_claim_around(read);
+        worker_claim_around(w, read);
         read->begin_ns = fault.begin_ns;
         read->is_retried = fault.not_before_ns != 0;
         worker_plan_read(w, read);

@@ -334,6 +334,7 @@ struct FastloadRead {
     FastloadFault fault;    /* urgent: what it answers, under sched.lock;
                                no area: nothing */
     uint64_t around_claims; /* urgent: what it claims, a bit a page of span */
+    uint32_t drop_count;    /* when it did: of the scheduler's */
     bool is_retried;        /* counted in failing_count */
     bool is_probe;          /* tells whether reads still fail; not rated */
     bool is_direct;         /* around the page cache, unless that fails */
