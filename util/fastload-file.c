@@ -671,6 +671,37 @@ void fastload_file_accept(Fastload *fl)
     file_turn(fl);
 }
 
+/*
+ * Who reads the same file at the same time should not read it from the storage
+ * again: all of them go through the page cache.  They know of each other by a
+ * lock of the open file (Linux 3.15), which goes with the descriptor, however
+ * the process ends.  Several may have it, and it is in nobody's way.
+ */
+static bool file_mark(int fd)
+{
+    struct flock lock = {
+        .l_type = F_RDLCK,
+        .l_whence = SEEK_SET,
+        .l_start = FASTLOAD_MARK_OFF,
+        .l_len = 1,
+    };
+
+    return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+/* Does another open file have the mark? */
+static bool file_is_shared(int fd)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK,
+        .l_whence = SEEK_SET,
+        .l_start = FASTLOAD_MARK_OFF,
+        .l_len = 1,
+    };
+
+    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
 void fastload_file_prepare(Fastload *fl)
 {
     if (!file_may_go_around(fl) || fl->file.direct_fd >= 0 ||
@@ -679,6 +710,8 @@ void fastload_file_prepare(Fastload *fl)
     }
     fl->file.direct_fd = file_open_direct(fl->file.fd);
     trace_fastload_direct_opened(fl, fl->file.direct_fd >= 0 ? 0 : errno);
+    fl->file.is_marked = fl->file.direct_fd >= 0 &&
+                         file_mark(fl->file.direct_fd);
 }
 
 /* Can what the load needs of @fd be read, as it was opened? */
@@ -707,6 +740,8 @@ static void file_replace_direct(Fastload *fl, int fd, int direct_fd)
         /* It is the old file's still. */
         trace_fastload_direct_opened(fl, errno);
         __atomic_store_n(&fl->file.is_direct_lost, 1, __ATOMIC_RELAXED);
+    } else if (fl->file.is_marked) {
+        file_mark(fl->file.direct_fd); /* those who load from the copy, too */
     }
 }
 
@@ -771,7 +806,6 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
 void fastload_file_choose(Fastload *fl, FastloadRead *read)
 {
     int64_t cached_bytes, data_bytes;
-    bool is_cached;
 
     read->is_direct = read->is_cached = false;
     if (fl->file.direct_fd < 0 || !read->extent_count ||
@@ -783,12 +817,13 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
     cached_bytes = file_cached_bytes(fl->file.fd, read->area->file_off +
                                      read->span.ram_off,
                                      read->span.len_bytes);
-    is_cached = cached_bytes < 0 ||
-                cached_bytes >= data_bytes - data_bytes /
-                                FASTLOAD_UNCACHED_SHARE;
-    __atomic_store_n(&fl->file.is_cached, is_cached, __ATOMIC_RELAXED);
-    read->is_direct = !is_cached;
-    read->is_cached = is_cached;
+    read->is_cached = cached_bytes < 0 ||
+                      cached_bytes >= data_bytes - data_bytes /
+                                      FASTLOAD_UNCACHED_SHARE;
+    read->is_direct = !read->is_cached &&
+                      !(fl->file.is_marked &&
+                        file_is_shared(fl->file.direct_fd));
+    __atomic_store_n(&fl->file.is_cached, !read->is_direct, __ATOMIC_RELAXED);
 }
 
 bool fastload_file_is_busy(const Fastload *fl)

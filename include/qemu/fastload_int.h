@@ -43,6 +43,11 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * it is not there; docs/design/0004-around-the-page-cache.md.
  */
 #define FASTLOAD_UNCACHED_SHARE 4
+/*
+ * Loads mark the file that they read around the page cache by a read lock of
+ * this byte, far behind every file's end and what others lock.
+ */
+#define FASTLOAD_MARK_OFF (INT64_MAX - 0x464c)
 
 /* A file that was modified no longer ago counts as modified just now. */
 #define FASTLOAD_FILE_YOUNG_NS (2 * 1000 * 1000 * 1000ull)
@@ -524,13 +529,14 @@ typedef struct FastloadFile {
     int fd;                      /* fastload_recover() may have both refer to */
     int direct_fd;               /* another copy; O_DIRECT, or -1 */
     bool is_direct;              /* fd has O_DIRECT itself */
+    bool is_marked;              /* direct_fd has the lock that others see */
     uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS, but in tests */
     uint64_t prefix_settle_ns;   /* FASTLOAD_PREFIX_SETTLE_NS, the same */
     /* lock prefix_lock */
     GMutex prefix_lock;
     FastloadPrefix *prefix;      /* NULL: there is none, or it is not known */
     /* atomic */
-    uint32_t is_cached;          /* relaxed: the last chunk was; a hint */
+    uint32_t is_cached;          /* relaxed: reading is a copy; a hint */
     uint32_t generation;         /* two for each replacement; odd: in it */
     uint32_t is_direct_lost;     /* direct_fd is not of the file any more */
     uint32_t is_watched;         /* it is a regular file, and was: */

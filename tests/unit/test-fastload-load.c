@@ -686,6 +686,37 @@ static bool load_is_around(Fastload *fl, const Fixture *f,
     return read.is_direct;
 }
 
+static void test_shared_file_is_read_once(const void *opaque)
+{
+    /* While others load from the file, all read through the page cache. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES, fixture_all_data);
+    Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
+
+    if (!fl->file.is_marked) {
+        g_test_skip("no O_DIRECT in TMPDIR, or no locks of open files");
+    } else if (fixture_drop_cache(f)) {
+        g_test_skip("the file system of TMPDIR keeps its files in memory");
+    } else {
+        /* Memory of its own, and the same file. */
+        Fixture *other_f = fixture_new(FIXTURE_ANON, CHUNK_PAGES,
+                                       fixture_all_data);
+        Fastload *other;
+
+        g_assert_cmpint(dup2(f->fd, other_f->fd), >=, 0);
+        g_assert_true(load_is_around(fl, f, 0));
+        other = load_start_at_rate(other_f, lc, FASTLOAD_BACKGROUND_OFF);
+        g_assert_false(load_is_around(fl, f, 0));
+        g_assert_false(load_is_around(other, f, 0));
+        fastload_free(other);
+        /* The kernel takes its time to let go a ring, and the file with it. */
+        fixture_wait_until(load_is_around(fl, f, 0));
+        fixture_free(other_f);
+    }
+    fastload_free(fl);
+    fixture_free(f);
+}
+
 static void test_mostly_cached_chunks(const void *opaque)
 {
     /* Of which three quarters are in the page cache, chunks come from it. */
@@ -2094,6 +2125,7 @@ static void add_all(FastloadIoKind io_kind)
     add_case("two-at-once", test_two_at_once, lc);
     add_case("direct-io", test_direct_io, lc);
     add_case("cold-file-stays-cold", test_cold_file_stays_cold, lc);
+    add_case("shared-file-is-read-once", test_shared_file_is_read_once, lc);
     add_case("cached-file-is-not-read", test_cached_file_is_not_read, lc);
     add_case("direct-is-tried-where-nobody-tells",
              test_direct_is_tried_where_nobody_tells, lc);
