@@ -20,6 +20,8 @@
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
+/* A guess that was wrong is made again after so many pages. */
+#define WORKER_GUESS_SHARE 64
 /* How often an ending worker looks whether its last reads are back. */
 #define WORKER_DRAIN_POLL_NS (100 * 1000 * 1000ll)
 
@@ -347,6 +349,32 @@ static void worker_release_around(FastloadWorker *w, FastloadRead *read)
     }
 }
 
+/*
+ * Who got a page may be at the next one already: where that was so the last
+ * time, a look without being told saves the call that would tell.  Where not,
+ * it is tried again after WORKER_GUESS_SHARE pages.
+ */
+static void worker_guess_fault(FastloadWorker *w)
+{
+    if (w->unguessed_count) {
+        w->unguessed_count--;
+    } else if (!w->is_ready[FASTLOAD_IO_WATCH_FAULTS]) {
+        w->is_ready[FASTLOAD_IO_WATCH_FAULTS] = w->is_guessing = true;
+    }
+}
+
+static bool worker_take_faults(FastloadWorker *w)
+{
+    bool has_new = worker_take_ready(w, FASTLOAD_IO_WATCH_FAULTS) &&
+                   fastload_fault_drain(w);
+
+    if (w->is_guessing && !has_new) {
+        w->unguessed_count = WORKER_GUESS_SHARE;
+    }
+    w->is_guessing = false;
+    return has_new;
+}
+
 static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 {
     uint64_t now_ns;
@@ -362,6 +390,7 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
     now_ns = fastload_stats_now_ns();
     if (!read->error) {
         fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
+        worker_guess_fault(w);
         worker_place_around(w, read);
     }
     worker_release_around(w, read);
@@ -1100,8 +1129,7 @@ static void worker_turn(FastloadWorker *w)
     }
     worker_note_file(w);
     if (turn.minds_faults) {
-        bool has_new = worker_take_ready(w, FASTLOAD_IO_WATCH_FAULTS) &&
-                       fastload_fault_drain(w);
+        bool has_new = worker_take_faults(w);
 
         worker_issue_urgent(w, &turn, has_new);
     }

@@ -508,6 +508,8 @@ typedef struct FastloadWorker {
     const char *io_refusal;      /* why not what it was to read with; or NULL */
     bool is_io_broken;           /* poll() said so */
     bool is_ready[FASTLOAD_IO_WATCH_MAX]; /* may be readable */
+    uint32_t unguessed_count;    /* see worker_guess_fault() */
+    bool is_guessing;
     FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
     FastloadRead *issuing;       /* background read with extents to issue */
