@@ -30,7 +30,7 @@
 #include "qemu/fastload_int.h"
 
 /* Per cent of what is in flight while one read is on its way. */
-#define WINDOW_GAIN_START 200
+#define WINDOW_GAIN_START 300
 #define WINDOW_GAIN_CRUISE 150
 #define WINDOW_GAIN_DRAIN 50
 /* The start is over when so many rounds brought less than so much more. */
@@ -45,8 +45,14 @@
  */
 #define WINDOW_BLIND_BYTES_MAX (4u << 20)
 #define WINDOW_BLIND_NS_PER_BYTE 4
-/* A round is no shorter: a worker that zeroes a huge page looks seldom. */
-#define WINDOW_ROUND_NS_MIN (2 * 1000 * 1000ull)
+/*
+ * A round is no shorter: a worker that zeroes a huge page looks seldom, and
+ * then finds much.  At the start that does no harm.
+ */
+#define WINDOW_ROUND_NS_MIN (8 * 1000 * 1000ull)
+#define WINDOW_START_ROUND_NS_MIN (2 * 1000 * 1000ull)
+/* Without a read for so long, and not only between two of them. */
+#define WINDOW_IDLE_NS (2 * 1000 * 1000ull)
 /*
  * A reader that found the storage idle was so much later than was thought, of
  * the round trip or at least; each time it did not, it is forgotten in part.
@@ -76,8 +82,8 @@ void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
     if (!w->begin_ns) {
         __atomic_store_n(&w->begin_ns, now_ns, __ATOMIC_RELAXED);
     }
-    if (!w->flight_count++) {
-        /* The storage was idle: what it gives is counted from here. */
+    if (!w->flight_count++ && now_ns - w->end_ns >= WINDOW_IDLE_NS) {
+        /* There was nothing to read: what comes is counted from here. */
         w->round_ns = now_ns;
         w->round_bytes = w->delivered_bytes;
     }
@@ -124,11 +130,13 @@ static bool window_round_ended_locked(FastloadWindow *w,
                                       uint64_t now_ns)
 {
     uint64_t took_ns = now_ns - w->round_ns;
+    uint64_t least_ns = w->gain == WINDOW_GAIN_START
+                        ? WINDOW_START_ROUND_NS_MIN : WINDOW_ROUND_NS_MIN;
     double rate;
 
     /* A read that came sooner than it can was lucky, and ends no round. */
     if (req->begin_ns < w->round_ns ||
-        took_ns < MAX(WINDOW_ROUND_NS_MIN, w->rtt_ns - w->rtt_ns / 8)) {
+        took_ns < MAX(least_ns, w->rtt_ns - w->rtt_ns / 8)) {
         return false;
     }
     rate = (w->delivered_bytes - w->round_bytes) * 1e9 / took_ns;
@@ -145,7 +153,6 @@ static void window_drain_locked(FastloadWindow *w)
 {
     w->gain = WINDOW_GAIN_DRAIN;
     w->drain_round = w->round_count + 2;
-    w->rtt_least_ns[0] = 0;
 }
 
 static void window_next_epoch_locked(FastloadWindow *w, uint64_t now_ns)
@@ -153,6 +160,7 @@ static void window_next_epoch_locked(FastloadWindow *w, uint64_t now_ns)
     w->epoch_ns = now_ns;
     w->epoch_round = w->round_count;
     w->rtt_least_ns[1] = w->rtt_least_ns[0];
+    w->rtt_least_ns[0] = 0;
     w->rate_most[1] = w->rate_most[0];
     w->rate_most[0] = 0;
     window_drain_locked(w);
@@ -168,6 +176,8 @@ static void window_round_locked(FastloadWindow *w, uint64_t now_ns)
             w->rate_before = w->rate;
             w->flat_round_count = 0;
         } else if (++w->flat_round_count == WINDOW_START_ROUND_COUNT) {
+            /* Short rounds may have told too much: it is seen anew. */
+            w->rate_most[0] = 0;
             window_drain_locked(w);
         }
     }
@@ -183,10 +193,16 @@ static void window_round_locked(FastloadWindow *w, uint64_t now_ns)
 
 static void window_size_locked(FastloadWindow *w)
 {
-    double bytes = w->rate * (w->rtt_ns + w->late_ns) / 1e9 * w->gain / 100;
+    /* What a round begins comes in the next: two without growth, perhaps. */
+    uint32_t gain = w->flat_round_count > 1 && w->gain == WINDOW_GAIN_START
+                    ? WINDOW_GAIN_CRUISE : w->gain;
+    double per_ns = w->rate / 1e9 * gain / 100;
 
     __atomic_store_n(&w->bytes,
-                     CLAMP(bytes, 0, FASTLOAD_WINDOW_BYTES_MAX),
+                     CLAMP(per_ns * w->rtt_ns, 0, FASTLOAD_WINDOW_BYTES_MAX),
+                     __ATOMIC_RELAXED);
+    __atomic_store_n(&w->late_bytes,
+                     CLAMP(per_ns * w->late_ns, 0, FASTLOAD_WINDOW_BYTES_MAX),
                      __ATOMIC_RELAXED);
     __atomic_store_n(&w->is_draining, w->gain == WINDOW_GAIN_DRAIN,
                      __ATOMIC_RELAXED);
@@ -203,6 +219,7 @@ void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
     g_mutex_lock(&w->lock);
     assert(w->flight_count);
     w->flight_count--;
+    w->end_ns = now_ns;
     if (!is_sample) {
         g_mutex_unlock(&w->lock);
         return;
@@ -254,23 +271,38 @@ static uint64_t window_blind_bytes(const FastloadWindow *w, uint64_t now_ns)
                WINDOW_BLIND_BYTES_MAX);
 }
 
+/*
+ * Near storage answers sooner than a worker that was late is on time: then the
+ * guest's reads come first, and the storage may idle.
+ */
+static bool window_is_near(uint64_t rtt_ns)
+{
+    return rtt_ns < FASTLOAD_AROUND_NS_MIN;
+}
+
 uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
                                uint64_t queue_ns)
 {
     uint64_t rtt_ns = __atomic_load_n(&w->round_trip_ns, __ATOMIC_RELAXED);
     uint64_t rate = __atomic_load_n(&w->rate_bytes_per_s, __ATOMIC_RELAXED);
     uint64_t bytes = __atomic_load_n(&w->bytes, __ATOMIC_RELAXED);
-
     uint64_t least_bytes = FASTLOAD_WINDOW_BYTES_MIN * (queue_ns ? 2 : 1);
+    uint64_t most_bytes = FASTLOAD_WINDOW_BYTES_MAX;
 
     if (!rtt_ns || !rate) {
         bytes = window_blind_bytes(w, now_ns);
     } else if (__atomic_load_n(&w->is_draining, __ATOMIC_RELAXED)) {
         least_bytes = FASTLOAD_REQ_BYTES_NEAR;
-    } else {
-        bytes += (uint64_t)(rate / 1e9 * queue_ns);
+    } else if (queue_ns || !window_is_near(rtt_ns)) {
+        bytes += __atomic_load_n(&w->late_bytes, __ATOMIC_RELAXED) +
+                 (uint64_t)(rate / 1e9 * queue_ns);
     }
-    return CLAMP(bytes, least_bytes, FASTLOAD_WINDOW_BYTES_MAX);
+    if (window_is_near(rtt_ns)) {
+        most_bytes = FASTLOAD_WINDOW_BYTES_NEAR +
+                     (uint64_t)(rate / 1e9 * queue_ns);
+    }
+    return CLAMP(bytes, least_bytes, MIN(most_bytes,
+                                         FASTLOAD_WINDOW_BYTES_MAX));
 }
 
 uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns)

@@ -154,6 +154,8 @@ QEMU_BUILD_BUG_ON(FASTLOAD_AROUND_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN > 64);
  */
 #define FASTLOAD_WINDOW_BYTES_MIN (320u << 10)
 #define FASTLOAD_WINDOW_BYTES_MAX (32u << 20)
+/* Of near storage, while the guest faults: more would only be a queue. */
+#define FASTLOAD_WINDOW_BYTES_NEAR (640u << 10)
 /* A round trip is the median of so many reads. */
 #define FASTLOAD_WINDOW_GROUP 8
 #define FASTLOAD_FLIGHT_COUNT_MAX 64
@@ -618,6 +620,7 @@ typedef struct FastloadWindow {
     GMutex lock;
     uint32_t gain;               /* per cent of rate x round trip */
     uint32_t flight_count;       /* reads that are out */
+    uint64_t end_ns;             /* when the last of them came back */
     uint64_t delivered_bytes;    /* so far */
     uint64_t group_ns[FASTLOAD_WINDOW_GROUP];
     uint32_t group_count;
@@ -638,6 +641,7 @@ typedef struct FastloadWindow {
     uint64_t begin_ns;           /* of the first read */
     uint64_t first_ns;           /* when the first was back; 0: none is */
     uint64_t bytes;
+    uint64_t late_bytes;         /* so many more, since reads are seen late */
     uint32_t is_draining;        /* the queue is to become empty */
     uint64_t round_trip_ns;
     uint64_t rate_bytes_per_s;
