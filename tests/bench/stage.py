@@ -14,7 +14,7 @@ from typing import (
 
 from tap import Case, Failed, PlainStage, check
 
-HANG_S = 150                # nothing takes so long; a case has longer
+HANG_S = 500                # nothing takes so long; a case has longer
 POLL_S = 0.005
 SHOWN_RUNS = 2              # of a case that failed
 SHOWN_LINES = 20            # of each of them

@@ -15,7 +15,7 @@ import qmp
 from guest import Guest
 from qmp import QmpError, REPLY_TIMEOUT_S, with_dashes
 from vm import Argument, Machine, Qemu
-from waiting import VmError, VmTimeout
+from waiting import BUSY, VmError, VmTimeout
 
 BOOT_MAX_S = 240
 SAVE_MAX_S = 240
@@ -236,11 +236,11 @@ class Restore:
         """
         self.accepted(timeout)
         if self.how == "cmdline":
-            deadline = time.monotonic() + timeout
+            deadline = time.monotonic() + timeout * BUSY
             while self.vm.run_state(timeout) != "running":
                 if time.monotonic() > deadline:
                     raise VmTimeout(f"the guest does not run after "
-                                    f"{timeout:g} s")
+                                    f"{timeout * BUSY:g} s")
                 time.sleep(0.005)
             self._seen_running = time.monotonic() - self.t0
         else:
@@ -263,7 +263,7 @@ class Restore:
         VmError with QEMU's own text when it failed.
         """
         self.accepted(timeout)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * BUSY
         while True:
             self.info = self.vm.qmp("query-migrate", timeout)
             now = time.monotonic() - self.t0
@@ -278,7 +278,8 @@ class Restore:
                               self.info.get("error-desc", "no reason given"))
             if time.monotonic() > deadline:
                 raise VmTimeout(f"the load is still '{status}' after "
-                                f"{timeout:g} s: {json.dumps(self.info)}")
+                                f"{timeout * BUSY:g} s: "
+                                f"{json.dumps(self.info)}")
             time.sleep(poll_s)
 
     def _note_completed(self, now: float) -> float:
@@ -303,7 +304,7 @@ class Restore:
             raise
         except VmError:
             return self.vm.stderr().strip(), self.vm.wait_exit(timeout)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * BUSY
         info: dict[str, Any] = {}
         while time.monotonic() < deadline:
             try:
@@ -318,7 +319,7 @@ class Restore:
                 raise VmError("the load completed, though it had to fail")
             time.sleep(POLL_S)
         raise VmTimeout(f"the load neither failed nor completed in "
-                        f"{timeout:g} s: {json.dumps(info)}")
+                        f"{timeout * BUSY:g} s: {json.dumps(info)}")
 
     # -- the load
 

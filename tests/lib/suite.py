@@ -37,7 +37,7 @@ ARRANGED_TRIES = 3
 # while a guest boots, without any load.
 QEMU_FAULT = "iotlb_to_section: Assertion"
 QEMU_FAULT_TRIES = 3
-LEFT_MAX_S = 60             # huge pages are put together after completion
+LEFT_MAX_S = 360            # huge pages are put together after completion
 VERIFIED_MIN = 300
 STDERR_MAX_S = 5            # until what QEMU has written there is read
 SMALL_FILL_MIB = 96

@@ -22,7 +22,7 @@ import traceback
 from types import FrameType
 from typing import Any, Callable, Iterable, NamedTuple, Protocol
 
-CASE_TIMEOUT_S = 180
+CASE_TIMEOUT_S = 1200
 
 
 class Skip(Exception):

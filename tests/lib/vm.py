@@ -23,7 +23,7 @@ import guest
 import host
 import qmp
 from host import PlainError, TOP
-from waiting import VmError, VmTimeout, Waiting
+from waiting import BUSY, VmError, VmTimeout, Waiting
 
 # Where Debian keeps firmware: a QEMU run from its build tree may not know.
 FIRMWARE_DIRS = ("/usr/share/seabios", "/usr/share/qemu",
@@ -256,9 +256,10 @@ class Qemu(qmp.Monitor, guest.Verifier):
 
     def wait_exit(self, timeout: float) -> int:
         try:
-            code = self.process.wait(timeout)
+            code = self.process.wait(timeout * BUSY)
         except subprocess.TimeoutExpired:
-            raise VmTimeout(f"QEMU still runs after {timeout:g} s") from None
+            raise VmTimeout(f"QEMU still runs after {timeout * BUSY:g} s") \
+                from None
         self._reader.join(READER_MAX_S)
         return code
 

@@ -3,6 +3,10 @@
 
 Every wait has a bound, and ends at once when nothing can come any more.
 Times are seconds of the monotonic clock.
+
+A bound is what a machine with nothing else to do needs, and some more.  Waits
+last BUSY times as long, so that only a hang reaches a bound: a machine may run
+many other programs meanwhile.
 """
 
 import threading
@@ -13,6 +17,7 @@ from host import PlainError
 
 T = TypeVar("T")
 WAKE_S = 0.5                # between two looks at what no thread tells
+BUSY = 6                    # how much slower a busy machine may be
 
 
 class VmError(PlainError):
@@ -39,6 +44,7 @@ class Waiting:
     def wait_for(self, what: str, probe: Callable[[], T | None],
                  timeout: float) -> T:
         """The first true value of probe(), called with the lock held."""
+        timeout *= BUSY
         deadline = time.monotonic() + timeout
         with self.changed:
             while True:
