@@ -38,6 +38,7 @@ VIRTIO_DEVICES = (
 
 READY = r"^FASTLOAD READY"
 REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
+THINK_1_MS = b"6"           # between two pages, in work that takes so long
 # Of the probe guest alone.
 OVERWRITE, READ_SECTOR = b"w", b"b"
 # What the second one says of a disk of zeros: a page but for one sector.
