@@ -17,6 +17,8 @@
  */
 #include "qemu/osdep.h"
 #include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
@@ -1191,11 +1193,33 @@ static void worker_drain(FastloadWorker *w)
     }
 }
 
+/*
+ * Where processors are short, guests come before what is loaded for them: who
+ * only reads ahead and places steps back.  That needs no privilege, and cannot
+ * be taken back without one.  Where it is refused, by a filter of system calls
+ * perhaps, nothing is lost.
+ */
+static void worker_be_nice(const FastloadWorker *w)
+{
+    pid_t tid = syscall(SYS_gettid);
+    int nice_value;
+
+    if (w->idx == 0 || !w->io || w->io_ops->is_blocking) {
+        return; /* it answers faults */
+    }
+    errno = 0;
+    nice_value = getpriority(PRIO_PROCESS, tid);
+    if (errno == 0) {
+        setpriority(PRIO_PROCESS, tid, nice_value + FASTLOAD_WORKER_NICE);
+    }
+}
+
 void *fastload_worker_main(void *opaque)
 {
     FastloadWorker *w = opaque;
 
     worker_open_io(w, w->fl->io_ops);
+    worker_be_nice(w);
     fastload_session_worker_ready(w);
     while (w->io && !fastload_session_is_ending(w->fl)) {
         worker_take_kick(w);

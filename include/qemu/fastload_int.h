@@ -80,6 +80,8 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * for what is being placed meanwhile.  It costs memory once it is used.
  */
 #define FASTLOAD_POOL_READ_COUNT 24
+/* Added to the nice value of workers that do not answer faults: a third. */
+#define FASTLOAD_WORKER_NICE 5
 /* Beyond what is in flight: some for each worker, to place and to renew. */
 #define FASTLOAD_POOL_SPARE_COUNT 2
 #define FASTLOAD_POOL_SPARE_EACH 2

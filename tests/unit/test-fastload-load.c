@@ -5,6 +5,7 @@
  */
 #include "qemu/osdep.h"
 #include <poll.h>
+#include <sys/resource.h>
 #include "qemu/fastload_int.h"
 #include "fastload-fixture.h"
 
@@ -713,6 +714,44 @@ static void test_shared_file_is_read_once(const void *opaque)
         fixture_wait_until(load_is_around(fl, f, 0));
         fixture_free(other_f);
     }
+    fastload_free(fl);
+    fixture_free(f);
+}
+
+/* The nice value of the thread of that name, if there is one. */
+static int load_nice_of(const char *name)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+    const char *tid;
+
+    while ((tid = g_dir_read_name(dir))) {
+        g_autofree char *path = g_strdup_printf("/proc/self/task/%s/comm",
+                                                tid);
+        g_autofree char *comm = NULL;
+
+        if (g_file_get_contents(path, &comm, NULL, NULL) &&
+            strcmp(g_strchomp(comm), name) == 0) {
+            return getpriority(PRIO_PROCESS, atoi(tid));
+        }
+    }
+    g_test_message("no thread is called %s", name);
+    return INT_MAX;
+}
+
+static void test_guests_come_first(const void *opaque)
+{
+    /* Who only places steps back; who answers faults does not. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES, fixture_all_data);
+    LoadCase two = { .io_kind = lc->io_kind, .worker_count = 2 };
+    Fastload *fl = load_start_at_rate(f, &two, FASTLOAD_BACKGROUND_OFF);
+    int nice_value = getpriority(PRIO_PROCESS, 0);
+    bool is_blocking = fastload_worker_is_blocking(&fl->workers[1]);
+
+    g_assert_cmpint(load_nice_of("fastload-0"), ==, nice_value);
+    g_assert_cmpint(load_nice_of("fastload-1"), ==,
+                    MIN(nice_value + (is_blocking ? 0 : FASTLOAD_WORKER_NICE),
+                        19));
     fastload_free(fl);
     fixture_free(f);
 }
@@ -2126,6 +2165,7 @@ static void add_all(FastloadIoKind io_kind)
     add_case("direct-io", test_direct_io, lc);
     add_case("cold-file-stays-cold", test_cold_file_stays_cold, lc);
     add_case("shared-file-is-read-once", test_shared_file_is_read_once, lc);
+    add_case("guests-come-first", test_guests_come_first, lc);
     add_case("cached-file-is-not-read", test_cached_file_is_not_read, lc);
     add_case("direct-is-tried-where-nobody-tells",
              test_direct_is_tried_where_nobody_tells, lc);
