@@ -4,12 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Who reads a chunk need not be who places it: a chunk's staging goes from
- * hand to hand through three lists.
- *
- *   FRESH --taken, a chunk is read into it--> READY --taken, placed--> FRESH
- *     ^                                                  |
- *     +--taken, given a new huge page-- SPENT <--moved---+
- *
+ * hand to hand with its read, through a list for each state of
+ * util/fastload-read.c in which no worker holds it: FRESH, READY and SPENT.
  * Each has a spare, for when its ring stops working in the middle of a read
  * (util/fastload-worker.c).  Takes pool.lock for a list operation and nothing
  * else; wakes nobody.
@@ -70,11 +66,12 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
     for (i = 0; i < count; i++) {
         FastloadRead *read = &fl->pool.reads[i];
 
+        read->state = fl->has_move ? FASTLOAD_READ_SPENT
+                                   : FASTLOAD_READ_FRESH;
         read->class = FASTLOAD_CLASS_BACKGROUND;
         read->extents = fl->pool.extents + i * FASTLOAD_EXTENT_COUNT_MAX;
         read->buf = buf + (size_t)i * FASTLOAD_CHUNK_BYTES;
-        fastload_pool_put(fl, fl->has_move ? FASTLOAD_POOL_SPENT
-                                           : FASTLOAD_POOL_FRESH, read);
+        fastload_pool_put(fl, read);
     }
     return true;
 }
@@ -89,43 +86,47 @@ void fastload_pool_release(Fastload *fl)
     g_clear_pointer(&fl->pool.extents, g_free);
 }
 
-void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read)
+void fastload_pool_put(Fastload *fl, FastloadRead *read)
 {
+    FastloadReadState to = read->state;
     FastloadRead **at = &fl->pool.lists[to];
 
+    assert(to == FASTLOAD_READ_FRESH || to == FASTLOAD_READ_READY ||
+           to == FASTLOAD_READ_SPENT);
     g_mutex_lock(&fl->pool.lock);
     /* What has been begun is first; staging used last is warm in caches. */
-    while (to == FASTLOAD_POOL_READY && *at &&
+    while (to == FASTLOAD_READ_READY && *at &&
            (!read->placed_bytes || (*at)->placed_bytes)) {
         at = &(*at)->next;
     }
     read->next = *at;
     *at = read;
-    fl->pool.renewed_count -= to == FASTLOAD_POOL_SPENT;
+    fl->pool.renewed_count -= to == FASTLOAD_READ_SPENT;
     g_mutex_unlock(&fl->pool.lock);
 }
 
-FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from)
+FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from)
 {
     FastloadRead *read;
 
     g_mutex_lock(&fl->pool.lock);
     read = fl->pool.lists[from];
     if (read) {
+        assert(read->state == from);
         fl->pool.lists[from] = read->next;
         read->next = NULL;
-        fl->pool.renewed_count += from == FASTLOAD_POOL_SPENT;
+        fl->pool.renewed_count += from == FASTLOAD_READ_SPENT;
     }
     g_mutex_unlock(&fl->pool.lock);
     return read;
 }
 
-bool fastload_pool_has(Fastload *fl, FastloadPoolList list)
+bool fastload_pool_has(Fastload *fl, FastloadReadState state)
 {
     bool has;
 
     g_mutex_lock(&fl->pool.lock);
-    has = fl->pool.lists[list];
+    has = fl->pool.lists[state];
     g_mutex_unlock(&fl->pool.lock);
     return has;
 }
@@ -135,7 +136,7 @@ bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count)
     bool wants;
 
     g_mutex_lock(&fl->pool.lock);
-    wants = fl->pool.lists[FASTLOAD_POOL_SPENT] &&
+    wants = fl->pool.lists[FASTLOAD_READ_SPENT] &&
             fl->pool.renewed_count < wanted_count;
     g_mutex_unlock(&fl->pool.lock);
     return wants;

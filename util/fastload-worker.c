@@ -145,17 +145,6 @@ static bool worker_take_ready(FastloadWorker *w, FastloadIoWatch watch)
     return is_ready;
 }
 
-/* The first failure of @read is the one that counts. */
-static void worker_read_fail(FastloadRead *read, FastloadFailureKind kind,
-                             int32_t error, uint64_t file_off)
-{
-    if (!read->error) {
-        read->error = error;
-        read->error_kind = kind;
-        read->error_file_off = file_off;
-    }
-}
-
 /* Was @read read from the file that was handed over, as it was then? */
 static void worker_check_file(FastloadWorker *w, FastloadRead *read)
 {
@@ -171,63 +160,23 @@ static void worker_check_file(FastloadWorker *w, FastloadRead *read)
     fastload_stats_add(&w->counters.io_error_count,
                        !read->is_replaced && !read->error);
     if (state == FASTLOAD_FILE_UNKNOWN) {
-        worker_read_fail(read, FASTLOAD_FAILURE_READ, -EAGAIN, file_off);
+        fastload_read_fail(read, FASTLOAD_FAILURE_READ, -EAGAIN, file_off);
         return;
     }
     /* Also where it failed: this is why, as a rule. */
     read->error = 0;
-    worker_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE, file_off);
-}
-
-/* Says what there is to read for @read's span; issues nothing. */
-static void worker_plan_read(const FastloadWorker *w, FastloadRead *read)
-{
-    FastloadSpan *extents = read->extents;
-    uint32_t count = fastload_plan_extents(read->area, read->span, extents);
-
-    read->placed_bytes = 0;
-    read->error = 0;
-    read->file_generation = w->file_generation;
-    read->is_replaced = false;
-    read->next = NULL;
-    read->inflight_count = 0;
-    read->extent_idx = 0;
-    if (read->class == FASTLOAD_CLASS_URGENT && count > 1) {
-        /* Read what lies between several stretches as well. */
-        extents[0].len_bytes = extents[count - 1].ram_off +
-                               extents[count - 1].len_bytes -
-                               extents[0].ram_off;
-        count = 1;
-    }
-    read->extent_count = count;
-}
-
-static bool worker_read_has_rest(const FastloadRead *read)
-{
-    return !read->error && read->extent_idx < read->extent_count;
+    fastload_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE, file_off);
 }
 
 /* Queues the next request of @read, at most @bytes_max long. */
 static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
                              uint32_t bytes_max)
 {
-    FastloadSpan *extent = &read->extents[read->extent_idx];
     FastloadIoReq *req = w->free_reqs;
 
-    assert(req && worker_read_has_rest(read));
+    assert(req);
     w->free_reqs = req->next;
-    req->buf = read->buf + (extent->ram_off - read->span.ram_off);
-    req->file_off = read->area->file_off + extent->ram_off;
-    req->len_bytes = MIN(extent->len_bytes, bytes_max);
-    req->tries = 0;
-    req->is_urgent = read->class == FASTLOAD_CLASS_URGENT;
-    req->is_direct = read->is_direct;
-    req->read = read;
-
-    extent->ram_off += req->len_bytes;
-    extent->len_bytes -= req->len_bytes;
-    read->extent_idx += extent->len_bytes ? 0 : 1;
-    read->inflight_count++;
+    fastload_read_cut(read, bytes_max, req);
     w->inflight_count++;
     if (!req->is_urgent) {
         fastload_window_begin(&w->fl->window, req, fastload_stats_now_ns());
@@ -238,21 +187,10 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     w->io_ops->queue(w->io, req);
 }
 
-/* The page that an urgent read answers the fault of. */
-static FastloadSpan worker_urgent_page(const FastloadRead *read)
-{
-    const FastloadArea *area = read->area;
-
-    return (FastloadSpan) {
-        .ram_off = read->fault.page_idx << area->page_shift,
-        .len_bytes = area->page_bytes,
-    };
-}
-
 static int worker_urgent_place(FastloadWorker *w, FastloadRead *read)
 {
     FastloadArea *area = read->area;
-    FastloadSpan page = worker_urgent_page(read);
+    FastloadSpan page = fastload_read_page(read);
     uint8_t *buf = read->buf + (page.ram_off - read->span.ram_off);
 
     /* It was not read: zeros that failed before, or it was placed by then. */
@@ -293,65 +231,6 @@ static void worker_place_around(FastloadWorker *w, FastloadRead *read)
 }
 
 /*
- * Claims the pages around the one that is claimed already, so that a fault of
- * one of them waits for this read.
- */
-static void worker_claim_around(const FastloadWorker *w, FastloadRead *read)
-{
-    FastloadArea *area = read->area;
-    uint64_t first = read->span.ram_off >> area->page_shift;
-    uint64_t count = read->span.len_bytes >> area->page_shift;
-    uint64_t i;
-
-    read->around_claims = 0;
-    read->drop_count = __atomic_load_n(&w->fl->sched.drop_count,
-                                       __ATOMIC_ACQUIRE);
-    for (i = 0; count > 1 && i < count; i++) {
-        if (first + i != read->fault.page_idx &&
-            fastload_plan_page_has_data(area, first + i) &&
-            !fastload_bit_test(area->placed, first + i) &&
-            !fastload_bit_test_and_set(area->claimed, first + i)) {
-            read->around_claims |= 1ull << i;
-        }
-    }
-}
-
-/*
- * Gives up what was claimed and is not placed.  Faults that came meanwhile were
- * taken for answered: their threads are woken, and fault again.  So are those
- * of a page that the background has placed, that was given back and touched
- * before it counted: nobody else knows of them.
- */
-static void worker_release_around(FastloadWorker *w, FastloadRead *read)
-{
-    FastloadArea *area = read->area;
-    uint64_t first = read->span.ram_off >> area->page_shift;
-    bool is_left = false;
-
-    if (!read->around_claims) {
-        return;
-    }
-    while (read->around_claims) {
-        uint32_t i = __builtin_ctzll(read->around_claims);
-
-        read->around_claims &= read->around_claims - 1;
-        if (!fastload_bit_test(area->placed, first + i)) {
-            fastload_bit_clear(area->claimed, first + i);
-            is_left = true;
-        }
-    }
-    /* As in place_has_dropped(): one of the two sees what the other wrote. */
-    if (__atomic_fetch_add(&w->fl->sched.drop_count, 0, __ATOMIC_ACQ_REL) !=
-        read->drop_count) {
-        is_left = true;
-    }
-    if (is_left && !__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
-        fastload_uffd_wake(w->fl->uffd, area->hva + read->span.ram_off,
-                           read->span.len_bytes);
-    }
-}
-
-/*
  * Who got a page may be at the next one already: where that was so the last
  * time, a look without being told saves the call that would tell.  Where not,
  * it is tried again after WORKER_GUESS_SHARE pages.
@@ -382,12 +261,13 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
     uint64_t now_ns;
     int ret;
 
+    fastload_read_move(read, FASTLOAD_READ_PLACING);
     worker_check_file(w, read);
     if (!read->error) {
         ret = worker_urgent_place(w, read);
-        worker_read_fail(read, FASTLOAD_FAILURE_PLACE, ret,
-                         read->area->file_off +
-                         worker_urgent_page(read).ram_off);
+        fastload_read_fail(read, FASTLOAD_FAILURE_PLACE, ret,
+                           read->area->file_off +
+                           fastload_read_page(read).ram_off);
     }
     now_ns = fastload_stats_now_ns();
     if (!read->error) {
@@ -395,11 +275,12 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
         worker_guess_fault(w);
         worker_place_around(w, read);
     }
-    worker_release_around(w, read);
+    fastload_read_release_around(w->fl, read);
     w->outcomes |= fastload_sched_read_done(w->fl, read, now_ns);
     if (read->error) {
         w->outcomes |= FASTLOAD_OUTCOME_DELAYED;
     }
+    fastload_read_move(read, FASTLOAD_READ_FRESH);
     worker_urgent_free(w, read);
 }
 
@@ -518,28 +399,15 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
     return fastload_bit_test_and_set(area->claimed, fault->page_idx);
 }
 
-/* What an urgent read for @fault reads; where it goes in staging. */
-static void worker_span_urgent(FastloadWorker *w, FastloadRead *read,
-                                     const WorkerTurn *turn,
-                                     const FastloadFault *fault)
+/* What an urgent read reads for its fault, and where it goes in staging. */
+static void worker_aim_urgent(FastloadWorker *w, const WorkerTurn *turn,
+                              FastloadRead *read)
 {
-    const FastloadArea *area = fault->area;
     size_t idx = read - w->reads;
-    uint64_t len_bytes = turn->around_bytes;
-    size_t off;
+    size_t off = fastload_read_aim(read, turn->around_bytes)
+        ? w->page_staging_bytes + idx * FASTLOAD_AROUND_BYTES_MAX
+        : idx * w->fl->urgent_bytes;
 
-    /* One that failed is tried alone: its neighbours may be what fails. */
-    if (len_bytes > area->page_bytes && !fault->not_before_ns) {
-        read->span.ram_off = (fault->page_idx << area->page_shift) /
-                             len_bytes * len_bytes;
-        read->span.len_bytes = MIN(len_bytes,
-                                   area->len_bytes - read->span.ram_off);
-        off = w->page_staging_bytes + idx * FASTLOAD_AROUND_BYTES_MAX;
-    } else {
-        read->span.ram_off = fault->page_idx << area->page_shift;
-        read->span.len_bytes = area->page_bytes;
-        off = idx * w->fl->urgent_bytes;
-    }
     read->buf = w->staging + off + (read->is_spare ? w->staging_bytes : 0);
 }
 
@@ -553,7 +421,6 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
     while (worker_has_urgent_room(w) &&
            fastload_sched_pop_fault(fl, turn->now_ns, w->free_urgent,
                                     &fault)) {
-        FastloadArea *area = fault.area;
         FastloadRead *read = w->free_urgent;
 
         if (worker_fault_is_settled(w, &fault)) {
@@ -561,16 +428,16 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
             continue;
         }
         w->free_urgent = read->next;
-        read->area = area;
-        worker_span_urgent(w, read, turn, &fault);
-        worker_claim_around(w, read);
+        worker_aim_urgent(w, turn, read);
+        fastload_read_claim_around(fl, read);
         read->begin_ns = fault.begin_ns;
         read->is_retried = fault.not_before_ns != 0;
-        worker_plan_read(w, read);
-        if (worker_read_has_rest(read)) {
+        fastload_read_plan(read, w->file_generation);
+        if (fastload_read_has_rest(read)) {
             fastload_stats_add(&w->counters.retry_count, read->is_retried);
             worker_issue_req(w, read, UINT32_MAX);
-        } else {
+        }
+        if (fastload_read_end_issuing(read)) {
             /* Zeros that failed before, or placed since we looked. */
             worker_urgent_finish(w, read);
         }
@@ -580,20 +447,20 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
 }
 
 /* Puts @read where it belongs next; somebody may have been waiting for it. */
-static void worker_pass_on(FastloadWorker *w, FastloadPoolList to,
-                           FastloadRead *read)
+static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
 {
     Fastload *fl = w->fl;
+    bool is_fresh = read->state == FASTLOAD_READ_FRESH;
     uint64_t now_ns = fastload_stats_now_ns();
     uint32_t i;
 
-    fastload_pool_put(fl, to, read);
+    fastload_pool_put(fl, read);
     for (i = 0; i < fl->config.worker_count; i++) {
         FastloadWorker *other = &fl->workers[i];
         WorkerTurn turn = worker_turn_of(other, now_ns);
 
         if (other != w &&
-            (to == FASTLOAD_POOL_FRESH ? turn.may_read : turn.may_place) &&
+            (is_fresh ? turn.may_read : turn.may_place) &&
             __atomic_exchange_n(&other->is_idle, 0, __ATOMIC_SEQ_CST)) {
             fastload_session_kick(other);
             return;
@@ -612,23 +479,23 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
         fastload_sched_next_due_ns(fl, false, true) > turn->now_ns) {
         return false;
     }
-    read = fastload_pool_take(fl, FASTLOAD_POOL_FRESH);
+    read = fastload_pool_take(fl, FASTLOAD_READ_FRESH);
     if (!read) {
         return false;
     }
     if (read->is_spare && !w->io_ops->is_blocking) {
         /* Another ring is of no use any more: ours will be left, too. */
-        fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
+        fastload_pool_put(fl, read);
         return false;
     }
     if (!fastload_sched_next_chunk(fl, turn->now_ns, read, &chunk_idx)) {
-        fastload_pool_put(fl, FASTLOAD_POOL_FRESH, read);
+        fastload_pool_put(fl, read);
         return false;
     }
     trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
     read->span = fastload_plan_chunk_span(read->area, chunk_idx);
-    read->is_moving = fastload_huge_fits(read->area, read->span);
-    worker_plan_read(w, read);
+    read->wants_move = fastload_huge_fits(read->area, read->span);
+    fastload_read_plan(read, w->file_generation);
     fastload_file_choose(fl, read);
     fastload_stats_add(&w->counters.retry_count,
                        read->is_retried && read->extent_count);
@@ -672,7 +539,7 @@ static void worker_issue_background(FastloadWorker *w, const WorkerTurn *turn)
             return;
         }
         read = w->issuing;
-        if (worker_read_has_rest(read)) {
+        if (fastload_read_has_rest(read)) {
             FastloadSpan *extent = &read->extents[read->extent_idx];
             uint32_t req_bytes =
                 fastload_sched_rate_take(w->fl, turn->now_ns, read,
@@ -684,10 +551,10 @@ static void worker_issue_background(FastloadWorker *w, const WorkerTurn *turn)
             }
             worker_issue_req(w, read, req_bytes);
         }
-        if (!worker_read_has_rest(read)) {
+        if (!fastload_read_has_rest(read)) {
             w->issuing = NULL;
-            if (!read->inflight_count) {
-                worker_pass_on(w, FASTLOAD_POOL_READY, read);
+            if (fastload_read_end_issuing(read)) {
+                worker_pass_on(w, read);
             }
         }
     }
@@ -698,13 +565,14 @@ static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 {
     w->outcomes |= fastload_sched_read_done(w->fl, read,
                                             fastload_stats_now_ns());
-    if (read->is_spent) {
-        read->is_spent = false;
+    if (read->moved_bytes) {
         fastload_huge_staging_drop(read->buf);
-        worker_pass_on(w, FASTLOAD_POOL_SPENT, read);
+        read->moved_bytes = 0;
+        fastload_read_move(read, FASTLOAD_READ_SPENT);
     } else {
-        worker_pass_on(w, FASTLOAD_POOL_FRESH, read);
+        fastload_read_move(read, FASTLOAD_READ_FRESH);
     }
+    worker_pass_on(w, read);
 }
 
 /*
@@ -717,7 +585,7 @@ static void worker_place_move(FastloadWorker *w, FastloadRead *read)
     FastloadArea *area = read->area;
     FastloadSpan span = read->span;
 
-    read->is_moving = false;
+    read->wants_move = false;
     /*
      * What was placed since the read was planned was perhaps not read.  Asked
      * now, the answer covers then as well: no page becomes unplaced.
@@ -728,7 +596,7 @@ static void worker_place_move(FastloadWorker *w, FastloadRead *read)
     fastload_huge_fill_holes(area, span, read->buf);
     read->placed_bytes = fastload_place_move(w, area, span.ram_off, read->buf,
                                              span.len_bytes);
-    read->is_spent = read->placed_bytes != 0;
+    read->moved_bytes = read->placed_bytes;
     if (read->placed_bytes == span.len_bytes) {
         fastload_bit_test_and_set(area->moved,
                                   fastload_plan_chunk_of(area, span.ram_off));
@@ -759,14 +627,14 @@ static void worker_place_piece(FastloadWorker *w, FastloadRead *read)
                                   FASTLOAD_CLASS_BACKGROUND);
     }
     read->placed_bytes += run_bytes;
-    worker_read_fail(read, FASTLOAD_FAILURE_PLACE, ret, area->file_off + at);
+    fastload_read_fail(read, FASTLOAD_FAILURE_PLACE, ret, area->file_off + at);
 }
 
 /* Is there something that this worker may place, or has to pass on? */
 static bool worker_can_place(const FastloadWorker *w, const WorkerTurn *turn)
 {
     return w->placing || (turn->may_place &&
-                          fastload_pool_has(w->fl, FASTLOAD_POOL_READY));
+                          fastload_pool_has(w->fl, FASTLOAD_READ_READY));
 }
 
 /* Places a piece of a background read that is complete. */
@@ -776,19 +644,22 @@ static void worker_place_step(FastloadWorker *w, const WorkerTurn *turn)
 
     w->placing = NULL;
     if (read && !turn->may_place) {
-        worker_pass_on(w, FASTLOAD_POOL_READY, read);
+        fastload_read_move(read, FASTLOAD_READ_READY);
+        worker_pass_on(w, read);
         return;
-    }
-    if (!read && turn->may_place) {
-        read = fastload_pool_take(w->fl, FASTLOAD_POOL_READY);
     }
     if (!read) {
-        return;
+        read = turn->may_place
+            ? fastload_pool_take(w->fl, FASTLOAD_READ_READY) : NULL;
+        if (!read) {
+            return;
+        }
+        fastload_read_move(read, FASTLOAD_READ_PLACING);
     }
     if (read->placed_bytes == 0) {
         worker_check_file(w, read);
     }
-    if (!read->error && read->is_moving) {
+    if (!read->error && read->wants_move) {
         worker_place_move(w, read);
     } else if (!read->error) {
         worker_place_piece(w, read);
@@ -840,12 +711,11 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
             w->io_ops->queue(w->io, req);
             return;
         }
-        worker_read_fail(read, FASTLOAD_FAILURE_READ, req->error,
-                         req->file_off + req->done_bytes);
+        fastload_read_fail(read, FASTLOAD_FAILURE_READ, req->error,
+                           req->file_off + req->done_bytes);
     }
     req->is_queued = false;
     w->inflight_count--;
-    read->inflight_count--;
     if (!req->is_urgent) {
         w->flight_bytes -= req->len_bytes;
         w->flight_count--;
@@ -854,11 +724,14 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
                             !read->is_cached);
     }
     worker_req_free(w, req);
+    if (!fastload_read_req_back(read)) {
+        return;
+    }
     if (read->class == FASTLOAD_CLASS_URGENT) {
         worker_urgent_finish(w, read);
-    } else if (!read->inflight_count && !worker_read_has_rest(read)) {
+    } else {
         w->issuing = w->issuing == read ? NULL : w->issuing;
-        worker_pass_on(w, FASTLOAD_POOL_READY, read);
+        worker_pass_on(w, read);
     }
 }
 
@@ -964,7 +837,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     if (w->issuing) {
         return fastload_sched_rate_due_ns(fl);
     }
-    if (!fastload_pool_has(fl, FASTLOAD_POOL_FRESH)) {
+    if (!fastload_pool_has(fl, FASTLOAD_READ_FRESH)) {
         return UINT64_MAX; /* who renews some kicks us */
     }
     due_ns = fastload_sched_next_due_ns(fl, false, true);
@@ -999,7 +872,7 @@ static uint64_t worker_place_due_ns(const FastloadWorker *w,
     if (turn->may_place || w->idx >= w->fl->active_count) {
         return UINT64_MAX;
     }
-    return fastload_pool_has(w->fl, FASTLOAD_POOL_READY) ||
+    return fastload_pool_has(w->fl, FASTLOAD_READ_READY) ||
            worker_has_renewal(w, turn) ? turn->quiet_ns : UINT64_MAX;
 }
 
@@ -1033,17 +906,18 @@ static bool worker_wants_renewal(const FastloadWorker *w,
 {
     return !w->placing && turn->may_place &&
            w->inflight_count == w->flight_count &&
-           !fastload_pool_has(w->fl, FASTLOAD_POOL_READY) &&
+           !fastload_pool_has(w->fl, FASTLOAD_READ_READY) &&
            worker_has_renewal(w, turn);
 }
 
 static void worker_renew_staging(FastloadWorker *w)
 {
-    FastloadRead *read = fastload_pool_take(w->fl, FASTLOAD_POOL_SPENT);
+    FastloadRead *read = fastload_pool_take(w->fl, FASTLOAD_READ_SPENT);
 
     if (read) {
         fastload_huge_staging_renew(read->buf);
-        worker_pass_on(w, FASTLOAD_POOL_FRESH, read);
+        fastload_read_move(read, FASTLOAD_READ_FRESH);
+        worker_pass_on(w, read);
     }
 }
 
@@ -1086,9 +960,9 @@ static void worker_note_file(FastloadWorker *w)
     }
     if (w->issuing) {
         /* The rest of it is of no use. */
-        worker_read_fail(w->issuing, FASTLOAD_FAILURE_CHANGED, -ESTALE,
-                         w->issuing->area->file_off +
-                         w->issuing->span.ram_off);
+        fastload_read_fail(w->issuing, FASTLOAD_FAILURE_CHANGED, -ESTALE,
+                           w->issuing->area->file_off +
+                           w->issuing->span.ram_off);
     }
 }
 

@@ -16,6 +16,7 @@
  *   fastload-rate.c      how fast to read ahead
  *   fastload-worker.c    worker thread: take, read, place, repeat
  *   fastload-fault.c     userfaultfd messages to urgent reads
+ *   fastload-read.c      the life of a read: its plan, claims and state
  *   fastload-pool.c      staging of chunks, from hand to hand
  *   fastload-place.c     make bytes appear: copy, zero, move
  *   fastload-eager.c     memory that cannot be trapped, before the guest runs
@@ -36,7 +37,7 @@
  *   2. fastload-fault.c
  *   3. fastload-place.c fastload-huge.c
  *   4. fastload-window.c fastload-pool.c
- *   5. fastload-sched.c fastload-file.c
+ *   5. fastload-sched.c fastload-file.c fastload-read.c
  *   6. fastload-retry.c fastload-rate.c fastload-plan.c fastload-uffd.c
  *   7. fastload-io-uring.c fastload-io-sync.c fastload-stats.c
  *      fastload-header.c

@@ -324,11 +324,24 @@ typedef struct FastloadFault {
     bool is_discarded;      /* placed once and given back: zeros are missing */
 } FastloadFault;
 
+/* What each means, and who moves it: util/fastload-read.c */
+typedef enum FastloadReadState {
+    FASTLOAD_READ_FRESH,     /* nothing is asked of it */
+    FASTLOAD_READ_ISSUING,   /* planned, not all requests are issued yet */
+    FASTLOAD_READ_IN_FLIGHT, /* none is issued any more, some are out */
+    FASTLOAD_READ_READY,     /* all read, or failed: to be placed */
+    FASTLOAD_READ_PLACING,   /* a worker places it */
+    FASTLOAD_READ_SPENT,     /* its staging needs a new huge page */
+    FASTLOAD_READ_STATE_MAX,
+} FastloadReadState;
+
 struct FastloadRead {
+    FastloadReadState state;
     FastloadArea *area;
     FastloadClass class;
     FastloadSpan span;
     uint64_t placed_bytes;  /* of the span, in order */
+    uint64_t moved_bytes;   /* of those, gone from buf */
     uint8_t *buf;           /* buf[0] is the span's first byte */
     FastloadSpan *extents;  /* what to read, the rest of it not issued yet */
     uint32_t extent_idx;    /* the first with a rest */
@@ -348,8 +361,7 @@ struct FastloadRead {
     bool is_probe;          /* tells whether reads still fail; not rated */
     bool is_direct;         /* around the page cache, unless that fails */
     bool is_cached;         /* it is there: tells nothing of the storage */
-    bool is_moving;         /* into guest memory, if nothing comes between */
-    bool is_spent;          /* some of buf was moved away */
+    bool wants_move;        /* to be moved, if nothing comes between */
     bool is_spare;          /* buf is the spare of what was lost */
     FastloadRead *next;     /* in whatever list the holder keeps */
 };
@@ -470,14 +482,6 @@ typedef enum FastloadState {
     FASTLOAD_STATE_MAX,
 } FastloadState;
 
-/* Where a chunk's read is while no worker holds it. */
-typedef enum FastloadPoolList {
-    FASTLOAD_POOL_FRESH, /* staging to read into */
-    FASTLOAD_POOL_READY, /* all read, or failed: to be placed */
-    FASTLOAD_POOL_SPENT, /* staging that needs a new huge page */
-    FASTLOAD_POOL_MAX,
-} FastloadPoolList;
-
 /*
  * What follows from what was read, placed or failed.  The files that find out
  * do not call the session: it would call them in turn, under their locks
@@ -565,8 +569,9 @@ typedef struct FastloadPool {
     FastloadSpan *extents;
     /* lock lock */
     GMutex lock;
-    FastloadRead *lists[FASTLOAD_POOL_MAX];
-    uint32_t renewed_count;      /* not in FASTLOAD_POOL_SPENT */
+    /* Those that no worker holds: FRESH, READY, SPENT; by state */
+    FastloadRead *lists[FASTLOAD_READ_STATE_MAX];
+    uint32_t renewed_count;      /* not in the list of SPENT */
     /* atomic */
     uint32_t is_lost;            /* the kernel may write to it */
 } FastloadPool;
@@ -875,6 +880,49 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error);
 void *fastload_worker_main(void *opaque);
 void fastload_worker_release(FastloadWorker *w);
 
+/*
+ * reads: util/fastload-read.c; called by the worker that holds @read, all but
+ * the check on its thread
+ */
+/* Asserts what holds in the state that @read has just entered. */
+void fastload_read_check(const FastloadRead *read);
+/* Asserts that it may, and that it left nothing undone. */
+void fastload_read_move(FastloadRead *read, FastloadReadState to);
+/* The first failure of @read is the one that counts. */
+void fastload_read_fail(FastloadRead *read, FastloadFailureKind kind,
+                        int32_t error, uint64_t file_off);
+/* The page that an urgent read answers the fault of. */
+FastloadSpan fastload_read_page(const FastloadRead *read);
+/*
+ * What an urgent read reads for its fault.  Returns whether its span is one of
+ * @around_bytes, or what the region has of it: a page that failed is tried
+ * alone, for its neighbours may be what fails.
+ */
+bool fastload_read_aim(FastloadRead *read, uint64_t around_bytes);
+/*
+ * Claims the pages around the one that is claimed already, so that a fault of
+ * one of them waits for this read.
+ */
+void fastload_read_claim_around(Fastload *fl, FastloadRead *read);
+/*
+ * Gives up what was claimed and is not placed.  Faults that came meanwhile were
+ * taken for answered: their threads are woken, and fault again.  So are those
+ * of a page that the background has placed, that was given back and touched
+ * before it counted: nobody else knows of them.
+ */
+void fastload_read_release_around(Fastload *fl, FastloadRead *read);
+/* Says what there is to read for @read's span: FRESH to ISSUING. */
+void fastload_read_plan(FastloadRead *read, uint32_t file_generation);
+/* Is there something of @read to issue?  Not when it has failed. */
+bool fastload_read_has_rest(const FastloadRead *read);
+/* The next request of @read, at most @bytes_max long; it has a rest. */
+void fastload_read_cut(FastloadRead *read, uint32_t bytes_max,
+                       FastloadIoReq *ret_req);
+/* It has no rest.  Returns whether it is READY; else: IN_FLIGHT. */
+bool fastload_read_end_issuing(FastloadRead *read);
+/* A request is back for good.  Returns whether @read is READY now. */
+bool fastload_read_req_back(FastloadRead *read);
+
 /* staging of chunks: util/fastload-pool.c */
 /* Memory to read into, of any kind; NULL: @error is set. */
 uint8_t *fastload_pool_map(size_t len_bytes, GError **error);
@@ -886,10 +934,11 @@ void fastload_pool_release(Fastload *fl);
  * written to it, its addresses are nobody's for as long as the process lives.
  */
 void fastload_pool_unmap(Fastload *fl, uint8_t *map, size_t len_bytes);
-void fastload_pool_put(Fastload *fl, FastloadPoolList to, FastloadRead *read);
+/* Into the list of its state; from then on it is whoever's takes it. */
+void fastload_pool_put(Fastload *fl, FastloadRead *read);
 /* The first, or NULL. */
-FastloadRead *fastload_pool_take(Fastload *fl, FastloadPoolList from);
-bool fastload_pool_has(Fastload *fl, FastloadPoolList list);
+FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from);
+bool fastload_pool_has(Fastload *fl, FastloadReadState state);
 /* Is there spent staging, and less than @wanted_count that is not? */
 bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count);
 
