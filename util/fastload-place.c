@@ -6,6 +6,7 @@
  * The kernel is the referee: what is there stays, whoever comes second gets
  * EEXIST and steps over it.  The bit in "placed" follows the page, never the
  * other way round, and the thread that flips the bit accounts for the page.
+ * Bytes come from a caller's buffer, or from a read that is PLACING.
  * Fails only with what the kernel refuses for good, or for long; progress is
  * kept.
  */
@@ -344,9 +345,12 @@ int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
     return place_run(w, area, ram_off, NULL, len_bytes, class);
 }
 
-uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
-                             uint64_t ram_off, uint8_t *buf,
-                             uint64_t len_bytes)
+/*
+ * Places what @buf holds by giving its pages away; returns how many bytes of
+ * it, from the start.  The caller copies the rest.
+ */
+static uint64_t place_move(FastloadWorker *w, FastloadArea *area,
+                           uint64_t ram_off, uint8_t *buf, uint64_t len_bytes)
 {
     uint64_t at, run_bytes, step_bytes, done_bytes = 0;
     PlacePause pause = { 0 };
@@ -373,8 +377,9 @@ uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
     return done_bytes;
 }
 
-void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
-                               uint8_t *buf)
+/* Zeroes what the file does not have, where pages are larger than granules. */
+static void place_fill_holes(const FastloadArea *area, FastloadSpan span,
+                             uint8_t *buf)
 {
     uint64_t first = span.ram_off >> area->granule_shift;
     uint64_t count = span.len_bytes >> area->granule_shift;
@@ -388,4 +393,110 @@ void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
             memset(buf + (i << area->granule_shift), 0, area->granule_bytes);
         }
     }
+}
+
+/* ---- what a read holds ---- */
+
+static int place_page(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+    FastloadSpan page = fastload_read_page(read);
+    uint8_t *buf = read->buf + (page.ram_off - read->span.ram_off);
+
+    /* It was not read: zeros that failed before, or it was placed by then. */
+    if (!read->extent_count ||
+        fastload_bit_test(area->placed, read->fault.page_idx)) {
+        return fastload_place_zero(w, area, page.ram_off, page.len_bytes,
+                                   FASTLOAD_CLASS_URGENT);
+    }
+    place_fill_holes(area, page, buf);
+    return fastload_place_data(w, area, page.ram_off, buf, page.len_bytes,
+                               FASTLOAD_CLASS_URGENT);
+}
+
+void fastload_place_page(FastloadWorker *w, FastloadRead *read)
+{
+    assert(read->state == FASTLOAD_READ_PLACING && !read->error);
+    fastload_read_fail(read, FASTLOAD_FAILURE_PLACE, place_page(w, read),
+                       read->area->file_off +
+                       fastload_read_page(read).ram_off);
+}
+
+void fastload_place_around(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+    uint64_t at = read->span.ram_off;
+    uint64_t end = at + read->span.len_bytes;
+    uint64_t run_bytes;
+    int ret = 0;
+
+    for (; at < end && ret == 0; at += run_bytes) {
+        if (fastload_plan_run(area, at, end, &run_bytes) ==
+            FASTLOAD_RUN_DATA) {
+            uint8_t *buf = read->buf + (at - read->span.ram_off);
+
+            place_fill_holes(area, (FastloadSpan) { at, run_bytes }, buf);
+            ret = fastload_place_data(w, area, at, buf, run_bytes,
+                                      FASTLOAD_CLASS_URGENT);
+        }
+    }
+}
+
+/*
+ * The whole chunk at once.  Whatever comes between, a page that arrived
+ * urgently above all, the rest is copied as if we had never tried: the
+ * kernel takes pages from the start on and says how many.
+ */
+static void place_chunk(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+    FastloadSpan span = read->span;
+
+    read->wants_move = false;
+    /*
+     * What was placed since the read was planned was perhaps not read.  Asked
+     * now, the answer covers then as well: no page becomes unplaced.
+     */
+    if (!fastload_huge_fits(area, span)) {
+        return;
+    }
+    fastload_huge_fill_holes(area, span, read->buf);
+    read->placed_bytes = place_move(w, area, span.ram_off, read->buf,
+                                    span.len_bytes);
+    read->moved_bytes = read->placed_bytes;
+    if (read->placed_bytes == span.len_bytes) {
+        fastload_bit_test_and_set(area->moved,
+                                  fastload_plan_chunk_of(area, span.ram_off));
+    }
+}
+
+void fastload_place_piece(FastloadWorker *w, FastloadRead *read)
+{
+    FastloadArea *area = read->area;
+    uint64_t at = read->span.ram_off + read->placed_bytes;
+    uint64_t end = read->span.ram_off + read->span.len_bytes;
+    uint64_t piece_end = MIN(end, at + MAX(FASTLOAD_PIECE_BYTES,
+                                           area->page_bytes));
+    uint64_t run_bytes;
+    FastloadRunKind kind;
+    int ret = 0;
+
+    assert(read->state == FASTLOAD_READ_PLACING && !read->error);
+    if (read->wants_move) {
+        place_chunk(w, read);
+        return;
+    }
+    if (read->placed_bytes == 0) {
+        place_fill_holes(area, read->span, read->buf);
+    }
+    kind = fastload_plan_run(area, at, piece_end, &run_bytes);
+    if (kind == FASTLOAD_RUN_DATA) {
+        ret = fastload_place_data(w, area, at, read->buf + read->placed_bytes,
+                                  run_bytes, FASTLOAD_CLASS_BACKGROUND);
+    } else if (kind == FASTLOAD_RUN_ZERO) {
+        ret = fastload_place_zero(w, area, at, run_bytes,
+                                  FASTLOAD_CLASS_BACKGROUND);
+    }
+    read->placed_bytes += run_bytes;
+    fastload_read_fail(read, FASTLOAD_FAILURE_PLACE, ret, area->file_off + at);
 }

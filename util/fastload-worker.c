@@ -187,49 +187,6 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     w->io_ops->queue(w->io, req);
 }
 
-static int worker_urgent_place(FastloadWorker *w, FastloadRead *read)
-{
-    FastloadArea *area = read->area;
-    FastloadSpan page = fastload_read_page(read);
-    uint8_t *buf = read->buf + (page.ram_off - read->span.ram_off);
-
-    /* It was not read: zeros that failed before, or it was placed by then. */
-    if (!read->extent_count ||
-        fastload_bit_test(area->placed, read->fault.page_idx)) {
-        return fastload_place_zero(w, area, page.ram_off, page.len_bytes,
-                                   FASTLOAD_CLASS_URGENT);
-    }
-    fastload_place_fill_holes(area, page, buf);
-    return fastload_place_data(w, area, page.ram_off, buf, page.len_bytes,
-                               FASTLOAD_CLASS_URGENT);
-}
-
-/*
- * Places what came along.  It is a bonus: what cannot be placed now is left to
- * whoever comes for it next.  Zero pages are left out, since some are not
- * trapped.
- */
-static void worker_place_around(FastloadWorker *w, FastloadRead *read)
-{
-    FastloadArea *area = read->area;
-    uint64_t at = read->span.ram_off;
-    uint64_t end = at + read->span.len_bytes;
-    uint64_t run_bytes;
-    int ret = 0;
-
-    for (; at < end && ret == 0; at += run_bytes) {
-        if (fastload_plan_run(area, at, end, &run_bytes) ==
-            FASTLOAD_RUN_DATA) {
-            uint8_t *buf = read->buf + (at - read->span.ram_off);
-
-            fastload_place_fill_holes(area, (FastloadSpan) { at, run_bytes },
-                                      buf);
-            ret = fastload_place_data(w, area, at, buf, run_bytes,
-                                      FASTLOAD_CLASS_URGENT);
-        }
-    }
-}
-
 /*
  * Who got a page may be at the next one already: where that was so the last
  * time, a look without being told saves the call that would tell.  Where not,
@@ -259,21 +216,17 @@ static bool worker_take_faults(FastloadWorker *w)
 static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 {
     uint64_t now_ns;
-    int ret;
 
     fastload_read_move(read, FASTLOAD_READ_PLACING);
     worker_check_file(w, read);
     if (!read->error) {
-        ret = worker_urgent_place(w, read);
-        fastload_read_fail(read, FASTLOAD_FAILURE_PLACE, ret,
-                           read->area->file_off +
-                           fastload_read_page(read).ram_off);
+        fastload_place_page(w, read);
     }
     now_ns = fastload_stats_now_ns();
     if (!read->error) {
         fastload_stats_fault_done(&w->counters, now_ns - read->begin_ns);
         worker_guess_fault(w);
-        worker_place_around(w, read);
+        fastload_place_around(w, read);
     }
     fastload_read_release_around(w->fl, read);
     w->outcomes |= fastload_sched_read_done(w->fl, read, now_ns);
@@ -575,61 +528,6 @@ static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
     worker_pass_on(w, read);
 }
 
-/*
- * The whole chunk at once.  Whatever comes between, a page that arrived
- * urgently above all, the rest is copied as if we had never tried: the
- * kernel takes pages from the start on and says how many.
- */
-static void worker_place_move(FastloadWorker *w, FastloadRead *read)
-{
-    FastloadArea *area = read->area;
-    FastloadSpan span = read->span;
-
-    read->wants_move = false;
-    /*
-     * What was placed since the read was planned was perhaps not read.  Asked
-     * now, the answer covers then as well: no page becomes unplaced.
-     */
-    if (!fastload_huge_fits(area, span)) {
-        return;
-    }
-    fastload_huge_fill_holes(area, span, read->buf);
-    read->placed_bytes = fastload_place_move(w, area, span.ram_off, read->buf,
-                                             span.len_bytes);
-    read->moved_bytes = read->placed_bytes;
-    if (read->placed_bytes == span.len_bytes) {
-        fastload_bit_test_and_set(area->moved,
-                                  fastload_plan_chunk_of(area, span.ram_off));
-    }
-}
-
-/* Places at most FASTLOAD_PIECE_BYTES of @read, or one page. */
-static void worker_place_piece(FastloadWorker *w, FastloadRead *read)
-{
-    FastloadArea *area = read->area;
-    uint64_t at = read->span.ram_off + read->placed_bytes;
-    uint64_t end = read->span.ram_off + read->span.len_bytes;
-    uint64_t piece_end = MIN(end, at + MAX(FASTLOAD_PIECE_BYTES,
-                                           area->page_bytes));
-    uint64_t run_bytes;
-    FastloadRunKind kind;
-    int ret = 0;
-
-    if (read->placed_bytes == 0) {
-        fastload_place_fill_holes(area, read->span, read->buf);
-    }
-    kind = fastload_plan_run(area, at, piece_end, &run_bytes);
-    if (kind == FASTLOAD_RUN_DATA) {
-        ret = fastload_place_data(w, area, at, read->buf + read->placed_bytes,
-                                  run_bytes, FASTLOAD_CLASS_BACKGROUND);
-    } else if (kind == FASTLOAD_RUN_ZERO) {
-        ret = fastload_place_zero(w, area, at, run_bytes,
-                                  FASTLOAD_CLASS_BACKGROUND);
-    }
-    read->placed_bytes += run_bytes;
-    fastload_read_fail(read, FASTLOAD_FAILURE_PLACE, ret, area->file_off + at);
-}
-
 /* Is there something that this worker may place, or has to pass on? */
 static bool worker_can_place(const FastloadWorker *w, const WorkerTurn *turn)
 {
@@ -659,10 +557,8 @@ static void worker_place_step(FastloadWorker *w, const WorkerTurn *turn)
     if (read->placed_bytes == 0) {
         worker_check_file(w, read);
     }
-    if (!read->error && read->wants_move) {
-        worker_place_move(w, read);
-    } else if (!read->error) {
-        worker_place_piece(w, read);
+    if (!read->error) {
+        fastload_place_piece(w, read);
     }
     if (read->error || read->placed_bytes == read->span.len_bytes) {
         worker_background_finish(w, read);

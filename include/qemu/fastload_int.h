@@ -954,16 +954,22 @@ int fastload_place_data(FastloadWorker *w, FastloadArea *area,
 int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
                         uint64_t ram_off, uint64_t len_bytes,
                         FastloadClass class);
-/* Zeroes what the file does not have, where pages are larger than granules. */
-void fastload_place_fill_holes(const FastloadArea *area, FastloadSpan span,
-                               uint8_t *buf);
 /*
- * Places what @buf holds by giving its pages away; returns how many bytes of
- * it, from the start.  The caller copies the rest.
+ * What a read holds that is PLACING and has no error; one becomes the read's.
+ * The page of an urgent read's fault:
  */
-uint64_t fastload_place_move(FastloadWorker *w, FastloadArea *area,
-                             uint64_t ram_off, uint8_t *buf,
-                             uint64_t len_bytes);
+void fastload_place_page(FastloadWorker *w, FastloadRead *read);
+/*
+ * What came along with that page.  It is a bonus: what cannot be placed now is
+ * left to whoever comes for it next, and is no error.  Zero pages are left out,
+ * since some are not trapped.
+ */
+void fastload_place_around(FastloadWorker *w, FastloadRead *read);
+/*
+ * The next part of a chunk: all that can be moved, once, where the read wants
+ * it; else at most FASTLOAD_PIECE_BYTES, or one page.
+ */
+void fastload_place_piece(FastloadWorker *w, FastloadRead *read);
 
 /* regions that cannot be trapped: util/fastload-eager.c */
 /* Loads all of it with threads of its own; false with the first failure. */
