@@ -135,8 +135,8 @@ static bool window_round_ended_locked(FastloadWindow *w,
     double rate;
 
     /* A read that came sooner than it can was lucky, and ends no round. */
-    if (req->begin_ns < w->round_ns ||
-        took_ns < MAX(least_ns, w->rtt_ns - w->rtt_ns / 8)) {
+    if (req->begin_ns < w->round_ns || took_ns < least_ns ||
+        now_ns - req->begin_ns < w->rtt_ns - w->rtt_ns / 8) {
         return false;
     }
     rate = (w->delivered_bytes - w->round_bytes) * 1e9 / took_ns;
