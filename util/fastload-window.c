@@ -204,6 +204,8 @@ static void window_size_locked(FastloadWindow *w)
     __atomic_store_n(&w->late_bytes,
                      CLAMP(per_ns * w->late_ns, 0, FASTLOAD_WINDOW_BYTES_MAX),
                      __ATOMIC_RELAXED);
+    __atomic_store_n(&w->is_starting, w->gain == WINDOW_GAIN_START,
+                     __ATOMIC_RELAXED);
     __atomic_store_n(&w->is_draining, w->gain == WINDOW_GAIN_DRAIN,
                      __ATOMIC_RELAXED);
     __atomic_store_n(&w->rate_bytes_per_s, (uint64_t)w->rate,
@@ -289,8 +291,10 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
     uint64_t least_bytes = FASTLOAD_WINDOW_BYTES_MIN * (queue_ns ? 2 : 1);
     uint64_t most_bytes = FASTLOAD_WINDOW_BYTES_MAX;
 
-    if (!rtt_ns || !rate) {
-        bytes = window_blind_bytes(w, now_ns);
+    if (!rtt_ns || !rate ||
+        __atomic_load_n(&w->is_starting, __ATOMIC_RELAXED)) {
+        /* The first rates are of the time before so much was in flight. */
+        bytes = MAX(bytes, window_blind_bytes(w, now_ns));
     } else if (__atomic_load_n(&w->is_draining, __ATOMIC_RELAXED)) {
         least_bytes = FASTLOAD_REQ_BYTES_NEAR;
     } else if (queue_ns || !window_is_near(rtt_ns)) {

@@ -649,6 +649,7 @@ typedef struct FastloadWindow {
     uint64_t first_ns;           /* when the first was back; 0: none is */
     uint64_t bytes;
     uint64_t late_bytes;         /* so many more, since reads are seen late */
+    uint32_t is_starting;        /* it still grows */
     uint32_t is_draining;        /* the queue is to become empty */
     uint64_t round_trip_ns;
     uint64_t rate_bytes_per_s;
