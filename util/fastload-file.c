@@ -675,7 +675,8 @@ void fastload_file_accept(Fastload *fl)
  * Who reads the same file at the same time should not read it from the storage
  * again: all of them go through the page cache.  They know of each other by a
  * lock of the open file (Linux 3.15), which goes with the descriptor, however
- * the process ends.  Several may have it, and it is in nobody's way.
+ * the process ends.  Several may have it; who locks parts of the file is
+ * not in its way.  docs/design/0007-clones-share-a-cold-file.md.
  */
 static bool file_mark(int fd)
 {

@@ -152,9 +152,9 @@ QEMU_BUILD_BUG_ON(FASTLOAD_AROUND_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN > 64);
  * longer.  The least keeps a local device busy; the most is bounded by staging.
  * A read is begun while there is less in flight: it may be one read more, and
  * each worker that reads ahead has at least one read of the smallest size.
- * docs/design/0001-urgent-before-background.md.
+ * docs/design/0006-how-much-is-in-flight.md.
  */
-#define FASTLOAD_WINDOW_BYTES_MIN (320u << 10)
+#define FASTLOAD_WINDOW_BYTES_MIN (480u << 10)
 #define FASTLOAD_WINDOW_BYTES_MAX (32u << 20)
 /* Of near storage, while the guest faults: more would only be a queue. */
 #define FASTLOAD_WINDOW_BYTES_NEAR (640u << 10)

@@ -2086,12 +2086,12 @@ static void test_one_worker_stays_free(const void *opaque)
     t->fl->file.is_cached = 1;
     fault_set_near(t);
     fault_start(t);
-    /* Two reads, each of half of what may be in flight. */
-    fault_check_readers(t, 0, 2);
+    /* Three reads, each of a third of what may be in flight. */
+    fault_check_readers(t, 0, 3);
     sim_skip(FASTLOAD_FAULT_QUIET_NS - 1);
-    fault_check_readers(t, 0, 2);
+    fault_check_readers(t, 0, 3);
     sim_skip(1);
-    fault_check_readers(t, 2, 2);
+    fault_check_readers(t, 3, 3);
     /* A fault, and the chunk that it has begun is its last. */
     g_assert_true(fixture_page_is_right(t->f, 3 * CHUNK_PAGES));
     sim_hold(SIM_HOLD_NONE);
@@ -2243,7 +2243,7 @@ static void test_who_may_not_read_sleeps(const void *opaque)
     sim_wait_asleep();
     sim_skip(FASTLOAD_FAULT_QUIET_NS);
     sim_wait_asleep();
-    g_assert_cmpuint(sim_pending_count(), ==, 4);
+    g_assert_cmpuint(sim_pending_count(), ==, 6);
     /* Neither of them wakes before a read is back. */
     g_assert_false(sim_step());
     sim_hold(SIM_HOLD_NONE);
