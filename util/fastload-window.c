@@ -222,12 +222,13 @@ void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
     assert(w->flight_count);
     w->flight_count--;
     w->end_ns = now_ns;
+    /* Of any kind: something is back, and the storage is not that far. */
+    if (!w->first_ns) {
+        __atomic_store_n(&w->first_ns, now_ns, __ATOMIC_RELAXED);
+    }
     if (!is_sample) {
         g_mutex_unlock(&w->lock);
         return;
-    }
-    if (!w->delivered_bytes) {
-        __atomic_store_n(&w->first_ns, now_ns, __ATOMIC_RELAXED);
     }
     w->delivered_bytes += req->len_bytes;
     if (req->len_bytes >= FASTLOAD_REQ_BYTES_MIN) {
@@ -301,7 +302,7 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
         bytes += __atomic_load_n(&w->late_bytes, __ATOMIC_RELAXED) +
                  (uint64_t)(rate / 1e9 * queue_ns);
     }
-    if (window_is_near(rtt_ns)) {
+    if (rtt_ns && window_is_near(rtt_ns)) {
         most_bytes = FASTLOAD_WINDOW_BYTES_NEAR +
                      (uint64_t)(rate / 1e9 * queue_ns);
     }

@@ -278,6 +278,10 @@ static void test_what_is_no_sample(const void *opaque)
     }
     g_assert_cmpuint(fastload_window_round_trip_ns(&w), ==, 0);
     g_assert_cmpuint(fastload_window_rate(&w), ==, 0);
+    /* Nor does the window grow as if nothing had come back. */
+    g_assert_cmpuint(fastload_window_bytes(&w, SECOND, 0), ==,
+                     FASTLOAD_WINDOW_BYTES_MIN);
+    g_assert_cmpuint(fastload_window_grows_ns(&w, SECOND), ==, UINT64_MAX);
     /* Nor is one that is short, of the round trip. */
     req.len_bytes = FASTLOAD_PAGE_BYTES_MIN;
     for (i = 0; i < 100; i++) {
