@@ -102,6 +102,7 @@ void fastload_pool_put(Fastload *fl, FastloadRead *read)
     read->next = *at;
     *at = read;
     fl->pool.renewed_count -= to == FASTLOAD_READ_SPENT;
+    fl->pool.fresh_count += to == FASTLOAD_READ_FRESH;
     g_mutex_unlock(&fl->pool.lock);
 }
 
@@ -116,6 +117,7 @@ FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from)
         fl->pool.lists[from] = read->next;
         read->next = NULL;
         fl->pool.renewed_count += from == FASTLOAD_READ_SPENT;
+        fl->pool.fresh_count -= from == FASTLOAD_READ_FRESH;
     }
     g_mutex_unlock(&fl->pool.lock);
     return read;
@@ -127,6 +129,17 @@ bool fastload_pool_has(Fastload *fl, FastloadReadState state)
 
     g_mutex_lock(&fl->pool.lock);
     has = fl->pool.lists[state];
+    g_mutex_unlock(&fl->pool.lock);
+    return has;
+}
+
+bool fastload_pool_has_room(Fastload *fl, uint32_t count_max)
+{
+    bool has;
+
+    g_mutex_lock(&fl->pool.lock);
+    has = fl->pool.fresh_count &&
+          fl->pool.renewed_count - fl->pool.fresh_count < count_max;
     g_mutex_unlock(&fl->pool.lock);
     return has;
 }

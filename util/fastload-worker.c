@@ -421,6 +421,15 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
     }
 }
 
+/* How much staging there should be: more where more is in flight. */
+static uint32_t worker_staging_count(const FastloadWorker *w,
+                                     const WorkerTurn *turn)
+{
+    return turn->window_bytes / FASTLOAD_CHUNK_BYTES +
+           w->fl->active_count * FASTLOAD_POOL_SPARE_EACH +
+           FASTLOAD_POOL_SPARE_COUNT;
+}
+
 /* Takes the next chunk for issuing; false when there is none, or no room. */
 static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
 {
@@ -428,7 +437,9 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
     FastloadRead *read;
     uint64_t chunk_idx;
 
+    /* Who places may be slow: what is read must not pile up meanwhile. */
     if (!turn->may_read ||
+        !fastload_pool_has_room(fl, worker_staging_count(w, turn)) ||
         fastload_sched_next_due_ns(fl, false, true) > turn->now_ns) {
         return false;
     }
@@ -733,8 +744,8 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     if (w->issuing) {
         return fastload_sched_rate_due_ns(fl);
     }
-    if (!fastload_pool_has(fl, FASTLOAD_READ_FRESH)) {
-        return UINT64_MAX; /* who renews some kicks us */
+    if (!fastload_pool_has_room(fl, worker_staging_count(w, turn))) {
+        return UINT64_MAX; /* who has placed or renewed some kicks us */
     }
     due_ns = fastload_sched_next_due_ns(fl, false, true);
     if (turn->may_read || due_ns == UINT64_MAX) {
@@ -742,15 +753,6 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     }
     /* The first of several may later, the others are kicked. */
     return w->idx ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
-}
-
-/* How much staging should be there, in use or not: more where more is read. */
-static uint32_t worker_staging_count(const FastloadWorker *w,
-                                     const WorkerTurn *turn)
-{
-    return turn->window_bytes / FASTLOAD_CHUNK_BYTES +
-           w->fl->active_count * FASTLOAD_POOL_SPARE_EACH +
-           FASTLOAD_POOL_SPARE_COUNT;
 }
 
 /* Is there spent staging that will be read into? */

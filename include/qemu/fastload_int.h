@@ -572,6 +572,7 @@ typedef struct FastloadPool {
     /* Those that no worker holds: FRESH, READY, SPENT; by state */
     FastloadRead *lists[FASTLOAD_READ_STATE_MAX];
     uint32_t renewed_count;      /* not in the list of SPENT */
+    uint32_t fresh_count;        /* in the list of FRESH */
     /* atomic */
     uint32_t is_lost;            /* the kernel may write to it */
 } FastloadPool;
@@ -940,6 +941,8 @@ void fastload_pool_put(Fastload *fl, FastloadRead *read);
 /* The first, or NULL. */
 FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from);
 bool fastload_pool_has(Fastload *fl, FastloadReadState state);
+/* Is there fresh staging, and is less than @count_max in use? */
+bool fastload_pool_has_room(Fastload *fl, uint32_t count_max);
 /* Is there spent staging, and less than @wanted_count that is not? */
 bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count);
 
