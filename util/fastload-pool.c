@@ -103,6 +103,7 @@ void fastload_pool_put(Fastload *fl, FastloadRead *read)
     *at = read;
     fl->pool.renewed_count -= to == FASTLOAD_READ_SPENT;
     fl->pool.fresh_count += to == FASTLOAD_READ_FRESH;
+    fl->pool.ready_count += to == FASTLOAD_READ_READY;
     g_mutex_unlock(&fl->pool.lock);
 }
 
@@ -118,6 +119,7 @@ FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from)
         read->next = NULL;
         fl->pool.renewed_count += from == FASTLOAD_READ_SPENT;
         fl->pool.fresh_count -= from == FASTLOAD_READ_FRESH;
+        fl->pool.ready_count -= from == FASTLOAD_READ_READY;
     }
     g_mutex_unlock(&fl->pool.lock);
     return read;
@@ -139,7 +141,7 @@ bool fastload_pool_has_room(Fastload *fl, uint32_t count_max)
 
     g_mutex_lock(&fl->pool.lock);
     has = fl->pool.fresh_count &&
-          fl->pool.renewed_count - fl->pool.fresh_count < count_max;
+          fl->pool.ready_count < count_max;
     g_mutex_unlock(&fl->pool.lock);
     return has;
 }

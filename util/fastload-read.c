@@ -151,7 +151,7 @@ bool fastload_read_aim(FastloadRead *read, uint64_t around_bytes)
 {
     FastloadArea *area = read->area = read->fault.area;
     bool has_around = around_bytes > area->page_bytes &&
-                      !read->fault.not_before_ns;
+                      !read->fault.not_before_ns && !read->fault.is_alone;
 
     read->span = fastload_read_page(read);
     if (has_around) {

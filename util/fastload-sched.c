@@ -524,6 +524,23 @@ FastloadOutcome fastload_sched_zero_failed(Fastload *fl,
     return is_stalled ? FASTLOAD_OUTCOME_STALLED : FASTLOAD_OUTCOME_NONE;
 }
 
+/*
+ * What failed may be a neighbour that came along: the page is read alone, at
+ * once, and only that tells.  As above.
+ */
+static bool sched_around_failed_locked(Fastload *fl, FastloadRead *read)
+{
+    FastloadFault alone = read->fault;
+
+    fastload_bit_clear(read->area->claimed, alone.page_idx);
+    if (fl->sched.fault_count == FASTLOAD_FAULT_COUNT_MAX) {
+        return false;
+    }
+    alone.is_alone = true;
+    sched_push_locked(fl, &alone);
+    return true;
+}
+
 /* Returns whether it will be tried again by itself: see above. */
 static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
                                      uint64_t now_ns)
@@ -534,6 +551,10 @@ static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
         .file_off = read->error_file_off,
     };
 
+    if (read->class == FASTLOAD_CLASS_URGENT &&
+        read->span.len_bytes > read->area->page_bytes) {
+        return sched_around_failed_locked(fl, read);
+    }
     if (!read->is_replaced) {
         fastload_retry_failed_locked(&fl->retry, now_ns, &failure);
     }

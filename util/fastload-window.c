@@ -33,6 +33,7 @@
 #define WINDOW_GAIN_START 300
 #define WINDOW_GAIN_CRUISE 150
 #define WINDOW_GAIN_DRAIN 50
+#define WINDOW_DRAIN_ROUND_MAX 2
 /* The start is over when so many rounds brought less than so much more. */
 #define WINDOW_START_ROUND_COUNT 4
 #define WINDOW_START_GROWTH 115
@@ -171,6 +172,11 @@ static void window_round_locked(FastloadWindow *w, uint64_t now_ns)
     if (w->gain == WINDOW_GAIN_DRAIN && w->round_count == w->drain_round) {
         w->group_count = 0; /* what was begun before has waited */
     }
+    if (w->gain == WINDOW_GAIN_DRAIN &&
+        w->round_count >= w->drain_round + WINDOW_DRAIN_ROUND_MAX) {
+        /* Reads are too short to tell: the round trip stays as it was. */
+        w->gain = WINDOW_GAIN_CRUISE;
+    }
     if (w->gain == WINDOW_GAIN_START && w->rtt_ns) {
         if (w->rate * 100 >= w->rate_before * WINDOW_START_GROWTH) {
             w->rate_before = w->rate;
@@ -303,7 +309,9 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
                  (uint64_t)(rate / 1e9 * queue_ns);
     }
     if (rtt_ns && window_is_near(rtt_ns)) {
-        most_bytes = FASTLOAD_WINDOW_BYTES_NEAR +
+        /* What is on its way is no queue. */
+        most_bytes = MAX(FASTLOAD_WINDOW_BYTES_NEAR,
+                         (uint64_t)(rate / 1e9 * rtt_ns)) +
                      (uint64_t)(rate / 1e9 * queue_ns);
     }
     return CLAMP(bytes, least_bytes, MIN(most_bytes,

@@ -335,11 +335,16 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
                                     const FastloadFault *fault)
 {
     FastloadArea *area = fault->area;
+    bool is_claimed;
 
     if (fault->is_discarded) {
         return false; /* both bits tell what was before */
     }
-    /* Before the look at the bits; pairs with place_has_dropped() */
+    is_claimed = fastload_bit_test_and_set(area->claimed, fault->page_idx);
+    /*
+     * After the claim, so that who claims later finds the number changed, and
+     * before the look at the page; pairs with place_has_dropped().
+     */
     __atomic_fetch_add(&w->fl->sched.drop_count, 1, __ATOMIC_ACQ_REL);
     if (fastload_bit_test(area->placed, fault->page_idx)) {
         /* It may have been given back and touched before it counted. */
@@ -349,7 +354,7 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
         return true;
     }
     /* Whoever has claimed it wakes if it counts later, or queues its fault. */
-    return fastload_bit_test_and_set(area->claimed, fault->page_idx);
+    return is_claimed;
 }
 
 /* What an urgent read reads for its fault, and where it goes in staging. */
@@ -421,13 +426,18 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
     }
 }
 
+/* How much staging may wait to be placed, or to be read into. */
+static uint32_t worker_spare_count(const FastloadWorker *w)
+{
+    return w->fl->active_count * FASTLOAD_POOL_SPARE_EACH +
+           FASTLOAD_POOL_SPARE_COUNT;
+}
+
 /* How much staging there should be: more where more is in flight. */
 static uint32_t worker_staging_count(const FastloadWorker *w,
                                      const WorkerTurn *turn)
 {
-    return turn->window_bytes / FASTLOAD_CHUNK_BYTES +
-           w->fl->active_count * FASTLOAD_POOL_SPARE_EACH +
-           FASTLOAD_POOL_SPARE_COUNT;
+    return turn->window_bytes / FASTLOAD_CHUNK_BYTES + worker_spare_count(w);
 }
 
 /* Takes the next chunk for issuing; false when there is none, or no room. */
@@ -439,7 +449,7 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
 
     /* Who places may be slow: what is read must not pile up meanwhile. */
     if (!turn->may_read ||
-        !fastload_pool_has_room(fl, worker_staging_count(w, turn)) ||
+        !fastload_pool_has_room(fl, worker_spare_count(w)) ||
         fastload_sched_next_due_ns(fl, false, true) > turn->now_ns) {
         return false;
     }
@@ -744,7 +754,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     if (w->issuing) {
         return fastload_sched_rate_due_ns(fl);
     }
-    if (!fastload_pool_has_room(fl, worker_staging_count(w, turn))) {
+    if (!fastload_pool_has_room(fl, worker_spare_count(w))) {
         return UINT64_MAX; /* who has placed or renewed some kicks us */
     }
     due_ns = fastload_sched_next_due_ns(fl, false, true);
@@ -960,6 +970,7 @@ static void worker_drain(FastloadWorker *w)
         worker_reap(w);
     }
     if (w->inflight_count && !w->io_ops->is_blocking) {
+        w->has_left_reads = true;
         __atomic_store_n(&w->fl->pool.is_lost, 1, __ATOMIC_RELAXED);
         trace_fastload_reads_left(w->fl, w->idx, w->inflight_count);
     }

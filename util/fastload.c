@@ -381,6 +381,7 @@ void fastload_session_worker_ended(FastloadWorker *w)
 
     g_mutex_lock(&fl->state_lock);
     if (--fl->live_count || fl->state != FASTLOAD_STATE_DRAINED) {
+        g_cond_broadcast(&fl->state_cond);
         g_mutex_unlock(&fl->state_lock);
         return;
     }
@@ -1043,16 +1044,42 @@ bool fastload_wait(Fastload *fl, GError **error)
     return is_completed;
 }
 
+/* Until the threads have ended, as far as they are ours, and told all. */
+static void session_await_end(Fastload *fl)
+{
+    g_mutex_lock(&fl->state_lock);
+    while (fl->live_count || (fl->state != FASTLOAD_STATE_SETTLED &&
+                              fl->state != FASTLOAD_STATE_CANCELLED)) {
+        g_cond_wait(&fl->state_cond, &fl->state_lock);
+    }
+    g_mutex_unlock(&fl->state_lock);
+    /* The last event is told under it. */
+    g_mutex_lock(&fl->event_lock);
+    g_mutex_unlock(&fl->event_lock);
+}
+
 void fastload_settle(Fastload *fl)
 {
     uint32_t i;
 
-    /* Joined, so that the last event is over as well. */
-    for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
-        if (fl->workers[i].thread) {
-            g_thread_join(fl->workers[i].thread);
-            fl->workers[i].thread = NULL;
+    if (!fl->workers) {
+        return;
+    }
+    session_await_end(fl);
+    for (i = 0; i < fl->config.worker_count; i++) {
+        FastloadWorker *w = &fl->workers[i];
+
+        if (w->thread && w->has_left_reads) {
+            /*
+             * The kernel lets the thread go when its reads are back, which may
+             * be never where its own threads read for it (a buffered file of
+             * FUSE): it touches nothing of ours any more.
+             */
+            g_thread_unref(w->thread);
+        } else if (w->thread) {
+            g_thread_join(w->thread);
         }
+        w->thread = NULL;
     }
 }
 

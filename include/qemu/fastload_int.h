@@ -322,6 +322,7 @@ typedef struct FastloadFault {
     uint64_t begin_ns;
     uint64_t not_before_ns; /* 0, or when to try again after a failure */
     bool is_discarded;      /* placed once and given back: zeros are missing */
+    bool is_alone;          /* a read with neighbours failed: without, then */
 } FastloadFault;
 
 /* What each means, and who moves it: util/fastload-read.c */
@@ -527,6 +528,7 @@ typedef struct FastloadWorker {
     uint32_t inflight_count;     /* requests, of either class */
     uint64_t reaped_ns;          /* when requests were last seen to be back */
     bool is_flight_full;         /* no room was left when it began reads last */
+    bool has_left_reads;         /* when it ended; then read by the session */
     uint32_t file_generation;    /* the file that the backend knows */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */
@@ -573,6 +575,7 @@ typedef struct FastloadPool {
     FastloadRead *lists[FASTLOAD_READ_STATE_MAX];
     uint32_t renewed_count;      /* not in the list of SPENT */
     uint32_t fresh_count;        /* in the list of FRESH */
+    uint32_t ready_count;        /* in the list of READY */
     /* atomic */
     uint32_t is_lost;            /* the kernel may write to it */
 } FastloadPool;
@@ -941,7 +944,7 @@ void fastload_pool_put(Fastload *fl, FastloadRead *read);
 /* The first, or NULL. */
 FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from);
 bool fastload_pool_has(Fastload *fl, FastloadReadState state);
-/* Is there fresh staging, and is less than @count_max in use? */
+/* Is there fresh staging, and do less than @count_max wait to be placed? */
 bool fastload_pool_has_room(Fastload *fl, uint32_t count_max);
 /* Is there spent staging, and less than @wanted_count that is not? */
 bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count);

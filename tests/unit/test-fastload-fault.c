@@ -2046,6 +2046,65 @@ static void test_far_fault_beside_a_bad_page(const void *opaque)
     fault_finish_far(t);
 }
 
+static void test_good_page_beside_a_bad_one_is_at_once(const void *opaque)
+{
+    /*
+     * A page has failed for long, and the back-off is long.  Its neighbour can
+     * be read: who touches that does not wait for a back-off.
+     */
+    FixtureToucher touchers[2];
+    uint64_t begin_ns;
+    uint32_t told;
+    FaultTest *t;
+
+    test_clock_stop();
+    t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
+    sim_add_bad(fault_file_off(t, 75), PAGE, EIO, 0);
+    fixture_toucher_start_page(&touchers[0], t->f, 75);
+    sim_run_until(t->fl->retry.backoff_ns == FASTLOAD_BACKOFF_NS_MAX);
+    begin_ns = fastload_stats_now_ns();
+    told = fault_told(t);
+    fixture_toucher_start_page(&touchers[1], t->f, 70);
+    fixture_wait_until(fault_told(t) > told);
+    sim_run_until(fixture_toucher_is_done(&touchers[1]));
+    fixture_note("it took %" PRIu64 " us",
+                 (fastload_stats_now_ns() - begin_ns) / 1000);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
+                     FASTLOAD_BACKOFF_NS_MIN);
+    fixture_note_clear();
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    sim_heal(fault_file_off(t, 75));
+    fastload_set_background_rate(t->fl, 0);
+    fault_run(t);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
+static void test_good_page_beside_a_bad_one_heals_nothing(const void *opaque)
+{
+    /* The load is stalled, and the page that fails goes on to fail. */
+    FixtureToucher touchers[2];
+    FaultTest *t;
+
+    test_clock_stop();
+    t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
+    sim_add_bad(fault_file_off(t, 75), PAGE, EIO, 0);
+    fixture_toucher_start_page(&touchers[0], t->f, 75);
+    fault_run_until_event(t, FASTLOAD_EVENT_STALLED, 1);
+    fixture_toucher_start_page(&touchers[1], t->f, 70);
+    sim_run_until(fixture_toucher_is_done(&touchers[1]));
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 0);
+    sim_wait_asleep();
+    g_assert_cmpuint(fixture_events_count(&t->events, FASTLOAD_EVENT_RESUMED),
+                     ==, 0);
+    sim_heal(fault_file_off(t, 75));
+    fastload_set_background_rate(t->fl, 0);
+    fault_run(t);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
+    fault_free(t);
+}
+
 static void test_fault_in_a_chunk_in_flight(const void *opaque)
 {
     /* A page that comes while its chunk is read: the chunk is copied. */
@@ -2996,6 +3055,10 @@ int main(int argc, char **argv)
     add_test("far-faults-beside-zeros", test_far_faults_beside_zeros);
     add_test("faults-around-share-a-read", test_faults_around_share_a_read);
     add_test("far-fault-beside-a-bad-page", test_far_fault_beside_a_bad_page);
+    add_test("good-page-beside-a-bad-one-is-at-once",
+             test_good_page_beside_a_bad_one_is_at_once);
+    add_test("good-page-beside-a-bad-one-heals-nothing",
+             test_good_page_beside_a_bad_one_heals_nothing);
     add_test("fault-in-a-chunk-in-flight", test_fault_in_a_chunk_in_flight);
     add_test("one-worker-stays-free", test_one_worker_stays_free);
     add_test("one-worker-is-woken", test_one_worker_is_woken);

@@ -292,6 +292,41 @@ static void test_what_is_no_sample(const void *opaque)
     fastload_window_clear(&w);
 }
 
+static void test_short_reads_end_the_drain(const void *opaque)
+{
+    /*
+     * Memory in stretches below 64 KiB: its reads tell no round trip, but the
+     * window is not halved for as long as they last.
+     */
+    Storage s = { .rtt_ns = 10 * MS, .rate = 1, .req_bytes = 512 << 10 };
+    Pipe *p = pipe_new(&s);
+    int i;
+
+    pipe_run(p, SECOND);
+    s.req_bytes = 48 << 10;
+    for (i = 0; i < 10; i++) {
+        double rate = pipe_run(p, SECOND);
+
+        if (i > 5) {
+            check_between("the rate of short reads", rate / s.rate, 0.85,
+                          1.02);
+        }
+    }
+    pipe_free(p);
+}
+
+static void test_half_a_millisecond(const void *opaque)
+{
+    /* Network storage that is just "near": 0.45 ms, 4 GB/s. */
+    const Storage s = { .rtt_ns = 450 * US, .rate = 4 };
+    Pipe *p = pipe_new(&s);
+
+    pipe_run(p, SECOND);
+    check_between("the rate, of the storage's",
+                  pipe_run(p, SECOND) / s.rate, 0.85, 1.02);
+    pipe_free(p);
+}
+
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
@@ -305,5 +340,7 @@ int main(int argc, char **argv)
     add_test("the-window-follows-the-storage",
              test_the_window_follows_the_storage);
     add_test("what-is-no-sample", test_what_is_no_sample);
+    add_test("short-reads-end-the-drain", test_short_reads_end_the_drain);
+    add_test("half-a-millisecond", test_half_a_millisecond);
     return g_test_run();
 }
