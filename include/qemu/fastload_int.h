@@ -80,7 +80,7 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * for what is being placed meanwhile.  It costs memory once it is used.
  */
 #define FASTLOAD_POOL_READ_COUNT 24
-/* Added to the nice value of workers that do not answer faults: a third. */
+/* Added to the nice value of all workers but the first: a third of its share */
 #define FASTLOAD_WORKER_NICE 5
 /* Beyond what is in flight: some for each worker, to place and to renew. */
 #define FASTLOAD_POOL_SPARE_COUNT 2
