@@ -102,7 +102,6 @@ void fastload_pool_put(Fastload *fl, FastloadRead *read)
     read->next = *at;
     *at = read;
     fl->pool.renewed_count -= to == FASTLOAD_READ_SPENT;
-    fl->pool.fresh_count += to == FASTLOAD_READ_FRESH;
     fl->pool.ready_count += to == FASTLOAD_READ_READY;
     g_mutex_unlock(&fl->pool.lock);
 }
@@ -118,7 +117,6 @@ FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from)
         fl->pool.lists[from] = read->next;
         read->next = NULL;
         fl->pool.renewed_count += from == FASTLOAD_READ_SPENT;
-        fl->pool.fresh_count -= from == FASTLOAD_READ_FRESH;
         fl->pool.ready_count -= from == FASTLOAD_READ_READY;
     }
     g_mutex_unlock(&fl->pool.lock);
@@ -140,7 +138,7 @@ bool fastload_pool_has_room(Fastload *fl, uint32_t count_max)
     bool has;
 
     g_mutex_lock(&fl->pool.lock);
-    has = fl->pool.fresh_count &&
+    has = fl->pool.lists[FASTLOAD_READ_FRESH] &&
           fl->pool.ready_count < count_max;
     g_mutex_unlock(&fl->pool.lock);
     return has;

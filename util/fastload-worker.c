@@ -18,7 +18,6 @@
 #include "qemu/osdep.h"
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
@@ -413,7 +412,8 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
     uint32_t i;
 
     fastload_pool_put(fl, read);
-    for (i = 0; i < fl->config.worker_count; i++) {
+    /* All others neither read ahead nor place. */
+    for (i = 0; i < fl->active_count; i++) {
         FastloadWorker *other = &fl->workers[i];
         WorkerTurn turn = worker_turn_of(other, now_ns);
 
@@ -427,17 +427,17 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
 }
 
 /* How much staging may wait to be placed, or to be read into. */
-static uint32_t worker_spare_count(const FastloadWorker *w)
+static uint32_t worker_extra_count(const FastloadWorker *w)
 {
-    return w->fl->active_count * FASTLOAD_POOL_SPARE_EACH +
-           FASTLOAD_POOL_SPARE_COUNT;
+    return w->fl->active_count * FASTLOAD_POOL_EXTRA_EACH +
+           FASTLOAD_POOL_EXTRA_COUNT;
 }
 
 /* How much staging there should be: more where more is in flight. */
 static uint32_t worker_staging_count(const FastloadWorker *w,
                                      const WorkerTurn *turn)
 {
-    return turn->window_bytes / FASTLOAD_CHUNK_BYTES + worker_spare_count(w);
+    return turn->window_bytes / FASTLOAD_CHUNK_BYTES + worker_extra_count(w);
 }
 
 /* Takes the next chunk for issuing; false when there is none, or no room. */
@@ -449,7 +449,7 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
 
     /* Who places may be slow: what is read must not pile up meanwhile. */
     if (!turn->may_read ||
-        !fastload_pool_has_room(fl, worker_spare_count(w)) ||
+        !fastload_pool_has_room(fl, worker_extra_count(w)) ||
         fastload_sched_next_due_ns(fl, false, true) > turn->now_ns) {
         return false;
     }
@@ -754,7 +754,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     if (w->issuing) {
         return fastload_sched_rate_due_ns(fl);
     }
-    if (!fastload_pool_has_room(fl, worker_spare_count(w))) {
+    if (!fastload_pool_has_room(fl, worker_extra_count(w))) {
         return UINT64_MAX; /* who has placed or renewed some kicks us */
     }
     due_ns = fastload_sched_next_due_ns(fl, false, true);
@@ -984,16 +984,15 @@ static void worker_drain(FastloadWorker *w)
  */
 static void worker_be_nice(const FastloadWorker *w)
 {
-    pid_t tid = syscall(SYS_gettid);
     int nice_value;
 
     if (w->idx == 0 || !w->io || w->io_ops->is_blocking) {
         return; /* it answers faults */
     }
     errno = 0;
-    nice_value = getpriority(PRIO_PROCESS, tid);
+    nice_value = getpriority(PRIO_PROCESS, 0); /* 0: of this thread */
     if (errno == 0) {
-        setpriority(PRIO_PROCESS, tid, nice_value + FASTLOAD_WORKER_NICE);
+        setpriority(PRIO_PROCESS, 0, nice_value + FASTLOAD_WORKER_NICE);
     }
 }
 

@@ -80,11 +80,14 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * for what is being placed meanwhile.  It costs memory once it is used.
  */
 #define FASTLOAD_POOL_READ_COUNT 24
-/* Added to the nice value of all workers but the first: a third of its share */
+/*
+ * Added to the nice value of all workers but the first: where processors are
+ * short, each gets a third of what it would get.
+ */
 #define FASTLOAD_WORKER_NICE 5
 /* Beyond what is in flight: some for each worker, to place and to renew. */
-#define FASTLOAD_POOL_SPARE_COUNT 2
-#define FASTLOAD_POOL_SPARE_EACH 2
+#define FASTLOAD_POOL_EXTRA_COUNT 2
+#define FASTLOAD_POOL_EXTRA_EACH 2
 #define FASTLOAD_URGENT_READ_COUNT_MAX 16
 #define FASTLOAD_URGENT_STAGING_BYTES_MAX (4u << 20)
 /*
@@ -574,7 +577,6 @@ typedef struct FastloadPool {
     /* Those that no worker holds: FRESH, READY, SPENT; by state */
     FastloadRead *lists[FASTLOAD_READ_STATE_MAX];
     uint32_t renewed_count;      /* not in the list of SPENT */
-    uint32_t fresh_count;        /* in the list of FRESH */
     uint32_t ready_count;        /* in the list of READY */
     /* atomic */
     uint32_t is_lost;            /* the kernel may write to it */
