@@ -19,6 +19,16 @@
  *  - Once in a while the window is halved for a few round trips, so that the
  *    reads do not measure the queue that they make themselves.
  *
+ * The phases; whoever hands over a read that is back performs the moves, under
+ * the window's lock:
+ *
+ *           the rate grows no more,           the round trip was measured,
+ *           or an epoch is over               or reads are too short for it
+ *   START ----------------------------> DRAIN ----------------------------+
+ *                                         ^                               |
+ *                                         |       an epoch is over        v
+ *                                         +---------------------------- CRUISE
+ *
  * Reads that are back wait until a worker sees it: one that is busy placing, or
  * that gets no processor.  That adds to the round trip, and shows when the
  * worker finds everything back that it had begun: the storage has idled.
@@ -29,10 +39,16 @@
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
-/* Per cent of what is in flight while one read is on its way. */
-#define WINDOW_GAIN_START 300
-#define WINDOW_GAIN_CRUISE 150
-#define WINDOW_GAIN_DRAIN 50
+/* In per cent of what is in flight while one read is on its way. */
+static const uint32_t window_gains[FASTLOAD_WINDOW_PHASE_MAX] = {
+    [FASTLOAD_WINDOW_START] = 300,
+    [FASTLOAD_WINDOW_DRAIN] = 50,
+    [FASTLOAD_WINDOW_CRUISE] = 150,
+};
+
+/* After so many rounds the reads that made the queue are back. */
+#define WINDOW_DRAIN_ROUND_COUNT 2
+/* And after so many more nothing is going to tell the round trip. */
 #define WINDOW_DRAIN_ROUND_MAX 2
 /* The start is over when so many rounds brought less than so much more. */
 #define WINDOW_START_ROUND_COUNT 4
@@ -68,7 +84,7 @@
 void fastload_window_init(FastloadWindow *w)
 {
     g_mutex_init(&w->lock);
-    w->gain = WINDOW_GAIN_START;
+    w->phase = FASTLOAD_WINDOW_START;
 }
 
 void fastload_window_clear(FastloadWindow *w)
@@ -92,6 +108,22 @@ void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
     g_mutex_unlock(&w->lock);
 }
 
+#define TO(phase) (1u << FASTLOAD_WINDOW_##phase)
+static const uint32_t window_moves[FASTLOAD_WINDOW_PHASE_MAX] = {
+    [FASTLOAD_WINDOW_START] = TO(DRAIN),
+    [FASTLOAD_WINDOW_DRAIN] = TO(CRUISE),
+    [FASTLOAD_WINDOW_CRUISE] = TO(DRAIN),
+};
+
+static void window_move_locked(FastloadWindow *w, FastloadWindowPhase to)
+{
+    assert(window_moves[w->phase] & (1u << to));
+    if (to == FASTLOAD_WINDOW_DRAIN) {
+        w->drain_round = w->round_count + WINDOW_DRAIN_ROUND_COUNT;
+    }
+    __atomic_store_n(&w->phase, to, __ATOMIC_RELAXED);
+}
+
 static int window_compare(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -112,8 +144,9 @@ static void window_round_trip_locked(FastloadWindow *w, uint64_t took_ns)
           window_compare);
     median_ns = w->group_ns[w->group_count / 2];
     w->group_count = 0;
-    if (w->gain == WINDOW_GAIN_DRAIN && w->round_count >= w->drain_round) {
-        w->gain = WINDOW_GAIN_CRUISE;
+    if (w->phase == FASTLOAD_WINDOW_DRAIN &&
+        w->round_count >= w->drain_round) {
+        window_move_locked(w, FASTLOAD_WINDOW_CRUISE);
     }
     if (!w->rtt_ns) {
         w->rtt_ns = median_ns; /* a first guess, which the next one replaces */
@@ -131,7 +164,7 @@ static bool window_round_ended_locked(FastloadWindow *w,
                                       uint64_t now_ns)
 {
     uint64_t took_ns = now_ns - w->round_ns;
-    uint64_t least_ns = w->gain == WINDOW_GAIN_START
+    uint64_t least_ns = w->phase == FASTLOAD_WINDOW_START
                         ? WINDOW_START_ROUND_NS_MIN : WINDOW_ROUND_NS_MIN;
     double rate;
 
@@ -149,13 +182,6 @@ static bool window_round_ended_locked(FastloadWindow *w,
     return true;
 }
 
-/* Reads meet an empty queue soon, and tell how far away the storage is. */
-static void window_drain_locked(FastloadWindow *w)
-{
-    w->gain = WINDOW_GAIN_DRAIN;
-    w->drain_round = w->round_count + 2;
-}
-
 static void window_next_epoch_locked(FastloadWindow *w, uint64_t now_ns)
 {
     w->epoch_ns = now_ns;
@@ -164,35 +190,54 @@ static void window_next_epoch_locked(FastloadWindow *w, uint64_t now_ns)
     w->rtt_least_ns[0] = 0;
     w->rate_most[1] = w->rate_most[0];
     w->rate_most[0] = 0;
-    window_drain_locked(w);
+    window_move_locked(w, FASTLOAD_WINDOW_DRAIN);
+}
+
+static void window_start_round_locked(FastloadWindow *w)
+{
+    if (!w->rtt_ns) {
+        return;
+    }
+    if (w->rate * 100 >= w->rate_before * WINDOW_START_GROWTH) {
+        w->rate_before = w->rate;
+        w->flat_round_count = 0;
+    } else if (++w->flat_round_count == WINDOW_START_ROUND_COUNT) {
+        /* Short rounds may have told too much: it is seen anew. */
+        w->rate_most[0] = 0;
+        window_move_locked(w, FASTLOAD_WINDOW_DRAIN);
+    }
+}
+
+static void window_drain_round_locked(FastloadWindow *w)
+{
+    if (w->round_count == w->drain_round) {
+        w->group_count = 0; /* what was begun before has waited */
+    } else if (w->round_count >= w->drain_round + WINDOW_DRAIN_ROUND_MAX) {
+        /* Reads are too short to tell: the round trip stays as it was. */
+        window_move_locked(w, FASTLOAD_WINDOW_CRUISE);
+    }
 }
 
 static void window_round_locked(FastloadWindow *w, uint64_t now_ns)
 {
-    if (w->gain == WINDOW_GAIN_DRAIN && w->round_count == w->drain_round) {
-        w->group_count = 0; /* what was begun before has waited */
-    }
-    if (w->gain == WINDOW_GAIN_DRAIN &&
-        w->round_count >= w->drain_round + WINDOW_DRAIN_ROUND_MAX) {
-        /* Reads are too short to tell: the round trip stays as it was. */
-        w->gain = WINDOW_GAIN_CRUISE;
-    }
-    if (w->gain == WINDOW_GAIN_START && w->rtt_ns) {
-        if (w->rate * 100 >= w->rate_before * WINDOW_START_GROWTH) {
-            w->rate_before = w->rate;
-            w->flat_round_count = 0;
-        } else if (++w->flat_round_count == WINDOW_START_ROUND_COUNT) {
-            /* Short rounds may have told too much: it is seen anew. */
-            w->rate_most[0] = 0;
-            window_drain_locked(w);
-        }
+    switch (w->phase) {
+    case FASTLOAD_WINDOW_START:
+        window_start_round_locked(w);
+        break;
+    case FASTLOAD_WINDOW_DRAIN:
+        window_drain_round_locked(w);
+        break;
+    case FASTLOAD_WINDOW_CRUISE:
+        break;
+    case FASTLOAD_WINDOW_PHASE_MAX:
+        g_assert_not_reached();
     }
     if (!w->epoch_ns) {
         w->epoch_ns = now_ns;
     }
     if (now_ns - w->epoch_ns >= WINDOW_EPOCH_NS &&
         w->round_count - w->epoch_round >= WINDOW_EPOCH_ROUND_COUNT &&
-        w->rtt_least_ns[0]) {
+        w->rtt_least_ns[0] && w->phase != FASTLOAD_WINDOW_DRAIN) {
         window_next_epoch_locked(w, now_ns);
     }
 }
@@ -200,19 +245,16 @@ static void window_round_locked(FastloadWindow *w, uint64_t now_ns)
 static void window_size_locked(FastloadWindow *w)
 {
     /* What a round begins comes in the next: two without growth, perhaps. */
-    uint32_t gain = w->flat_round_count > 1 && w->gain == WINDOW_GAIN_START
-                    ? WINDOW_GAIN_CRUISE : w->gain;
-    double per_ns = w->rate / 1e9 * gain / 100;
+    FastloadWindowPhase phase = w->phase == FASTLOAD_WINDOW_START &&
+                                w->flat_round_count > 1
+                                ? FASTLOAD_WINDOW_CRUISE : w->phase;
+    double per_ns = w->rate / 1e9 * window_gains[phase] / 100;
 
     __atomic_store_n(&w->bytes,
                      CLAMP(per_ns * w->rtt_ns, 0, FASTLOAD_WINDOW_BYTES_MAX),
                      __ATOMIC_RELAXED);
     __atomic_store_n(&w->late_bytes,
                      CLAMP(per_ns * w->late_ns, 0, FASTLOAD_WINDOW_BYTES_MAX),
-                     __ATOMIC_RELAXED);
-    __atomic_store_n(&w->is_starting, w->gain == WINDOW_GAIN_START,
-                     __ATOMIC_RELAXED);
-    __atomic_store_n(&w->is_draining, w->gain == WINDOW_GAIN_DRAIN,
                      __ATOMIC_RELAXED);
     __atomic_store_n(&w->rate_bytes_per_s, (uint64_t)w->rate,
                      __ATOMIC_RELAXED);
@@ -250,7 +292,7 @@ void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
 void fastload_window_seen(FastloadWindow *w, bool is_dry)
 {
     g_mutex_lock(&w->lock);
-    if (w->gain == WINDOW_GAIN_DRAIN || !w->rtt_ns) {
+    if (w->phase == FASTLOAD_WINDOW_DRAIN || !w->rtt_ns) {
         /* It is to run dry, or nothing is known yet. */
     } else if (is_dry) {
         w->late_ns = MIN(w->late_ns + MAX(w->rtt_ns / WINDOW_LATE_SHARE,
@@ -295,14 +337,14 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
     uint64_t rtt_ns = __atomic_load_n(&w->round_trip_ns, __ATOMIC_RELAXED);
     uint64_t rate = __atomic_load_n(&w->rate_bytes_per_s, __ATOMIC_RELAXED);
     uint64_t bytes = __atomic_load_n(&w->bytes, __ATOMIC_RELAXED);
+    FastloadWindowPhase phase = __atomic_load_n(&w->phase, __ATOMIC_RELAXED);
     uint64_t least_bytes = FASTLOAD_WINDOW_BYTES_MIN * (queue_ns ? 2 : 1);
     uint64_t most_bytes = FASTLOAD_WINDOW_BYTES_MAX;
 
-    if (!rtt_ns || !rate ||
-        __atomic_load_n(&w->is_starting, __ATOMIC_RELAXED)) {
+    if (!rtt_ns || !rate || phase == FASTLOAD_WINDOW_START) {
         /* The first rates are of the time before so much was in flight. */
         bytes = MAX(bytes, window_blind_bytes(w, now_ns));
-    } else if (__atomic_load_n(&w->is_draining, __ATOMIC_RELAXED)) {
+    } else if (phase == FASTLOAD_WINDOW_DRAIN) {
         least_bytes = FASTLOAD_REQ_BYTES_NEAR;
     } else if (queue_ns || !window_is_near(rtt_ns)) {
         bytes += __atomic_load_n(&w->late_bytes, __ATOMIC_RELAXED) +

@@ -627,11 +627,18 @@ typedef struct FastloadRate {
     uint64_t at_ns;              /* when the tokens were counted last */
 } FastloadRate;
 
+/* What the window's width is for; the diagram is in util/fastload-window.c */
+typedef enum FastloadWindowPhase {
+    FASTLOAD_WINDOW_START,
+    FASTLOAD_WINDOW_DRAIN,
+    FASTLOAD_WINDOW_CRUISE,
+    FASTLOAD_WINDOW_PHASE_MAX,
+} FastloadWindowPhase;
+
 /* How much is in flight: util/fastload-window.c */
 typedef struct FastloadWindow {
     /* lock lock */
     GMutex lock;
-    uint32_t gain;               /* per cent of rate x round trip */
     uint32_t flight_count;       /* reads that are out */
     uint64_t end_ns;             /* when the last of them came back */
     uint64_t delivered_bytes;    /* so far */
@@ -655,8 +662,7 @@ typedef struct FastloadWindow {
     uint64_t first_ns;           /* when the first was back; 0: none is */
     uint64_t bytes;
     uint64_t late_bytes;         /* so many more, since reads are seen late */
-    uint32_t is_starting;        /* it still grows */
-    uint32_t is_draining;        /* the queue is to become empty */
+    FastloadWindowPhase phase;   /* written under the lock */
     uint64_t round_trip_ns;
     uint64_t rate_bytes_per_s;
 } FastloadWindow;
