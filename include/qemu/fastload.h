@@ -349,7 +349,9 @@ bool fastload_wait(Fastload *fl, GError **error);
  *
  * After completion one thread makes huge pages of what has become small ones
  * by urgent reads, while the memory is in use; fastload_free() would end that
- * early.  Returns after the last event.
+ * early.  Returns after the last event.  A thread whose reads were left behind
+ * (see fastload_wait()) is not waited for: the kernel ends it when they are
+ * back, and it touches nothing of the load any more.
  */
 void fastload_settle(Fastload *fl);
 
@@ -478,8 +480,10 @@ bool fastload_recover(Fastload *fl, int fd, GError **error);
 void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats);
 
 /**
- * fastload_free: cancel if needed, join every thread, release all    [owner]
+ * fastload_free: cancel if needed, end all threads, release all      [owner]
  * @fl: any load, or NULL
+ *
+ * Threads are waited for as fastload_settle() does.
  */
 void fastload_free(Fastload *fl);
 
