@@ -1344,6 +1344,73 @@ static void test_completion_leaves_reads_behind(const void *opaque)
     fault_free(t);
 }
 
+/*
+ * A thread that the kernel does not let go, since its own threads read for it:
+ * what a thread has of its own is destroyed when its function has returned.
+ */
+typedef struct FaultStuck {
+    pthread_key_t key;
+    uint32_t opened_count;
+    uint32_t is_released; /* atomic, as is the next */
+    uint32_t is_gone;
+} FaultStuck;
+
+static FaultStuck fault_stuck;
+
+static void fault_stuck_destroy(void *opaque)
+{
+    fixture_wait_until(__atomic_load_n(&fault_stuck.is_released,
+                                       __ATOMIC_ACQUIRE));
+    __atomic_store_n(&fault_stuck.is_gone, 1, __ATOMIC_RELEASE);
+}
+
+/* The first worker, which has the urgent reads, is the one. */
+static FastloadIo *fault_stuck_open(const FastloadIoSetup *setup,
+                                    const char **ret_refusal)
+{
+    if (!__atomic_fetch_add(&fault_stuck.opened_count, 1, __ATOMIC_RELAXED)) {
+        pthread_setspecific(fault_stuck.key, &fault_stuck);
+    }
+    return sim_ops.open(setup, ret_refusal);
+}
+
+static void test_settling_leaves_a_stuck_thread(const void *opaque)
+{
+    /* Its reads were left behind: nobody waits until it has ended. */
+    SimConfig config = { .seed = 55 };
+    FastloadIoOps ops = sim_ops;
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    memset(&fault_stuck, 0, sizeof(fault_stuck));
+    g_assert_cmpint(pthread_key_create(&fault_stuck.key, fault_stuck_destroy),
+                    ==, 0);
+    ops.open = fault_stuck_open;
+    sim_reset(&config);
+    test_clock_stop();
+    t = fault_new(&ops, FASTLOAD_IO_AUTO, FIXTURE_ANON, 4 * CHUNK_PAGES, 2,
+                  fixture_all_data);
+    sim_hold(SIM_HOLD_ALL);
+    fault_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 2000);
+    fixture_wait_until(sim_pending_urgent_count());
+    sim_hold(SIM_HOLD_URGENT);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    sim_run_until(!fault_remaining(t));
+    sim_skip(FASTLOAD_DRAIN_NS_MAX);
+    fastload_settle(t->fl);
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_SETTLED), ==, 1);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+    g_assert_false(__atomic_load_n(&fault_stuck.is_gone, __ATOMIC_ACQUIRE));
+    __atomic_store_n(&fault_stuck.is_released, 1, __ATOMIC_RELEASE);
+    fixture_wait_until(__atomic_load_n(&fault_stuck.is_gone,
+                                       __ATOMIC_ACQUIRE));
+    sim_wait_late();
+    pthread_key_delete(fault_stuck.key);
+}
+
 static uint64_t fault_failing_count(FaultTest *t)
 {
     uint64_t count;
@@ -3031,6 +3098,8 @@ int main(int argc, char **argv)
     add_test("cancel-leaves-reads-behind", test_cancel_leaves_reads_behind);
     add_test("completion-leaves-reads-behind",
              test_completion_leaves_reads_behind);
+    add_test("settling-leaves-a-stuck-thread",
+             test_settling_leaves_a_stuck_thread);
     add_test("recovery-meets-reads", test_recovery_meets_reads);
     add_test("cancel-anywhere", test_cancel_anywhere);
     add_test("cancel-after-completion", test_cancel_after_completion);

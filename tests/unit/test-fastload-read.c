@@ -231,6 +231,36 @@ static void test_what_is_left_undone_is_fatal(void)
     read_test_free(t);
 }
 
+static void test_what_piles_up_is_bounded(void)
+{
+    /* What is in flight does not count, what waits to be placed does. */
+    g_autofree Fastload *fl = g_new0(Fastload, 1);
+    FastloadRead *read;
+    uint32_t i;
+
+    g_mutex_init(&fl->pool.lock);
+    fl->pool.read_count = 8;
+    g_assert_true(fastload_pool_prepare(fl, NULL));
+    for (i = 0; i < 3; i++) {
+        read = fastload_pool_take(fl, FASTLOAD_READ_FRESH);
+        read->state = FASTLOAD_READ_READY;
+        fastload_pool_put(fl, read);
+    }
+    for (i = 0; i < 4; i++) {
+        g_assert_nonnull(fastload_pool_take(fl, FASTLOAD_READ_FRESH));
+    }
+    g_assert_true(fastload_pool_has_room(fl, 4));
+    g_assert_false(fastload_pool_has_room(fl, 3));
+    /* One of those is placed by somebody: it has been taken. */
+    g_assert_nonnull(fastload_pool_take(fl, FASTLOAD_READ_READY));
+    g_assert_true(fastload_pool_has_room(fl, 3));
+    /* None is fresh. */
+    g_assert_nonnull(fastload_pool_take(fl, FASTLOAD_READ_FRESH));
+    g_assert_false(fastload_pool_has_room(fl, 8));
+    fastload_pool_release(fl);
+    g_mutex_clear(&fl->pool.lock);
+}
+
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
@@ -244,5 +274,8 @@ int main(int argc, char **argv)
                     test_a_wrong_move_is_fatal);
     g_test_add_func("/fastload/read/what-is-left-undone-is-fatal",
                     test_what_is_left_undone_is_fatal);
+    g_test_add_func("/fastload/read/what-piles-up-is-bounded",
+                    test_what_piles_up_is_bounded);
+
     return g_test_run();
 }
