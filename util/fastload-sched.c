@@ -50,14 +50,40 @@ static void sched_push_locked(Fastload *fl, const FastloadFault *fault)
     fl->sched.fault_count++;
 }
 
+/* The entry of the same page in the queue, NULL: none.  There is never more. */
+static FastloadFault *sched_find_locked(Fastload *fl,
+                                        const FastloadFault *fault)
+{
+    uint32_t i;
+
+    for (i = 0; i < fl->sched.fault_count; i++) {
+        FastloadFault *queued = &fl->sched.faults[(fl->sched.fault_head + i) %
+                                                  FASTLOAD_FAULT_COUNT_MAX];
+
+        if (queued->area == fault->area &&
+            queued->page_idx == fault->page_idx &&
+            queued->is_discarded == fault->is_discarded) {
+            return queued;
+        }
+    }
+    return NULL;
+}
+
 bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault)
 {
-    bool fits;
+    bool fits = true;
 
     g_mutex_lock(&fl->sched.lock);
-    fits = fl->sched.fault_count < FASTLOAD_FAULT_COUNT_MAX;
-    if (fits) {
-        sched_push_locked(fl, fault);
+    /*
+     * Whoever was woken beside a read that failed faults once more.  The entry
+     * that is there knows of the failure, so it stays: a new one would be read
+     * at once, and would fail without any back-off for as long as that lasts.
+     */
+    if (!sched_find_locked(fl, fault)) {
+        fits = fl->sched.fault_count < FASTLOAD_FAULT_COUNT_MAX;
+        if (fits) {
+            sched_push_locked(fl, fault);
+        }
     }
     g_mutex_unlock(&fl->sched.lock);
     return fits;
@@ -475,20 +501,33 @@ FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
 }
 
 /*
- * The page goes back to the fault queue; nobody else would ask for it.
- * Without room: false.  The caller then calls sched_send_back() with the lock
- * released, for that is a system call.
+ * The page goes back to the fault queue, in place of an entry that came while
+ * it was read; nobody else would ask for it.  Without room: false.  The caller
+ * then calls sched_send_back() with the lock released, for that is a system
+ * call.
  */
+static bool sched_put_back_locked(Fastload *fl, const FastloadFault *fault)
+{
+    FastloadFault *queued = sched_find_locked(fl, fault);
+
+    if (queued) {
+        assert(!queued->not_before_ns); /* failed reads are counted by entry */
+        *queued = *fault;
+    } else if (fl->sched.fault_count == FASTLOAD_FAULT_COUNT_MAX) {
+        return false;
+    } else {
+        sched_push_locked(fl, fault);
+    }
+    return true;
+}
+
+/* As above, to be read when the back-off is over. */
 static bool sched_requeue_locked(Fastload *fl, const FastloadFault *fault)
 {
     FastloadFault later = *fault;
 
-    if (fl->sched.fault_count == FASTLOAD_FAULT_COUNT_MAX) {
-        return false;
-    }
     later.not_before_ns = MAX(fl->retry.due_ns, 1); /* 0: it never failed */
-    sched_push_locked(fl, &later);
-    return true;
+    return sched_put_back_locked(fl, &later);
 }
 
 /* There was no room: the toucher faults again, and queues in the kernel. */
@@ -533,12 +572,8 @@ static bool sched_around_failed_locked(Fastload *fl, FastloadRead *read)
     FastloadFault alone = read->fault;
 
     fastload_bit_clear(read->area->claimed, alone.page_idx);
-    if (fl->sched.fault_count == FASTLOAD_FAULT_COUNT_MAX) {
-        return false;
-    }
     alone.is_alone = true;
-    sched_push_locked(fl, &alone);
-    return true;
+    return sched_put_back_locked(fl, &alone);
 }
 
 /* Returns whether it will be tried again by itself: see above. */

@@ -227,8 +227,9 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
         worker_guess_fault(w);
         fastload_place_around(w, read);
     }
-    fastload_read_release_around(w->fl, read);
     w->outcomes |= fastload_sched_read_done(w->fl, read, now_ns);
+    /* It wakes; by then the queue knows again what has failed. */
+    fastload_read_release_around(w->fl, read);
     if (read->error) {
         w->outcomes |= FASTLOAD_OUTCOME_DELAYED;
     }
