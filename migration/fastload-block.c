@@ -115,7 +115,7 @@ static void load_forget_block(LoadBlock *loaded)
     uint64_t off;
 
     QEMU_LOCK_GUARD(&mis->page_request_mutex);
-    if (migrate_postcopy_blocktime()) {
+    if (incoming_load.has_blocktime) {
         for (off = 0; off < loaded->length; off += loaded->block->page_size) {
             mark_postcopy_blocktime_end((uintptr_t)loaded->host + off);
         }

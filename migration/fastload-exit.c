@@ -22,9 +22,13 @@
 #include "system/runstate.h"
 #include "fastload-internal.h"
 
-/* How long quitting waits for vCPUs that wait for pages: failing, or not. */
+/*
+ * How long quitting waits for vCPUs that wait for pages: failing, or not.
+ * Managers take their patience from libvirt: it kills a QEMU that has not ended
+ * ten seconds after SIGTERM, and disks have to be flushed in that time, too.
+ */
 #define EXIT_STOP_FAILING_US (1 * 1000 * 1000)
-#define EXIT_STOP_US (10 * 1000 * 1000)
+#define EXIT_STOP_US (3 * 1000 * 1000)
 #define EXIT_STOP_POLL_US 2000
 /*
  * When the watcher gives up: while the main loop has not heard that QEMU is to

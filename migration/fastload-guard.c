@@ -26,7 +26,8 @@
 #include "postcopy-ram.h"
 #include "trace.h"
 
-#define HINT_WAIT "Wait until the migration is completed."
+#define HINT_WAIT \
+    "Wait until x-query-fast-load has the state 'completed'."
 #define HINT_REMOVE "Remove it, or set x-fast-load-threads to 0."
 /* How often requests are looked at that wait for pages to be readable. */
 #define HOLD_POLL_MS 50
@@ -178,18 +179,30 @@ bool migration_fastload_check_vhost_user(Error **errp)
     return true;
 }
 
-/* While it is under way: false, for @reason. */
-static bool load_is_over(const char *what, const char *reason,
-                         const char *hint, Error **errp)
+/* The migration has begun, and waits for the load or for device state. */
+static bool load_has_migration_locked(const IncomingLoad *load)
+{
+    return incoming_load_is_in(load, LOAD_UNDER_WAY) &&
+           !(load->is_detached && incoming_load_is_in(load, LOAD_GUEST_RUNS));
+}
+
+static bool load_refuse_locked(const IncomingLoad *load, const char *what,
+                               const char *reason, const char *hint,
+                               Error **errp)
+{
+    return incoming_load_refuse(errp, what, hint, "'%s' is still being loaded: "
+                                "%s", load->filename, reason);
+}
+
+/* While the migration is the load's: false, for @reason. */
+static bool load_leaves_migration(const char *what, const char *reason,
+                                  const char *hint, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
 
     QEMU_LOCK_GUARD(&load->lock);
-    if (incoming_load_is_in(load, LOAD_UNDER_WAY)) {
-        return incoming_load_refuse(errp, what, hint, "'%s' is still being "
-                                    "loaded: %s", load->filename, reason);
-    }
-    return true;
+    return !load_has_migration_locked(load) ||
+           load_refuse_locked(load, what, reason, hint, errp);
 }
 
 bool migration_fastload_check_parameters(const MigrationParameters *params,
@@ -207,33 +220,33 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
     }
     /* With tls-creds and mapped-ram no parameter can be changed any more. */
     return (params->x_fast_load_threads == incoming_load_threads() &&
+            params->x_fast_load_detach == now->x_fast_load_detach &&
             params->multifd_channels == migrate_multifd_channels() &&
             params->direct_io == now->direct_io &&
             params->mode == now->mode &&
             !(params->tls_creds && *params->tls_creds)) ||
-           load_is_over("parameters",
-                        "x-fast-load-threads, multifd-channels, direct-io, "
-                        "mode and tls-creds cannot be changed before it is "
-                        "completed", HINT_WAIT, errp);
+           load_leaves_migration("parameters", "x-fast-load-threads, "
+               "x-fast-load-detach, multifd-channels, direct-io, mode and "
+               "tls-creds cannot be changed before it is completed", HINT_WAIT,
+               errp);
 }
 
 bool migration_fastload_check_capabilities(Error **errp)
 {
     /* What ends the load would look for what others make at its begin. */
-    return load_is_over("capabilities", "capabilities cannot be changed before "
-                        "it is completed", HINT_WAIT, errp);
-}
-
-bool migration_fastload_check_outgoing(Error **errp)
-{
-    return load_is_over("migrate", "the guest cannot be migrated before it is "
-                        "completed", FASTLOAD_HINT_OUTGOING, errp);
+    return load_leaves_migration("capabilities", "capabilities cannot be "
+                                 "changed before it is completed", HINT_WAIT,
+                                 errp);
 }
 
 bool migration_fastload_check_loadvm(Error **errp)
 {
-    return load_is_over("loadvm", "no other snapshot can be loaded before it "
-                        "is completed", HINT_WAIT, errp);
+    IncomingLoad *load = &incoming_load;
+
+    QEMU_LOCK_GUARD(&load->lock);
+    return !incoming_load_is_in(load, LOAD_UNDER_WAY) ||
+           load_refuse_locked(load, "loadvm", "no other snapshot can be loaded "
+                              "before it is completed", HINT_WAIT, errp);
 }
 
 /*
@@ -300,13 +313,89 @@ bool migration_fastload_check_save(Error **errp)
     return load_is_readable("save", "memory cannot be saved", errp);
 }
 
+/* Is @filename, which QEMU would empty, what @load reads? */
+static bool load_is_read_from(const IncomingLoad *load, const char *filename)
+{
+    g_autoptr(QIOChannelFile) ioc = NULL;
+    struct stat ours, theirs;
+    bool is_known = stat(filename, &theirs) == 0;
+
+    if (!is_known && g_str_has_prefix(filename, "/dev/fdset/")) {
+        /* The descriptor that QEMU would choose to write to. */
+        ioc = qio_channel_file_new_path(filename, O_WRONLY, 0, NULL);
+        is_known = ioc && fstat(ioc->fd, &theirs) == 0;
+    }
+    if (!is_known || fstat(load->ioc->fd, &ours) < 0) {
+        return false;
+    }
+    return S_ISBLK(ours.st_mode)
+           ? S_ISBLK(theirs.st_mode) && ours.st_rdev == theirs.st_rdev
+           : ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
+/*
+ * What does not wait for each page that is missing, or needs all of them at
+ * once; NULL: @addr and the settings are fine.
+ */
+static const char *load_unfit_outgoing(const MigrationAddress *addr)
+{
+    /* background-snapshot: QEMU itself finds that memory is trapped already. */
+    return migrate_ignore_shared() ? "x-ignore-shared" :
+           migrate_mode() != MIG_MODE_NORMAL ? MigMode_str(migrate_mode()) :
+           addr->transport == MIGRATION_ADDRESS_TYPE_RDMA ? "RDMA" : NULL;
+}
+
+bool migration_fastload_check_outgoing(const MigrationAddress *addr,
+                                       Error **errp)
+{
+    IncomingLoad *load = &incoming_load;
+    const char *unfit = load_unfit_outgoing(addr);
+    bool is_read_from;
+
+    if (!load_leaves_migration("migrate", "the guest cannot be migrated before "
+                               "it is completed", FASTLOAD_HINT_OUTGOING,
+                               errp) ||
+        !load_is_readable("migrate", "memory cannot be saved", errp)) {
+        return false;
+    }
+    if (!incoming_load_is_in(load, LOAD_MISSING)) {
+        return true;
+    }
+    is_read_from = addr->transport == MIGRATION_ADDRESS_TYPE_FILE &&
+                   load_is_read_from(load, addr->u.file.filename);
+    QEMU_LOCK_GUARD(&load->lock);
+    if (unfit) {
+        return incoming_load_refuse(errp, "migrate", HINT_WAIT,
+            "'%s' is still being loaded: the guest cannot be migrated with %s, "
+            "which does not wait for missing pages", load->filename, unfit);
+    }
+    if (is_read_from) {
+        return load_refuse_locked(load, "migrate", "it cannot be written to",
+                                  "Save to another file. " HINT_WAIT, errp);
+    }
+    return true;
+}
+
+void migration_fastload_add_blocked_reason(strList **reasons)
+{
+    IncomingLoad *load = &incoming_load;
+
+    QEMU_LOCK_GUARD(&load->lock);
+    if (incoming_load_is_in(load, LOAD_UNDER_WAY) &&
+        !incoming_load_is_in(load, LOAD_IN(COMPLETE))) {
+        QAPI_LIST_PREPEND(*reasons, g_strdup_printf("'%s' is still being "
+                          "loaded: the guest is saved or migrated when all of "
+                          "its memory is in place", load->filename));
+    }
+}
+
 bool migration_fastload_holds_requests(void)
 {
     IncomingLoad *load = &incoming_load;
     bool ends = qemu_shutdown_requested_get() != SHUTDOWN_CAUSE_NONE &&
                 shutdown_action != SHUTDOWN_ACTION_PAUSE;
 
-    if (!incoming_load_is_in(load, LOAD_IN(LOADING) | LOAD_IN(PAUSED))) {
+    if (!incoming_load_is_in(load, LOAD_MISSING)) {
         return false;
     }
     WITH_QEMU_LOCK_GUARD(&load->lock) {

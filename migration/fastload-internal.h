@@ -66,6 +66,10 @@
  * The stream fails (M) in READING, TRAPPED or FILLED, or a read does (E) in
  * TRAPPED: FAILED.  Who gives a load up (M release) in FAILED or before the
  * guest may run, from PREPARED to FILLED, ends in IDLE.
+ *
+ * A load that is detached has the same phases.  Its migration is completed by
+ * QEMU right after "loaded", so that from LOADING on no phase is one of the
+ * migration's: neither its status nor its error is touched.
  */
 typedef enum LoadPhase {
     LOAD_IDLE,     /* no file, no engine */
@@ -92,8 +96,9 @@ typedef enum LoadPhase {
 #define LOAD_ACTIVE \
     (LOAD_IN(TRAPPED) | LOAD_IN(FILLED) | LOAD_IN(FAILED) | LOAD_GUEST_RUNS)
 /* Guest memory must not be lost any more. */
-#define LOAD_GUEST_RUNS \
-    (LOAD_IN(LOADING) | LOAD_IN(PAUSED) | LOAD_IN(COMPLETE))
+#define LOAD_GUEST_RUNS (LOAD_MISSING | LOAD_IN(COMPLETE))
+/* The guest may run, and pages are missing. */
+#define LOAD_MISSING (LOAD_IN(LOADING) | LOAD_IN(PAUSED))
 /* Everything may be given up: the guest never ran. */
 #define LOAD_EXPENDABLE \
     (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_IN(TRAPPED) | \
@@ -123,7 +128,8 @@ typedef struct IncomingLoad {
     bool is_guarded;         /* memory is promised to be discardable */
     bool is_unlocked;        /* -overcommit mem-lock does not hold now */
     QEMUTimer *hold_timer;   /* wakes the main loop; from listen to unlisten */
-    bool owns_end;           /* the migration left its completion to us */
+    bool has_guest;          /* the guest has its run state */
+    bool has_blocktime;      /* keeps the figures of postcopy-blocktime */
     /*
      * Why RAM blocks could not be loaded.  QEMU's functions that read them, up
      * to SaveVMHandlers.load_state, return an errno only: the sentence passes
@@ -135,7 +141,8 @@ typedef struct IncomingLoad {
     bool has_left_vcpus;     /* QEMU ends, and they wait for pages */
 
     /* BQL and lock to write, either to read: commands out of band have one */
-    char *filename;
+    char *filename;          /* of the file itself, also if given as an fdset */
+    bool is_detached;        /* the migration does not wait for the end */
     uint64_t file_off;       /* where the stream begins */
     uint64_t file_bytes;
     int open_flags;
@@ -217,6 +224,8 @@ void incoming_load_unlisten(IncomingLoad *load);
 /* Neither a pipe nor a folder: opening a pipe would wait for a writer. */
 bool incoming_load_check_kind(const struct stat *st, const char *filename,
                               Error **errp);
+/* What to call the file that was opened as @filename: an fdset has no name. */
+char *incoming_load_real_name(QIOChannelFile *ioc, const char *filename);
 
 /* ---- ending QEMU: fastload-exit.c ---- */
 
@@ -248,6 +257,8 @@ Error *incoming_load_read_error_locked(const IncomingLoad *load,
                                        const FastloadFailure *failure);
 /* What a load that is kept up by @failure waits for. */
 const char *incoming_load_goes_on(const FastloadFailure *failure);
+/* The event that tells a new state, where the two phases differ in it. */
+void incoming_load_announce_locked(const IncomingLoad *load, LoadPhase from);
 /* The error of the migration, and its end; nobody else's is touched. */
 void incoming_load_tell_error_locked(IncomingLoad *load, const Error *err);
 void incoming_load_untell_error_locked(IncomingLoad *load);

@@ -43,6 +43,18 @@ bool incoming_load_check_kind(const struct stat *st, const char *filename,
         "'%s' is neither a file nor a block device", filename);
 }
 
+char *incoming_load_real_name(QIOChannelFile *ioc, const char *filename)
+{
+    g_autofree char *link = NULL;
+    char *name = NULL;
+
+    if (ioc && g_str_has_prefix(filename, "/dev/fdset/")) {
+        link = g_strdup_printf("/proc/self/fd/%d", ioc->fd);
+        name = g_file_read_link(link, NULL);
+    }
+    return name ?: g_strdup(filename);
+}
+
 /* Reads all of it, or says at which offset that failed. */
 static bool recover_read_copy(int fd, const char *filename, void *buf,
                               size_t len_bytes, uint64_t file_off,
@@ -218,7 +230,7 @@ static bool recover_begin(IncomingLoad *load, const Recovery *recovery,
 }
 
 static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
-                            int fd, Error **errp)
+                            QIOChannelFile *ioc, Error **errp)
 {
     g_autoptr(GError) gerr = NULL;
     bool is_taken;
@@ -226,11 +238,11 @@ static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         load->is_copy_new = true;
     }
-    is_taken = fastload_recover(load->engine, fd, &gerr);
+    is_taken = fastload_recover(load->engine, ioc->fd, &gerr);
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         if (is_taken) {
             g_free(load->filename);
-            load->filename = g_strdup(recovery->filename);
+            load->filename = incoming_load_real_name(ioc, recovery->filename);
         } else {
             error_setg(errp, "cannot read on from '%s': %s",
                        recovery->filename, gerr->message);
@@ -248,7 +260,7 @@ static void *recover_main(void *opaque)
 
     ioc = recover_find_copy(recovery, &err);
     if (ioc && recover_begin(load, recovery, &err)) {
-        recover_read_on(load, recovery, ioc->fd, &err);
+        recover_read_on(load, recovery, ioc, &err);
     }
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         load->recover_thread_count--;

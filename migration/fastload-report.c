@@ -10,6 +10,7 @@
 #include "qapi/clone-visitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-fastload.h"
+#include "qapi/qapi-events-fastload.h"
 #include "qapi/qapi-visit-fastload.h"
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
@@ -93,7 +94,7 @@ static MigrationFastLoadBackend load_backend(const FastloadStats *stats)
            : MIGRATION_FAST_LOAD_BACKEND_NONE;
 }
 
-static MigrationFastLoadState load_state(const IncomingLoad *load)
+static MigrationFastLoadState load_state(LoadPhase phase)
 {
     static const MigrationFastLoadState states[LOAD_PHASE_MAX] = {
         [LOAD_IDLE] = MIGRATION_FAST_LOAD_STATE_NONE,
@@ -108,7 +109,37 @@ static MigrationFastLoadState load_state(const IncomingLoad *load)
         [LOAD_SETTLING] = MIGRATION_FAST_LOAD_STATE_COMPLETED,
     };
 
-    return states[load->phase];
+    return states[phase];
+}
+
+/*
+ * COMPLETE is not told: the main thread has still to take note of it, and who
+ * is told must find everything allowed again.
+ */
+static MigrationFastLoadState load_told_state(LoadPhase phase)
+{
+    return load_state(phase == LOAD_COMPLETE ? LOAD_LOADING : phase);
+}
+
+void incoming_load_announce_locked(const IncomingLoad *load, LoadPhase from)
+{
+    MigrationFastLoadState state = load_told_state(load->phase);
+    g_autoptr(Error) err = NULL;
+    FastloadFailure failure;
+
+    /* What ends in IDLE has told its last state, or never began. */
+    if (state == load_told_state(from) || load->phase == LOAD_COMPLETE ||
+        load->phase == LOAD_IDLE) {
+        return;
+    }
+    if (load->phase == LOAD_FAILED && load->has_failure) {
+        err = incoming_load_read_error_locked(load, &load->failure);
+    } else if (load->phase == LOAD_PAUSED &&
+               fastload_is_failing(load->engine, &failure)) {
+        err = incoming_load_read_error_locked(load, &failure);
+    }
+    qapi_event_send_x_fast_load(state, load->filename,
+                                err ? error_get_pretty(err) : NULL);
 }
 
 static void load_copy_figures(const FastloadStats *stats,
@@ -141,7 +172,7 @@ MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load)
 
     fastload_get_stats(load->engine, &stats);
     load_copy_figures(&stats, info);
-    info->state = load_state(load);
+    info->state = load_state(load->phase);
     info->has_time_to_run_us = load->run_us != 0;
     info->time_to_run_us = load->run_us;
     info->has_time_to_complete_us = load->complete_us != 0;

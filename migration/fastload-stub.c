@@ -11,9 +11,11 @@
 
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
 {
-    if (migrate_get_current()->parameters.x_fast_load_threads) {
-        error_setg(errp, "x-fast-load-threads needs a QEMU built with "
-                   "liburing; set it to 0");
+    const MigrationParameters *params = &migrate_get_current()->parameters;
+
+    if (params->x_fast_load_threads || params->x_fast_load_detach) {
+        error_setg(errp, "x-fast-load-threads and x-fast-load-detach need a "
+                   "QEMU built with liburing; set them to 0 and off");
         return false;
     }
     return true;
@@ -100,9 +102,19 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
     return true;
 }
 
-bool migration_fastload_check_outgoing(Error **errp)
+bool migration_fastload_check_outgoing(const MigrationAddress *addr,
+                                       Error **errp)
 {
     return true;
+}
+
+bool migration_fastload_owns_status(void)
+{
+    return false;
+}
+
+void migration_fastload_add_blocked_reason(strList **reasons)
+{
 }
 
 bool migration_fastload_check_stop(Error **errp)

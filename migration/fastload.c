@@ -104,12 +104,14 @@ static void load_check_locked(const IncomingLoad *load)
 
 void incoming_load_move_locked(IncomingLoad *load, LoadPhase to)
 {
-    assert(load_moves[load->phase] & (1u << to));
-    trace_fastload_load_moved(load_phase_names[load->phase],
-                              load_phase_names[to]);
+    LoadPhase from = load->phase;
+
+    assert(load_moves[from] & (1u << to));
+    trace_fastload_load_moved(load_phase_names[from], load_phase_names[to]);
     /* pairs with the read in incoming_load_is_in() */
     qatomic_set(&load->phase, to);
     load_check_locked(load);
+    incoming_load_announce_locked(load, from);
     qemu_cond_broadcast(&load->watch_cond);
 }
 
@@ -139,6 +141,14 @@ bool migration_fastload_is_active(void)
     return incoming_load_is_in(&incoming_load, LOAD_ACTIVE);
 }
 
+bool migration_fastload_owns_status(void)
+{
+    IncomingLoad *load = &incoming_load;
+
+    QEMU_LOCK_GUARD(&load->lock);
+    return incoming_load_is_in(load, LOAD_ACTIVE) && !load->is_detached;
+}
+
 /* ---- before the stream ---- */
 
 static int load_open_flags(void)
@@ -149,6 +159,16 @@ static int load_open_flags(void)
     }
 #endif
     return O_RDONLY;
+}
+
+/* What the file is called from now on, for people. */
+static void load_name_file(IncomingLoad *load, const char *filename)
+{
+    char *name = incoming_load_real_name(load->ioc, filename);
+
+    QEMU_LOCK_GUARD(&load->lock);
+    g_free(load->filename);
+    load->filename = name;
 }
 
 static bool load_take_file(IncomingLoad *load, const FileMigrationArgs *file,
@@ -170,8 +190,10 @@ static bool load_take_file(IncomingLoad *load, const FileMigrationArgs *file,
      */
     load->ioc = qio_channel_file_new_path(file->filename, load_open_flags(),
                                           0, NULL);
+    load_name_file(load, file->filename);
     WITH_QEMU_LOCK_GUARD(&load->lock) {
-        load->filename = g_strdup(file->filename);
+        load->is_detached =
+            migrate_get_current()->parameters.x_fast_load_detach;
         load->file_off = load->block_end = file->offset;
         load->open_flags = load_open_flags();
         incoming_load_move_locked(load, LOAD_PREPARED);
@@ -203,6 +225,13 @@ static bool load_check_settings(Error **errp)
             "Switch one of them off.", "x-fast-load-threads cannot be used "
             "with the capability 'background-snapshot'");
     }
+    if (migrate_get_current()->parameters.x_fast_load_detach &&
+        migrate_postcopy_blocktime()) {
+        return incoming_load_refuse(errp, "detached blocktime",
+            "Switch one of them off; x-query-fast-load has latencies as well.",
+            "x-fast-load-detach cannot be used with the capability "
+            "'postcopy-blocktime', whose figures are the migration's");
+    }
     if (migrate_tls()) {
         return incoming_load_refuse(errp, "TLS",
             "Switch mapped-ram off, set tls-creds to the empty string, and "
@@ -225,7 +254,12 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     }
     migration_fastload_cleanup();
     if (!incoming_load_threads()) {
-        return true;
+        return !migrate_get_current()->parameters.x_fast_load_detach ||
+               incoming_load_refuse(errp, "detached without threads",
+                   "Set x-fast-load-threads to 2, or x-fast-load-detach to "
+                   "off.", "x-fast-load-detach needs x-fast-load-threads: "
+                   "with 0 threads nothing is left to load once the guest can "
+                   "run");
     }
     if (!load_check_settings(errp)) {
         return false;
@@ -296,6 +330,9 @@ static void load_finish(IncomingLoad *load)
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         incoming_load_move_locked(load, LOAD_SETTLING);
     }
+    if (load->is_detached) {
+        return; /* the migration has ended long ago */
+    }
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_COMPLETED);
     migration_incoming_state_destroy();
@@ -306,9 +343,11 @@ static void load_end_bh(void *opaque)
 {
     IncomingLoad *load = opaque;
 
-    if (load->owns_end && incoming_load_is_in(load, LOAD_IN(COMPLETE))) {
+    if (load->has_guest && incoming_load_is_in(load, LOAD_IN(COMPLETE))) {
         load_finish(load);
-    } else if (incoming_load_is_in(load, LOAD_IN(SETTLING))) {
+    }
+    /* Not all of a load that is detached is called for by the migration. */
+    if (incoming_load_is_in(load, LOAD_IN(SETTLING))) {
         migration_fastload_cleanup();
     }
 }
@@ -348,13 +387,14 @@ static void load_release(IncomingLoad *load)
     error_free(load->stream_error);
     load->stream_error = NULL;
     load->run_us = load->block_end = 0;
-    load->owns_end = false;
+    load->has_guest = load->has_blocktime = false;
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         /* Threads that still look at a copy find that they came too late. */
         load->recover_number++;
         g_clear_pointer(&load->recover_desc, g_free);
         g_free(load->filename);
         load->filename = NULL;
+        load->is_detached = false;
         load->has_failure = load->is_time_told = load->is_copy_new = false;
         load->complete_us = 0;
         incoming_load_move_locked(load, LOAD_IDLE);
@@ -403,6 +443,9 @@ static void load_pause_locked(IncomingLoad *load,
     /* The main loop may wait for a page too, and the monitor not answer. */
     warn_report("fast load: %s; the guest waits, and goes on %s",
                 error_get_pretty(err), incoming_load_goes_on(failure));
+    if (load->is_detached) {
+        return;
+    }
     incoming_load_tell_error_locked(load, err);
     migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
                       MIGRATION_STATUS_POSTCOPY_PAUSED);
@@ -413,9 +456,11 @@ static void load_resume_locked(IncomingLoad *load)
     MigrationIncomingState *mis = migration_incoming_get_current();
 
     incoming_load_move_locked(load, LOAD_LOADING);
-    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
-                      MIGRATION_STATUS_POSTCOPY_ACTIVE);
-    incoming_load_untell_error_locked(load);
+    if (!load->is_detached) {
+        migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
+                          MIGRATION_STATUS_POSTCOPY_ACTIVE);
+        incoming_load_untell_error_locked(load);
+    }
     g_clear_pointer(&load->recover_desc, g_free);
     /* What migration_fastload_holds_requests() has held is due now. */
     qemu_notify_event();
@@ -449,8 +494,10 @@ static void load_complete_locked(IncomingLoad *load)
 
 static void load_page_wanted(void *hva, uint32_t tid, void *opaque)
 {
-    incoming_load_note_wait(opaque, hva, tid);
-    if (migrate_postcopy_blocktime()) {
+    IncomingLoad *load = opaque;
+
+    incoming_load_note_wait(load, hva, tid);
+    if (load->has_blocktime) {
         incoming_load_page_wanted(hva, tid, opaque);
     }
 }
@@ -510,6 +557,7 @@ static bool load_find_file(IncomingLoad *load, QEMUFile *f, off_t *ret_end,
     if (!load->ioc) {
         load->ioc = qio_channel_file_new_path(load->filename,
                                               load->open_flags, 0, errp);
+        load_name_file(load, load->filename);
     }
     if (!load->ioc) {
         return false;
@@ -544,7 +592,8 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
     Fastload *engine;
     off_t end;
 
-    if (migrate_postcopy_blocktime()) {
+    load->has_blocktime = migrate_postcopy_blocktime();
+    if (load->has_blocktime) {
         config.placed_func = incoming_load_pages_placed;
         config.placed_opaque = load;
         mis->blocktime_ctx = mis->blocktime_ctx ?: blocktime_context_new();
@@ -663,8 +712,10 @@ static bool load_let_run(IncomingLoad *load, int *ret_result, Error **errp)
     } else {
         incoming_load_move_locked(load, LOAD_LOADING);
     }
-    migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE,
-                      MIGRATION_STATUS_POSTCOPY_ACTIVE);
+    if (!load->is_detached) {
+        migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE,
+                          MIGRATION_STATUS_POSTCOPY_ACTIVE);
+    }
     return true;
 }
 
@@ -705,10 +756,10 @@ bool migration_fastload_defer_completion(void)
     if (!incoming_load_is_in(load, LOAD_GUEST_RUNS)) {
         return false;
     }
-    load->owns_end = true;
+    load->has_guest = true;
     /* Does nothing while pages are missing. */
     migration_bh_schedule(load_end_bh, load);
-    return true;
+    return !load->is_detached;
 }
 
 void migration_fastload_apply_parameters(void)

@@ -9,6 +9,8 @@
  * Threads: everything runs with the BQL held, on the thread that loads the
  *   stream, except migration_fastload_is_active(), _recover() and _query(),
  *   safe from any thread, as is the command x-query-fast-load.
+ * Detached: with x-fast-load-detach the migration is completed as soon as the
+ *   guest may run, and the load lives on by itself.
  * Off: with x-fast-load-threads=0 no call has an effect.
  * Order: prepare -> begin -> load_block* -> start -> loaded ->
  *   defer_completion; cleanup ends the load and is what a failure calls; but
@@ -69,15 +71,16 @@ int migration_fastload_start(void);
  *
  * Returns @ret, or -errno when fast load failed underneath; @errp then says
  * the cause, in place of what it said.  On success the status becomes
- * postcopy-active.
+ * postcopy-active, unless the load is detached.
  */
 int migration_fastload_loaded(int ret, Error **errp);
 
 /**
  * migration_fastload_defer_completion: the guest has its run state
  *
- * Returns false when fast load is off.  Otherwise the status becomes
- * completed, and the incoming state is destroyed, when all RAM is in place.
+ * Returns false when fast load is off, or detached: the caller completes the
+ * migration.  Otherwise the status becomes completed, and the incoming state is
+ * destroyed, when all RAM is in place.
  */
 bool migration_fastload_defer_completion(void);
 
@@ -88,8 +91,23 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
 /* May migration capabilities be changed? */
 bool migration_fastload_check_capabilities(Error **errp);
 
-/* May an outgoing migration begin?  Not while pages are missing. */
-bool migration_fastload_check_outgoing(Error **errp);
+/*
+ * May an outgoing migration to @addr begin?  While pages are missing only of a
+ * load that is detached: it reads each page, and so waits for those that are
+ * missing.  Not to the file that is being loaded, and not in a way that needs
+ * all memory at once or leaves some of it where it is.
+ */
+bool migration_fastload_check_outgoing(const MigrationAddress *addr,
+                                       Error **errp);
+
+/* Is the status of the migration that of a load, and of nobody else? */
+bool migration_fastload_owns_status(void);
+
+/*
+ * While pages are missing, a reason for managers, which look at these before
+ * they stop the guest or open a file; QEMU itself does not go by it.
+ */
+void migration_fastload_add_blocked_reason(strList **reasons);
 
 /* May a snapshot be loaded over it?  Not while pages are missing. */
 bool migration_fastload_check_loadvm(Error **errp);

@@ -7,7 +7,7 @@ Names of arguments are Python's: send("x", exit_on_error=True) sends
 
 import json
 import socket
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from waiting import Lines, VmError, Waiting
 
@@ -72,10 +72,11 @@ class Monitor(Waiting):
     # -- commands
 
     def send(self, command: str, *, oob: bool = False,
-             **arguments: Any) -> int:
+             fds: Sequence[int] = (), **arguments: Any) -> int:
         """Send a command without waiting; the id of its reply.
 
         oob: out of band, which works while the main loop waits for a page.
+        fds: descriptors that QEMU is given with it.
         """
         with self.changed:
             self._next_id += 1
@@ -84,7 +85,8 @@ class Monitor(Waiting):
         if arguments:
             message["arguments"] = with_dashes(arguments)
         try:
-            self._monitor_socket.sendall(json.dumps(message).encode() + b"\n")
+            socket.send_fds(self._monitor_socket,
+                            [json.dumps(message).encode() + b"\n"], fds)
         except OSError:
             pass                    # the wait for the reply tells the reason
         return ident

@@ -155,7 +155,7 @@ class Restore:
             self.descriptors_before = self.vm.descriptors(snapshot)
             if before_incoming:
                 before_incoming(self.vm)
-            more = {} if exit_on_error is None else \
+            more: dict[str, Any] = {} if exit_on_error is None else \
                 {"exit_on_error": exit_on_error}
             self.t0 = time.monotonic()
             self._incoming = self.vm.send("migrate-incoming", uri=self.uri,
