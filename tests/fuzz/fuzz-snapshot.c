@@ -170,6 +170,12 @@ static void check_inspect(const Snapshot *snapshot)
     CHECK(fclose(out) == 0);
     check_printable(text, byte_count, true);
     free(text);
+    text = snapshot_run_state(snapshot);
+    if (text) {
+        check_printable(text, strlen(text), false);
+        CHECK(strlen(text) <= 32);
+    }
+    g_free(text);
 }
 
 /* ---- the file ---- */

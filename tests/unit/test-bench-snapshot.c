@@ -483,6 +483,71 @@ static void test_unknown_sections_end_the_search(void)
 
 /* ---- damage ---- */
 
+/* What a device's section is like, with the state in it. */
+static void maker_state(Maker *m, const char *name, const char *state)
+{
+    char bytes[100] = "";
+
+    strcpy(bytes, state);
+    put_be(m, 1, 4);
+    put_be(m, 4, 0);
+    put_text(m, name);
+    put_be(m, 4, 0);
+    put_be(m, 4, 1);
+    put_be(m, 4, strlen(state) + 1);
+    put(m, bytes, sizeof(bytes));
+}
+
+static void test_machine_and_its_state_are_told(void)
+{
+    /* The name of the machine, and what it did when it was saved. */
+    static const char *const names[] = { "running", "paused", "postmigrate" };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(names); i++) {
+        Maker m = maker_usual();
+        g_autoptr(Snapshot) snapshot = NULL;
+        g_autofree char *state = NULL;
+
+        maker_state(&m, "timer", "running-not");
+        maker_state(&m, "globalstate", names[i]);
+        snapshot = maker_open_ok(&m);
+        state = snapshot_run_state(snapshot);
+        g_assert_cmpstr(snapshot->machine, ==, "pc");
+        g_assert_cmpstr(state, ==, names[i]);
+    }
+}
+
+static void test_machine_that_is_not_told_is_none(void)
+{
+    /* A file without devices, with a footer cut short, or with rubbish. */
+    static const uint8_t rubbish[] = { 0xff, 0x1b, '[', '1', 'm' };
+    uint32_t cut;
+
+    for (cut = 0; cut < 7; cut++) {
+        Maker m = maker_begin(NULL, NULL);
+        g_autoptr(Snapshot) snapshot = NULL;
+        g_autofree char *state = NULL;
+
+        maker_ram(&m);
+        maker_block(&m, "pc.ram", 3, 0x5);
+        maker_end(&m);
+        if (cut == 5) {
+            maker_state(&m, "globalstate", "");
+        } else if (cut == 6) {
+            maker_state(&m, "globalstate", "run");
+            memcpy(m.bytes->data + m.bytes->len - 100, rubbish,
+                   sizeof(rubbish));
+        } else {
+            g_byte_array_set_size(m.bytes, m.bytes->len - cut);
+        }
+        snapshot = maker_open_ok(&m);
+        state = snapshot_run_state(snapshot);
+        g_assert_cmpstr(snapshot->machine, ==, "");
+        g_assert_null(state);
+    }
+}
+
 static void test_other_files_are_refused(void)
 {
     /* What is no snapshot at all is told from what is a damaged one. */
@@ -1075,6 +1140,10 @@ int main(int argc, char **argv)
     add("snapshot/rounds-are-passed-over", test_rounds_are_passed_over);
     add("snapshot/unknown-sections-end-the-search",
         test_unknown_sections_end_the_search);
+    add("snapshot/machine-and-its-state-are-told",
+        test_machine_and_its_state_are_told);
+    add("snapshot/machine-that-is-not-told-is-none",
+        test_machine_that_is_not_told_is_none);
     add("snapshot/other-files-are-refused", test_other_files_are_refused);
     add("snapshot/pipes-and-folders-are-refused",
         test_pipes_and_folders_are_refused);

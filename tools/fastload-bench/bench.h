@@ -126,6 +126,9 @@ typedef struct Snapshot {
     int fd;                  /* read-only, buffered; owned */
     SnapshotIdentity identity; /* as it was opened */
     uint64_t file_bytes;
+    char *machine;           /* of the QEMU that saved; "": it is not told;
+                              * a stranger's bytes */
+    uint64_t devices_off;    /* where the state of devices begins */
     uint64_t guest_bytes;    /* from 0 to the end of the last block, 2 MiB
                               * aligned; what lies between blocks is unused */
     uint64_t len_bytes;      /* of all blocks */
@@ -154,6 +157,8 @@ Snapshot *snapshot_open(const char *path, GError **error);
  * mount, the file behind it.
  */
 bool snapshot_is_same(const Snapshot *snapshot);
+/* What the machine did: "running", "paused", "prelaunch"...; NULL: unknown. */
+char *snapshot_run_state(const Snapshot *snapshot);
 void snapshot_free(Snapshot *snapshot);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Snapshot, snapshot_free)
 

@@ -69,6 +69,11 @@
 #define ROUND_COUNT_MAX (1u << 18)
 #define EXTRA_BYTES_MAX 16
 #define BITMAP_PIECE_BYTES (256u << 10)
+/* The section "globalstate" is one of the first behind RAM. */
+#define RUN_STATE_SEARCH_BYTES (4u << 20)
+/* From the length of its name on: where the state is, and where it ends. */
+#define RUN_STATE_OFF (1 + 11 + 4 + 4 + 4)
+#define RUN_STATE_BYTES (RUN_STATE_OFF + 32)
 #define YOUNG_NS (2000 * 1000 * 1000ll)
 
 G_DEFINE_QUARK(bench-error-quark, bench_error)
@@ -81,6 +86,7 @@ typedef struct Parser {
     /* where the stream is read next */
     uint64_t off;
     /* of the configuration */
+    char machine[MACHINE_BYTES_MAX + 1];
     bool has_capabilities;
     bool is_ignore_shared;
     bool is_mapped_ram;
@@ -374,6 +380,15 @@ static bool parse_configuration(Parser *p, GError **error)
                            PRIu64 " has %" PRIu64 " bytes", p->off - 4,
                            byte_count);
         return false;
+    }
+    if (parser_is_inside(p, p->off, byte_count)) {
+        const uint8_t *name = parser_look(p, p->off, byte_count, "the header",
+                                          error);
+
+        if (!name) {
+            return false;
+        }
+        memcpy(p->machine, name, byte_count);
     }
     p->off += byte_count;
     for (i = 0; i < SUBSECTION_COUNT_MAX && is_known; i++) {
@@ -954,6 +969,8 @@ static bool parse_file(Parser *p, Snapshot *snapshot, GError **error)
     end = last->guest_off + last->len_bytes;
     snapshot->guest_bytes = (end + BENCH_HUGE_BYTES - 1) / BENCH_HUGE_BYTES *
                             BENCH_HUGE_BYTES;
+    snapshot->machine = g_strdup(p->machine);
+    snapshot->devices_off = p->off;
     snapshot->len_bytes = p->len_bytes;
     snapshot->block_count = p->blocks->len;
     snapshot->blocks = (SnapshotBlock *)(void *)
@@ -1018,12 +1035,36 @@ void snapshot_free(Snapshot *snapshot)
     }
     g_free(snapshot->path);
     g_free(snapshot->label);
+    g_free(snapshot->machine);
     g_free(snapshot->blocks);
     g_free(snapshot->data_bits);
     g_free(snapshot);
 }
 
 /* ---- looking into it ---- */
+
+char *snapshot_run_state(const Snapshot *snapshot)
+{
+    /* A byte with the length, the name, instance 0, version 1. */
+    static const char head[] = "\013globalstate\0\0\0\0\0\0\0\001";
+    uint64_t end = MIN(snapshot->file_bytes,
+                       snapshot->devices_off + RUN_STATE_SEARCH_BYTES);
+    g_autofree char *bytes = g_malloc(RUN_STATE_SEARCH_BYTES);
+    /* The last footer may be cut short: then it begins behind the end. */
+    ssize_t got = end < snapshot->devices_off ? 0
+        : pread(snapshot->fd, bytes, end - snapshot->devices_off,
+                snapshot->devices_off);
+    const char *at = got > 0 ? memmem(bytes, got, head, sizeof(head) - 1)
+                             : NULL;
+    g_autofree char *state = NULL;
+
+    if (!at || got - (at - bytes) < RUN_STATE_BYTES) {
+        return NULL;
+    }
+    state = g_strndup(at + RUN_STATE_OFF, RUN_STATE_BYTES - RUN_STATE_OFF);
+    return *state && strspn(state, "abcdefghijklmnopqrstuvwxyz-") ==
+                     strlen(state) ? g_steal_pointer(&state) : NULL;
+}
 
 const SnapshotBlock *snapshot_block_of(const Snapshot *snapshot,
                                        uint64_t page)
