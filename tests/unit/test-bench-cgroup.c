@@ -143,6 +143,28 @@ static void test_container(Tree *tree, gconstpointer opaque)
     g_assert_cmpuint(memory.limit_bytes, ==, 100 * MIB);
 }
 
+static void test_threads(Tree *tree, gconstpointer opaque)
+{
+    /* What is left on the level that has the least left, of either version. */
+    g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, CGROUP_UNLIMITED);
+    tree_write(tree, "/proc/self/cgroup", "0::/outer/inner\n");
+    tree_write(tree, "/proc/self/mountinfo", V2_MOUNT);
+    tree_write(tree, "/sys/fs/cgroup/outer/inner/pids.max", "max\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/inner/pids.current", "7\n");
+    g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, CGROUP_UNLIMITED);
+    tree_write(tree, "/sys/fs/cgroup/outer/pids.max", "100\n");
+    tree_write(tree, "/sys/fs/cgroup/outer/pids.current", "30\n");
+    g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, 70);
+    tree_write(tree, "/sys/fs/cgroup/outer/inner/pids.max", "5\n");
+    g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, 0);
+    tree_write(tree, "/proc/self/cgroup", "5:pids:/box\n0::/\n");
+    tree_write(tree, "/proc/self/mountinfo",
+               "31 24 0:27 / /sys/fs/cgroup/pids rw - cgroup none rw,pids\n");
+    tree_write(tree, "/sys/fs/cgroup/pids/box/pids.max", "12\n");
+    tree_write(tree, "/sys/fs/cgroup/pids/box/pids.current", "2\n");
+    g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, 10);
+}
+
 static void add(const char *path, void (*func)(Tree *, gconstpointer))
 {
     g_test_add(path, Tree, NULL, tree_set_up, func, tree_tear_down);
@@ -155,5 +177,6 @@ int main(int argc, char **argv)
     add("/bench/cgroup/v2-levels", test_v2_levels);
     add("/bench/cgroup/v1-hybrid", test_v1_hybrid);
     add("/bench/cgroup/container", test_container);
+    add("/bench/cgroup/threads", test_threads);
     return g_test_run();
 }

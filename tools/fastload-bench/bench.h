@@ -21,7 +21,8 @@
  *   measure.c      one run of one contender, in a process of its own
  *   clones.c       processes that restore the same file at once
  *   storage.c      page cache dropped or filled; what the device can do
- *   cgroup.c       limits of memory and CPU that this process lives under
+ *   cgroup.c       limits of memory, CPU and threads that this process lives
+ *                  under
  *   storage-class.c  kinds of storage, and when one answers
  *   storage-fuse.c storage of a kind, as a file that all contenders read
  *   box.c          a cgroup with limits, for the processes of a run
@@ -1075,6 +1076,8 @@ typedef struct CgroupMemory {
 void cgroup_get_memory(const char *root, CgroupMemory *ret_memory);
 /* Of how many CPUs; 0: there is no quota. */
 double cgroup_get_cpu_quota(const char *root);
+/* How many more threads there may be; CGROUP_UNLIMITED. */
+uint64_t cgroup_get_free_pids(const char *root);
 /* How many of its processes the kernel has killed for want of memory. */
 uint64_t cgroup_oom_kill_count(const char *root);
 /* The same of the cgroup with this folder. */

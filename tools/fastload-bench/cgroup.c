@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads limits of memory and CPU, of version 2 and version 1, also where a
- * container sees only a part of the tree.  Changes nothing.  What cannot be
- * read is no limit; nothing here fails.
+ * Reads limits of memory, CPU and threads, of version 2 and version 1, also
+ * where a container sees only a part of the tree.  Changes nothing.  What
+ * cannot be read is no limit; nothing here fails.
  */
 #include "bench.h"
 
@@ -234,6 +234,25 @@ double cgroup_get_cpu_quota(const char *root)
 
         if (quota > 0 && (least == 0 || quota < least)) {
             least = quota;
+        }
+    } while (cgroup_rise(&cgroup));
+    return least;
+}
+
+uint64_t cgroup_get_free_pids(const char *root)
+{
+    g_auto(Cgroup) cgroup = { 0 };
+    uint64_t least = CGROUP_UNLIMITED;
+
+    if (!cgroup_find(root, "pids", &cgroup)) {
+        return least;
+    }
+    do {
+        uint64_t max_count, used_count = 0;
+
+        if (cgroup_number(&cgroup, "pids.max", NULL, &max_count)) {
+            cgroup_number(&cgroup, "pids.current", NULL, &used_count);
+            least = MIN(least, max_count - MIN(max_count, used_count));
         }
     } while (cgroup_rise(&cgroup));
     return least;
