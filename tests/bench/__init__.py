@@ -32,5 +32,6 @@ The cases, in the order in which they run:
     refusals      what is refused, in one sentence
     outputs       where results go, and when there is no room
     permission    what the kernel does not permit
+    doctor        whether a host is ready for a load
     help          what help names
 """

@@ -9,7 +9,8 @@ from tap import case, check
 def help_names_everything(bench: Bench) -> None:
     text = bench.good("--help").out
     for word in (*LOADERS, *EXTRAS, "gen", "inspect", "trace [", "report",
-                 "compare", "--contenders", "--repeat", "--snapshot"):
+                 "compare", "doctor", "--contenders", "--repeat",
+                 "--snapshot"):
         check(word in text, f"--help does not have {word}")
     for word in ("--size", "--cache", "--pattern", "--working-set", "--vcpus",
                  "--threads", "--direct", "--quick"):

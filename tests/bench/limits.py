@@ -34,17 +34,17 @@ def cgroup_parent(controller: str) -> tuple[Path, bool]:
 
 
 @contextlib.contextmanager
-def memory_cgroup(limit_bytes: int) -> Iterator[tuple[str, ...]]:
+def limited_cgroup(controller: str, name_v2: str, name_v1: str,
+                   value: str) -> Iterator[tuple[str, ...]]:
     """The begin of a command that runs the rest of it in a cgroup."""
-    parent, is_v2 = cgroup_parent("memory")
+    parent, is_v2 = cgroup_parent(controller)
     folder = parent / f"bench-smoke-{os.getpid()}"
     try:
         folder.mkdir()
     except OSError as e:
         raise Skip(f"no cgroup can be made: {e}") from e
     try:
-        name = "memory.max" if is_v2 else "memory.limit_in_bytes"
-        (folder / name).write_text(str(limit_bytes))
+        (folder / (name_v2 if is_v2 else name_v1)).write_text(value)
         yield ("sh", "-ec", 'echo $$ > "$0"/cgroup.procs; exec "$@"',
                str(folder))
     finally:
@@ -54,6 +54,12 @@ def memory_cgroup(limit_bytes: int) -> Iterator[tuple[str, ...]]:
             return not folder.exists()
 
         wait_until("end of the cgroup's processes", is_removed)
+
+
+def memory_cgroup(limit_bytes: int) -> \
+        contextlib.AbstractContextManager[tuple[str, ...]]:
+    return limited_cgroup("memory", "memory.max", "memory.limit_in_bytes",
+                          str(limit_bytes))
 
 
 @case("a guest that fits into its cgroup is measured, memory touched first")

@@ -38,16 +38,17 @@ def copy_for_nobody(bench: Bench) -> tuple[Path, Path]:
 
 
 def as_nobody(bench: Bench, *args: object) -> Done:
-    """What the program says to another user."""
+    """What the program says to another user; of a run if args has options."""
     options: dict[str, Any] = {}
     if is_root():
         user = pwd.getpwnam("nobody")
         options = {"user": user.pw_uid, "group": user.pw_gid,
                    "extra_groups": []}
     folder, program = copy_for_nobody(bench)
+    place = ("--dir", folder) if str(args[0]).startswith("-") else ()
     try:
         return bench.finish(bench.spawn(
-            [program, "--dir", folder, *args], cwd="/", **options))
+            [program, *place, *args], cwd="/", **options))
     except PermissionError as e:
         raise Skip(f"nobody cannot go into {bench.folder}") from e
 

@@ -23,6 +23,11 @@
  *   storage.c      page cache dropped or filled; what the device can do
  *   cgroup.c       limits of memory, CPU and threads that this process lives
  *                  under
+ *   doctor.c       what a load needs of this host: asking, and what is said
+ *   doctor-trap.c  the same: userfaultfd
+ *   doctor-host.c  the same: io_uring, huge pages, limits, KVM
+ *   doctor-place.c the same: storage, and the snapshot on it
+ *   doctor-qemu.c  the same: a QEMU
  *   storage-class.c  kinds of storage, and when one answers
  *   storage-fuse.c storage of a kind, as a file that all contenders read
  *   box.c          a cgroup with limits, for the processes of a run
@@ -1272,6 +1277,118 @@ void csv_begin_line(GString *csv, JsonObject *root, JsonObject *work,
 void csv_add_text(GString *csv, const char *text);
 void csv_add_number(GString *csv, double number);
 void csv_end_line(GString *csv);
+
+/* ---- doctor.c ---- */
+
+/* Of one thing that a load can make use of. */
+typedef enum DoctorVerdict {
+    DOCTOR_YES,
+    DOCTOR_NO,               /* a load goes on without it */
+    DOCTOR_MISSING,          /* a load fails without it */
+    DOCTOR_UNKNOWN,          /* or it does not matter here */
+    DOCTOR_VERDICT_COUNT,
+} DoctorVerdict;
+
+/* Whom and what is asked for. */
+typedef struct Doctor {
+    const char *root;        /* before paths that are read of /proc and /sys;
+                              * "" but for tests */
+    const char *path;        /* a snapshot or a folder, as it is called */
+    const char *open_path;   /* the same, as it is opened */
+    const char *qemu_path;   /* or NULL */
+    uint32_t qemu_ms;        /* for so long it may answer */
+    const char *user;        /* its name, to be put into commands */
+    FILE *out;               /* where findings go, a line of JSON each */
+} Doctor;
+
+/*
+ * One finding.  @id: one of doctor.c's table.  @mend: a command, or NULL; it is
+ * freed.  The rest is a sentence about what that means for a load.
+ */
+void doctor_say(const Doctor *doctor, const char *id, DoctorVerdict verdict,
+                char *mend, const char *format, ...) G_GNUC_PRINTF(5, 6);
+/* Asks some things, and says what it finds in each case. */
+typedef void DoctorProbe(const Doctor *doctor);
+/* All of them, NULL at the end, in the order of their findings. */
+extern DoctorProbe *const doctor_probes[];
+
+/* Nothing takes so long but a storage that does not answer at all. */
+#define DOCTOR_PATIENCE_MS 30000
+/*
+ * Asks for it all in a process of its own, as that user (NULL: as it is), and
+ * waits for each finding for so long.  @probes: NULL: all.
+ */
+JsonNode *doctor_examine(const Doctor *doctor, const char *user,
+                         DoctorProbe *const *probes, uint32_t patience_ms,
+                         GError **error);
+/* Whether a load has all that it needs. */
+bool doctor_is_ready(JsonNode *report);
+void doctor_print(JsonNode *report, const Paper *paper, bool has_colours);
+/* Whether what goes to that descriptor may be coloured. */
+bool doctor_has_colours(int fd);
+/* The first line of a file, or what it has in [brackets]; NULL: no file. */
+char *doctor_line(const Doctor *doctor, const char *path);
+/* False: it is not there. */
+bool doctor_number(const Doctor *doctor, const char *path, uint64_t *ret);
+
+/* ---- doctor-trap.c ---- */
+
+/* Why a userfaultfd is refused. */
+typedef struct DoctorRefusal {
+    int call_errno;          /* of the system call; 0: it is granted */
+    int user_mode_errno;     /* of the same for faults of user mode alone */
+    int device_errno;        /* of /dev/userfaultfd */
+    bool is_filtered;        /* a seccomp filter is on */
+    const char *profile;     /* of a security module; NULL: none confines */
+} DoctorRefusal;
+
+/* What the system call's refusal is due to. */
+char *doctor_trap_cause(const DoctorRefusal *refusal);
+DoctorProbe doctor_trap_probe;
+
+/* ---- doctor-host.c ---- */
+
+/* What the sysctls say of who may have io_uring. */
+typedef struct DoctorRing {
+    int error_number;        /* of setting one up, 0: there is one */
+    uint64_t disabled;       /* kernel.io_uring_disabled */
+    int64_t group;           /* kernel.io_uring_group; -1: none */
+    bool is_filtered;        /* a seccomp filter is on */
+} DoctorRing;
+
+/* Why there is none; @ret_mend: the command, or NULL. */
+char *doctor_ring_cause(const DoctorRing *ring, const char *user,
+                        char **ret_mend);
+/* Whether a seccomp filter is on; which profile confines, or NULL. */
+bool doctor_is_filtered(const Doctor *doctor);
+char *doctor_profile(const Doctor *doctor);
+/* CAP_... of this process. */
+bool doctor_has_capability(uint32_t capability);
+DoctorProbe doctor_reading_probe, doctor_huge_probe, doctor_limits_probe,
+    doctor_kvm_probe;
+
+/* ---- doctor-place.c ---- */
+
+typedef enum DoctorDisk {
+    DOCTOR_DISK_UNKNOWN, DOCTOR_DISK_ROTATING, DOCTOR_DISK_SOLID,
+    DOCTOR_DISK_NVME, DOCTOR_DISK_NETWORK, DOCTOR_DISK_VIRTUAL,
+} DoctorDisk;
+
+/* Of the block device with that name in /sys/class/block. */
+DoctorDisk doctor_disk_kind(const Doctor *doctor, const char *name);
+typedef enum DoctorFs {
+    DOCTOR_FS_LOCAL, DOCTOR_FS_FAR, DOCTOR_FS_MEMORY,
+} DoctorFs;
+DoctorFs doctor_fs_kind(const char *type);
+/* Runs of zeros of 2 MiB and more that a load leaves out. */
+uint64_t doctor_hole_count(const Snapshot *snapshot);
+DoctorProbe doctor_place_probe;
+
+/* ---- doctor-qemu.c ---- */
+
+/* Nothing but a program that is no QEMU takes so long. */
+#define DOCTOR_QEMU_MS 20000
+DoctorProbe doctor_qemu_probe;
 
 /* ---- html.c ---- */
 

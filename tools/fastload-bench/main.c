@@ -89,6 +89,7 @@ static char *main_describe(void)
         "  fastload-bench trace [-f] LOG FILE|-    what a real guest touches\n"
         "  fastload-bench report [OPTION...] FILE  a saved result again\n"
         "  fastload-bench compare [OPTION...] A B  two saved results\n"
+        "  fastload-bench doctor [OPTION...] [PATH] is this host ready?\n"
         "  fastload-bench --version                which one this is\n"
         "\nSizes are in bytes or with K, M, G, T; times with ns, us, ms, s; "
         "shares as 0.25 or 25%.\n");
@@ -561,6 +562,73 @@ static int main_compare(int argc, char **argv)
     return compare_has_failed(comparison) ? EXIT_WORSE : 0;
 }
 
+/* A report of the doctor as it is for an output of that kind. */
+static char *main_make_report(OutputKind kind, const void *opaque)
+{
+    JsonNode *report = (JsonNode *)opaque;
+    Paper paper;
+
+    if (kind == OUTPUT_JSON) {
+        return result_text(report);
+    }
+    paper_open(&paper, paper_columns_of(STDOUT_FILENO), false);
+    doctor_print(report, &paper, doctor_has_colours(STDOUT_FILENO));
+    return paper_close(&paper);
+}
+
+/* Another user may stand elsewhere, and must find the same file. */
+static char *main_open_path(const char *path, const char *user)
+{
+    g_autofree char *folder = g_get_current_dir();
+
+    return user && !g_path_is_absolute(path)
+        ? g_build_filename(folder, path, NULL) : g_strdup(path);
+}
+
+static int main_doctor(int argc, char **argv)
+{
+    static Outputs outputs;
+    static char *user, *qemu_path;
+    static const GOptionEntry entries[] = {
+        { "json", 'j', 0, G_OPTION_ARG_FILENAME, &outputs.paths[OUTPUT_JSON],
+          "write the findings there, - for standard output", "FILE" },
+        { "user", 'u', 0, G_OPTION_ARG_STRING, &user,
+          "ask as that user, as in libvirt-qemu (needs root)", "NAME" },
+        { "qemu", 'q', 0, G_OPTION_ARG_FILENAME, &qemu_path,
+          "ask this QEMU as well", "PROGRAM" },
+        G_OPTION_ENTRY_NULL
+    };
+    g_autoptr(GOptionContext) context = main_context(
+        "[PATH]", "Says whether this host can fast-load a snapshot, what each "
+        "thing means for\na load, and the command that mends it.  PATH is a "
+        "snapshot, or a folder for\nsnapshots (the current one).", entries);
+    g_autofree char *open_path = NULL;
+    g_autoptr(JsonNode) report = NULL;
+    Doctor doctor = { .root = "", .qemu_ms = DOCTOR_QEMU_MS };
+    GError *error = NULL;
+
+    if (!plan_parse_options(context, &argc, &argv, &error)) {
+        return main_fail(error);
+    }
+    if (argc > 2) {
+        return main_usage("doctor takes the name of one file or folder");
+    }
+    doctor.path = argc == 2 ? argv[1] : NULL;
+    open_path = main_open_path(doctor.path ? doctor.path : ".", user);
+    doctor.open_path = open_path;
+    doctor.qemu_path = qemu_path;
+    if (!outputs_check(&outputs, (const char *[]) { doctor.path }, 1,
+                       &error)) {
+        return main_fail(error);
+    }
+    report = doctor_examine(&doctor, user, NULL, DOCTOR_PATIENCE_MS, &error);
+    if (!report || !outputs_write(&outputs, main_make_report, report,
+                                  &error)) {
+        return main_fail(error);
+    }
+    return doctor_is_ready(report) ? 0 : EXIT_FAILED;
+}
+
 /* Also when GLib has printed the help and ends the program. */
 static void main_close_stdout(void)
 {
@@ -581,7 +649,7 @@ int main(int argc, char **argv)
         { "run", main_run }, { "gen", main_gen },
         { "inspect", main_inspect }, { "trace", main_trace },
         { "report", main_report },
-        { "compare", main_compare },
+        { "compare", main_compare }, { "doctor", main_doctor },
     };
     uint32_t i;
 
