@@ -12,8 +12,9 @@ from bench.limits import limited_cgroup, memory_cgroup
 from bench.permission import without_userfaultfd
 from bench.places import (
     WITHOUT, as_nobody, copy_for_nobody, is_root, ramfs, small_disk)
-from bench.stage import MIB, Bench, Done, load_result, one_sentence
+from bench.stage import MIB, PAGE, Bench, Done, load_result, one_sentence
 from bench.terminal import check_width, on_terminal
+from host import loop_device
 from tap import Skip, case, check
 
 VERDICTS = {"yes", "no", "missing", "unknown"}
@@ -109,6 +110,20 @@ def folder_is_a_place(bench: Bench) -> None:
             "filesystem", "disk", "direct", "cachestat", "space"},
             f"it has {set(report)}")
     check(not list(bench.folder.glob("*tmp*")), "a file is left")
+
+
+@case("doctor: a block device is a snapshot as a file is")
+def block_device(bench: Bench) -> None:
+    if not is_root():
+        raise Skip("only root can make a block device")
+    path = bench.generated("--size", "4M")
+    os.truncate(path, path.stat().st_size + PAGE)   # or its last sector is cut
+    with loop_device(path) as device:
+        report = examined(bench, device)
+        check_is(report, "snapshot", "yes", r"^4\.0 MiB of RAM")
+        check_is(report, "filesystem", "unknown", "a block device")
+        check_is(report, "disk", "yes", "^loop")
+        check("space" not in report, "it has room beside it")
 
 
 # ---- what is no snapshot

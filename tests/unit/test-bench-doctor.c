@@ -179,6 +179,7 @@ static void test_kinds_of_disks(Tree *tree, gconstpointer opaque)
         { "nbd3", "0\n", DOCTOR_DISK_NETWORK },
         { "rbd0", "0\n", DOCTOR_DISK_NETWORK },
         { "vda", "1\n", DOCTOR_DISK_VIRTUAL },
+        { "loop0", "1\n", DOCTOR_DISK_VIRTUAL },
     };
     g_autofree char *part = g_strconcat(tree->root, "/sys/class/block/sda1",
                                         NULL);

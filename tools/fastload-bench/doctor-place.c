@@ -72,8 +72,9 @@ DoctorDisk doctor_disk_kind(const Doctor *doctor, const char *name)
         g_str_has_prefix(name, "drbd")) {
         return DOCTOR_DISK_NETWORK;
     }
-    /* Of these the guest of a hypervisor is told nothing that is true. */
-    if (g_str_has_prefix(name, "vd") || g_str_has_prefix(name, "xvd")) {
+    /* What these say of themselves need not be true of what is behind them. */
+    if (g_str_has_prefix(name, "vd") || g_str_has_prefix(name, "xvd") ||
+        g_str_has_prefix(name, "loop")) {
         return DOCTOR_DISK_VIRTUAL;
     }
     if (*rotational == '1') {
@@ -401,7 +402,9 @@ static void say_snapshot(Place *place)
     g_autofree char *ram = NULL, *data = NULL;
 
     place->fd = -1;
-    say_space(place, place->st.st_blocks * 512ull);
+    if (S_ISREG(place->st.st_mode)) {
+        say_space(place, place->st.st_blocks * 512ull);
+    }
     if (!snapshot) {
         doctor_say(doctor, "snapshot", DOCTOR_MISSING, NULL, "%s",
                    error->message);
