@@ -62,18 +62,37 @@ class Base:
         self.root = root
         self.orig = self.root / "orig"      # QEMU's own copy of what we change
         self.src = self.root / "src"        # QEMU with our files and patches
-        self.build = self.root / "build"
         self.stage = self.root / "stage"    # where a series is tried first
-        self.log = self.root / "build.log"
         self.stamp = self.root / "source"   # which source src was made from
         self.state = self.root / "state.json"
+        self._build_in("build")
+
+    def _build_in(self, name: str) -> None:
+        self.has_all_features = name != "build"
+        self.build = self.root / name
+        self.log = self.root / f"{name}.log"
+        self.configured = self.root / name.replace("build", "configured")
         self.binary = self.build / "qemu-system-x86_64"
 
     def unpatched(self) -> "Base":
         """The same QEMU without us, in folders of its own."""
+        return self.elsewhere(self.root.with_name(f"{self.name}-unpatched"))
+
+    def with_all_features(self) -> "Base":
+        """The same tree, built with all that Debian's QEMU has."""
         other = copy.copy(self)
-        other._lie_in(self.root.with_name(f"{self.name}-unpatched"))
+        other._build_in("build-all")
         return other
+
+    def elsewhere(self, root: Path) -> "Base":
+        """The same QEMU in another folder."""
+        other = copy.copy(self)
+        other._lie_in(root)
+        return other
+
+    def builds(self) -> list[Path]:
+        """The folders that the tree is built in."""
+        return [self.root / "build", self.root / "build-all"]
 
     def fits(self, version: str) -> bool:
         """Is a QEMU of this version a patch release of the base?"""
@@ -230,6 +249,17 @@ def series(base: Base) -> list[Patch]:
                        f"'{' '.join(row)}'; write 'NAME.patch BUDGET'.")
         found.append(Patch(base.patches / row[0], int(row[1])))
     return found
+
+
+def features(path: Path = HERE / "features-all") -> list[tuple[str, str]]:
+    """Options of configure, each with the package that it may lack, or "".
+
+    Where that package is not installed, the option is left out.
+    """
+    rows = table(path)
+    if not rows or any(len(row) > 2 for row in rows):
+        raise Fail(f"{shown(path)} needs rows 'OPTION' or 'OPTION PACKAGE'.")
+    return [(row[0], row[1] if row[1:] else "") for row in rows]
 
 
 def cache_dir() -> Path:

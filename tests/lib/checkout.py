@@ -41,6 +41,10 @@ def is_shell(name: str) -> bool:
         re.search(r"\b(ba|da)?sh$", shebang(name)))
 
 
+def is_makefile(name: str) -> bool:
+    return "/make " in f"{shebang(name)} "
+
+
 def is_c(name: str) -> bool:
     return name.endswith((".c", ".h"))
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a person sees of work that takes minutes, and the log that keeps it all.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from layout import Fail, shown
+
+LINE_EVERY_S = 10                       # when nobody watches a terminal
+LOG_LINES_SHOWN = 40
+
+
+def say(topic: str, text: str) -> None:
+    print(f"{topic:<10}{text}", flush=True)
+
+
+class Progress:
+    """One line that changes on a terminal, else a line now and then."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.start = time.monotonic()
+        self.last = self.start
+        self.is_terminal = sys.stdout.isatty()
+
+    def show(self, text: str, last: bool = False) -> None:
+        now = time.monotonic()
+        seconds = int(now - self.start)
+        line = (f"{self.topic:<10}{text} "
+                f"{seconds // 60:02d}:{seconds % 60:02d}")
+        if self.is_terminal:
+            end = "\n" if last else ""
+            print(f"\r\033[K{line}", end=end, flush=True)
+        elif last or now - self.last >= LINE_EVERY_S:
+            self.last = now
+            print(line, flush=True)
+
+
+def run_logged(topic: str, command: Sequence[str | Path], log_path: Path, *,
+               cwd: Path | None = None, env: Mapping[str, str] | None = None,
+               hint: str) -> int:
+    """Run a command; progress goes to the screen, its words to the log.
+
+    Returns its exit code.  @hint: what to do when there is no such program.
+    """
+    progress = Progress(topic)
+    doing = "working"
+    with log_path.open("a") as log:
+        log.write(f"$ {' '.join(map(str, command))}\n")
+        log.flush()
+        try:
+            child = subprocess.Popen(
+                command, cwd=cwd, env=env, text=True, errors="replace",
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT)
+        except FileNotFoundError as error:
+            raise Fail(f"The program {command[0]} is not installed; {hint}."
+                       ) from error
+        assert child.stdout
+        try:
+            for line in child.stdout:
+                log.write(line)
+                count = re.match(r"\[(\d+)/(\d+)\] ", line)
+                if count:
+                    part, whole = map(int, count.groups())
+                    doing = f"[{part}/{whole}] {100 * part // whole}%"
+                progress.show(doing)
+            child.wait()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+    progress.show("done" if child.returncode == 0 else "failed", last=True)
+    return child.returncode
+
+
+def failed(topic: str, log_path: Path) -> Fail:
+    """What to raise after a step that failed; shows the end of its log."""
+    lines = log_path.read_text(errors="replace").splitlines()
+    print("\n".join(lines[-LOG_LINES_SHOWN:]))
+    return Fail(f"Step '{topic}' failed: its last lines are above, all is "
+                f"in {shown(log_path)}.")
