@@ -60,14 +60,15 @@ static void fastload_check_stats(QTestState *from, QTestState *to,
     qobject_unref(rsp);
 }
 
-static void fastload_check(TestMigrateStartHook hook, bool stop_src)
+static void fastload_check(TestMigrateStartHook hook,
+                           TestMigrateEndHook end_hook, bool stop_src)
 {
     g_autofree char *uri = fastload_uri();
     MigrateCommon args = {
         .connect_uri = uri,
         .listen_uri = "defer",
         .start_hook = hook,
-        .end_hook = fastload_check_stats,
+        .end_hook = end_hook,
     };
 
     test_file_common(&args, stop_src);
@@ -76,19 +77,68 @@ static void fastload_check(TestMigrateStartHook hook, bool stop_src)
 /* A file saved from a stopped guest loads with two threads. */
 static void test_fastload_stopped(void)
 {
-    fastload_check(fastload_hook_two, true);
+    fastload_check(fastload_hook_two, fastload_check_stats, true);
 }
 
 /* A file saved from a running guest, with stale pages, loads too. */
 static void test_fastload_live(void)
 {
-    fastload_check(fastload_hook_two, false);
+    fastload_check(fastload_hook_two, fastload_check_stats, false);
 }
 
 /* One thread serves faults and background alone. */
 static void test_fastload_one_thread(void)
 {
-    fastload_check(fastload_hook_one, true);
+    fastload_check(fastload_hook_one, fastload_check_stats, true);
+}
+
+static void *fastload_hook_detached(QTestState *from, QTestState *to)
+{
+    migrate_set_parameter_bool(to, "x-fast-load-detach", true);
+    return fastload_set_threads(from, to, 2);
+}
+
+/* The migration is over long before; the load tells its own state. */
+static void fastload_check_detached(QTestState *from, QTestState *to,
+                                    void *opaque)
+{
+    bool is_complete = false;
+
+    wait_for_migration_complete(to);
+    while (!is_complete) {
+        QDict *stats = qtest_qmp_assert_success_ref(
+            to, "{'execute': 'x-query-fast-load'}");
+        const char *state = qdict_get_str(stats, "state");
+
+        is_complete = !strcmp(state, "completed");
+        g_assert_true(is_complete || !strcmp(state, "loading"));
+        qobject_unref(stats);
+        g_usleep(1000);
+    }
+    fastload_check_stats(from, to, opaque);
+}
+
+/* A manager's way: completed as soon as the guest can run. */
+static void test_fastload_detached(void)
+{
+    fastload_check(fastload_hook_detached, fastload_check_detached, false);
+}
+
+/* Detached from what?  Without threads there is nothing to detach. */
+static void test_fastload_detached_alone(void)
+{
+    QTestState *qts = qtest_init("-machine none -incoming defer");
+    QDict *rsp;
+
+    migrate_set_capability(qts, "mapped-ram", true);
+    migrate_set_parameter_bool(qts, "x-fast-load-detach", true);
+    rsp = qtest_qmp_assert_failure_ref(
+        qts, "{'execute': 'migrate-incoming',"
+        " 'arguments': {'uri': 'file:/nonexistent'}}");
+    g_assert_nonnull(strstr(qdict_get_str(rsp, "desc"),
+                            "needs x-fast-load-threads"));
+    qobject_unref(rsp);
+    qtest_quit(qts);
 }
 
 /* The parameter has a range. */
@@ -169,6 +219,10 @@ void migration_test_add_fastload(MigrationTestEnv *env)
     migration_test_add("/migration/fastload/live", test_fastload_live);
     migration_test_add("/migration/fastload/one-thread",
                        test_fastload_one_thread);
+    migration_test_add("/migration/fastload/detached",
+                       test_fastload_detached);
+    migration_test_add("/migration/fastload/detached-alone",
+                       test_fastload_detached_alone);
     migration_test_add("/migration/fastload/range", test_fastload_range);
     migration_test_add("/migration/fastload/hmp", test_fastload_hmp);
     migration_test_add("/migration/fastload/no-mapped-ram",
