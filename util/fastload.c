@@ -27,6 +27,7 @@
  *   fastload-uffd.c      userfaultfd calls with errno and progress
  *   fastload-window.c    how much is read ahead at once
  *   fastload-stats.c     counters, log2 histograms, summing
+ *   fastload-workset.c   the file of a working set, as bytes; pure
  *   fastload-header.c    what a file says of a RAM block; for the callers
  *
  * Layers: a file calls functions of its own line and of those below.  What the
@@ -40,7 +41,7 @@
  *   5. fastload-sched.c fastload-file.c fastload-read.c
  *   6. fastload-retry.c fastload-rate.c fastload-plan.c fastload-uffd.c
  *   7. fastload-io-uring.c fastload-io-sync.c fastload-stats.c
- *      fastload-header.c
+ *      fastload-header.c fastload-workset.c
  *
  * State (state_lock; who moves it in parentheses):
  *
