@@ -53,6 +53,11 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     ram_off = fault.page_idx << area->page_shift;
     trace_fastload_fault_received(fl, w->idx, msg->hva, msg->tid,
                                   msg->is_write);
+    if (fastload_record_is_on(fl)) {
+        fastload_record_touch(fl, area, fault.page_idx, now_ns);
+    } else if (fl->hints.set) {
+        fastload_hints_touch(w, area, fault.page_idx);
+    }
     if (fl->config.fault_func) {
         fl->config.fault_func(area->hva + ram_off, msg->tid,
                               fl->config.fault_opaque);

@@ -350,7 +350,8 @@ int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
  * it, from the start.  The caller copies the rest.
  */
 static uint64_t place_move(FastloadWorker *w, FastloadArea *area,
-                           uint64_t ram_off, uint8_t *buf, uint64_t len_bytes)
+                           uint64_t ram_off, uint8_t *buf, uint64_t len_bytes,
+                           FastloadClass class)
 {
     uint64_t at, run_bytes, step_bytes, done_bytes = 0;
     PlacePause pause = { 0 };
@@ -370,8 +371,8 @@ static uint64_t place_move(FastloadWorker *w, FastloadArea *area,
                                                  ram_off + done_bytes,
                                                  &run_bytes);
 
-        place_account(w, area, ram_off + at, run_bytes,
-                      FASTLOAD_CLASS_BACKGROUND, kind == FASTLOAD_RUN_DATA);
+        place_account(w, area, ram_off + at, run_bytes, class,
+                      kind == FASTLOAD_RUN_DATA);
     }
     fastload_stats_add(&w->counters.moved_bytes, done_bytes);
     return done_bytes;
@@ -462,7 +463,7 @@ static void place_chunk(FastloadWorker *w, FastloadRead *read)
     }
     fastload_huge_fill_holes(area, span, read->buf);
     read->placed_bytes = place_move(w, area, span.ram_off, read->buf,
-                                    span.len_bytes);
+                                    span.len_bytes, read->class);
     read->moved_bytes = read->placed_bytes;
     if (read->placed_bytes == span.len_bytes) {
         fastload_bit_test_and_set(area->moved,
@@ -492,10 +493,9 @@ void fastload_place_piece(FastloadWorker *w, FastloadRead *read)
     kind = fastload_plan_run(area, at, piece_end, &run_bytes);
     if (kind == FASTLOAD_RUN_DATA) {
         ret = fastload_place_data(w, area, at, read->buf + read->placed_bytes,
-                                  run_bytes, FASTLOAD_CLASS_BACKGROUND);
+                                  run_bytes, read->class);
     } else if (kind == FASTLOAD_RUN_ZERO) {
-        ret = fastload_place_zero(w, area, at, run_bytes,
-                                  FASTLOAD_CLASS_BACKGROUND);
+        ret = fastload_place_zero(w, area, at, run_bytes, read->class);
     }
     read->placed_bytes += run_bytes;
     fastload_read_fail(read, FASTLOAD_FAILURE_PLACE, ret, area->file_off + at);

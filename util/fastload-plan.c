@@ -34,6 +34,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
     FastloadArea *area = g_new0(FastloadArea, 1);
     uint64_t granule_count, word_count;
 
+    area->label = g_strdup(region->label ? region->label : "");
     area->hva = region->hva;
     area->len_bytes = region->len_bytes;
     area->file_off = region->file_off;
@@ -78,6 +79,11 @@ void fastload_plan_area_free(FastloadArea *area)
     g_free(area->claimed);
     g_free(area->placed);
     g_free(area->moved);
+    g_free(area->touched);
+    g_free(area->in_set);
+    g_free(area->unread);
+    g_free(area->whole);
+    g_free(area->label);
     g_rw_lock_clear(&area->place_lock);
     g_free(area);
 }

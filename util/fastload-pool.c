@@ -69,6 +69,7 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
         read->state = fl->has_move ? FASTLOAD_READ_SPENT
                                    : FASTLOAD_READ_FRESH;
         read->class = FASTLOAD_CLASS_BACKGROUND;
+        read->is_pooled = true;
         read->extents = fl->pool.extents + i * FASTLOAD_EXTENT_COUNT_MAX;
         read->buf = buf + (size_t)i * FASTLOAD_CHUNK_BYTES;
         fastload_pool_put(fl, read);

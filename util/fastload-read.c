@@ -1,5 +1,5 @@
 /*
- * fastload read: the life of one read, urgent or of a chunk.
+ * fastload read: the life of one read: urgent, a hint, or of a chunk.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -29,24 +29,25 @@
  * move takes no lock; pool.lock hands the reads of chunks from one thread to
  * the next.  All edges are performed on worker threads:
  *
- *   FRESH -> ISSUING      the worker that takes a fault or a chunk
+ *   FRESH -> ISSUING      the worker that takes a fault, a hint or a chunk
  *   ISSUING -> IN_FLIGHT  the same one, with the last request; also after an
  *                         error, when nothing more of the read is issued
  *   ISSUING -> READY      the same one: every page is placed by now, or has no
  *                         data; or an error came, and no request is out
  *   IN_FLIGHT -> READY    the same one, when it reaps the last request
- *   READY -> PLACING      urgent: the same one, at once; a chunk: any worker
- *                         that may place
+ *   READY -> PLACING      urgent: the same one, at once; a hint: the same one,
+ *                         one a turn; a chunk: any worker that may place
  *   PLACING -> READY      a chunk: that worker may place no longer
  *   PLACING -> FRESH      that worker, when the scheduler knows how it ended
  *   PLACING -> SPENT      a chunk: the same, where part of it was moved
  *   SPENT -> FRESH        a chunk: any worker that makes new staging
  *
- *   FRESH      nothing is asked of it: in w->free_urgent, or in the pool
- *   ISSUING    planned; some of it may be out: a chunk is w->issuing
+ *   FRESH      nothing is asked of it: in w->free_urgent, in w->free_hints, or
+ *              in the pool
+ *   ISSUING    planned; some of it may be out: a hint or a chunk is w->issuing
  *   IN_FLIGHT  only the storage is waited for
  *   READY      all read, or failed; of a chunk, a part may be placed: it is in
- *              the pool
+ *              the pool; a hint is among w->ready_hints
  *   PLACING    a worker places what is left of it: a chunk is w->placing, when
  *              more than a turn is needed
  *   SPENT      as FRESH, but its staging has no huge page: in the pool
@@ -85,7 +86,7 @@ void fastload_read_check(const FastloadRead *read)
     switch (read->state) {
     case FASTLOAD_READ_FRESH:
     case FASTLOAD_READ_SPENT:
-        assert(read->state == FASTLOAD_READ_FRESH || !is_urgent);
+        assert(read->state == FASTLOAD_READ_FRESH || read->is_pooled);
         /* Nothing is left of what it read before: nobody counts on it. */
         assert(!read->inflight_count && !read->moved_bytes);
         assert(!read->around_claims && !read->fault.area);
@@ -95,6 +96,10 @@ void fastload_read_check(const FastloadRead *read)
         assert(span.len_bytes && span.ram_off + span.len_bytes <=
                                  area->len_bytes);
         assert(read->fault.area == (is_urgent ? area : NULL));
+        assert(!is_urgent || !read->is_pooled);
+        assert(read->is_pooled ? span.len_bytes <= FASTLOAD_CHUNK_BYTES
+               : is_urgent || (read->class == FASTLOAD_CLASS_HINT &&
+                               span.len_bytes <= FASTLOAD_HINT_BYTES_MAX));
         assert(!read->error && !read->placed_bytes && !read->moved_bytes);
         assert(!read->inflight_count && !read->extent_idx);
         assert(read->extent_count <= (is_urgent ? 1
@@ -109,7 +114,8 @@ void fastload_read_check(const FastloadRead *read)
         assert(!read->inflight_count && !fastload_read_has_rest(read));
         assert(read->moved_bytes <= read->placed_bytes);
         assert(read->placed_bytes < span.len_bytes);
-        assert(!is_urgent || (!read->placed_bytes && !read->wants_move));
+        assert(!is_urgent || !read->placed_bytes);
+        assert(read->is_pooled || !read->wants_move);
         break;
     case FASTLOAD_READ_STATE_MAX:
         g_assert_not_reached();

@@ -5,7 +5,9 @@
  *
  * Two queues for all workers: faults (high priority, a bounded ring) and
  * chunks (low priority, a cursor and a state per chunk), those of early regions
- * first, otherwise in file order.
+ * first, otherwise in file order.  Between the two comes the working set that
+ * is replayed, if there is one (util/fastload-hints.c); and while one is
+ * recorded, the chunks wait.
  * Failed pages and chunks come back through the same two, when fastload-retry.c
  * says so; fastload-rate.c says how much may be read ahead, and this file holds
  * their lock.  Does no I/O and waits for nothing but sched.lock, under which
@@ -34,6 +36,7 @@ void fastload_sched_prepare(Fastload *fl)
     for (a = 0; a < fl->areas->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
 
+        area->idx = a;
         area->first_chunk_no = chunk_count;
         chunk_count += area->chunk_count;
     }
@@ -225,7 +228,25 @@ uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns)
                                                      : FASTLOAD_CALM_QUEUE_NS;
 }
 
-/* Early areas come first, and no rate holds them back. */
+/* Moves the cursor to the next chunk that is PENDING: its area, or NULL. */
+static FastloadArea *sched_find_pending_locked(Fastload *fl)
+{
+    for (; fl->sched.next_area < fl->areas->len; fl->sched.next_area++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, fl->sched.next_area);
+
+        for (; area->is_trapped && fl->sched.next_chunk < area->chunk_count;
+             fl->sched.next_chunk++) {
+            if (area->chunk_states[fl->sched.next_chunk] ==
+                FASTLOAD_CHUNK_PENDING) {
+                return area;
+            }
+        }
+        fl->sched.next_chunk = 0;
+    }
+    return NULL;
+}
+
+/* Early areas come first, and neither rate nor recording holds them back. */
 static bool sched_is_early_next_locked(const Fastload *fl)
 {
     const FastloadArea *area = fl->sched.next_area < fl->areas->len
@@ -238,7 +259,8 @@ static uint64_t sched_rate_due_locked(const Fastload *fl)
 {
     return !fastload_rate_is_off_locked(&fl->rate) &&
            sched_is_early_next_locked(fl)
-        ? 0 : fastload_rate_due_ns_locked(&fl->rate);
+        ? 0 : MAX(fastload_rate_due_ns_locked(&fl->rate),
+                  fastload_record_due_ns(&fl->record));
 }
 
 uint64_t fastload_sched_rate_due_ns(Fastload *fl)
@@ -268,7 +290,8 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
 
     g_mutex_lock(&fl->sched.lock);
     fastload_rate_count_locked(&fl->rate, now_ns);
-    if (read->area->is_early && !fastload_rate_is_off_locked(&fl->rate)) {
+    if (read->class == FASTLOAD_CLASS_HINT ||
+        (read->area->is_early && !fastload_rate_is_off_locked(&fl->rate))) {
         /* It takes nothing from the rate. */
     } else if (read->is_probe || sched_is_probe_due_locked(fl, now_ns)) {
         fastload_rate_charge_locked(&fl->rate, take_bytes);
@@ -354,22 +377,94 @@ static bool sched_take_failed_locked(Fastload *fl, FastloadArea **ret_area,
 static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
                                       uint64_t *ret_chunk_idx)
 {
-    for (; fl->sched.next_area < fl->areas->len; fl->sched.next_area++) {
-        FastloadArea *area = g_ptr_array_index(fl->areas, fl->sched.next_area);
+    FastloadArea *area = sched_find_pending_locked(fl);
 
-        while (area->is_trapped && fl->sched.next_chunk < area->chunk_count) {
-            uint64_t c = fl->sched.next_chunk++;
-
-            if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING) {
-                area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
-                *ret_area = area;
-                *ret_chunk_idx = c;
-                return true;
-            }
-        }
-        fl->sched.next_chunk = 0;
+    if (!area) {
+        return false;
     }
-    return false;
+    *ret_area = area;
+    *ret_chunk_idx = fl->sched.next_chunk++;
+    area->chunk_states[*ret_chunk_idx] = FASTLOAD_CHUNK_TAKEN;
+    return true;
+}
+
+/*
+ * The next hint: behind early areas, but where nothing is read ahead; and none
+ * of a file that has changed is any good.
+ */
+static FastloadHintKind sched_find_hint_locked(Fastload *fl, uint64_t now_ns,
+                                               FastloadArea **ret_area,
+                                               uint64_t *ret_page_idx)
+{
+    const FastloadArea *area = sched_find_pending_locked(fl);
+    bool is_held = now_ns < fastload_retry_pending_due_ns_locked(&fl->retry) ||
+                   (!fastload_rate_is_off_locked(&fl->rate) &&
+                    area && area->is_early);
+
+    return is_held ? FASTLOAD_HINT_NONE
+                   : fastload_hints_find_locked(fl, ret_area, ret_page_idx);
+}
+
+FastloadHintKind fastload_sched_hint_kind(Fastload *fl, uint64_t now_ns)
+{
+    FastloadHintKind kind;
+    FastloadArea *area;
+    uint64_t page_idx;
+
+    if (__atomic_load_n(&fl->hints.is_over, __ATOMIC_RELAXED)) {
+        return FASTLOAD_HINT_NONE;
+    }
+    g_mutex_lock(&fl->sched.lock);
+    kind = sched_find_hint_locked(fl, now_ns, &area, &page_idx);
+    g_mutex_unlock(&fl->sched.lock);
+    return kind;
+}
+
+bool fastload_sched_next_hint(Fastload *fl, uint64_t now_ns,
+                              uint64_t gap_bytes, FastloadRead *read)
+{
+    FastloadHintKind kind;
+    FastloadArea *area;
+    uint64_t page_idx;
+
+    g_mutex_lock(&fl->sched.lock);
+    kind = sched_find_hint_locked(fl, now_ns, &area, &page_idx);
+    if (kind == FASTLOAD_HINT_PAGES) {
+        read->area = area;
+        read->span = fastload_hints_take_pages_locked(fl, area, page_idx,
+                                                      gap_bytes);
+    }
+    g_mutex_unlock(&fl->sched.lock);
+    return kind == FASTLOAD_HINT_PAGES;
+}
+
+void fastload_sched_hint_done(Fastload *fl, const FastloadRead *read)
+{
+    trace_fastload_read_done(fl, read->area->hva, read->span.ram_off,
+                             read->class, -read->error);
+    g_mutex_lock(&fl->sched.lock);
+    fastload_hints_done_locked(fl);
+    g_mutex_unlock(&fl->sched.lock);
+}
+
+/* The chunk that the next hint is in, if it is to be read whole. */
+static bool sched_take_hint_locked(Fastload *fl, uint64_t now_ns,
+                                   FastloadArea **ret_area,
+                                   uint64_t *ret_chunk_idx)
+{
+    FastloadArea *area;
+    uint64_t page_idx, c;
+
+    if (sched_find_hint_locked(fl, now_ns, &area, &page_idx) !=
+        FASTLOAD_HINT_CHUNK) {
+        return false;
+    }
+    c = fastload_plan_chunk_of(area, page_idx << area->page_shift);
+    area->chunk_states[c] = FASTLOAD_CHUNK_TAKEN;
+    fastload_hints_take_chunk_locked(fl, area, c);
+    *ret_area = area;
+    *ret_chunk_idx = c;
+    return true;
 }
 
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
@@ -378,6 +473,13 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
     bool is_held, found = false;
 
     g_mutex_lock(&fl->sched.lock);
+    read->is_probe = read->is_retried = false;
+    if (sched_take_hint_locked(fl, now_ns, &read->area, ret_chunk_idx)) {
+        read->class = FASTLOAD_CLASS_HINT;
+        g_mutex_unlock(&fl->sched.lock);
+        return true;
+    }
+    read->class = FASTLOAD_CLASS_BACKGROUND;
     fastload_rate_count_locked(&fl->rate, now_ns);
     is_held = sched_rate_due_locked(fl) != 0;
     read->is_probe = sched_is_probe_due_locked(fl, now_ns);
@@ -393,6 +495,25 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
     }
     g_mutex_unlock(&fl->sched.lock);
     return found;
+}
+
+/*
+ * When a chunk is due that is in the working set; or that hints may be looked
+ * for again, where the file has changed.  UINT64_MAX: no such thing.
+ */
+static uint64_t sched_hint_chunk_due_locked(Fastload *fl)
+{
+    uint64_t due_ns = fastload_retry_pending_due_ns_locked(&fl->retry);
+    FastloadHintKind kind;
+    FastloadArea *area;
+    uint64_t page_idx;
+
+    if (__atomic_load_n(&fl->hints.is_over, __ATOMIC_RELAXED)) {
+        return UINT64_MAX;
+    }
+    kind = fastload_hints_find_locked(fl, &area, &page_idx);
+    return kind == FASTLOAD_HINT_CHUNK ||
+           (kind == FASTLOAD_HINT_PAGES && due_ns) ? due_ns : UINT64_MAX;
 }
 
 uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
@@ -413,6 +534,7 @@ uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
     if (takes_chunks) {
         due_ns = MIN(due_ns,
                      fastload_retry_probe_due_ns_locked(&fl->retry));
+        due_ns = MIN(due_ns, sched_hint_chunk_due_locked(fl));
     }
     for (i = 0; takes_faults && i < fl->sched.fault_count; i++) {
         uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
@@ -594,7 +716,7 @@ static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
         fastload_retry_failed_locked(&fl->retry, now_ns, &failure);
     }
     fl->retry.failing_count += read->is_retried ? 0 : 1;
-    if (read->class == FASTLOAD_CLASS_BACKGROUND) {
+    if (read->class != FASTLOAD_CLASS_URGENT) {
         fastload_retry_push_chunk_locked(
             &fl->retry, read->area->first_chunk_no +
             fastload_plan_chunk_of(read->area, read->span.ram_off));
@@ -620,7 +742,10 @@ FastloadOutcome fastload_sched_read_done(Fastload *fl, FastloadRead *read,
     trace_fastload_read_done(fl, area->hva, read->span.ram_off, read->class,
                              -read->error);
     g_mutex_lock(&fl->sched.lock);
-    if (read->class == FASTLOAD_CLASS_BACKGROUND) {
+    if (read->class == FASTLOAD_CLASS_HINT) {
+        fastload_hints_done_locked(fl);
+    }
+    if (read->class != FASTLOAD_CLASS_URGENT) {
         assert(area->chunk_states[chunk_idx] == FASTLOAD_CHUNK_TAKEN);
         area->chunk_states[chunk_idx] = read->error ? FASTLOAD_CHUNK_FAILED
                                                     : FASTLOAD_CHUNK_DONE;

@@ -371,6 +371,17 @@ uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns)
         : UINT64_MAX;
 }
 
+uint64_t fastload_window_gap_bytes(const FastloadWindow *w, uint64_t now_ns)
+{
+    uint64_t rtt_ns = fastload_window_round_trip_ns(w);
+    uint64_t rate = fastload_window_rate(w);
+    uint64_t bytes = rtt_ns && rate ? (uint64_t)(rate / 1e9 * rtt_ns)
+                                    : window_blind_bytes(w, now_ns);
+
+    return CLAMP(bytes / FASTLOAD_HINT_GAP_SHARE, FASTLOAD_GAP_BYTES_MAX,
+                 FASTLOAD_HINT_GAP_BYTES_MAX);
+}
+
 uint32_t fastload_window_around_bytes(const FastloadWindow *w)
 {
     uint64_t rtt_ns = fastload_window_round_trip_ns(w);

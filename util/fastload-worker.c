@@ -9,6 +9,9 @@
  * page waits for FASTLOAD_PIECE_BYTES of copying at the most, or for one huge
  * page of staging where chunks are moved; and while the guest faults, the
  * first of several workers begins none of that and leaves it to the others.
+ * What of a working set is read in pieces smaller than a chunk is placed by the
+ * worker that reads it, one read a turn: that takes as long as an urgent read,
+ * and to hand it on would cost as much as to place it.
  * A read that fails is tried again here FASTLOAD_READ_TRIES_MAX times, not
  * counting one that io_uring had no memory for, which preadv does at once; then
  * its claim is given up and the scheduler brings it back later.  Before a read
@@ -30,6 +33,12 @@ static void worker_urgent_free(FastloadWorker *w, FastloadRead *read)
 {
     read->next = w->free_urgent;
     w->free_urgent = read;
+}
+
+static void worker_hint_free(FastloadWorker *w, FastloadRead *read)
+{
+    read->next = w->free_hints;
+    w->free_hints = read;
 }
 
 static void worker_req_free(FastloadWorker *w, FastloadIoReq *req)
@@ -55,6 +64,16 @@ static void worker_lay_out_reads(FastloadWorker *w)
         read->extents = w->extents + i * FASTLOAD_EXTENT_COUNT_MAX;
         worker_urgent_free(w, read);
     }
+    for (i = 0; i < fl->hint_read_count; i++) {
+        FastloadRead *read = &w->reads[fl->urgent_read_count + i];
+
+        read->class = FASTLOAD_CLASS_HINT;
+        read->extents = w->extents + (fl->urgent_read_count + i) *
+                                     FASTLOAD_EXTENT_COUNT_MAX;
+        read->buf = w->staging + w->urgent_staging_bytes +
+                    (size_t)i * FASTLOAD_HINT_BYTES_MAX;
+        worker_hint_free(w, read);
+    }
     for (i = 0; i < worker_req_count(fl); i++) {
         worker_req_free(w, &w->reqs[i]);
     }
@@ -63,7 +82,7 @@ static void worker_lay_out_reads(FastloadWorker *w)
 bool fastload_worker_prepare(FastloadWorker *w, GError **error)
 {
     Fastload *fl = w->fl;
-    uint32_t read_count = fl->urgent_read_count;
+    uint32_t read_count = fl->urgent_read_count + fl->hint_read_count;
 
     w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (w->kick_fd < 0) {
@@ -72,9 +91,11 @@ bool fastload_worker_prepare(FastloadWorker *w, GError **error)
                     g_strerror(errno));
         return false;
     }
-    w->page_staging_bytes = (size_t)read_count * fl->urgent_bytes;
-    w->staging_bytes = w->page_staging_bytes +
-                       (size_t)read_count * FASTLOAD_AROUND_BYTES_MAX;
+    w->page_staging_bytes = (size_t)fl->urgent_read_count * fl->urgent_bytes;
+    w->urgent_staging_bytes = w->page_staging_bytes +
+        (size_t)fl->urgent_read_count * FASTLOAD_AROUND_BYTES_MAX;
+    w->staging_bytes = w->urgent_staging_bytes +
+        (size_t)fl->hint_read_count * FASTLOAD_HINT_BYTES_MAX;
     /* The spare costs no memory unless it is used. */
     w->staging = fastload_pool_map(2 * w->staging_bytes, error);
     if (!w->staging) {
@@ -167,6 +188,17 @@ static void worker_check_file(FastloadWorker *w, FastloadRead *read)
     fastload_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE, file_off);
 }
 
+/*
+ * What a request takes of the window.  Where many are small, as those of a
+ * working set are, it is their number that the storage minds: each counts as
+ * much as what is read over to save one.
+ */
+static uint32_t worker_flight_bytes(const FastloadIoReq *req)
+{
+    return req->read->class == FASTLOAD_CLASS_HINT
+        ? MAX(req->len_bytes, FASTLOAD_GAP_BYTES_MAX) : req->len_bytes;
+}
+
 /* Queues the next request of @read, at most @bytes_max long. */
 static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
                              uint32_t bytes_max)
@@ -179,7 +211,7 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     w->inflight_count++;
     if (!req->is_urgent) {
         fastload_window_begin(&w->fl->window, req, fastload_stats_now_ns());
-        w->flight_bytes += req->len_bytes;
+        w->flight_bytes += worker_flight_bytes(req);
         w->flight_count++;
     }
     req->is_queued = true;
@@ -296,7 +328,9 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
                                         __ATOMIC_RELAXED),
         .may_read = is_active && (is_reading_busy ? is_free : w->idx == 0),
         .may_place = is_active && is_free,
-        .around_bytes = fastload_window_around_bytes(&fl->window),
+        /* Who came along would not fault, and not be recorded. */
+        .around_bytes = fastload_record_is_on(fl)
+            ? 0 : fastload_window_around_bytes(&fl->window),
         .window_bytes = fastload_window_bytes(&fl->window, now_ns,
                             fastload_sched_queue_ns(fl, now_ns)) /
                         reader_count,
@@ -441,6 +475,27 @@ static uint32_t worker_staging_count(const FastloadWorker *w,
     return turn->window_bytes / FASTLOAD_CHUNK_BYTES + worker_extra_count(w);
 }
 
+/* Takes the next hint of pages; false when there is none, or no room. */
+static bool worker_take_hint(FastloadWorker *w, const WorkerTurn *turn)
+{
+    Fastload *fl = w->fl;
+    FastloadRead *read = w->free_hints;
+
+    if (!turn->may_read || !read ||
+        fastload_sched_hint_kind(fl, turn->now_ns) != FASTLOAD_HINT_PAGES ||
+        !fastload_sched_next_hint(fl, turn->now_ns,
+                                  fastload_window_gap_bytes(&fl->window,
+                                                            turn->now_ns),
+                                  read)) {
+        return false;
+    }
+    w->free_hints = read->next;
+    fastload_read_plan(read, w->file_generation);
+    fastload_file_choose(fl, read);
+    w->issuing = read;
+    return true;
+}
+
 /* Takes the next chunk for issuing; false when there is none, or no room. */
 static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
 {
@@ -450,6 +505,7 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
 
     /* Who places may be slow: what is read must not pile up meanwhile. */
     if (!turn->may_read ||
+        fastload_sched_hint_kind(fl, turn->now_ns) == FASTLOAD_HINT_PAGES ||
         !fastload_pool_has_room(fl, worker_extra_count(w)) ||
         fastload_sched_next_due_ns(fl, false, true) > turn->now_ns) {
         return false;
@@ -502,7 +558,24 @@ static uint32_t worker_req_bytes(const WorkerTurn *turn)
                  FASTLOAD_REQ_BYTES_MAX);
 }
 
-static void worker_issue_background(FastloadWorker *w, const WorkerTurn *turn)
+/* A read that is not urgent has come in, or has nothing to read. */
+static void worker_read_ready(FastloadWorker *w, FastloadRead *read)
+{
+    if (read->is_pooled) {
+        worker_pass_on(w, read);
+        return;
+    }
+    read->next = NULL;
+    if (w->ready_hints) {
+        w->last_ready_hint->next = read;
+    } else {
+        w->ready_hints = read;
+    }
+    w->last_ready_hint = read;
+}
+
+/* Hints, and then the background. */
+static void worker_issue_ahead(FastloadWorker *w, const WorkerTurn *turn)
 {
     uint32_t req_bytes_max = worker_req_bytes(turn);
 
@@ -510,7 +583,8 @@ static void worker_issue_background(FastloadWorker *w, const WorkerTurn *turn)
     while (worker_has_flight_room(w, turn)) {
         FastloadRead *read = w->issuing;
 
-        if (!read && !worker_take_chunk(w, turn)) {
+        if (!read && !worker_take_hint(w, turn) &&
+            !worker_take_chunk(w, turn)) {
             return;
         }
         read = w->issuing;
@@ -529,7 +603,7 @@ static void worker_issue_background(FastloadWorker *w, const WorkerTurn *turn)
         if (!fastload_read_has_rest(read)) {
             w->issuing = NULL;
             if (fastload_read_end_issuing(read)) {
-                worker_pass_on(w, read);
+                worker_read_ready(w, read);
             }
         }
     }
@@ -540,6 +614,8 @@ static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 {
     w->outcomes |= fastload_sched_read_done(w->fl, read,
                                             fastload_stats_now_ns());
+    fastload_stats_add(&w->counters.hint_count, !read->error &&
+                       read->class == FASTLOAD_CLASS_HINT);
     if (read->moved_bytes) {
         fastload_huge_staging_drop(read->buf);
         read->moved_bytes = 0;
@@ -548,6 +624,27 @@ static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
         fastload_read_move(read, FASTLOAD_READ_FRESH);
     }
     worker_pass_on(w, read);
+}
+
+/*
+ * Places the hint that came in first.  One that failed is given up: its pages
+ * are still the background's to bring.
+ */
+static void worker_place_hint(FastloadWorker *w)
+{
+    FastloadRead *read = w->ready_hints;
+
+    w->ready_hints = read->next;
+    read->next = NULL;
+    fastload_read_move(read, FASTLOAD_READ_PLACING);
+    worker_check_file(w, read);
+    while (!read->error && read->placed_bytes < read->span.len_bytes) {
+        fastload_place_piece(w, read);
+    }
+    fastload_stats_add(&w->counters.hint_count, !read->error);
+    fastload_sched_hint_done(w->fl, read);
+    fastload_read_move(read, FASTLOAD_READ_FRESH);
+    worker_hint_free(w, read);
 }
 
 /* Is there something that this worker may place, or has to pass on? */
@@ -623,7 +720,8 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
             !fastload_session_is_ending(w->fl)) {
             fastload_stats_add(&w->counters.retry_count, 1);
             req->is_direct = read->is_direct = false;
-            if (!req->is_urgent && !read->area->is_early) {
+            if (read->class == FASTLOAD_CLASS_BACKGROUND &&
+                !read->area->is_early) {
                 fastload_sched_rate_charge(w->fl, req->len_bytes);
             }
             w->io_ops->queue(w->io, req);
@@ -635,7 +733,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     req->is_queued = false;
     w->inflight_count--;
     if (!req->is_urgent) {
-        w->flight_bytes -= req->len_bytes;
+        w->flight_bytes -= worker_flight_bytes(req);
         w->flight_count--;
         fastload_window_end(&w->fl->window, req, w->reaped_ns,
                             !req->error && !req->tries && !is_without_ring &&
@@ -649,7 +747,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
         worker_urgent_finish(w, read);
     } else {
         w->issuing = w->issuing == read ? NULL : w->issuing;
-        worker_pass_on(w, read);
+        worker_read_ready(w, read);
     }
 }
 
@@ -657,8 +755,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
 static size_t worker_spare_bytes(const FastloadWorker *w,
                                  const FastloadRead *read)
 {
-    return read->class == FASTLOAD_CLASS_URGENT ? w->staging_bytes
-                                                : w->fl->pool.spare_bytes;
+    return read->is_pooled ? w->fl->pool.spare_bytes : w->staging_bytes;
 }
 
 /* What has come in of @read so far goes with it. */
@@ -744,6 +841,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
 {
     Fastload *fl = w->fl;
     uint64_t due_ns;
+    bool is_hint;
 
     if (!worker_has_flight_room(w, turn)) {
         /* A read that comes in makes room, or time does. */
@@ -755,10 +853,15 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     if (w->issuing) {
         return fastload_sched_rate_due_ns(fl);
     }
-    if (!fastload_pool_has_room(fl, worker_extra_count(w))) {
+    is_hint = fastload_sched_hint_kind(fl, turn->now_ns) ==
+              FASTLOAD_HINT_PAGES;
+    if (is_hint && !w->free_hints) {
+        return UINT64_MAX; /* one that comes in makes room */
+    }
+    if (!is_hint && !fastload_pool_has_room(fl, worker_extra_count(w))) {
         return UINT64_MAX; /* who has placed or renewed some kicks us */
     }
-    due_ns = fastload_sched_next_due_ns(fl, false, true);
+    due_ns = is_hint ? 0 : fastload_sched_next_due_ns(fl, false, true);
     if (turn->may_read || due_ns == UINT64_MAX) {
         return due_ns;
     }
@@ -813,7 +916,7 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
 static bool worker_wants_renewal(const FastloadWorker *w,
                                  const WorkerTurn *turn)
 {
-    return !w->placing && turn->may_place &&
+    return !w->placing && !w->ready_hints && turn->may_place &&
            w->inflight_count == w->flight_count &&
            !fastload_pool_has(w->fl, FASTLOAD_READ_READY) &&
            worker_has_renewal(w, turn);
@@ -845,7 +948,8 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     __atomic_store_n(&w->is_idle, 1, __ATOMIC_SEQ_CST);
     *ret_can_place = worker_can_place(w, turn);
     wants_renewal = worker_wants_renewal(w, turn);
-    sleep_ns = *ret_can_place || wants_renewal ? 0 : worker_sleep_ns(w, turn);
+    sleep_ns = *ret_can_place || wants_renewal || w->ready_hints
+        ? 0 : worker_sleep_ns(w, turn);
     if (sleep_ns == 0) {
         __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     }
@@ -904,34 +1008,50 @@ static void worker_act(FastloadWorker *w)
     }
 }
 
+/* Is a recording over?  Then all that it held back is due. */
+static void worker_end_recording(FastloadWorker *w, const WorkerTurn *turn)
+{
+    Fastload *fl = w->fl;
+
+    if (fastload_record_is_on(fl) &&
+        turn->now_ns >= fastload_record_due_ns(&fl->record) &&
+        fastload_record_end(fl, turn->now_ns)) {
+        fastload_session_kick_all(fl, w);
+    }
+}
+
 static void worker_turn(FastloadWorker *w)
 {
     WorkerTurn turn = worker_turn_of(w, fastload_stats_now_ns());
-    bool wants_renewal = false, can_place = false;
+    bool wants_renewal = false, can_place = false, has_hint;
 
     if (worker_must_leave_ring(w)) {
         worker_leave_ring(w);
     }
     worker_note_file(w);
+    worker_end_recording(w, &turn);
     if (turn.minds_faults) {
         bool has_new = worker_take_faults(w);
 
         worker_issue_urgent(w, &turn, has_new);
     }
-    worker_issue_background(w, &turn);
+    worker_issue_ahead(w, &turn);
     worker_act(w);
     if (!fastload_session_is_ending(w->fl)) {
         /* Reads go out before the worker is busy. */
         wants_renewal = worker_poll(w, &turn, &can_place);
     }
     worker_reap(w);
-    if (can_place) {
+    has_hint = w->ready_hints;
+    if (has_hint) {
+        worker_place_hint(w);
+    } else if (can_place) {
         worker_place_step(w, &turn);
     }
     if (wants_renewal) {
         worker_renew_staging(w);
     }
-    if (can_place || wants_renewal) {
+    if (has_hint || can_place || wants_renewal) {
         /* That took its time: look for faults before the next of it. */
         w->is_ready[FASTLOAD_IO_WATCH_FAULTS] = true;
     }

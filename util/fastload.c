@@ -14,6 +14,9 @@
  *   fastload-sched.c     what to read next: faults, then chunks; no I/O
  *   fastload-retry.c     what failed, and when it is tried again
  *   fastload-rate.c      how fast to read ahead
+ *   fastload-record.c    what the guest touches first, and the file of it
+ *   fastload-hints.c     the working set that is replayed: what to read next
+ *   fastload-workset.c   the file of a working set, as bytes; pure
  *   fastload-worker.c    worker thread: take, read, place, repeat
  *   fastload-fault.c     userfaultfd messages to urgent reads
  *   fastload-read.c      the life of a read: its plan, claims and state
@@ -27,7 +30,6 @@
  *   fastload-uffd.c      userfaultfd calls with errno and progress
  *   fastload-window.c    how much is read ahead at once
  *   fastload-stats.c     counters, log2 histograms, summing
- *   fastload-workset.c   the file of a working set, as bytes; pure
  *   fastload-header.c    what a file says of a RAM block; for the callers
  *
  * Layers: a file calls functions of its own line and of those below.  What the
@@ -39,8 +41,10 @@
  *   3. fastload-place.c fastload-huge.c
  *   4. fastload-window.c fastload-pool.c
  *   5. fastload-sched.c fastload-file.c fastload-read.c
- *   6. fastload-retry.c fastload-rate.c fastload-plan.c fastload-uffd.c
- *   7. fastload-io-uring.c fastload-io-sync.c fastload-stats.c
+ *   6. fastload-retry.c fastload-rate.c fastload-uffd.c
+ *      fastload-record.c fastload-hints.c
+ *   7. fastload-plan.c
+ *   8. fastload-io-uring.c fastload-io-sync.c fastload-stats.c
  *      fastload-header.c fastload-workset.c
  *
  * State (state_lock; who moves it in parentheses):
@@ -67,9 +71,10 @@
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
  * Lock order: event_lock, then state_lock or sched.lock, never both; place_lock
- * of an area, pool.lock, file.prefix_lock and the lock of an eager load alone.
- * No lock is held over I/O, none but place_lock over placement, and none but
- * event_lock over the event callback.
+ * of an area, pool.lock, file.prefix_lock, record.lock and the lock of an eager
+ * load alone.
+ * No lock is held over I/O, none but place_lock over placement, none but
+ * event_lock over the event callback, and none over the working set's.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -396,6 +401,7 @@ void fastload_session_worker_ended(FastloadWorker *w)
     session_untrap(fl);
     fastload_pool_release(fl);
     if (is_cancelled) {
+        fastload_record_finish(fl);
         session_move_and_tell(fl, FASTLOAD_STATE_DRAINED,
                               FASTLOAD_STATE_CANCELLED,
                               FASTLOAD_EVENT_CANCELLED);
@@ -403,7 +409,9 @@ void fastload_session_worker_ended(FastloadWorker *w)
     }
     session_move_and_tell(fl, FASTLOAD_STATE_DRAINED, FASTLOAD_STATE_COMPLETED,
                           FASTLOAD_EVENT_COMPLETED);
+    fastload_record_end(fl, fastload_stats_now_ns());
     fastload_huge_collapse(w);
+    fastload_record_finish(fl);
     session_move_and_tell(fl, FASTLOAD_STATE_COMPLETED, FASTLOAD_STATE_SETTLED,
                           FASTLOAD_EVENT_SETTLED);
 }
@@ -485,6 +493,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     fl->file.direct_fd = -1;
     fl->uffd = -1;
     fastload_window_init(&fl->window);
+    fastload_record_init(&fl->record);
     fl->config = *config;
     if (!fl->config.worker_count) {
         fl->config.worker_count = 2;
@@ -870,6 +879,10 @@ static void session_size_staging(Fastload *fl)
         fl->urgent_read_count = 1;
         fl->active_count = fl->config.worker_count;
     }
+    if (fl->hints.set) {
+        fl->hint_read_count = fl->io_ops->is_blocking
+            ? 1 : FASTLOAD_HINT_READ_COUNT_MAX;
+    }
     fl->pool.read_count = fl->io_ops->is_blocking
         ? MIN(fl->config.worker_count, FASTLOAD_POOL_READ_COUNT)
         : FASTLOAD_POOL_READ_COUNT;
@@ -1008,6 +1021,7 @@ bool fastload_start(Fastload *fl, GError **error)
     }
     fastload_huge_prepare(fl);
     fastload_sched_prepare(fl);
+    fastload_hints_prepare(fl);
     if (!fl->io_ops) {
         fl->io_ops = session_choose_io(fl);
     }
@@ -1016,6 +1030,7 @@ bool fastload_start(Fastload *fl, GError **error)
         session_untrap(fl);
         return false;
     }
+    fastload_record_start(fl, fastload_session_thread);
     g_mutex_lock(&fl->state_lock);
     if (fl->state == FASTLOAD_STATE_NEW) {
         session_move_locked(fl, FASTLOAD_STATE_RUNNING);
@@ -1218,6 +1233,17 @@ void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)
     session_look_again(fl);
 }
 
+void fastload_guest_runs(Fastload *fl)
+{
+    uint64_t never_ns = 0;
+
+    if (__atomic_compare_exchange_n(&fl->record.guest_ns, &never_ns,
+                                    fastload_stats_now_ns(), false,
+                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+        session_look_again(fl);
+    }
+}
+
 bool fastload_recover(Fastload *fl, int fd, GError **error)
 {
     if (fd < 0) {
@@ -1239,6 +1265,22 @@ static uint64_t session_oldest_fault_ns(Fastload *fl)
     return begin_ns ? MAX(fastload_stats_now_ns() - begin_ns, 1) : 0;
 }
 
+static void session_get_workset(Fastload *fl, uint64_t late_count,
+                                bool is_complete,
+                                FastloadWorksetStats *ret_stats)
+{
+    if (!fl->hints.set) {
+        fastload_record_stats(fl, ret_stats);
+        return;
+    }
+    fastload_hints_stats(fl, ret_stats);
+    ret_stats->late_count = late_count;
+    if (is_complete) {
+        /* All is there, whatever brought it. */
+        ret_stats->state = FASTLOAD_WORKSET_REPLAYED;
+    }
+}
+
 void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
 {
     g_autofree FastloadCounters *sum = g_new0(FastloadCounters, 1);
@@ -1253,7 +1295,7 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     };
     uint64_t eager_bytes = __atomic_load_n(&fl->eager_bytes,
                                            __ATOMIC_RELAXED);
-    bool has_workers, is_trapped;
+    bool has_workers, is_trapped, is_complete;
     uint32_t i;
 
     g_mutex_lock(&fl->state_lock);
@@ -1262,7 +1304,8 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     is_trapped = has_workers && fl->state < FASTLOAD_STATE_COMPLETED;
     stats.io_name = fl->io_name ? fl->io_name : "none";
     stats.io_fallback = fl->io_fallback;
-    stats.complete_ns = fl->complete_ns ? fl->complete_ns - fl->start_ns : 0;
+    is_complete = fl->complete_ns;
+    stats.complete_ns = is_complete ? fl->complete_ns - fl->start_ns : 0;
     g_mutex_unlock(&fl->state_lock);
     for (i = 0; has_workers && i < fl->config.worker_count; i++) {
         fastload_stats_sum(&fl->workers[i].counters, sum);
@@ -1278,6 +1321,8 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
                                        __ATOMIC_RELAXED);
     stats.moved_bytes = sum->moved_bytes;
     stats.collapsed_bytes = sum->collapsed_bytes;
+    session_get_workset(fl, sum->late_count, is_complete, &stats.workset);
+    stats.hint_count = sum->hint_count;
     stats.fault_count = sum->fault_count;
     stats.retry_count = sum->retry_count;
     stats.io_error_count = sum->io_error_count;
@@ -1314,6 +1359,8 @@ void fastload_free(Fastload *fl)
     fastload_pool_release(fl);
     fastload_file_forget(fl);
     fastload_retry_clear(&fl->retry);
+    fastload_record_clear(&fl->record);
+    fastload_hints_clear(&fl->hints);
     g_free(fl->zeros);
     g_ptr_array_free(fl->areas_by_hva, true);
     g_ptr_array_free(fl->areas, true);

@@ -7,9 +7,10 @@
  * memory as regions, starts the load, may let the guest run at once, and
  * waits.  Worker threads read the file and make pages appear with
  * userfaultfd: first the pages that somebody is waiting for (urgent), then
- * everything else (background): early regions before others, and in file order
- * among these.  This header does not know the snapshot format, QEMU or a
- * monitor: the caller parses the file and hands over plain offsets and bitmaps.
+ * early regions, then the recorded working set, if there is one (hint), then
+ * everything else (background), in file order.  This header does not know the
+ * snapshot format, QEMU or a monitor: the caller parses the file and hands over
+ * plain offsets and bitmaps.
  *
  * Ownership: the caller owns guest memory, the file descriptor and every
  *   array passed in.  Guest memory and the descriptor must outlive
@@ -18,13 +19,15 @@
  * Threads: one thread, the "owner", makes the calls marked [owner].  Calls
  *   marked [any] are safe from every thread until fastload_free() begins.
  *   The event callback runs on an engine thread, one call at a time; the
- *   placed and fault callbacks on all of them at once, the former also on
- *   the owner's in fastload_start().  The only engine calls allowed in any are
- *   fastload_cancel(), fastload_get_stats(), fastload_is_settled() and
+ *   working set's on one of its own; the placed and fault callbacks on all of
+ *   them at once, the former also on the owner's in fastload_start().  The
+ *   only engine calls allowed in any are fastload_cancel(),
+ *   fastload_get_stats(), fastload_is_settled() and
  *   fastload_set_background_rate().
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped; fastload_wait() until the load is over, fastload_settle() and
- *   fastload_free() until threads end.  fastload_new() and
+ *   fastload_free() until threads end, and until a recorded working set is
+ *   written.  fastload_use_workset() reads a small file.  fastload_new() and
  *   fastload_recover() ask for the file's attributes and read what lies before
  *   the stream, and a page of the file or of the copy.  No other call blocks
  *   on storage or on the guest.
@@ -34,10 +37,10 @@
  *   number of things.  file_off counts bytes from the start of the file; hva
  *   is a host virtual address; ram_off counts bytes from a region's start.
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
- * Order: new -> add_region* -> start -> wait -> settle -> free.  free is legal
- *   after any of them; cancel, get_stats, is_failing, is_settled and
- *   set_background_rate after new, has_failed_faults, is_loaded and recover
- *   after start.
+ * Order: new -> add_region* -> use_workset? -> start -> wait -> settle -> free.
+ *   free is legal after any of them; cancel, guest_runs, get_stats, is_failing,
+ *   is_settled and set_background_rate after new, has_failed_faults, is_loaded
+ *   and recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -140,7 +143,7 @@ typedef void FastloadFaultFunc(void *hva, uint32_t tid, void *opaque);
 
 typedef enum FastloadClass {
     FASTLOAD_CLASS_URGENT,     /* somebody waited for the page */
-    FASTLOAD_CLASS_HINT,       /* reserved for recorded working sets */
+    FASTLOAD_CLASS_HINT,       /* in the working set that is replayed */
     FASTLOAD_CLASS_BACKGROUND, /* read ahead, in turn */
     FASTLOAD_CLASS_MAX,
 } FastloadClass;
@@ -219,7 +222,62 @@ typedef struct FastloadRegion {
     bool wants_huge;
     /* Zero pages get memory of their own as well, where it can be trapped. */
     bool wants_populated;
+    /*
+     * What the snapshot calls it; copied.  NULL: "".  A working set is of a
+     * snapshot whose regions have the same labels.
+     */
+    const char *label;
 } FastloadRegion;
+
+/* What becomes of the file that fastload_use_workset() was given. */
+typedef enum FastloadWorksetState {
+    FASTLOAD_WORKSET_NONE,      /* there is no such file */
+    FASTLOAD_WORKSET_RECORDING, /* first touches are noted; nothing else is
+                                   read ahead but early regions */
+    FASTLOAD_WORKSET_WRITING,   /* the load goes on as any other */
+    FASTLOAD_WORKSET_WRITTEN,
+    FASTLOAD_WORKSET_FAILED,    /* nothing was written */
+    FASTLOAD_WORKSET_REPLAYING,
+    FASTLOAD_WORKSET_REPLAYED,  /* all of the set is there, or was given up */
+    FASTLOAD_WORKSET_STATE_MAX,
+} FastloadWorksetState;
+
+/* In pages of 4096 bytes, whatever memory is made of. */
+typedef struct FastloadWorksetStats {
+    FastloadWorksetState state;
+    uint64_t page_count;  /* in the set; while recording: touched so far */
+    uint32_t run_count;   /* in the file; 0 while recording */
+    uint64_t took_ns;     /* the recording, from when it began */
+    uint64_t late_count;  /* in the set, touched before they were there */
+} FastloadWorksetStats;
+
+/**
+ * FastloadWorksetFunc: told that a recording is WRITTEN, or has FAILED
+ * @stats: what came of it
+ * @error: for FAILED, why; else NULL.  A load goes on without its recording
+ * @opaque: from the configuration
+ *
+ * Called once for a load that records, on an engine thread that does nothing
+ * else (or by fastload_start(), where it cannot have that thread); the last
+ * event comes after it.  The same rules as for events.
+ */
+typedef void FastloadWorksetFunc(const FastloadWorksetStats *stats,
+                                 const GError *error, void *opaque);
+
+/* Zero in any field but path means "choose for me", or "none". */
+typedef struct FastloadWorksetConfig {
+    const char *path;    /* copied */
+    uint64_t quiet_ns;   /* no new page for so long ends it; 300 ms */
+    uint64_t least_ns;   /* but not before; 200 ms */
+    uint64_t most_ns;    /* and so much later in any case; 2 s */
+    /*
+     * The caller will call fastload_guest_runs(), and these times begin then;
+     * else with fastload_start().
+     */
+    bool awaits_guest;
+    FastloadWorksetFunc *func;
+    void *opaque;
+} FastloadWorksetConfig;
 
 /* A snapshot of the counters; cheap, and coherent only field by field. */
 typedef struct FastloadStats {
@@ -242,6 +300,7 @@ typedef struct FastloadStats {
     uint64_t remaining_bytes;  /* trapped and not placed yet */
     uint64_t loaded_bytes[FASTLOAD_CLASS_MAX]; /* data placed, by class */
     uint64_t read_bytes;       /* from the file, re-reads included */
+    uint64_t hint_count;       /* reads of the working set that were placed */
     uint64_t fault_count;      /* userfaultfd messages answered */
     uint64_t moved_bytes;      /* placed by UFFDIO_MOVE, zeros included */
     uint64_t collapsed_bytes;  /* made huge pages after completion */
@@ -263,6 +322,7 @@ typedef struct FastloadStats {
      */
     bool has_mtime_moved;
     uint64_t complete_ns;      /* start to all placed; 0 until then */
+    FastloadWorksetStats workset;
 } FastloadStats;
 
 typedef struct Fastload Fastload;
@@ -317,6 +377,43 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
                          GError **error);
 
 /**
+ * fastload_use_workset: record what the guest touches first, or replay it
+ *                                                                    [owner]
+ * @fl: a load that has all its regions and has not started; once
+ * @config: path names the file.  Where there is none, this load records: the
+ *   first touch of each page is noted, and nothing is read ahead meanwhile (but
+ *   early regions), nor around a fault.  When no new page was touched for
+ *   quiet_ns, the load goes on as ever and the file is written, which no fault
+ *   waits for: beside its name, then renamed.  A load that ends earlier writes
+ *   what it has.  Where the file is of this snapshot, this load replays it:
+ *   from fastload_start() on its pages are read in the order in which they were
+ *   touched, behind faults and early regions, ahead of the background.  No
+ *   background rate delays them, nor FASTLOAD_BACKGROUND_OFF, and they take
+ *   nothing from it
+ * @error: why the file is neither replayed nor can be recorded: it is damaged,
+ *   of another snapshot or version, or its folder cannot be written to.  The
+ *   load can be started all the same, without it, and the file stays as it is
+ *
+ * What a snapshot is, for that: labels, lengths, granules and places of its
+ * regions, their bitmaps, and the file's size from stream_off on.  The kind of
+ * memory does not matter.  Which pages are read sooner is all that the file
+ * decides; it is checked as what a stranger wrote.
+ * Where awaits_guest is set and the guest does not run within 10 s (or most_ns,
+ * if that is more), the recording has FAILED.  So it has where nothing was
+ * touched.  What is recorded at most is 524288 pages of the memory's size.
+ */
+bool fastload_use_workset(Fastload *fl, const FastloadWorksetConfig *config,
+                          GError **error);
+
+/**
+ * fastload_guest_runs: the guest begins to run                         [any]
+ * @fl: any load
+ *
+ * From the first call on the times of a recording count that awaits_guest.
+ */
+void fastload_guest_runs(Fastload *fl);
+
+/**
  * fastload_start: trap the regions, start the threads, return at once [owner]
  * @fl: a load with at least one region
  * @error: set on failure; @fl can then only be freed, nothing stays trapped
@@ -351,7 +448,8 @@ bool fastload_wait(Fastload *fl, GError **error);
  * by urgent reads, while the memory is in use; fastload_free() would end that
  * early.  Returns after the last event.  A thread whose reads were left behind
  * (see fastload_wait()) is not waited for: the kernel ends it when they are
- * back, and it touches nothing of the load any more.
+ * back, and it touches nothing of the load any more.  A recorded working set
+ * that is being written is waited for.
  */
 void fastload_settle(Fastload *fl);
 

@@ -11,6 +11,7 @@
 #define QEMU_FASTLOAD_INT_H
 
 #include "qemu/fastload.h"
+#include "qemu/fastload_workset.h"
 
 /* The unit of background reading: what a transparent huge page covers. */
 #define FASTLOAD_CHUNK_BYTES (2u << 20)
@@ -99,6 +100,30 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 #define FASTLOAD_AROUND_SHARE 8
 #define FASTLOAD_AROUND_BYTES_MAX (128u << 10)
 QEMU_BUILD_BUG_ON(FASTLOAD_AROUND_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN > 64);
+/*
+ * A read of the working set: as long as a fault may wait for, since the worker
+ * that minds the faults places it.  Pages that are larger, and chunks that are
+ * in the set for the most part, are read as chunks.
+ */
+#define FASTLOAD_HINT_BYTES_MAX (128u << 10)
+QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
+#define FASTLOAD_HINT_READ_COUNT_MAX 64
+/* Of a chunk's data, one part in so many makes it one. */
+#define FASTLOAD_HINT_WHOLE_SHARE 2
+/*
+ * A hole in a read of the working set may be as long as what the storage brings
+ * in so small a part of a round trip: about so many reads are out at once.
+ */
+#define FASTLOAD_HINT_GAP_SHARE 64
+#define FASTLOAD_HINT_GAP_BYTES_MAX (FASTLOAD_HINT_BYTES_MAX / 2)
+/* A recording has no more touches: 4 MiB of numbers, once they are used. */
+#define FASTLOAD_TOUCH_COUNT_MAX (512u << 10)
+/* The times of a recording, where the caller does not say. */
+#define FASTLOAD_RECORD_QUIET_NS (300 * 1000 * 1000ull)
+#define FASTLOAD_RECORD_LEAST_NS (200 * 1000 * 1000ull)
+#define FASTLOAD_RECORD_MOST_NS (2 * 1000 * 1000 * 1000ull)
+/* Who is told when the guest runs waits no longer for that, or as the most. */
+#define FASTLOAD_RECORD_AWAIT_NS (10 * 1000 * 1000 * 1000ull)
 #define FASTLOAD_FAULT_COUNT_MAX 1024
 #define FASTLOAD_FAULT_BATCH_MAX 16
 /*
@@ -208,10 +233,18 @@ static inline bool fastload_bit_test_and_set(uint64_t *bits, uint64_t idx)
                              __ATOMIC_ACQ_REL) & mask;
 }
 
+/* Returns what the bit was. */
+static inline bool fastload_bit_test_and_clear(uint64_t *bits, uint64_t idx)
+{
+    uint64_t mask = 1ull << (idx % FASTLOAD_BITS);
+
+    return __atomic_fetch_and(&bits[idx / FASTLOAD_BITS], ~mask,
+                              __ATOMIC_ACQ_REL) & mask;
+}
+
 static inline void fastload_bit_clear(uint64_t *bits, uint64_t idx)
 {
-    __atomic_fetch_and(&bits[idx / FASTLOAD_BITS],
-                       ~(1ull << (idx % FASTLOAD_BITS)), __ATOMIC_ACQ_REL);
+    fastload_bit_test_and_clear(bits, idx);
 }
 
 /* ---- plan: regions and bitmaps to chunks, extents, spans (pure) ---- */
@@ -232,6 +265,8 @@ typedef struct FastloadSpan {
 
 typedef struct FastloadArea {
     /* constant after start */
+    uint32_t idx;          /* in turn to be read */
+    char *label;
     uint8_t *hva;
     uint64_t len_bytes;
     uint64_t file_off;
@@ -263,6 +298,11 @@ typedef struct FastloadArea {
     uint64_t *claimed;     /* an urgent read is in flight for the page */
     uint64_t *placed;
     uint64_t *moved;       /* by chunk: placed as one, a huge page */
+    uint64_t *touched;     /* NULL: nothing is recorded */
+    /* Of the working set that is replayed; NULL: there is none here */
+    uint64_t *in_set;      /* not touched yet */
+    uint64_t *unread;      /* and nothing is asked of it yet */
+    uint64_t *whole;       /* constant after start; by chunk: read as one */
 } FastloadArea;
 
 FastloadArea *fastload_plan_area_new(const FastloadRegion *region);
@@ -357,6 +397,7 @@ struct FastloadRead {
     uint32_t file_generation; /* which file it was read from */
     bool is_replaced;       /* and that is not the one any more: read again */
     uint64_t begin_ns;      /* urgent: when the fault message was read */
+    bool is_pooled;         /* constant: of the pool, for chunks */
     FastloadFault fault;    /* urgent: what it answers, under sched.lock;
                                no area: nothing */
     uint64_t around_claims; /* urgent: what it claims, a bit a page of span */
@@ -454,6 +495,8 @@ typedef struct FastloadCounters {
     uint64_t read_bytes;
     uint64_t moved_bytes;
     uint64_t collapsed_bytes;
+    uint64_t hint_count;
+    uint64_t late_count;    /* pages of the set that were touched before */
     uint64_t fault_count;
     uint64_t retry_count;
     uint64_t io_error_count;
@@ -504,10 +547,12 @@ typedef struct FastloadWorker {
     Fastload *fl;
     uint32_t idx;
     int kick_fd;
-    uint8_t *staging;            /* for urgent reads; then a spare of it */
+    uint8_t *staging;            /* for its own reads; then a spare of it */
     size_t page_staging_bytes;   /* of single pages, at its begin */
+    size_t urgent_staging_bytes; /* of urgent reads; hints come behind it */
     size_t staging_bytes;        /* without the spare */
-    FastloadRead *reads;         /* urgent; these three: one allocation each */
+    /* Urgent, then hints; these three: one allocation each */
+    FastloadRead *reads;
     FastloadIoReq *reqs;
     FastloadSpan *extents;
     /* owner only */
@@ -524,9 +569,12 @@ typedef struct FastloadWorker {
     bool is_guessing;
     FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
-    FastloadRead *issuing;       /* background read with extents to issue */
+    FastloadRead *free_hints;
+    FastloadRead *ready_hints;   /* in the order in which they came back */
+    FastloadRead *last_ready_hint; /* of these, where there are any */
+    FastloadRead *issuing;       /* not urgent, with extents to issue */
     FastloadRead *placing;       /* background read, placed in part */
-    uint64_t flight_bytes;       /* of background requests */
+    uint64_t flight_bytes;       /* of requests that are not urgent */
     uint32_t flight_count;
     uint32_t inflight_count;     /* requests, of either class */
     uint64_t reaped_ns;          /* when requests were last seen to be back */
@@ -627,6 +675,56 @@ typedef struct FastloadRate {
     uint64_t at_ns;              /* when the tokens were counted last */
 } FastloadRate;
 
+/* First touches: util/fastload-record.c */
+typedef struct FastloadRecord {
+    /* constant after start */
+    char *path;                  /* NULL: nothing is recorded */
+    uint64_t quiet_ns;
+    uint64_t least_ns;
+    uint64_t most_ns;
+    bool awaits_guest;
+    FastloadWorksetFunc *func;
+    void *opaque;
+    uint64_t snapshot_digest;
+    uint64_t *touches;           /* FASTLOAD_TOUCH_COUNT_MAX; atomic */
+    uint64_t begin_ns;
+    /* owner, then the last worker */
+    GThread *writer;
+    /* lock lock */
+    GMutex lock;
+    GCond cond;
+    FastloadWorksetState state;  /* NONE to FAILED */
+    uint64_t took_ns;
+    uint64_t page_count;         /* of what is written */
+    uint32_t run_count;
+    /* atomic */
+    uint32_t is_on;              /* touches are noted, the background waits */
+    uint64_t touch_count;        /* or more, when it is full */
+    uint64_t last_ns;            /* relaxed: of the last new page; 0: none */
+    uint64_t guest_ns;           /* when the guest began to run; 0: not yet */
+} FastloadRecord;
+
+/* What to read before the background: util/fastload-hints.c */
+typedef struct FastloadHints {
+    /* constant after start */
+    FastloadWorkset *set;        /* NULL: nothing is replayed */
+    FastloadArea **areas;        /* by block of the set; borrowed */
+    /* lock sched.lock */
+    uint32_t next_run;           /* nothing before is unread, */
+    uint64_t next_page;          /* nor of its pages so many */
+    uint32_t out_count;          /* reads that are not placed yet */
+    /* atomic: no read will be taken; and all are placed, or given up */
+    uint32_t is_over;
+    uint32_t is_placed;
+} FastloadHints;
+
+/* What the next read of the working set is. */
+typedef enum FastloadHintKind {
+    FASTLOAD_HINT_NONE,          /* there is none, for now at least */
+    FASTLOAD_HINT_PAGES,
+    FASTLOAD_HINT_CHUNK,
+} FastloadHintKind;
+
 /* What the window's width is for; the diagram is in util/fastload-window.c */
 typedef enum FastloadWindowPhase {
     FASTLOAD_WINDOW_START,
@@ -681,6 +779,7 @@ struct Fastload {
     size_t zeros_bytes;
     uint32_t active_count;       /* workers that read ahead and place */
     uint32_t urgent_read_count;  /* for each worker */
+    uint32_t hint_read_count;    /* the same; 0: nothing is replayed */
     uint32_t urgent_bytes;       /* staging for one urgent read */
     bool has_move;               /* of the userfaultfd, then of any area */
     uint64_t start_ns;
@@ -692,6 +791,8 @@ struct Fastload {
     FastloadRetry retry;
     FastloadRate rate;
     FastloadWindow window;
+    FastloadRecord record;
+    FastloadHints hints;
 
     /* lock state_lock */
     GMutex state_lock;
@@ -772,7 +873,17 @@ FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
 /* How much longer reads may wait for the background's, as the guest is now. */
 uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns);
-/* Says of @read which area, whether it is retried, and a probe. */
+/* What fastload_sched_next_hint() or _next_chunk() give next, if a hint. */
+FastloadHintKind fastload_sched_hint_kind(Fastload *fl, uint64_t now_ns);
+/*
+ * Says of @read which area and span.  False: the next hint is none of pages.
+ * @gap_bytes: how long holes between its pages may be
+ */
+bool fastload_sched_next_hint(Fastload *fl, uint64_t now_ns,
+                              uint64_t gap_bytes, FastloadRead *read);
+/* It is placed, or failed: then the background brings its pages. */
+void fastload_sched_hint_done(Fastload *fl, const FastloadRead *read);
+/* Says of @read which area and class, whether it is retried, and a probe. */
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadRead *read,
                                uint64_t *ret_chunk_idx);
@@ -828,6 +939,61 @@ uint64_t fastload_retry_probe_due_ns_locked(const FastloadRetry *retry);
 /* When chunks are due that did not fail: none of a changed file is better. */
 uint64_t fastload_retry_pending_due_ns_locked(const FastloadRetry *retry);
 
+/* first touches: util/fastload-record.c; all but _start() take no lock */
+void fastload_record_init(FastloadRecord *record);
+void fastload_record_clear(FastloadRecord *record);
+/*
+ * Recording begins, if it was asked for; all workers wait to begin.
+ * @thread_of makes the thread that writes; without it the recording has
+ * failed.
+ */
+typedef GThread *FastloadThreadFunc(const char *name, GThreadFunc main_func,
+                                    void *opaque, GError **error);
+void fastload_record_start(Fastload *fl, FastloadThreadFunc *thread_of);
+static inline bool fastload_record_is_on(const Fastload *fl)
+{
+    return __atomic_load_n(&fl->record.is_on, __ATOMIC_RELAXED);
+}
+/* A fault of this page was told; it is on. */
+void fastload_record_touch(Fastload *fl, FastloadArea *area,
+                           uint64_t page_idx, uint64_t now_ns);
+/* When it ends by itself, as things are; 0: it is not on. */
+uint64_t fastload_record_due_ns(const FastloadRecord *record);
+/* It is over, if it is on; its writer begins.  Returns whether it was on. */
+bool fastload_record_end(Fastload *fl, uint64_t now_ns);
+/* It is over and written; its thread has ended.  Takes the record's lock. */
+void fastload_record_finish(Fastload *fl);
+/* Takes the record's lock. */
+void fastload_record_stats(Fastload *fl, FastloadWorksetStats *ret_stats);
+
+/* the working set: util/fastload-hints.c; sched.lock, where it says _locked */
+/*
+ * From now on @set is replayed, which belongs to @fl then; the areas are all
+ * there.  False: it has a block that the snapshot does not have.
+ */
+bool fastload_hints_use(Fastload *fl, FastloadWorkset *set);
+/* Which pages these are; called by start, areas are planned and armed. */
+void fastload_hints_prepare(Fastload *fl);
+void fastload_hints_clear(FastloadHints *hints);
+/* A fault of this page was told: it is late, and read already. */
+void fastload_hints_touch(FastloadWorker *w, FastloadArea *area,
+                          uint64_t page_idx);
+/* Goes on to the next that is to be read: where it is, if there is one. */
+FastloadHintKind fastload_hints_find_locked(Fastload *fl,
+                                            FastloadArea **ret_area,
+                                            uint64_t *ret_page_idx);
+/* Nothing of the chunk is left to be asked for. */
+void fastload_hints_take_chunk_locked(Fastload *fl, FastloadArea *area,
+                                      uint64_t chunk_idx);
+/* The same of pages around this one, which are returned. */
+FastloadSpan fastload_hints_take_pages_locked(Fastload *fl,
+                                              FastloadArea *area,
+                                              uint64_t page_idx,
+                                              uint64_t gap_bytes);
+/* A read that was taken is placed, or given up. */
+void fastload_hints_done_locked(Fastload *fl);
+void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats);
+
 /* the background's limit: util/fastload-rate.c */
 void fastload_rate_set_locked(FastloadRate *rate, uint64_t now_ns,
                               uint64_t bytes_per_s);
@@ -866,6 +1032,8 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
                                uint64_t queue_ns);
 /* When it is wider by itself, though nothing comes in; UINT64_MAX: never. */
 uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns);
+/* How long a hole in a read of the working set may be. */
+uint64_t fastload_window_gap_bytes(const FastloadWindow *w, uint64_t now_ns);
 /* How much an urgent read may be long, as far away as the storage is; or 0. */
 uint32_t fastload_window_around_bytes(const FastloadWindow *w);
 /* 0: not known yet. */

@@ -41,6 +41,7 @@ static ReadTest *read_test_new(FastloadClass class)
     t->area->placed = g_new0(uint64_t, FASTLOAD_BIT_WORDS(PAGE_COUNT));
     t->buf = g_malloc(PAGE_COUNT * PAGE);
     t->read.class = class;
+    t->read.is_pooled = class != FASTLOAD_CLASS_URGENT;
     t->read.buf = t->buf;
     t->read.extents = t->extents;
     return t;

@@ -1,0 +1,325 @@
+/*
+ * fastload hints: what of a recorded working set to read next.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Goes through the set in the order in which its pages were touched.  What lies
+ * near the next page, and is in the set too, comes with it: a hole that is read
+ * over costs less than another request.  A chunk that is in the set for the
+ * most part is taken whole, so that it becomes a huge page.  Each page is asked
+ * for once: where that fails, the background or a fault brings it.  A page is
+ * not claimed, as a chunk's is not: a fault reads it again on its own, and who
+ * comes second steps over what is there.  Who calls holds sched.lock, where a
+ * name says so.  Does no I/O; nothing fails.
+ */
+#include "qemu/osdep.h"
+#include "trace.h"
+#include "qemu/fastload_int.h"
+
+static FastloadArea *hints_find_area(const Fastload *fl,
+                                     const FastloadWorksetBlock *block)
+{
+    guint a;
+
+    for (a = 0; a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        if (area->len_bytes == block->len_bytes &&
+            area->file_off - fl->config.stream_off == block->stream_off) {
+            return area;
+        }
+    }
+    return NULL;
+}
+
+bool fastload_hints_use(Fastload *fl, FastloadWorkset *set)
+{
+    g_autofree FastloadArea **areas = g_new(FastloadArea *, set->block_count);
+    uint32_t i;
+
+    for (i = 0; i < set->block_count; i++) {
+        areas[i] = hints_find_area(fl, &set->blocks[i]);
+        if (!areas[i]) {
+            return false;
+        }
+    }
+    fl->hints.areas = g_steal_pointer(&areas);
+    fl->hints.set = set;
+    return true;
+}
+
+void fastload_hints_clear(FastloadHints *hints)
+{
+    fastload_workset_free(hints->set);
+    g_free(hints->areas);
+}
+
+/* The pages of the area that a run covers, in part perhaps. */
+static void hints_run_pages(const FastloadArea *area,
+                            const FastloadWorksetRun *run,
+                            uint64_t *ret_first, uint64_t *ret_last)
+{
+    uint32_t shift = area->page_shift -
+                     __builtin_ctz(FASTLOAD_WORKSET_PAGE_BYTES);
+
+    *ret_first = run->first_page >> shift;
+    *ret_last = (run->first_page + run->page_count - 1) >> shift;
+}
+
+/* No other thread is there yet. */
+static void hints_set_bits(uint64_t *bits, uint64_t first, uint64_t last)
+{
+    while (first <= last) {
+        uint32_t shift = first % FASTLOAD_BITS;
+        uint64_t count = MIN(FASTLOAD_BITS - shift, last - first + 1);
+
+        bits[first / FASTLOAD_BITS] |=
+            (count < FASTLOAD_BITS ? (1ull << count) - 1 : ~0ull) << shift;
+        first += count;
+    }
+}
+
+/* How many of these bits are set. */
+static uint64_t hints_count_bits(const uint64_t *bits, uint64_t first,
+                                 uint64_t count)
+{
+    uint64_t in_word, word, sum = 0;
+
+    for (; count; first += in_word, count -= in_word) {
+        in_word = MIN(FASTLOAD_BITS - first % FASTLOAD_BITS, count);
+        word = bits[first / FASTLOAD_BITS] >> (first % FASTLOAD_BITS);
+        word &= in_word < FASTLOAD_BITS ? (1ull << in_word) - 1 : ~0ull;
+        sum += __builtin_popcountll(word);
+    }
+    return sum;
+}
+
+/* Is the chunk read as one, if anything of it is? */
+static bool hints_is_whole(const FastloadArea *area, uint64_t chunk_idx)
+{
+    FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
+    uint64_t first = span.ram_off >> area->page_shift;
+    uint64_t count = span.len_bytes >> area->page_shift;
+    uint64_t set_bytes = hints_count_bits(area->in_set, first, count) <<
+                         area->page_shift;
+    uint64_t i;
+
+    if (area->page_bytes > FASTLOAD_HINT_BYTES_MAX) {
+        return set_bytes;
+    }
+    /* Of a few pages a chunk would be made for nothing. */
+    if (set_bytes <= FASTLOAD_HINT_BYTES_MAX) {
+        return false;
+    }
+    for (i = first; i < first + count; i++) {
+        if (fastload_bit_test(area->in_set, i) &&
+            !fastload_plan_page_has_data(area, i)) {
+            set_bytes -= area->page_bytes;
+        }
+    }
+    return set_bytes * FASTLOAD_HINT_WHOLE_SHARE >
+           fastload_plan_data_bytes(area, span);
+}
+
+static void hints_prepare_area(FastloadArea *area)
+{
+    uint64_t word_count = FASTLOAD_BIT_WORDS(area->page_count);
+
+    if (!area->in_set) {
+        area->in_set = g_new0(uint64_t, word_count);
+        area->unread = g_new0(uint64_t, word_count);
+        area->whole = g_new0(uint64_t, FASTLOAD_BIT_WORDS(area->chunk_count));
+    }
+}
+
+static void hints_choose_whole(FastloadArea *area)
+{
+    uint64_t c;
+
+    for (c = 0; c < area->chunk_count; c++) {
+        if (hints_is_whole(area, c)) {
+            fastload_bit_test_and_set(area->whole, c);
+        }
+    }
+}
+
+void fastload_hints_prepare(Fastload *fl)
+{
+    FastloadHints *hints = &fl->hints;
+    uint64_t first, last;
+    uint32_t i, a;
+
+    hints->is_over = hints->is_placed = !hints->set;
+    for (i = 0; hints->set && i < hints->set->run_count; i++) {
+        const FastloadWorksetRun *run = &hints->set->runs[i];
+        FastloadArea *area = hints->areas[run->block_idx];
+
+        if (area->is_trapped) {
+            hints_prepare_area(area);
+            hints_run_pages(area, run, &first, &last);
+            hints_set_bits(area->in_set, first, last);
+            hints_set_bits(area->unread, first, last);
+        }
+    }
+    for (a = 0; hints->set && a < fl->areas->len; a++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        if (area->in_set) {
+            hints_choose_whole(area);
+        }
+    }
+}
+
+void fastload_hints_touch(FastloadWorker *w, FastloadArea *area,
+                          uint64_t page_idx)
+{
+    if (area->in_set && fastload_bit_test_and_clear(area->in_set, page_idx) &&
+        !fastload_bit_test(area->placed, page_idx)) {
+        fastload_stats_add(&w->counters.late_count, area->page_bytes /
+                           FASTLOAD_WORKSET_PAGE_BYTES);
+        fastload_bit_clear(area->unread, page_idx); /* it is read right now */
+    }
+}
+
+static void hints_take_locked(FastloadArea *area, uint64_t first,
+                              uint64_t count)
+{
+    uint64_t i;
+
+    for (i = first; i < first + count; i++) {
+        fastload_bit_clear(area->unread, i);
+    }
+}
+
+void fastload_hints_take_chunk_locked(Fastload *fl, FastloadArea *area,
+                                      uint64_t chunk_idx)
+{
+    FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
+
+    fl->hints.out_count++;
+    hints_take_locked(area, span.ram_off >> area->page_shift,
+                      span.len_bytes >> area->page_shift);
+}
+
+/* Is this page wanted, and is anybody else going to bring it? */
+static bool hints_is_wanted_locked(FastloadArea *area, uint64_t page_idx)
+{
+    uint64_t c = fastload_plan_chunk_of(area, page_idx << area->page_shift);
+
+    if (!fastload_bit_test(area->unread, page_idx)) {
+        return false;
+    }
+    /* Else it is not trapped, or somebody has it, or it has failed. */
+    if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING &&
+        !fastload_bit_test(area->placed, page_idx)) {
+        return true;
+    }
+    fastload_bit_clear(area->unread, page_idx);
+    return false;
+}
+
+FastloadHintKind fastload_hints_find_locked(Fastload *fl,
+                                            FastloadArea **ret_area,
+                                            uint64_t *ret_page_idx)
+{
+    FastloadHints *hints = &fl->hints;
+
+    for (; hints->set && hints->next_run < hints->set->run_count;
+         hints->next_run++, hints->next_page = 0) {
+        const FastloadWorksetRun *run = &hints->set->runs[hints->next_run];
+        FastloadArea *area = hints->areas[run->block_idx];
+        uint64_t first, last, page;
+
+        if (!area->unread) {
+            continue;
+        }
+        hints_run_pages(area, run, &first, &last);
+        for (; first + hints->next_page <= last; hints->next_page++) {
+            page = first + hints->next_page;
+            if (hints_is_wanted_locked(area, page)) {
+                *ret_area = area;
+                *ret_page_idx = page;
+                return fastload_bit_test(area->whole, fastload_plan_chunk_of(
+                                             area, page << area->page_shift))
+                    ? FASTLOAD_HINT_CHUNK : FASTLOAD_HINT_PAGES;
+            }
+        }
+    }
+    __atomic_store_n(&hints->is_over, 1, __ATOMIC_RELAXED);
+    if (!hints->out_count) {
+        __atomic_store_n(&hints->is_placed, 1, __ATOMIC_RELAXED);
+    }
+    return FASTLOAD_HINT_NONE;
+}
+
+/*
+ * How many pages from @page_idx on, in steps of @step, up to the last that is
+ * wanted, with no hole longer than @gap_count; not more than @count_max.
+ */
+static uint64_t hints_reach_locked(FastloadArea *area, uint64_t page_idx,
+                                   int step, uint64_t gap_count,
+                                   uint64_t count_max)
+{
+    uint64_t i, reach_count = 0;
+
+    for (i = 1; i <= count_max && i - reach_count <= gap_count + 1; i++) {
+        if (hints_is_wanted_locked(area, page_idx + step * i)) {
+            reach_count = i;
+        }
+    }
+    return reach_count;
+}
+
+FastloadSpan fastload_hints_take_pages_locked(Fastload *fl,
+                                              FastloadArea *area,
+                                              uint64_t page_idx,
+                                              uint64_t gap_bytes)
+{
+    uint64_t ram_off = page_idx << area->page_shift;
+    FastloadSpan chunk = fastload_plan_chunk_span(
+        area, fastload_plan_chunk_of(area, ram_off));
+    uint64_t first = chunk.ram_off >> area->page_shift;
+    uint64_t end = first + (chunk.len_bytes >> area->page_shift);
+    uint64_t gap_count = gap_bytes >> area->page_shift;
+    uint64_t count_max = FASTLOAD_HINT_BYTES_MAX >> area->page_shift;
+    uint64_t behind, before;
+
+    behind = hints_reach_locked(area, page_idx, 1, gap_count,
+                                MIN(end - page_idx, count_max) - 1);
+    before = hints_reach_locked(area, page_idx, -1, gap_count,
+                                MIN(page_idx - first,
+                                    count_max - behind - 1));
+    first = page_idx - before;
+    fl->hints.out_count++;
+    hints_take_locked(area, first, before + 1 + behind);
+    trace_fastload_hint_taken(fl, area->hva, first << area->page_shift,
+                              (before + 1 + behind) << area->page_shift);
+    return (FastloadSpan) {
+        .ram_off = first << area->page_shift,
+        .len_bytes = (before + 1 + behind) << area->page_shift,
+    };
+}
+
+void fastload_hints_done_locked(Fastload *fl)
+{
+    FastloadHints *hints = &fl->hints;
+
+    assert(hints->out_count);
+    if (--hints->out_count == 0 &&
+        __atomic_load_n(&hints->is_over, __ATOMIC_RELAXED)) {
+        __atomic_store_n(&hints->is_placed, 1, __ATOMIC_RELAXED);
+    }
+}
+
+void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats)
+{
+    const FastloadHints *hints = &fl->hints;
+
+    *ret_stats = (FastloadWorksetStats) {
+        .state = __atomic_load_n(&hints->is_placed, __ATOMIC_RELAXED)
+            ? FASTLOAD_WORKSET_REPLAYED : FASTLOAD_WORKSET_REPLAYING,
+        .page_count = hints->set->page_count,
+        .run_count = hints->set->run_count,
+        .took_ns = hints->set->took_ns,
+    };
+}
