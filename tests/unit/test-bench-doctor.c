@@ -163,6 +163,26 @@ static void test_filters_and_profiles(Tree *tree, gconstpointer opaque)
     g_assert_true(doctor_is_filtered(&tree->doctor));
 }
 
+static void test_user_namespaces(Tree *tree, gconstpointer opaque)
+{
+    /* Who a user is on the host; in no namespace he is himself. */
+    uint64_t uid = 0;
+
+    g_assert_false(doctor_is_in_namespace(&tree->doctor, 7, &uid));
+    g_assert_cmpuint(uid, ==, 7);
+    tree_write(tree, "/proc/self/uid_map", "0 0 4294967295\n");
+    g_assert_false(doctor_is_in_namespace(&tree->doctor, 7, &uid));
+    g_assert_cmpuint(uid, ==, 7);
+    tree_write(tree, "/proc/self/uid_map",
+               "         0       1000          1\n"
+               "         1     100000      65536\n");
+    g_assert_true(doctor_is_in_namespace(&tree->doctor, 0, &uid));
+    g_assert_cmpuint(uid, ==, 1000);
+    g_assert_true(doctor_is_in_namespace(&tree->doctor, 7, &uid));
+    g_assert_cmpuint(uid, ==, 100006);
+    g_assert_false(doctor_has_capability(&tree->doctor, 0));
+}
+
 /* ---- storage ---- */
 
 static void test_kinds_of_disks(Tree *tree, gconstpointer opaque)
@@ -565,6 +585,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/doctor/causes-of-io-uring",
                     test_causes_of_io_uring);
     add("/bench/doctor/filters-and-profiles", test_filters_and_profiles);
+    add("/bench/doctor/user-namespaces", test_user_namespaces);
     add("/bench/doctor/kinds-of-disks", test_kinds_of_disks);
     g_test_add_func("/bench/doctor/kinds-of-file-systems",
                     test_kinds_of_file_systems);

@@ -1362,8 +1362,14 @@ char *doctor_ring_cause(const DoctorRing *ring, const char *user,
 /* Whether a seccomp filter is on; which profile confines, or NULL. */
 bool doctor_is_filtered(const Doctor *doctor);
 char *doctor_profile(const Doctor *doctor);
-/* CAP_... of this process. */
-bool doctor_has_capability(uint32_t capability);
+/* CAP_... of this process, where the kernel asks for that of the host. */
+bool doctor_has_capability(const Doctor *doctor, uint32_t capability);
+/*
+ * Whether this process is in a user namespace, where root is not the host's;
+ * and who the user @uid of it is outside.
+ */
+bool doctor_is_in_namespace(const Doctor *doctor, uint64_t uid,
+                            uint64_t *ret_outer_uid);
 DoctorProbe doctor_reading_probe, doctor_huge_probe, doctor_limits_probe,
     doctor_kvm_probe;
 

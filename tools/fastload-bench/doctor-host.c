@@ -68,14 +68,47 @@ char *doctor_profile(const Doctor *doctor)
     return g_steal_pointer(&profile);
 }
 
-bool doctor_has_capability(uint32_t capability)
+bool doctor_is_in_namespace(const Doctor *doctor, uint64_t uid,
+                            uint64_t *ret_outer_uid)
 {
+    g_autofree char *path = g_strconcat(doctor->root, "/proc/self/uid_map",
+                                        NULL);
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    uint32_t i;
+
+    *ret_outer_uid = uid;
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return false;
+    }
+    lines = g_strsplit(text, "\n", -1);
+    for (i = 0; lines[i]; i++) {
+        uint64_t first, outer, count;
+
+        if (sscanf(lines[i], "%" SCNu64 " %" SCNu64 " %" SCNu64, &first,
+                   &outer, &count) != 3) {
+            continue;
+        }
+        if (!first && !outer && count == UINT32_MAX) {
+            return false;
+        }
+        if (uid >= first && uid - first < count) {
+            *ret_outer_uid = outer + (uid - first);
+        }
+    }
+    return true;
+}
+
+bool doctor_has_capability(const Doctor *doctor, uint32_t capability)
+{
+    uint64_t outer_uid;
     struct __user_cap_header_struct header = {
         .version = _LINUX_CAPABILITY_VERSION_3,
     };
     struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = { { 0 } };
 
-    return syscall(SYS_capget, &header, caps) == 0 &&
+    return !doctor_is_in_namespace(doctor, 0, &outer_uid) &&
+           syscall(SYS_capget, &header, caps) == 0 &&
            caps[CAP_TO_INDEX(capability)].effective &
            CAP_TO_MASK(capability);
 }
@@ -166,7 +199,7 @@ static void say_ring_memory(const Doctor *doctor)
 
     getrlimit(RLIMIT_MEMLOCK, &limit);
     if (limit.rlim_cur == RLIM_INFINITY ||
-        doctor_has_capability(CAP_IPC_LOCK)) {
+        doctor_has_capability(doctor, CAP_IPC_LOCK)) {
         doctor_say(doctor, "uring-memory", DOCTOR_YES, NULL,
                    "no limit of locked memory (ulimit -l)");
         return;

@@ -343,7 +343,7 @@ static void say_memlock(const Place *place, const Snapshot *snapshot)
     getrlimit(RLIMIT_MEMLOCK, &limit);
     has_enough = limit.rlim_cur == RLIM_INFINITY ||
                  limit.rlim_cur > snapshot->len_bytes ||
-                 doctor_has_capability(CAP_IPC_LOCK);
+                 doctor_has_capability(place->doctor, CAP_IPC_LOCK);
     most = text_bytes(limit.rlim_cur);
     doctor_say(place->doctor, "memlock", has_enough ? DOCTOR_YES : DOCTOR_NO,
                NULL, has_enough ? "all of the guest may be locked "

@@ -224,8 +224,14 @@ static bool trap_is_in_group(gid_t gid)
 /* The command that opens it to this user. */
 static char *trap_mend(const Doctor *doctor, const DoctorRefusal *refusal)
 {
+    uint64_t outer_uid;
     struct stat st;
 
+    if (refusal->device_errno == EACCES &&
+        doctor_is_in_namespace(doctor, geteuid(), &outer_uid)) {
+        return g_strdup_printf("sudo setfacl -m u:%" PRIu64 ":rw " TRAP_DEVICE
+                               " # on the host", outer_uid);
+    }
     if (refusal->device_errno == EACCES && stat("/dev/kvm", &st) == 0 &&
         st.st_gid && trap_is_in_group(st.st_gid)) {
         return g_strdup("sudo chgrp --reference=/dev/kvm " TRAP_DEVICE
