@@ -34,7 +34,7 @@
  * When the watcher gives up: while the main loop has not heard that QEMU is to
  * end, and once it has, because it then has disks to drain and flush.
  */
-#define EXIT_UNHEARD_US (10 * 1000 * 1000)
+#define EXIT_UNHEARD_US (5 * 1000 * 1000)
 #define EXIT_CLEANUP_US (60 * 1000 * 1000)
 #define EXIT_WATCH_MS 100
 /* So many are kept of threads that do not wait, and may have ended. */
@@ -127,10 +127,8 @@ static int64_t exit_oldest_wait_us(IncomingLoad *load)
 /* The same of all that wait, vCPUs too, as the engine knows them. */
 static int64_t exit_oldest_fault_us(IncomingLoad *load, int64_t now_us)
 {
-    FastloadStats stats;
-
-    fastload_get_stats(load->engine, &stats);
-    return now_us - (int64_t)(stats.oldest_fault_ns / SCALE_US);
+    return now_us -
+           (int64_t)(fastload_oldest_fault_ns(load->engine) / SCALE_US);
 }
 
 /*

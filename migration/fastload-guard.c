@@ -31,6 +31,8 @@
 #define HINT_REMOVE "Remove it, or set x-fast-load-threads to 0."
 /* How often requests are looked at that wait for pages to be readable. */
 #define HOLD_POLL_MS 50
+/* Who has waited so long for a page is taken to wait on: as reads that fail. */
+#define LOAD_HANGS_NS (500 * SCALE_MS)
 
 /* virtio-gpu pins blobs by the memory's descriptor, past the page tables. */
 static int load_find_blob(Object *obj, void *opaque)
@@ -251,7 +253,8 @@ bool migration_fastload_check_loadvm(Error **errp)
 
 /*
  * Who touches a page that is missing waits, and nobody knows for how long: also
- * of a copy that has yet to show that it can be read.
+ * of a copy that has yet to show that it can be read, and of storage that gives
+ * neither page nor error.
  */
 static bool load_is_unreadable_locked(IncomingLoad *load)
 {
@@ -262,7 +265,8 @@ static bool load_is_unreadable_locked(IncomingLoad *load)
     }
     load->is_copy_new = load->is_copy_new &&
                         fastload_has_failed_faults(load->engine);
-    return load->is_copy_new || fastload_is_failing(load->engine, &failure);
+    return load->is_copy_new || fastload_is_failing(load->engine, &failure) ||
+           fastload_oldest_fault_ns(load->engine) >= LOAD_HANGS_NS;
 }
 
 /* Refuses @what while pages cannot be read: it needs them. */
@@ -274,8 +278,8 @@ static bool load_is_readable(const char *what, const char *cause, Error **errp)
     if (load_is_unreadable_locked(load)) {
         return incoming_load_refuse(errp, what,
             "Wait until the load goes on, or use migrate-recover when it is "
-            "paused.", "%s, as pages of '%s' cannot be read", cause,
-            load->filename);
+            "paused.", "%s, as pages of '%s' cannot be read or do not come",
+            cause, load->filename);
     }
     return true;
 }

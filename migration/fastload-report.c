@@ -160,6 +160,7 @@ static void load_copy_figures(const FastloadStats *stats,
     info->fault_latency_p95_us = stats->fault_p95_ns / SCALE_US;
     info->fault_latency_p99_us = stats->fault_p99_ns / SCALE_US;
     info->fault_latency_max_us = stats->fault_max_ns / SCALE_US;
+    info->oldest_fault_us = stats->oldest_fault_ns / SCALE_US;
     info->retry_count = stats->retry_count;
     info->error_count = stats->io_error_count;
 }

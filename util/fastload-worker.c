@@ -953,6 +953,10 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     if (sleep_ns == 0) {
         __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     }
+    /* preadv reads in there, and may not come back. */
+    if (sleep_ns && !(w->io_ops->is_blocking && w->inflight_count)) {
+        __atomic_store_n(&w->awake_ns, 0, __ATOMIC_RELAXED);
+    }
     w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, turn->minds_faults);
     __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
     return wants_renewal;
@@ -1025,6 +1029,7 @@ static void worker_turn(FastloadWorker *w)
     WorkerTurn turn = worker_turn_of(w, fastload_stats_now_ns());
     bool wants_renewal = false, can_place = false, has_hint;
 
+    __atomic_store_n(&w->awake_ns, turn.now_ns, __ATOMIC_RELAXED);
     if (worker_must_leave_ring(w)) {
         worker_leave_ring(w);
     }

@@ -1257,12 +1257,35 @@ bool fastload_recover(Fastload *fl, int fd, GError **error)
     return true;
 }
 
-static uint64_t session_oldest_fault_ns(Fastload *fl)
+/* For how long nobody has looked for faults; 0 where somebody does. */
+static uint64_t session_silent_ns(const Fastload *fl, uint64_t now_ns)
 {
-    uint64_t begin_ns = fastload_sched_oldest_fault_ns(fl);
+    uint64_t awake_ns = __atomic_load_n(&fl->workers[0].awake_ns,
+                                        __ATOMIC_RELAXED);
+    uint64_t silent_ns = awake_ns && now_ns > awake_ns ? now_ns - awake_ns : 0;
 
-    /* At least 1: 0 says that nobody waits. */
-    return begin_ns ? MAX(fastload_stats_now_ns() - begin_ns, 1) : 0;
+    return silent_ns >= FASTLOAD_SILENT_NS_MIN ? silent_ns : 0;
+}
+
+uint64_t fastload_oldest_fault_ns(Fastload *fl)
+{
+    uint64_t begin_ns, now_ns, age_ns = 0;
+    bool is_trapped;
+
+    g_mutex_lock(&fl->state_lock);
+    is_trapped = fl->state != FASTLOAD_STATE_NEW && fl->workers &&
+                 fl->state < FASTLOAD_STATE_COMPLETED;
+    g_mutex_unlock(&fl->state_lock);
+    if (!is_trapped) {
+        return 0;
+    }
+    begin_ns = fastload_sched_oldest_fault_ns(fl);
+    now_ns = fastload_stats_now_ns();
+    if (begin_ns) {
+        /* At least 1: 0 says that nobody waits. */
+        age_ns = now_ns > begin_ns ? now_ns - begin_ns : 1;
+    }
+    return MAX(age_ns, session_silent_ns(fl, now_ns));
 }
 
 static void session_get_workset(Fastload *fl, uint64_t late_count,
@@ -1295,13 +1318,12 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     };
     uint64_t eager_bytes = __atomic_load_n(&fl->eager_bytes,
                                            __ATOMIC_RELAXED);
-    bool has_workers, is_trapped, is_complete;
+    bool has_workers, is_complete;
     uint32_t i;
 
     g_mutex_lock(&fl->state_lock);
     /* While it is new, start may be about to make them. */
     has_workers = fl->state != FASTLOAD_STATE_NEW && fl->workers;
-    is_trapped = has_workers && fl->state < FASTLOAD_STATE_COMPLETED;
     stats.io_name = fl->io_name ? fl->io_name : "none";
     stats.io_fallback = fl->io_fallback;
     is_complete = fl->complete_ns;
@@ -1311,9 +1333,7 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
         fastload_stats_sum(&fl->workers[i].counters, sum);
         stats.preadv_count += fastload_worker_is_blocking(&fl->workers[i]);
     }
-    if (is_trapped) {
-        stats.oldest_fault_ns = session_oldest_fault_ns(fl);
-    }
+    stats.oldest_fault_ns = fastload_oldest_fault_ns(fl);
     memcpy(stats.loaded_bytes, sum->loaded_bytes, sizeof(sum->loaded_bytes));
     stats.loaded_bytes[FASTLOAD_CLASS_BACKGROUND] += eager_bytes;
     stats.read_bytes = sum->read_bytes +

@@ -39,7 +39,7 @@
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> use_workset? -> start -> wait -> settle -> free.
  *   free is legal after any of them; cancel, guest_runs, get_stats, is_failing,
- *   is_settled and set_background_rate after new, has_failed_faults, is_loaded
+ *   oldest_fault_ns, is_settled and set_background_rate after new, has_failed_faults, is_loaded
  *   and recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
@@ -313,7 +313,8 @@ typedef struct FastloadStats {
     uint64_t fault_max_ns;
     /*
      * Age of the oldest fault that is not answered yet, from reading its
-     * message on, whatever failed since; 0: nobody waits.
+     * message on, whatever failed since; 0: nobody waits.  As
+     * fastload_oldest_fault_ns() has it.
      */
     uint64_t oldest_fault_ns;
     /*
@@ -541,6 +542,17 @@ const char *fastload_failure_cause(const FastloadFailure *failure);
  * again at least once a second, whatever the background rate is.
  */
 bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
+
+/**
+ * fastload_oldest_fault_ns: for how long has somebody waited?          [any]
+ * @fl: any load
+ *
+ * Returns: the age of the oldest fault that is not answered yet, whether reads
+ * fail or hang; 0: nobody waits.  Where the thread that answers faults is kept
+ * in the kernel by storage that hangs, for 100 ms or more, it cannot tell who
+ * waits: then for how long that has lasted, as if somebody had waited.
+ */
+uint64_t fastload_oldest_fault_ns(Fastload *fl);
 
 /**
  * fastload_has_failed_faults: does anybody wait for a page that failed? [any]

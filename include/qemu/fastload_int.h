@@ -155,6 +155,12 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
  * (libvirt ends the guest), and most hiccups of storage are over sooner.
  */
 #define FASTLOAD_STALL_WAIT_NS (500 * 1000 * 1000ull)
+/*
+ * A turn of the first worker that takes longer has met a system call that does
+ * not return, such as a look at a file whose server hangs: nobody answers
+ * faults.  Any other turn ends after a few milliseconds.
+ */
+#define FASTLOAD_SILENT_NS_MIN (100 * 1000 * 1000ull)
 #define FASTLOAD_STALL_FAIL_NS (3 * 1000 * 1000 * 1000ull)
 /*
  * A load that ends waits no longer for reads that nobody needs any more; see
@@ -584,6 +590,7 @@ typedef struct FastloadWorker {
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */
     uint32_t is_idle;            /* may sleep: kick it when there is work */
+    uint64_t awake_ns;           /* since when it has not looked; 0: asleep */
 } FastloadWorker;
 
 /* The snapshot: util/fastload-file.c */

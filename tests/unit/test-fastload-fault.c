@@ -1169,6 +1169,44 @@ static void test_reads_have_their_turn(const void *opaque)
     fault_free(t);
 }
 
+static void test_a_thread_that_hangs_is_known(const void *opaque)
+{
+    /*
+     * The only worker is kept in the kernel and reads no message: nobody can
+     * tell who waits, so somebody may.
+     */
+    SimConfig sim_config = { .seed = 52 };
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    test_clock_stop();
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_BACKGROUND);
+    t = fault_new(&sim_ops, FASTLOAD_IO_AUTO, FIXTURE_ANON, 4 * CHUNK_PAGES,
+                  1, fault_every_second_page);
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
+    fault_start(t);
+    sim_wait_asleep();
+    sim_skip(FASTLOAD_STALL_WAIT_NS);
+    sim_wait_asleep();
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
+    gate_hold(UFFDIO_ZEROPAGE, GATE_BEFORE);
+    fixture_toucher_start_page(&toucher, t->f, 0);
+    gate_wait_held();
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
+    sim_skip(FASTLOAD_STALL_WAIT_NS);
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==,
+                     FASTLOAD_STALL_WAIT_NS);
+    gate_open();
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    sim_wait_asleep();
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
+    sim_hold(SIM_HOLD_NONE);
+    fault_run(t);
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
+    fault_free(t);
+}
+
 static void test_wake_without_the_lock(const void *opaque)
 {
     /* Who is woken for want of room is woken while others may ask for work. */
@@ -3129,6 +3167,8 @@ int main(int argc, char **argv)
     add_test("is-loaded-by-the-byte", test_is_loaded_by_the_byte);
     add_test("discarded-page-is-zero", test_discarded_page_is_zero);
     add_test("reads-have-their-turn", test_reads_have_their_turn);
+    add_test("a-thread-that-hangs-is-known",
+             test_a_thread_that_hangs_is_known);
     add_test("wake-without-the-lock", test_wake_without_the_lock);
     add_test("more-faults-than-room", test_more_faults_than_room);
     add_test("cancel-releases-waiters", test_cancel_releases_waiters);
