@@ -322,15 +322,16 @@ class NetworkStore:
     """A file as nbdfuse mounts it, which gets it from nbdkit.
 
     filters: words of nbdkit; "--filter=..." and the filters' own settings.
+    place: where it is mounted, in a folder of its own; /var/tmp by default.
     """
 
-    def __init__(self, source: Path, *filters: str,
-                 plugin: str = "file") -> None:
+    def __init__(self, source: Path, *filters: str, plugin: str = "file",
+                 place: Path | None = None) -> None:
         plain = [word for word in filters if word.startswith("--")]
         values = [word for word in filters if not word.startswith("--")]
         with contextlib.ExitStack() as stack:
             errors = stack.enter_context(tempfile.TemporaryFile())
-            folder = stack.enter_context(folder_in("/var/tmp"))
+            folder = stack.enter_context(folder_in(place or "/var/tmp"))
             self.path = folder / "snapshot"
             self.path.touch()
             try:

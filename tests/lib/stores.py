@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stores of the small snapshot that fail, or hang, while they are told to."""
+"""Stores whose reads fail, or hang, while they are told to."""
 
 import contextlib
+from pathlib import Path
 import socket
 from typing import Iterator
 
@@ -10,17 +11,20 @@ from suite import Suite
 from waiting import BUSY
 
 
-class FailingStore(NetworkStore):
-    """The small snapshot on a store whose reads fail while it is told to."""
+class FailingFile(NetworkStore):
+    """A file on a store whose reads fail while it is told to.
 
-    def __init__(self, suite: Suite, rate: str = "100%",
-                 *filters: str) -> None:
-        self._flag = suite.folder / "failing"
+    folder: for what tells it.  The rest is as of NetworkStore().
+    """
+
+    def __init__(self, source: Path, folder: Path, rate: str = "100%",
+                 *filters: str, place: Path | None = None) -> None:
+        self._flag = folder / "failing"
         self._flag.unlink(missing_ok=True)
         super().__init__(
-            suite.snapshot("small"), "--filter=error", "error-pread=EIO",
+            source, "--filter=error", "error-pread=EIO",
             f"error-pread-rate={rate}", f"error-pread-file={self._flag}",
-            *filters)
+            *filters, place=place)
 
     def fail(self) -> None:
         self._flag.touch()
@@ -29,13 +33,23 @@ class FailingStore(NetworkStore):
         self._flag.unlink(missing_ok=True)
 
 
-class HangingStore(NetworkStore):
-    """The small snapshot on a store whose reads hang while it is told to."""
+class FailingStore(FailingFile):
+    """The small snapshot on it."""
 
-    def __init__(self, suite: Suite) -> None:
-        self._control = suite.folder / "pause"
-        super().__init__(suite.snapshot("small"), "--filter=pause",
-                         f"pause-control={self._control}")
+    def __init__(self, suite: Suite, rate: str = "100%",
+                 *filters: str) -> None:
+        super().__init__(suite.snapshot("small"), suite.folder, rate,
+                         *filters)
+
+
+class HangingFile(NetworkStore):
+    """A file on a store whose reads hang while it is told to; the same."""
+
+    def __init__(self, source: Path, folder: Path, *,
+                 place: Path | None = None) -> None:
+        self._control = folder / "pause"
+        super().__init__(source, "--filter=pause",
+                         f"pause-control={self._control}", place=place)
 
     def _say(self, letter: bytes) -> None:
         with socket.socket(socket.AF_UNIX) as s:
@@ -44,6 +58,9 @@ class HangingStore(NetworkStore):
             s.sendall(letter)
             s.recv(1)
 
+    def go_on(self) -> None:
+        self._say(b"r")
+
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
         """Ends in any case: no signal ends a QEMU whose reads hang."""
@@ -51,4 +68,11 @@ class HangingStore(NetworkStore):
         try:
             yield
         finally:
-            self._say(b"r")
+            self.go_on()
+
+
+class HangingStore(HangingFile):
+    """The small snapshot on it."""
+
+    def __init__(self, suite: Suite) -> None:
+        super().__init__(suite.snapshot("small"), suite.folder)
