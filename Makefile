@@ -29,6 +29,9 @@ check-full: python
 check-kvm: python
 	tests/check kvm
 
+check-libvirt: python
+	tests/check libvirt
+
 check-qemu: python
 	tests/check-qemu
 
@@ -55,6 +58,7 @@ help:
 	@echo 'make check       the tests; tests/check SUITE... runs some'
 	@echo 'make check-full  what is random or repeated; the other QEMU versions'
 	@echo 'make check-kvm   all cases of guests under KVM'
+	@echo 'make check-libvirt  saved and restored by libvirt; needs root'
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make check-deb   builds the packages, installs and tries them; as root'
 	@echo 'make bench       the standard comparison, in build/bench.html'
@@ -68,4 +72,4 @@ help:
 	@echo 'make distclean   remove build-qemu/, build-deb/ too'
 
 .PHONY: all python qemu deb demo check check-full check-kvm check-qemu
-.PHONY: check-deb bench check-unit clean distclean help
+.PHONY: check-deb check-libvirt bench check-unit clean distclean help

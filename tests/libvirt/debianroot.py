@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A folder with another Debian in it, and processes that live there alone.
+
+The folder is made once, by debootstrap, and kept in the cache; nothing changes
+it afterwards.  A World lays a folder of its own over it, which takes what is
+written, and has its own mounts, processes and network: whatever starts in a
+World ends with it.
+
+Needs root.  Everything that cannot be had raises PlainError.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import time
+from typing import IO, Iterator, Self, Sequence
+
+import host
+from host import PlainError
+
+SUITE = "trixie"
+MIRROR = os.environ.get("FASTLOAD_MIRROR", "http://deb.debian.org/debian")
+PACKAGES = Path(__file__).resolve().parent / "root-packages"
+INSIDE = Path(__file__).resolve().parent / "inside"
+BOOTSTRAP_MAX_S = 1800
+START_MAX_S = 60
+END_MAX_S = 30
+POLL_S = 0.02
+SAID_LINES = 3              # of a tool that failed
+# No service of the packages may start while they are installed.
+NO_SERVICES = "#!/bin/sh\nexit 101\n"
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise PlainError("libvirt is tested in a Debian root of its own, with "
+                         "mounts of its own: run this as root")
+
+
+def packages() -> list[str]:
+    rows = (line.split("#", 1)[0].split()
+            for line in PACKAGES.read_text().splitlines())
+    return [row[0] for row in rows if row]
+
+
+# ----------------------------------------------------------------- the root
+
+def _run(what: str, *command: str | Path) -> None:
+    """PlainError with the last lines that it said, when it fails."""
+    env = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C")
+    try:
+        done = subprocess.run(command, text=True, check=False, env=env,
+                              errors="replace", stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT,
+                              timeout=BOOTSTRAP_MAX_S)
+    except FileNotFoundError:
+        raise PlainError(f"{what} needs {command[0]}, which is not installed: "
+                         f"apt-get install {command[0]}") from None
+    except subprocess.TimeoutExpired:
+        raise PlainError(f"{what} is not done after {BOOTSTRAP_MAX_S} s: "
+                         f"check the network and {MIRROR}") from None
+    if done.returncode:
+        said = " | ".join(done.stdout.strip().splitlines()[-SAID_LINES:])
+        raise PlainError(f"{what} failed ({said}): check the network, or set "
+                         "FASTLOAD_MIRROR to another mirror of Debian")
+
+
+def _bootstrap(folder: Path) -> None:
+    _run("making a Debian root", "debootstrap", "--variant=minbase",
+         SUITE, folder, MIRROR)
+    policy = folder / "usr/sbin/policy-rc.d"
+    policy.write_text(NO_SERVICES)
+    policy.chmod(0o755)
+    shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
+    apt = ("chroot", folder, "apt-get", "-q", "-y",
+           "-o", "Acquire::Retries=3")
+    _run("fetching Debian's lists", *apt, "update")
+    _run("installing libvirt in a Debian root", *apt,
+         "--no-install-recommends", "install", *packages())
+    _run("removing what was downloaded", *apt, "clean")
+
+
+def made_root() -> Path:
+    """The root; made when it is not there, which takes minutes."""
+    require_root()
+    key = hashlib.sha256(" ".join([SUITE, *packages()]).encode()).hexdigest()
+    cache = host.cache_dir() / "libvirt"
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / f"{SUITE}-{key[:12]}"
+    with open(cache / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            part = cache / f"{target.name}.part"
+            if part.exists():
+                _run("removing half a root", "rm", "-rf",
+                     "--one-file-system", part)
+            _bootstrap(part)
+            part.rename(target)
+    return target
+
+
+# Installs packages in a root without changing it: what is written goes to a
+# folder.  usage: sh -c INSTALL sh ROOT FOLDER PACKAGE...
+INSTALL = """
+set -eu
+root=$1 folder=$2
+shift 2
+cd "$folder/merged"
+mount -t overlay overlay \\
+    -o "lowerdir=$root,upperdir=$folder/upper,workdir=$folder/work" .
+cd "$folder/merged"
+mount -t proc proc proc
+cp -- "$@" tmp/
+chroot . sh -c 'apt-get -q -y --no-install-recommends install /tmp/*.deb'
+"""
+
+
+def with_packages(root: Path, folder: Path, debs: Sequence[Path]) -> str:
+    """A root for World() that has these .deb files installed as well."""
+    for name in "upper", "work", "merged":
+        (folder / name).mkdir(parents=True)
+    _run("installing packages in a Debian root", "unshare", "--mount",
+         "--propagation", "private", "sh", "-c", INSTALL, "sh", root, folder,
+         *(deb.resolve() for deb in debs))
+    return f"{folder / 'upper'}:{root}"
+
+
+# ---------------------------------------------------------------- the world
+
+def _first_child(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(words[0]) if words else None
+    return None
+
+
+class World:
+    """A shell inside the root that runs one command, and what it starts.
+
+    root: as made_root() or with_packages() has it.
+    folder: on a disk; what is written in the root goes there, and `shared`
+    below it is /shared inside, with whatever the host mounts there later.
+    binds: (path on the host, path inside), files that are seen inside too.
+    """
+
+    def __init__(self, root: str | Path, folder: Path,
+                 binds: Sequence[tuple[str | Path, str]],
+                 command: str) -> None:
+        require_root()
+        self.shared = folder / "shared"
+        self._binds = binds
+        with contextlib.ExitStack() as stack:
+            for name in "shared", "upper", "work", "merged":
+                (folder / name).mkdir()
+            stack.enter_context(_seen_inside(self.shared))
+            self.log = folder / "world.log"
+            said: IO[str] = stack.enter_context(open(self.log, "w"))
+            try:
+                self._child = subprocess.Popen(
+                    ["unshare", "--mount", "--propagation", "slave", "--pid",
+                     "--fork", "--kill-child", "--net", "--ipc", "--uts",
+                     "sh", INSIDE, root, folder, command,
+                     *(str(word) for pair in binds for word in pair)],
+                    stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                    preexec_fn=host.die_with_parent)
+            except FileNotFoundError:
+                raise PlainError("unshare is not installed: apt-get install "
+                                 "util-linux") from None
+            stack.callback(self._end)
+            self._wait_ready()
+            self._stack = stack.pop_all()
+
+    def _wait_ready(self) -> None:
+        """Until the shell has made all mounts and says so."""
+        until = time.monotonic() + START_MAX_S
+        while not (self.shared / "ready").exists():
+            if self._child.poll() is not None or time.monotonic() > until:
+                raise PlainError("the world of the tests does not begin: " +
+                                 self.log.read_text().strip())
+            time.sleep(POLL_S)
+        first = _first_child(self._child.pid)
+        if first is None:
+            raise PlainError("the world of the tests has ended: " +
+                             self.log.read_text().strip())
+        self._first = first
+
+    def enter(self, *command: str) -> list[str]:
+        """A command as the host has to start it to run inside."""
+        return ["nsenter", "--target", str(self._first), "--mount", "--pid",
+                "--net", "--ipc", "--uts", *command]
+
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def pids(self) -> list[int]:
+        """Of all processes inside, as the host counts them."""
+        found, left = [], [self._first]
+        while left:
+            pid = left.pop()
+            found.append(pid)
+            for task in Path(f"/proc/{pid}/task").glob("*"):
+                with contextlib.suppress(OSError):
+                    left += map(int, (task / "children").read_text().split())
+        return found
+
+    def _end(self) -> None:
+        self._child.kill()          # --kill-child ends all that is inside
+        try:
+            self._child.wait(END_MAX_S)
+        except subprocess.TimeoutExpired:
+            raise PlainError("a process of the tests does not end") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _seen_inside(folder: Path) -> Iterator[None]:
+    """What is mounted below a folder appears in namespaces made later."""
+    for command in (["mount", "--bind", str(folder), str(folder)],
+                    ["mount", "--make-shared", str(folder)]):
+        if subprocess.run(command, check=False).returncode:
+            raise PlainError(f"nothing can be mounted at {folder}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False)
