@@ -39,8 +39,8 @@
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> use_workset? -> start -> wait -> settle -> free.
  *   free is legal after any of them; cancel, guest_runs, get_stats, is_failing,
- *   oldest_fault_ns, is_settled and set_background_rate after new, has_failed_faults, is_loaded
- *   and recover after start.
+ *   oldest_fault_ns, is_settled and set_background_rate after new,
+ *   has_failed_faults, is_loaded and recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
