@@ -388,6 +388,7 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
         .wants_huge = is_trappable && block->fd < 0 &&
                       !qemu_ram_is_shared(block),
         .wants_populated = load_is_preallocated(block),
+        .label = block->idstr,
     };
     /* Whoever unplugs it: block and mapping stay until the load is over. */
     memory_region_ref(block->mr);

@@ -155,10 +155,22 @@ static void load_look_again(void *opaque)
     /* The main loop has woken up: that is all. */
 }
 
+static void load_run_state_changed(void *opaque, bool is_running,
+                                   RunState state)
+{
+    IncomingLoad *load = opaque;
+
+    if (is_running && load->engine) {
+        fastload_guest_runs(load->engine);
+    }
+}
+
 void incoming_load_listen(IncomingLoad *load)
 {
     load->hold_timer = timer_new_ms(QEMU_CLOCK_REALTIME, load_look_again,
                                     NULL);
+    load->run_entry =
+        qemu_add_vm_change_state_handler(load_run_state_changed, load);
     device_listener_register(&load_listener);
 }
 
@@ -166,6 +178,7 @@ void incoming_load_unlisten(IncomingLoad *load)
 {
     if (load->hold_timer) {
         device_listener_unregister(&load_listener);
+        qemu_del_vm_change_state_handler(load->run_entry);
         timer_free(load->hold_timer);
         load->hold_timer = NULL;
     }
@@ -221,16 +234,18 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
             FASTLOAD_WORKER_COUNT_MAX);
     }
     /* With tls-creds and mapped-ram no parameter can be changed any more. */
-    return (params->x_fast_load_threads == incoming_load_threads() &&
+    return (!strcmp(incoming_load_working_set(params),
+                    incoming_load_working_set(now)) &&
+            params->x_fast_load_threads == incoming_load_threads() &&
             params->x_fast_load_detach == now->x_fast_load_detach &&
             params->multifd_channels == migrate_multifd_channels() &&
             params->direct_io == now->direct_io &&
             params->mode == now->mode &&
             !(params->tls_creds && *params->tls_creds)) ||
            load_leaves_migration("parameters", "x-fast-load-threads, "
-               "x-fast-load-detach, multifd-channels, direct-io, mode and "
-               "tls-creds cannot be changed before it is completed", HINT_WAIT,
-               errp);
+               "x-fast-load-detach, x-fast-load-working-set, multifd-channels, "
+               "direct-io, mode and tls-creds cannot be changed before it is "
+               "completed", HINT_WAIT, errp);
 }
 
 bool migration_fastload_check_capabilities(Error **errp)

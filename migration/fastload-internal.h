@@ -128,6 +128,7 @@ typedef struct IncomingLoad {
     bool is_guarded;         /* memory is promised to be discardable */
     bool is_unlocked;        /* -overcommit mem-lock does not hold now */
     QEMUTimer *hold_timer;   /* wakes the main loop; from listen to unlisten */
+    VMChangeStateEntry *run_entry; /* the same */
     bool has_guest;          /* the guest has its run state */
     bool has_blocktime;      /* keeps the figures of postcopy-blocktime */
     /*
@@ -146,6 +147,7 @@ typedef struct IncomingLoad {
     uint64_t file_off;       /* where the stream begins */
     uint64_t file_bytes;
     int open_flags;
+    char *working_set;       /* the file's name; "": none; NULL: no load */
     Fastload *engine;
     MigrationFastLoad *last; /* the figures of a load that is over */
 
@@ -187,6 +189,8 @@ void incoming_load_move_locked(IncomingLoad *load, LoadPhase to);
 
 uint64_t incoming_load_elapsed_us(const IncomingLoad *load);
 uint8_t incoming_load_threads(void);
+/* The file that @params name for the working set; "": none. */
+const char *incoming_load_working_set(const MigrationParameters *params);
 /* Bytes per second as the engine wants them: 0 for no limit. */
 uint64_t incoming_load_background_rate(void);
 /* Opens the engine on the prepared file; @f is the migration's own channel. */
@@ -215,7 +219,10 @@ bool incoming_load_check_machine(Error **errp);
 /* From now on, and until unguard, devices that need all memory are refused. */
 bool incoming_load_guard(IncomingLoad *load, Error **errp);
 void incoming_load_unguard(IncomingLoad *load);
-/* From prepare to release: devices that are unplugged leave the load. */
+/*
+ * From prepare to release: devices that are unplugged leave the load, and the
+ * engine is told when the guest begins to run.
+ */
 void incoming_load_listen(IncomingLoad *load);
 void incoming_load_unlisten(IncomingLoad *load);
 

@@ -165,6 +165,35 @@ static void load_copy_figures(const FastloadStats *stats,
     info->error_count = stats->io_error_count;
 }
 
+static MigrationFastLoadWorkingSet *load_working_set(
+    const FastloadWorksetStats *stats)
+{
+    static const MigrationFastLoadWorkingSetState states[] = {
+        [FASTLOAD_WORKSET_NONE] = MIGRATION_FAST_LOAD_WORKING_SET_STATE_NONE,
+        [FASTLOAD_WORKSET_RECORDING] =
+            MIGRATION_FAST_LOAD_WORKING_SET_STATE_RECORDING,
+        [FASTLOAD_WORKSET_WRITING] =
+            MIGRATION_FAST_LOAD_WORKING_SET_STATE_WRITING,
+        [FASTLOAD_WORKSET_WRITTEN] =
+            MIGRATION_FAST_LOAD_WORKING_SET_STATE_WRITTEN,
+        [FASTLOAD_WORKSET_FAILED] =
+            MIGRATION_FAST_LOAD_WORKING_SET_STATE_FAILED,
+        [FASTLOAD_WORKSET_REPLAYING] =
+            MIGRATION_FAST_LOAD_WORKING_SET_STATE_REPLAYING,
+        [FASTLOAD_WORKSET_REPLAYED] =
+            MIGRATION_FAST_LOAD_WORKING_SET_STATE_REPLAYED,
+    };
+    MigrationFastLoadWorkingSet *info = g_new0(MigrationFastLoadWorkingSet, 1);
+
+    QEMU_BUILD_BUG_ON(G_N_ELEMENTS(states) != FASTLOAD_WORKSET_STATE_MAX);
+    info->state = states[stats->state];
+    info->pages = stats->page_count;
+    info->runs = stats->run_count;
+    info->time_us = stats->took_ns / SCALE_US;
+    info->late_pages = stats->late_count;
+    return info;
+}
+
 MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load)
 {
     MigrationFastLoad *info = g_new0(MigrationFastLoad, 1);
@@ -174,6 +203,9 @@ MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load)
     fastload_get_stats(load->engine, &stats);
     load_copy_figures(&stats, info);
     info->state = load_state(load->phase);
+    if (*load->working_set) {
+        info->working_set = load_working_set(&stats.workset);
+    }
     info->has_time_to_run_us = load->run_us != 0;
     info->time_to_run_us = load->run_us;
     info->has_time_to_complete_us = load->complete_us != 0;
@@ -237,6 +269,14 @@ void migration_fastload_print(Monitor *mon, const MigrationFastLoad *stats)
                    stats->fault_latency_max_us);
     monitor_printf(mon, "  Errors: \t\tretries=%" PRIu64 ", failed reads=%"
                    PRIu64 "\n", stats->retry_count, stats->error_count);
+    if (stats->working_set) {
+        monitor_printf(mon, "  Working set: \t\t%s, pages=%" PRIu64 ", runs=%u"
+                       ", late=%" PRIu64 "\n",
+                       MigrationFastLoadWorkingSetState_str(
+                           stats->working_set->state),
+                       stats->working_set->pages, stats->working_set->runs,
+                       stats->working_set->late_pages);
+    }
     if (stats->error_desc) {
         monitor_printf(mon, "  Waiting: \t\t%s\n", stats->error_desc);
     }

@@ -12,10 +12,13 @@
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
 {
     const MigrationParameters *params = &migrate_get_current()->parameters;
+    const char *working_set = params->x_fast_load_working_set;
 
-    if (params->x_fast_load_threads || params->x_fast_load_detach) {
-        error_setg(errp, "x-fast-load-threads and x-fast-load-detach need a "
-                   "QEMU built with liburing; set them to 0 and off");
+    if (params->x_fast_load_threads || params->x_fast_load_detach ||
+        (working_set && *working_set)) {
+        error_setg(errp, "x-fast-load-threads, x-fast-load-detach and "
+                   "x-fast-load-working-set need a QEMU built with liburing; "
+                   "set them to 0, off and the empty string");
         return false;
     }
     return true;

@@ -14,6 +14,7 @@
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-fastload.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
@@ -120,6 +121,11 @@ uint8_t incoming_load_threads(void)
     return migrate_get_current()->parameters.x_fast_load_threads;
 }
 
+const char *incoming_load_working_set(const MigrationParameters *params)
+{
+    return params->x_fast_load_working_set ?: "";
+}
+
 uint64_t incoming_load_background_rate(void)
 {
     return MIN(migrate_max_postcopy_bandwidth(), INT64_MAX);
@@ -196,6 +202,8 @@ static bool load_take_file(IncomingLoad *load, const FileMigrationArgs *file,
             migrate_get_current()->parameters.x_fast_load_detach;
         load->file_off = load->block_end = file->offset;
         load->open_flags = load_open_flags();
+        load->working_set = g_strdup(incoming_load_working_set(
+            &migrate_get_current()->parameters));
         incoming_load_move_locked(load, LOAD_PREPARED);
     }
     return true;
@@ -241,6 +249,27 @@ static bool load_check_settings(Error **errp)
     return true;
 }
 
+/* Without threads, nothing that needs them may be asked for. */
+static bool load_check_off(Error **errp)
+{
+    const MigrationParameters *params = &migrate_get_current()->parameters;
+
+    if (params->x_fast_load_detach) {
+        return incoming_load_refuse(errp, "detached without threads",
+            "Set x-fast-load-threads to 2, or x-fast-load-detach to off.",
+            "x-fast-load-detach needs x-fast-load-threads: with 0 threads "
+            "nothing is left to load once the guest can run");
+    }
+    if (*incoming_load_working_set(params)) {
+        return incoming_load_refuse(errp, "working set without threads",
+            "Set x-fast-load-threads to 2, or x-fast-load-working-set to the "
+            "empty string.", "x-fast-load-working-set needs "
+            "x-fast-load-threads: with 0 threads all is loaded before the "
+            "guest can run");
+    }
+    return true;
+}
+
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
@@ -254,12 +283,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     }
     migration_fastload_cleanup();
     if (!incoming_load_threads()) {
-        return !migrate_get_current()->parameters.x_fast_load_detach ||
-               incoming_load_refuse(errp, "detached without threads",
-                   "Set x-fast-load-threads to 2, or x-fast-load-detach to "
-                   "off.", "x-fast-load-detach needs x-fast-load-threads: "
-                   "with 0 threads nothing is left to load once the guest can "
-                   "run");
+        return load_check_off(errp);
     }
     if (!load_check_settings(errp)) {
         return false;
@@ -392,6 +416,7 @@ static void load_release(IncomingLoad *load)
         /* Threads that still look at a copy find that they came too late. */
         load->recover_number++;
         g_clear_pointer(&load->recover_desc, g_free);
+        g_clear_pointer(&load->working_set, g_free);
         g_free(load->filename);
         load->filename = NULL;
         load->is_detached = false;
@@ -639,6 +664,35 @@ static void load_warn_of_backend(const IncomingLoad *load)
     }
 }
 
+/* On an engine thread: the recording has come to its end, good or bad. */
+static void load_recorded(const FastloadWorksetStats *stats,
+                          const GError *error, void *opaque)
+{
+    const IncomingLoad *load = opaque;
+
+    if (error) {
+        warn_report("fast load: %s", error->message);
+    }
+    qapi_event_send_x_fast_load_recorded(load->working_set, stats->page_count,
+                                         error ? error->message : NULL);
+}
+
+/* Whatever is wrong with the file, the load goes on without it. */
+static void load_use_working_set(IncomingLoad *load)
+{
+    FastloadWorksetConfig config = {
+        .path = load->working_set,
+        .awaits_guest = true,
+        .func = load_recorded,
+        .opaque = load,
+    };
+    g_autoptr(GError) gerr = NULL;
+
+    if (*config.path && !fastload_use_workset(load->engine, &config, &gerr)) {
+        warn_report("fast load: %s", gerr->message);
+    }
+}
+
 static bool load_start(IncomingLoad *load, Error **errp)
 {
     g_autoptr(GError) gerr = NULL;
@@ -647,6 +701,7 @@ static bool load_start(IncomingLoad *load, Error **errp)
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         incoming_load_move_locked(load, LOAD_TRAPPED);
     }
+    load_use_working_set(load);
     if (!fastload_start(load->engine, &gerr)) {
         error_setg(errp, "cannot start fast load of '%s': %s",
                    load->filename, gerr->message);
