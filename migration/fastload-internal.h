@@ -14,6 +14,7 @@
  *   fastload-recover.c  another copy of the file, out of band
  *   fastload-exit.c     ending QEMU while pages are missing
  *   fastload-report.c   figures and sentences for QMP and HMP
+ *   fastload-settings.c migration parameters, set and shown
  *   fastload-stub.c     the same calls where liburing is absent
  *
  * Locks: the BQL, then IncomingLoad.lock, then waits_lock.  The engine calls

@@ -141,6 +141,25 @@ bool migration_fastload_check_unplug(DeviceState *dev, Error **errp);
 /* May a vhost-user backend be set up?  Not while a load is under way. */
 bool migration_fastload_check_vhost_user(Error **errp);
 
+/* Ours among the parameters are checked whenever any is set. */
+void migration_fastload_init_parameters(MigrationParameters *params);
+
+/* Copies ours of @now to @ret_params, whose strings are the caller's. */
+void migration_fastload_show_parameters(MigrationParameters *ret_params,
+                                        const MigrationParameters *now);
+
+/* As @wanted would have them, to be checked: strings stay those of @wanted. */
+void migration_fastload_try_parameters(MigrationParameters *ret_params,
+                                       const MigrateSetParameters *wanted);
+
+/* As @wanted has them, from now on; a running load minds what it can. */
+void migration_fastload_set_parameters(MigrationParameters *params,
+                                       const MigrateSetParameters *wanted);
+
+/* Ours in HMP's "info migrate_parameters". */
+void migration_fastload_print_parameters(Monitor *mon,
+                                         const MigrationParameters *params);
+
 /* Migration parameters were set: those that a running load minds count now. */
 void migration_fastload_apply_parameters(void);
 
