@@ -64,9 +64,10 @@
  *                   v
  *                  IDLE
  *
- * The stream fails (M) in READING, TRAPPED or FILLED, or a read does (E) in
- * TRAPPED: FAILED.  Who gives a load up (M release) in FAILED or before the
- * guest may run, from PREPARED to FILLED, ends in IDLE.
+ * QEMU cannot open the file (M) in PREPARED, the stream fails (M) in READING,
+ * TRAPPED or FILLED, or a read does (E) in TRAPPED: FAILED.  Who gives a load
+ * up (M release) in FAILED or before the guest may run, from PREPARED to
+ * FILLED, ends in IDLE; so does, from READING, a machine without memory.
  *
  * A load that is detached has the same phases.  Its migration is completed by
  * QEMU right after "loaded", so that from LOADING on no phase is one of the
@@ -155,8 +156,9 @@ typedef struct IncomingLoad {
     /* lock: what engine threads and the main thread share */
     QemuMutex lock;
     LoadPhase phase;         /* also atomic: read without the lock as a hint */
-    FastloadFailure failure; /* FAILED by a read: which one */
-    bool has_failure;
+    FastloadFailure failure; /* the read that has FAILED or PAUSED it */
+    bool has_failure;        /* FAILED by a read */
+    char *failed_desc;       /* why it is FAILED otherwise; NULL: unknown */
     bool is_time_told;       /* that the file's time moves by itself */
     char *told_desc;         /* the error that migrate_set_error() was told */
     uint64_t complete_us;    /* 0 until everything was placed */
@@ -267,6 +269,8 @@ Error *incoming_load_read_error_locked(const IncomingLoad *load,
 const char *incoming_load_goes_on(const FastloadFailure *failure);
 /* The event that tells a new state, where the two phases differ in it. */
 void incoming_load_announce_locked(const IncomingLoad *load, LoadPhase from);
+/* The same for a machine without memory: it is complete, and never loads. */
+void incoming_load_announce_nothing(IncomingLoad *load);
 /* The error of the migration, and its end; nobody else's is touched. */
 void incoming_load_tell_error_locked(IncomingLoad *load, const Error *err);
 void incoming_load_untell_error_locked(IncomingLoad *load);

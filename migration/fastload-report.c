@@ -125,21 +125,25 @@ void incoming_load_announce_locked(const IncomingLoad *load, LoadPhase from)
 {
     MigrationFastLoadState state = load_told_state(load->phase);
     g_autoptr(Error) err = NULL;
-    FastloadFailure failure;
 
-    /* What ends in IDLE has told its last state, or never began. */
+    /* What ends in IDLE has told its last state. */
     if (state == load_told_state(from) || load->phase == LOAD_COMPLETE ||
         load->phase == LOAD_IDLE) {
         return;
     }
-    if (load->phase == LOAD_FAILED && load->has_failure) {
+    if (load->phase == LOAD_PAUSED || load->has_failure) {
         err = incoming_load_read_error_locked(load, &load->failure);
-    } else if (load->phase == LOAD_PAUSED &&
-               fastload_is_failing(load->engine, &failure)) {
-        err = incoming_load_read_error_locked(load, &failure);
     }
     qapi_event_send_x_fast_load(state, load->filename,
-                                err ? error_get_pretty(err) : NULL);
+                                err ? error_get_pretty(err)
+                                    : load->failed_desc);
+}
+
+void incoming_load_announce_nothing(IncomingLoad *load)
+{
+    QEMU_LOCK_GUARD(&load->lock);
+    qapi_event_send_x_fast_load(MIGRATION_FAST_LOAD_STATE_COMPLETED,
+                                load->filename, NULL);
 }
 
 static void load_copy_figures(const FastloadStats *stats,

@@ -52,7 +52,7 @@ static const char *const load_phase_names[LOAD_PHASE_MAX] = {
 
 static const uint32_t load_moves[LOAD_PHASE_MAX] = {
     [LOAD_IDLE] = LOAD_IN(PREPARED),
-    [LOAD_PREPARED] = LOAD_IN(READING) | LOAD_IN(IDLE),
+    [LOAD_PREPARED] = LOAD_IN(READING) | LOAD_IN(FAILED) | LOAD_IN(IDLE),
     [LOAD_READING] = LOAD_IN(TRAPPED) | LOAD_IN(FAILED) | LOAD_IN(IDLE),
     [LOAD_TRAPPED] = LOAD_IN(FILLED) | LOAD_IN(FAILED) | LOAD_IN(LOADING) |
                      LOAD_IN(IDLE),
@@ -308,6 +308,16 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     return true;
 }
 
+/* Not by a read that failed; @err: why, or NULL. */
+static void load_fail(IncomingLoad *load, const Error *err)
+{
+    QEMU_LOCK_GUARD(&load->lock);
+    if (!incoming_load_is_in(load, LOAD_IN(FAILED))) {
+        load->failed_desc = err ? g_strdup(error_get_pretty(err)) : NULL;
+        incoming_load_move_locked(load, LOAD_FAILED);
+    }
+}
+
 void migration_fastload_not_opened(Error *err)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
@@ -320,6 +330,7 @@ void migration_fastload_not_opened(Error *err)
         migrate_set_state(&mis->state, MIGRATION_STATUS_SETUP,
                           MIGRATION_STATUS_FAILED);
     }
+    load_fail(&incoming_load, err);
     migration_fastload_cleanup();
 }
 
@@ -417,6 +428,7 @@ static void load_release(IncomingLoad *load)
         load->recover_number++;
         g_clear_pointer(&load->recover_desc, g_free);
         g_clear_pointer(&load->working_set, g_free);
+        g_clear_pointer(&load->failed_desc, g_free);
         g_free(load->filename);
         load->filename = NULL;
         load->is_detached = false;
@@ -464,6 +476,7 @@ static void load_pause_locked(IncomingLoad *load,
     MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(Error) err = incoming_load_read_error_locked(load, failure);
 
+    load->failure = *failure;
     incoming_load_move_locked(load, LOAD_PAUSED);
     /* The main loop may wait for a page too, and the monitor not answer. */
     warn_report("fast load: %s; the guest waits, and goes on %s",
@@ -786,12 +799,11 @@ int migration_fastload_loaded(int ret, Error **errp)
         ret = ret < 0 ? ret : -EINVAL;
     } else if (load->has_failure || (load->engine && ret >= 0)) {
         load_let_run(load, &ret, &err);
+    } else if (ret >= 0) {
+        incoming_load_announce_nothing(load);
     }
     if (ret < 0) {
-        QEMU_LOCK_GUARD(&load->lock);
-        if (!incoming_load_is_in(load, LOAD_IN(FAILED))) {
-            incoming_load_move_locked(load, LOAD_FAILED);
-        }
+        load_fail(load, err ?: errp ? *errp : NULL);
     }
     if (err) {
         /* The cause, in place of what QEMU saw of it. */
