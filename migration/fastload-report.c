@@ -254,6 +254,8 @@ void migration_fastload_print(Monitor *mon, const MigrationFastLoad *stats)
         return;
     }
     monitor_printf(mon, "Fast load:\n");
+    monitor_printf(mon, "  State: \t\t%s\n",
+                   MigrationFastLoadState_str(stats->state));
     monitor_printf(mon, "  Reader: \t\tthreads=%u, backend=%s\n",
                    stats->threads,
                    MigrationFastLoadBackend_str(stats->read_backend));
