@@ -134,6 +134,13 @@ class MappedPart(NamedTuple):
     text: str                   # what smaps says of it
 
 
+def waits(task: Path) -> bool:
+    """Whether this thread waits for a page; task is its folder in /proc."""
+    with contextlib.suppress(OSError):
+        return "handle_userfault" in (task / "stack").read_text()
+    return False
+
+
 class VcpuTimes(NamedTuple):
     """Seconds, summed over all vCPUs but for `at`, which is now."""
     at: float
