@@ -332,11 +332,30 @@ bool migration_fastload_check_save(Error **errp)
     return load_is_readable("save", "memory cannot be saved", errp);
 }
 
-/* Is @filename, which QEMU would empty, what @load reads? */
-static bool load_is_read_from(const IncomingLoad *load, const char *filename)
+/* The file that QEMU would write to is not what @load reads. */
+static bool load_may_overwrite(IncomingLoad *load, const struct stat *theirs,
+                               Error **errp)
+{
+    struct stat ours;
+
+    /* migrate-recover puts the copy's file under the same descriptor. */
+    if (fstat(load->ioc->fd, &ours) < 0 ||
+        !(S_ISBLK(ours.st_mode)
+          ? S_ISBLK(theirs->st_mode) && ours.st_rdev == theirs->st_rdev
+          : ours.st_dev == theirs->st_dev && ours.st_ino == theirs->st_ino)) {
+        return true;
+    }
+    QEMU_LOCK_GUARD(&load->lock);
+    return load_refuse_locked(load, "migrate", "it cannot be written to",
+                              "Save to another file. " HINT_WAIT, errp);
+}
+
+/* The same of @filename, which QEMU would empty. */
+static bool load_may_empty(IncomingLoad *load, const char *filename,
+                           Error **errp)
 {
     g_autoptr(QIOChannelFile) ioc = NULL;
-    struct stat ours, theirs;
+    struct stat theirs;
     bool is_known = stat(filename, &theirs) == 0;
 
     if (!is_known && g_str_has_prefix(filename, "/dev/fdset/")) {
@@ -344,12 +363,7 @@ static bool load_is_read_from(const IncomingLoad *load, const char *filename)
         ioc = qio_channel_file_new_path(filename, O_WRONLY, 0, NULL);
         is_known = ioc && fstat(ioc->fd, &theirs) == 0;
     }
-    if (!is_known || fstat(load->ioc->fd, &ours) < 0) {
-        return false;
-    }
-    return S_ISBLK(ours.st_mode)
-           ? S_ISBLK(theirs.st_mode) && ours.st_rdev == theirs.st_rdev
-           : ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+    return !is_known || load_may_overwrite(load, &theirs, errp);
 }
 
 /*
@@ -369,7 +383,6 @@ bool migration_fastload_check_outgoing(const MigrationAddress *addr,
 {
     IncomingLoad *load = &incoming_load;
     const char *unfit = load_unfit_outgoing(addr);
-    bool is_read_from;
 
     if (!load_leaves_migration("migrate", "the guest cannot be migrated before "
                                "it is completed", FASTLOAD_HINT_OUTGOING,
@@ -380,19 +393,27 @@ bool migration_fastload_check_outgoing(const MigrationAddress *addr,
     if (!incoming_load_is_in(load, LOAD_MISSING)) {
         return true;
     }
-    is_read_from = addr->transport == MIGRATION_ADDRESS_TYPE_FILE &&
-                   load_is_read_from(load, addr->u.file.filename);
-    QEMU_LOCK_GUARD(&load->lock);
     if (unfit) {
+        QEMU_LOCK_GUARD(&load->lock);
         return incoming_load_refuse(errp, "migrate", HINT_WAIT,
             "'%s' is still being loaded: the guest cannot be migrated with %s, "
             "which does not wait for missing pages", load->filename, unfit);
     }
-    if (is_read_from) {
-        return load_refuse_locked(load, "migrate", "it cannot be written to",
-                                  "Save to another file. " HINT_WAIT, errp);
+    return addr->transport != MIGRATION_ADDRESS_TYPE_FILE ||
+           load_may_empty(load, addr->u.file.filename, errp);
+}
+
+int migration_fastload_check_outgoing_fd(int fd, Error **errp)
+{
+    struct stat theirs;
+
+    if (fd >= 0 && incoming_load_is_in(&incoming_load, LOAD_MISSING) &&
+        fstat(fd, &theirs) == 0 &&
+        !load_may_overwrite(&incoming_load, &theirs, errp)) {
+        close(fd);
+        return -1;
     }
-    return true;
+    return fd;
 }
 
 void migration_fastload_add_blocked_reason(strList **reasons)

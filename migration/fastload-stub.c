@@ -111,6 +111,11 @@ bool migration_fastload_check_outgoing(const MigrationAddress *addr,
     return true;
 }
 
+int migration_fastload_check_outgoing_fd(int fd, Error **errp)
+{
+    return fd;
+}
+
 bool migration_fastload_owns_status(void)
 {
     return false;

@@ -100,6 +100,12 @@ bool migration_fastload_check_capabilities(Error **errp);
 bool migration_fastload_check_outgoing(const MigrationAddress *addr,
                                        Error **errp);
 
+/*
+ * May the outgoing migration that has begun write to @fd?  Returns it, or
+ * closes it and returns -1.  With -1 does nothing.
+ */
+int migration_fastload_check_outgoing_fd(int fd, Error **errp);
+
 /* Is the status of the migration that of a load, and of nobody else? */
 bool migration_fastload_owns_status(void);
 
