@@ -26,11 +26,20 @@
 /* One command.  Owned by its thread. */
 typedef struct Recovery {
     uint32_t number;
-    char *filename;
+    char *filename;     /* as it was given */
+    char *name;         /* what to call it in sentences */
     int open_flags;
     uint64_t file_bytes;
     GArray *blocks;     /* a reference: the load may end before the thread */
 } Recovery;
+
+static void recover_free(Recovery *recovery)
+{
+    g_array_unref(recovery->blocks);
+    g_free(recovery->filename);
+    g_free(recovery->name);
+    g_free(recovery);
+}
 
 /* Opening a pipe would wait for somebody to write to it. */
 bool incoming_load_check_kind(const struct stat *st, const char *filename,
@@ -179,8 +188,7 @@ static QIOChannelFile *recover_open_copy(const char *filename, int flags,
 }
 
 /* The copy, opened as the engine wants it; NULL: @errp says why not. */
-static QIOChannelFile *recover_find_copy(const Recovery *recovery,
-                                         Error **errp)
+static QIOChannelFile *recover_find_copy(Recovery *recovery, Error **errp)
 {
     g_autoptr(QIOChannelFile) plain = NULL, ioc = NULL;
     struct stat ours, theirs;
@@ -188,7 +196,8 @@ static QIOChannelFile *recover_find_copy(const Recovery *recovery,
     /* Opening a pipe would wait for somebody to write to it. */
     plain = recover_open_copy(recovery->filename, O_RDONLY | O_NONBLOCK,
                               &theirs, errp);
-    if (!plain || !recover_check_copy(plain->fd, recovery->filename,
+    recovery->name = incoming_load_real_name(plain, recovery->filename);
+    if (!plain || !recover_check_copy(plain->fd, recovery->name,
                                       recovery->blocks, recovery->file_bytes,
                                       errp)) {
         return NULL;
@@ -201,7 +210,7 @@ static QIOChannelFile *recover_find_copy(const Recovery *recovery,
     if (ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino ||
         ours.st_rdev != theirs.st_rdev) {
         incoming_load_refuse(errp, "copy", "Try again.",
-            "'%s' was replaced while it was opened", recovery->filename);
+            "'%s' was replaced while it was opened", recovery->name);
         return NULL;
     }
     return g_steal_pointer(&ioc);
@@ -242,10 +251,10 @@ static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         if (is_taken) {
             g_free(load->filename);
-            load->filename = incoming_load_real_name(ioc, recovery->filename);
+            load->filename = g_strdup(recovery->name);
         } else {
             error_setg(errp, "cannot read on from '%s': %s",
-                       recovery->filename, gerr->message);
+                       recovery->name, gerr->message);
         }
     }
     incoming_load_recovered(load);
@@ -270,9 +279,7 @@ static void *recover_main(void *opaque)
     }
     qapi_event_send_x_fast_load_recovered(recovery->filename, err
                                           ? error_get_pretty(err) : NULL);
-    g_array_unref(recovery->blocks);
-    g_free(recovery->filename);
-    g_free(recovery);
+    recover_free(recovery);
     return NULL;
 }
 
@@ -298,9 +305,7 @@ static bool recover_spawn_locked(IncomingLoad *load,
     if (!thread) {
         error_setg(errp, "cannot look at '%s': cannot create a thread: %s",
                    file->filename, gerr->message);
-        g_array_unref(recovery->blocks);
-        g_free(recovery->filename);
-        g_free(recovery);
+        recover_free(recovery);
         return false;
     }
     g_thread_unref(thread);
