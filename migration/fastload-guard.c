@@ -194,11 +194,14 @@ bool migration_fastload_check_vhost_user(Error **errp)
     return true;
 }
 
-/* The migration has begun, and waits for the load or for device state. */
+/*
+ * The migration has begun, and waits for the load or for device state.  Of a
+ * load that is detached, it looks at its settings until the guest may run.
+ */
 static bool load_has_migration_locked(const IncomingLoad *load)
 {
     return incoming_load_is_in(load, LOAD_UNDER_WAY) &&
-           !(load->is_detached && incoming_load_is_in(load, LOAD_GUEST_RUNS));
+           !(load->is_detached && load->has_guest);
 }
 
 static bool load_refuse_locked(const IncomingLoad *load, const char *what,
