@@ -231,6 +231,18 @@ static int exit_waiting_vcpus(void)
     return count;
 }
 
+/* Also those that a migration which failed meanwhile has let go on. */
+static void exit_pause_vcpus(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        if (!cpu->stop && !cpu->stopped) {
+            cpu_pause(cpu);
+        }
+    }
+}
+
 /*
  * A vCPU that waits for a page inside KVM_RUN is a reader of what KVM knows of
  * memory and of event descriptors (kvm->srcu).  Each device that gives up one
@@ -267,9 +279,7 @@ void incoming_load_stop_vcpus(IncomingLoad *load)
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         load->is_quitting = true;
     }
-    CPU_FOREACH(cpu) {
-        cpu_pause(cpu);
-    }
+    exit_pause_vcpus();
     for (us = 0; (count = exit_waiting_vcpus()) &&
                  us < (fastload_is_failing(load->engine, &failure)
                        ? EXIT_STOP_FAILING_US : EXIT_STOP_US);
@@ -277,6 +287,7 @@ void incoming_load_stop_vcpus(IncomingLoad *load)
         bql_unlock();
         g_usleep(EXIT_STOP_POLL_US);
         bql_lock();
+        exit_pause_vcpus();
     }
     if (count) {
         warn_report("fast load: %d vCPUs wait for pages that do not come; they "
