@@ -427,8 +427,8 @@ void migration_fastload_add_blocked_reason(strList **reasons)
     if (incoming_load_is_in(load, LOAD_UNDER_WAY) &&
         !incoming_load_is_in(load, LOAD_IN(COMPLETE))) {
         QAPI_LIST_PREPEND(*reasons, g_strdup_printf("'%s' is still being "
-                          "loaded: the guest is saved or migrated when all of "
-                          "its memory is in place", load->filename));
+                          "loaded: the guest can be saved or migrated once all "
+                          "of its memory is in place", load->filename));
     }
 }
 
