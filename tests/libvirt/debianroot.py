@@ -1,38 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A folder with another Debian in it, and processes that live there alone.
+"""A folder with Debian and libvirt in it, and processes that live there alone.
 
-The folder is made once, by debootstrap, and kept in the cache; nothing changes
-it afterwards.  A World lays a folder of its own over it, which takes what is
-written, and has its own mounts, processes and network: whatever starts in a
-World ends with it.
+The folder is made once, from what packaging/roots.py makes, and kept in the
+cache; nothing changes it afterwards.  A World lays a folder of its own over it,
+which takes what is written, and has its own mounts, processes and network:
+whatever starts in a World ends with it.
 
 Needs root.  Everything that cannot be had raises PlainError.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from pathlib import Path
-import shutil
 import subprocess
+import sys
 import time
 from typing import IO, Iterator, Self, Sequence
 
 import host
-from host import PlainError
+from host import TOP, PlainError
+
+sys.path[:0] = [str(TOP / "packaging"), str(TOP / "qemu")]
+import roots                                            # noqa: E402
+from layout import Fail                                 # noqa: E402
+from source import locked                               # noqa: E402
 
 SUITE = "trixie"
-MIRROR = os.environ.get("FASTLOAD_MIRROR", "http://deb.debian.org/debian")
 PACKAGES = Path(__file__).resolve().parent / "root-packages"
 INSIDE = Path(__file__).resolve().parent / "inside"
-BOOTSTRAP_MAX_S = 1800
+INSTALL_MAX_S = 1800
 START_MAX_S = 60
 END_MAX_S = 30
 POLL_S = 0.02
 SAID_LINES = 3              # of a tool that failed
-# No service of the packages may start while they are installed.
-NO_SERVICES = "#!/bin/sh\nexit 101\n"
 
 
 def require_root() -> None:
@@ -49,58 +50,25 @@ def packages() -> list[str]:
 
 # ----------------------------------------------------------------- the root
 
-def _run(what: str, *command: str | Path) -> None:
-    """PlainError with the last lines that it said, when it fails."""
-    env = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C")
-    try:
-        done = subprocess.run(command, text=True, check=False, env=env,
-                              errors="replace", stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT,
-                              timeout=BOOTSTRAP_MAX_S)
-    except FileNotFoundError:
-        raise PlainError(f"{what} needs {command[0]}, which is not installed: "
-                         f"apt-get install {command[0]}") from None
-    except subprocess.TimeoutExpired:
-        raise PlainError(f"{what} is not done after {BOOTSTRAP_MAX_S} s: "
-                         f"check the network and {MIRROR}") from None
-    if done.returncode:
-        said = " | ".join(done.stdout.strip().splitlines()[-SAID_LINES:])
-        raise PlainError(f"{what} failed ({said}): check the network, or set "
-                         "FASTLOAD_MIRROR to another mirror of Debian")
-
-
-def _bootstrap(folder: Path) -> None:
-    _run("making a Debian root", "debootstrap", "--variant=minbase",
-         SUITE, folder, MIRROR)
-    policy = folder / "usr/sbin/policy-rc.d"
-    policy.write_text(NO_SERVICES)
-    policy.chmod(0o755)
-    shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
-    apt = ("chroot", folder, "apt-get", "-q", "-y",
-           "-o", "Acquire::Retries=3")
-    _run("fetching Debian's lists", *apt, "update")
-    _run("installing libvirt in a Debian root", *apt,
-         "--no-install-recommends", "install", *packages())
-    _run("removing what was downloaded", *apt, "clean")
-
-
 def made_root() -> Path:
     """The root; made when it is not there, which takes minutes."""
     require_root()
-    key = hashlib.sha256(" ".join([SUITE, *packages()]).encode()).hexdigest()
-    cache = host.cache_dir() / "libvirt"
-    cache.mkdir(parents=True, exist_ok=True)
-    target = cache / f"{SUITE}-{key[:12]}"
-    with open(cache / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            part = cache / f"{target.name}.part"
-            if part.exists():
-                _run("removing half a root", "rm", "-rf",
-                     "--one-file-system", part)
-            _bootstrap(part)
-            part.rename(target)
+    key = hashlib.sha256(" ".join(packages()).encode()).hexdigest()[:12]
+    log = host.cache_dir() / "libvirt" / "root.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    workshop = roots.Workshop(SUITE, (), log)
+    target = workshop.folder / f"libvirt-{key}"
+    try:
+        with locked(workshop.folder / ".lock-libvirt"):
+            if not target.exists():
+                draft = workshop.fresh("libvirt.new")
+                draft.apt("libvirt", "update")
+                draft.apt("libvirt", "install", "--no-install-recommends",
+                          *packages())
+                draft.apt("libvirt", "clean")
+                draft.path.rename(target)
+    except Fail as e:
+        raise PlainError(str(e)) from None
     return target
 
 
@@ -124,9 +92,16 @@ def with_packages(root: Path, folder: Path, debs: Sequence[Path]) -> str:
     """A root for World() that has these .deb files installed as well."""
     for name in "upper", "work", "merged":
         (folder / name).mkdir(parents=True)
-    _run("installing packages in a Debian root", "unshare", "--mount",
-         "--propagation", "private", "sh", "-c", INSTALL, "sh", root, folder,
-         *(deb.resolve() for deb in debs))
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", INSTALL,
+         "sh", root, folder, *(deb.resolve() for deb in debs)],
+        env=dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C"),
+        check=False, text=True, errors="replace", timeout=INSTALL_MAX_S,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT)
+    if done.returncode:
+        said = " | ".join(done.stdout.strip().splitlines()[-SAID_LINES:])
+        raise PlainError(f"the packages cannot be installed: {said}")
     return f"{folder / 'upper'}:{root}"
 
 
