@@ -247,15 +247,15 @@ static FastloadArea *sched_find_pending_locked(Fastload *fl)
 }
 
 /* Early areas come first, and neither rate nor recording holds them back. */
-static bool sched_is_early_next_locked(const Fastload *fl)
+static bool sched_is_early_next_locked(Fastload *fl)
 {
-    const FastloadArea *area = fl->sched.next_area < fl->areas->len
-        ? g_ptr_array_index(fl->areas, fl->sched.next_area) : NULL;
+    /* Behind the end of one early area there may be another. */
+    const FastloadArea *area = sched_find_pending_locked(fl);
 
-    return area && area->is_early && fl->sched.next_chunk < area->chunk_count;
+    return area && area->is_early;
 }
 
-static uint64_t sched_rate_due_locked(const Fastload *fl)
+static uint64_t sched_rate_due_locked(Fastload *fl)
 {
     return !fastload_rate_is_off_locked(&fl->rate) &&
            sched_is_early_next_locked(fl)
@@ -276,7 +276,7 @@ uint64_t fastload_sched_rate_due_ns(Fastload *fl)
 }
 
 /* Is a failed chunk tried in advance of the rate now? */
-static bool sched_is_probe_due_locked(const Fastload *fl, uint64_t now_ns)
+static bool sched_is_probe_due_locked(Fastload *fl, uint64_t now_ns)
 {
     return sched_rate_due_locked(fl) &&
            now_ns >= fastload_retry_probe_due_ns_locked(&fl->retry);

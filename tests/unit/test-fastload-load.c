@@ -1937,6 +1937,44 @@ static void test_early_regions_come_first(const void *opaque)
     fixture_free(f);
 }
 
+static void test_early_regions_while_recording(const void *opaque)
+{
+    /* All of them come while the rest waits: the guest waits for them. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_ANON, 4 * CHUNK_PAGES, fixture_all_data);
+    g_autofree char *path = g_strdup_printf("%s/fastload-early-%d",
+                                            g_get_tmp_dir(), getpid());
+    FastloadConfig config = { .worker_count = 1, .io_kind = lc->io_kind };
+    FastloadWorksetConfig workset = { .path = path, .awaits_guest = true };
+    Fastload *fl = fastload_new(f->fd, &config, NULL);
+    FastloadRegion all, region;
+    FastloadStats stats;
+    uint32_t i;
+
+    fixture_region(f, &all);
+    for (i = 0; i < 3; i++) {
+        region = all;
+        region.hva = (uint8_t *)all.hva + i * FASTLOAD_CHUNK_BYTES;
+        region.file_off += i * FASTLOAD_CHUNK_BYTES;
+        region.len_bytes = i < 2 ? FASTLOAD_CHUNK_BYTES
+                                 : 2 * FASTLOAD_CHUNK_BYTES;
+        region.is_early = i < 2;
+        g_assert_true(fastload_add_region(fl, &region, NULL));
+    }
+    g_assert_true(fastload_use_workset(fl, &workset, NULL));
+    g_assert_true(fastload_start(fl, NULL));
+    for (i = 0; i < 2; i++) {
+        uint8_t *hva = (uint8_t *)all.hva + i * FASTLOAD_CHUNK_BYTES;
+
+        fixture_wait_until(fastload_is_loaded(fl, hva, FASTLOAD_CHUNK_BYTES));
+    }
+    fastload_get_stats(fl, &stats);
+    g_assert_cmpint(stats.workset.state, ==, FASTLOAD_WORKSET_RECORDING);
+    fastload_free(fl);
+    unlink(path);
+    fixture_free(f);
+}
+
 static void test_early_regions_are_due_at_once(const void *opaque)
 {
     /* Whatever the rate has to spare; the next one is not. */
@@ -2218,6 +2256,8 @@ static void add_all(FastloadIoKind io_kind)
     lc.memory = FIXTURE_ANON;
     add_case("placed-pages-are-told", test_placed_pages_are_told, lc);
     add_case("early-regions-come-first", test_early_regions_come_first, lc);
+    add_case("early-regions-while-recording",
+             test_early_regions_while_recording, lc);
     add_case("early-regions-are-due-at-once",
              test_early_regions_are_due_at_once, lc);
     add_case("early-regions-are-not-rated", test_early_regions_are_not_rated,
