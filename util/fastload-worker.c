@@ -195,8 +195,8 @@ static void worker_check_file(FastloadWorker *w, FastloadRead *read)
  */
 static uint32_t worker_flight_bytes(const FastloadIoReq *req)
 {
-    return req->read->class == FASTLOAD_CLASS_HINT
-        ? MAX(req->len_bytes, FASTLOAD_GAP_BYTES_MAX) : req->len_bytes;
+    return req->read->is_pooled ? req->len_bytes
+                                : MAX(req->len_bytes, FASTLOAD_GAP_BYTES_MAX);
 }
 
 /* Queues the next request of @read, at most @bytes_max long. */
@@ -735,9 +735,13 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     if (!req->is_urgent) {
         w->flight_bytes -= worker_flight_bytes(req);
         w->flight_count--;
+        /*
+         * Small reads tell of a lower rate than there is, and it would take
+         * the window along: more in flight shows only where reads are long.
+         */
         fastload_window_end(&w->fl->window, req, w->reaped_ns,
                             !req->error && !req->tries && !is_without_ring &&
-                            !read->is_cached);
+                            !read->is_cached && read->is_pooled);
     }
     worker_req_free(w, req);
     if (!fastload_read_req_back(read)) {

@@ -309,6 +309,27 @@ static void test_first_touches_in_order(const void *opaque)
     record_finish(t);
 }
 
+static void test_page_that_faults_again(const void *opaque)
+{
+    /* It is in the set once: where it was touched first. */
+    static const RecordRun want[] = { { 9, 1 }, { 20, 1 } };
+    RecordTest *t = record_new(fixture_all_data);
+
+    record_start(t);
+    record_touch(t, 9);
+    /* Until it counts as placed, the snapshot's bytes would come again. */
+    fixture_wait_until(record_stats(t).remaining_bytes < t->f->len_bytes);
+    record_touch(t, 20);
+    g_assert_cmpint(madvise(fixture_page(t->f, 9), PAGE, MADV_DONTNEED), ==,
+                    0);
+    g_assert_cmpuint(*fixture_page(t->f, 9), ==, 0);
+    fixture_wait_until(record_stats(t).fault_count == 3);
+    g_assert_cmpuint(record_stats(t).workset.page_count, ==, 2);
+    record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
+    record_check_file(t, want, G_N_ELEMENTS(want));
+    record_free(t);
+}
+
 static void test_ends_when_it_is_quiet(const void *opaque)
 {
     /* No new page for so long; one that is touched again is not new. */
@@ -1090,6 +1111,25 @@ static void test_reads_are_short(const void *opaque)
     replay_finish(t);
 }
 
+static void test_short_reads_tell_no_rate(const void *opaque)
+{
+    /* A window that followed them would be ever narrower. */
+    RecordRun runs[60];
+    RecordTest *t;
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(runs); i++) {
+        runs[i] = (RecordRun) { i * 64, 1 };
+    }
+    t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
+    t->fl->file.is_direct_lost = true; /* none of it counts as cached */
+    replay_set(t);
+    g_assert_cmpuint(record_stats(t).hint_count, ==, G_N_ELEMENTS(runs));
+    g_assert_cmpuint(t->fl->window.delivered_bytes, ==, 0);
+    g_assert_cmpuint(t->fl->window.flight_count, ==, 0);
+    replay_finish(t);
+}
+
 static void test_zero_pages_need_no_read(const void *opaque)
 {
     /* They are placed at once, whatever the storage does. */
@@ -1167,6 +1207,25 @@ static void test_sparse_chunk_is_read_whole(const void *opaque)
     g_assert_cmpuint(record_stats(t).hint_count, ==, 1);
     g_assert_cmpuint(record_stats(t).loaded_bytes[FASTLOAD_CLASS_HINT], ==,
                      256 * PAGE);
+    replay_finish(t);
+}
+
+/* Of every eight pages one has data. */
+static bool replay_few(uint64_t page_idx)
+{
+    return page_idx % 8 == 0;
+}
+
+static void test_zero_pages_make_no_chunk(const void *opaque)
+{
+    /* However many of them are in the set: they are not read. */
+    static const RecordRun runs[] = { { 512, 80 } };
+    RecordTest *t = replay_new(replay_few, runs, G_N_ELEMENTS(runs));
+
+    replay_set(t);
+    g_assert_cmpuint(record_stats(t).loaded_bytes[FASTLOAD_CLASS_HINT], ==,
+                     10 * PAGE);
+    g_assert_cmpuint(replay_taken_count(t), ==, 0);
     replay_finish(t);
 }
 
@@ -1524,6 +1583,7 @@ static const struct {
     GTestDataFunc func;
 } record_tests[] = {
     { "record/first-touches-in-order", test_first_touches_in_order },
+    { "record/page-that-faults-again", test_page_that_faults_again },
     { "record/ends-when-it-is-quiet", test_ends_when_it_is_quiet },
     { "record/ends-not-before", test_ends_not_before },
     { "record/ends-at-the-most", test_ends_at_the_most },
@@ -1558,10 +1618,12 @@ static const struct {
     { "replay/near-pages-share-a-read", test_near_pages_share_a_read },
     { "replay/far-pages-share-a-read", test_far_pages_share_a_read },
     { "replay/reads-are-short", test_reads_are_short },
+    { "replay/short-reads-tell-no-rate", test_short_reads_tell_no_rate },
     { "replay/zero-pages-need-no-read", test_zero_pages_need_no_read },
     { "replay/pages-that-are-not-trapped", test_pages_that_are_not_trapped },
     { "replay/chunk-is-read-whole", test_chunk_is_read_whole },
     { "replay/sparse-chunk-is-read-whole", test_sparse_chunk_is_read_whole },
+    { "replay/zero-pages-make-no-chunk", test_zero_pages_make_no_chunk },
     { "replay/anonymous-memory", test_anonymous_memory },
     { "replay/shared-memory", test_shared_memory },
     { "replay/hugetlb", test_hugetlb },
