@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""gen and inspect: snapshots on disk."""
+"""gen, inspect and working-set: what is on disk."""
 
 import os
+from pathlib import Path
 import re
 import signal
 
 from bench.places import with_small_files
 from bench.stage import MADE, TINY, Bench, one_sentence
 from tap import case, check
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @case("gen: the same seed makes the same bytes, another one others")
@@ -27,6 +30,21 @@ def inspect_prints_blocks(bench: Bench) -> None:
     check(re.search(r"^pc\.ram +8\.0 MiB +6\.0 MiB +25\.0 %", done.out, re.M),
           "no line for pc.ram")
     check("with data" in done.out and "zero" in done.out, "no runs")
+
+
+@case("working-set prints blocks, runs and where they are")
+def working_set_prints_blocks(bench: Bench) -> None:
+    done = bench.good("working-set", TESTS / "fuzz" / "corpus-workset" /
+                      "two-blocks")
+    check("8 pages in 3 runs, 32.0 KiB" in done.out, "no sum")
+    check(re.search(r"^pc\.ram +64\.0 MiB +28\.0 KiB +0\.0 % +2$", done.out,
+                    re.M), "no line for pc.ram")
+    check(re.search(r"^ +16\.0 KiB +1 +20\.0 KiB$", done.out, re.M),
+          "no line for the longest run")
+    check("seen once: 2 runs; more often: 1" in done.out, "not how often")
+    rows = re.findall(r"^\|(.{60})\|$", done.out, re.M)
+    check(len(rows) == 10 and rows[9].startswith("."),
+          "the last run is not at the begin of memory")
 
 
 @case("gen replaces a file that is there when forced, and else does not")

@@ -14,6 +14,7 @@
  *   snapshot.c     a mapped-ram file to blocks and bitmaps, all of it checked
  *   generate.c     a mapped-ram file from a seed
  *   inspect.c      what is in a snapshot, for people
+ *   set.c          what is in the file of a working set, for people
  *   memory.c       guest memory: mapping it, checking every page of it
  *   guest.c        vCPU threads: what they touch, when, how long it took
  *   trace.c        the file of touches that a guest model can replay
@@ -211,6 +212,11 @@ bool generate_snapshot(int fd, const GenerateConfig *config,
 /* Prints blocks, sizes, zero share and a histogram of run lengths. */
 void inspect_print(const Snapshot *snapshot, FILE *out);
 
+/* ---- set.c ---- */
+
+/* Prints the blocks and runs of a recorded working set, and where they are. */
+bool set_print(const char *path, FILE *out, GError **error);
+
 /* ---- hist.c ---- */
 
 /* Log2 buckets of nanoseconds, each in 16 equal parts: within 6 %. */
@@ -278,6 +284,7 @@ typedef struct Variant {
     uint32_t thread_count;
     bool is_direct;          /* O_DIRECT */
     BenchIo io;
+    const char *set_path;    /* of a loader that is_rehearsed; borrowed */
 } Variant;
 
 /* ---- loaders ---- */
@@ -351,6 +358,11 @@ typedef struct BenchLoader {
     bool has_end;            /* there is a time when all is loaded */
     bool is_extra;           /* takes part only when it is named */
     /*
+     * Has a run before the first one, which counts nowhere: what it learns of
+     * the guest it leaves at set_path, where there is no file before.
+     */
+    bool is_rehearsed;
+    /*
      * Returns when the guest may run.  wait() returns when everything is
      * loaded; it is not called without is_lazy, without has_end or with
      * is_background_off, and may be NULL then.
@@ -371,7 +383,7 @@ const BenchLoader *bench_loader_by_name(const char *name);
 
 extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
     loader_two_thread, loader_alternate, loader_mmap, loader_mmap_ahead,
-    loader_fastload, loader_copy_threads, loader_continue,
+    loader_fastload, loader_replay, loader_copy_threads, loader_continue,
     loader_handler;
 
 /*
@@ -946,6 +958,7 @@ typedef struct FaultRounds {
 typedef struct Contender {
     Variant variant;
     char *label;             /* name and those knobs that tell it apart */
+    char *set_path;          /* of a loader that was rehearsed, or NULL */
     double *values[MEASURE_COUNT]; /* a round each; NAN: not measured */
     uint32_t run_count;      /* that succeeded */
     uint32_t failed_count;

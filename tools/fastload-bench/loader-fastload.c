@@ -2,6 +2,8 @@
  * fastload: this project's engine: N threads with a ring each, faults before
  * background, chunks of 2 MiB, zero runs neither read nor registered.
  * Source: include/qemu/fastload.h.
+ * And the same as "replay": a run before the first one has recorded what the
+ * guest touches, and the others read that first (fastload_use_workset()).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -71,6 +73,15 @@ static bool fastload_add_blocks(LoaderFastload *l, GError **error)
     return true;
 }
 
+static bool fastload_use_set(LoaderFastload *l, GError **error)
+{
+    FastloadWorksetConfig config = { .path = l->run->variant->set_path };
+
+    /* Where nothing is loaded ahead, faults are what is measured. */
+    return !config.path || l->run->is_background_off ||
+           fastload_use_workset(l->fl, &config, error);
+}
+
 static void loader_fastload_stop(LoaderRun *run)
 {
     LoaderFastload *l = run->state;
@@ -111,7 +122,7 @@ static bool loader_fastload_start(LoaderRun *run, GError **error)
     }
     l->fl = fastload_new(l->fd, &config, error);
     if (!l->fl || !fastload_add_blocks(l, error) ||
-        !fastload_start(l->fl, error)) {
+        !fastload_use_set(l, error) || !fastload_start(l->fl, error)) {
         return false;
     }
     __atomic_store_n(&l->is_started, 1, __ATOMIC_RELAXED);
@@ -142,6 +153,21 @@ const BenchLoader loader_fastload = {
              LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = true,
+    .start = loader_fastload_start,
+    .wait = loader_fastload_wait,
+    .settle = loader_fastload_settle,
+    .stop = loader_fastload_stop,
+};
+
+const BenchLoader loader_replay = {
+    .name = "replay",
+    .summary = "the same, with what an earlier run of the guest has recorded",
+    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT | LOADER_HAS_IO |
+             LOADER_NEEDS_TRAP,
+    .is_lazy = true,
+    .has_end = true,
+    .is_extra = true,
+    .is_rehearsed = true,
     .start = loader_fastload_start,
     .wait = loader_fastload_wait,
     .settle = loader_fastload_settle,

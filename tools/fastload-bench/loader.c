@@ -23,6 +23,7 @@ const BenchLoader *const bench_loaders[] = {
     &loader_mmap,
     &loader_mmap_ahead,
     &loader_fastload,
+    &loader_replay,
     &loader_copy_threads,
     &loader_continue,
     &loader_handler,

@@ -86,6 +86,7 @@ static char *main_describe(void)
         "  fastload-bench [run] [OPTION...]        compare contenders\n"
         "  fastload-bench gen [OPTION...] FILE     write a snapshot\n"
         "  fastload-bench inspect FILE             what a snapshot holds\n"
+        "  fastload-bench working-set FILE         what a recorded set holds\n"
         "  fastload-bench trace [-f] LOG FILE|-    what a real guest touches\n"
         "  fastload-bench report [OPTION...] FILE  a saved result again\n"
         "  fastload-bench compare [OPTION...] A B  two saved results\n"
@@ -397,6 +398,24 @@ static int main_inspect(int argc, char **argv)
     return 0;
 }
 
+static int main_working_set(int argc, char **argv)
+{
+    g_autoptr(GOptionContext) context = main_context(
+        "FILE", "Shows what is in the file of a recorded working set.", NULL);
+    GError *error = NULL;
+
+    if (!plan_parse_options(context, &argc, &argv, &error)) {
+        return main_fail(error);
+    }
+    if (argc != 2) {
+        return main_usage("working-set needs the name of one file");
+    }
+    if (!set_print(argv[1], stdout, &error)) {
+        return main_fail(error);
+    }
+    return 0;
+}
+
 /* The trace of a log, or of standard input; to a file that is new. */
 static bool main_record(const char *log_path, const char *path,
                         bool is_forced, GError **error)
@@ -648,6 +667,7 @@ int main(int argc, char **argv)
     } commands[] = {
         { "run", main_run }, { "gen", main_gen },
         { "inspect", main_inspect }, { "trace", main_trace },
+        { "working-set", main_working_set },
         { "report", main_report },
         { "compare", main_compare }, { "doctor", main_doctor },
     };
