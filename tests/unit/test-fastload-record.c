@@ -143,16 +143,22 @@ static RecordTest *record_new_config(const FastloadIoOps *ops,
     return t;
 }
 
-/* Eight chunks on the simulator, whose clock stands still. */
-static RecordTest *record_new(FixtureHasData *has_data)
+/* On the simulator, whose clock stands still; or NULL, see above. */
+static RecordTest *record_new_memory(FixtureMemory memory, uint64_t page_count,
+                                     FixtureHasData *has_data)
 {
     SimConfig sim_config = { .seed = 1 };
     FastloadConfig config = { .worker_count = 2 };
 
     sim_reset(&sim_config);
     test_clock_stop();
-    return record_new_config(&sim_ops, config, FIXTURE_ANON, 8 * CHUNK_PAGES,
-                             has_data);
+    return record_new_config(&sim_ops, config, memory, page_count, has_data);
+}
+
+/* Eight chunks. */
+static RecordTest *record_new(FixtureHasData *has_data)
+{
+    return record_new_memory(FIXTURE_ANON, 8 * CHUNK_PAGES, has_data);
 }
 
 static void record_use(RecordTest *t)
@@ -1268,23 +1274,38 @@ static void test_hugetlb(const void *opaque)
     replay_check_memory(FIXTURE_HUGETLB, 2 * CHUNK_BYTES);
 }
 
+static void test_hugetlb_that_is_not_trapped(const void *opaque)
+{
+    /* A chunk that nobody can place would fail, again and again. */
+    static const RecordRun runs[] = { { 1024, 1 }, { 9, 1 } };
+    RecordTest *t = record_new_memory(FIXTURE_HUGETLB, 8 * CHUNK_PAGES,
+                                      replay_every_other);
+
+    if (!t) {
+        return;
+    }
+    record_write_set(t, runs, G_N_ELEMENTS(runs), NULL);
+    replay_set(t);
+    g_assert_cmpuint(record_stats(t).hint_count, ==, 1);
+    g_assert_false(fastload_is_failing(t->fl, &(FastloadFailure) { 0 }));
+    replay_finish(t);
+}
+
 static void test_hugetlb_is_recorded(const void *opaque)
 {
     /* The set has what a touch brought, in pages of 4096 bytes. */
     static const RecordRun want[] = { { 512, 512 } };
-    RecordTest *t = record_new_config(NULL, (FastloadConfig) { 0 },
-                                      FIXTURE_HUGETLB, 4 * CHUNK_PAGES,
+    RecordTest *t = record_new_memory(FIXTURE_HUGETLB, 4 * CHUNK_PAGES,
                                       fixture_all_data);
 
     if (!t) {
         return;
     }
-    t->workset.quiet_ns = t->workset.least_ns = 10 * MS_NS;
     record_start(t);
     record_touch(t, 600);
-    g_assert_true(fastload_wait(t->fl, NULL));
-    fastload_settle(t->fl);
+    record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
     record_check_file(t, want, 1);
+    record_run(t);
     record_finish(t);
 }
 
@@ -1627,6 +1648,7 @@ static const struct {
     { "replay/anonymous-memory", test_anonymous_memory },
     { "replay/shared-memory", test_shared_memory },
     { "replay/hugetlb", test_hugetlb },
+    { "replay/hugetlb-that-is-not-trapped", test_hugetlb_that_is_not_trapped },
     { "replay/no-rate-holds-hints-back", test_no_rate_holds_hints_back },
     { "replay/early-regions-come-first", test_early_regions_come_first },
     { "replay/bad-hint-is-given-up", test_bad_hint_is_given_up },
