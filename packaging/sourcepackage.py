@@ -27,8 +27,13 @@ OURS = "debian/fastload"    # a checkout, inside the source package
 OPTIONAL = "base-files (<< 13~)"
 
 
+# Root reads a clone that may belong to somebody else.
+GIT = ("git", "-C", str(TOP), "-c", f"safe.directory={TOP}",
+       "-c", "tar.umask=0022")
+
+
 def git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", TOP, *words], check=False, text=True,
+    done = subprocess.run([*GIT, *words], check=False, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode:
         raise Fail(f"'git {words[0]}' says: {done.stderr.strip()}; packages "
@@ -119,9 +124,8 @@ class SourcePackage:
     def _put_ours(self) -> None:
         ours = self.tree / OURS
         ours.mkdir(parents=True)
-        done = subprocess.run(["git", "-C", TOP, "-c", "tar.umask=0022",
-                               "archive", "HEAD"],
-                              check=True, stdout=subprocess.PIPE)
+        done = subprocess.run([*GIT, "archive", "HEAD"], check=True,
+                              stdout=subprocess.PIPE)
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
             archive.extractall(ours)
         (ours / "commit").write_text(f"{self.commit.short}\n")
