@@ -463,14 +463,18 @@ class Libvirt:
 
     # -- what it said to QEMU
 
+    @property
+    def log(self) -> Path:
+        return self.shared / "libvirtd.log"
+
     def log_bytes(self) -> int:
-        return (self.shared / "libvirtd.log").stat().st_size
+        return self.log.stat().st_size
 
     def monitor_lines(self, since_bytes: int) -> Iterator[tuple[str, str]]:
         """(">", "<" or "!", JSON): sent, answered, an event; in order."""
         marks = {"QEMU_MONITOR_IO_WRITE": ">", "QEMU_MONITOR_RECV_REPLY": "<",
                  "QEMU_MONITOR_RECV_EVENT": "!"}
-        with open(self.shared / "libvirtd.log", errors="replace") as f:
+        with open(self.log, errors="replace") as f:
             f.seek(since_bytes)
             for line in f:
                 found = re.search(r"(QEMU_MONITOR_\w+): .*?(?:buf|reply|event)"
