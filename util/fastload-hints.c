@@ -3,14 +3,14 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Goes through the set in the order in which its pages were touched.  What lies
- * near the next page, and is in the set too, comes with it: a hole that is read
- * over costs less than another request.  A chunk that is in the set for the
- * most part is taken whole, so that it becomes a huge page.  Each page is asked
- * for once: where that fails, the background or a fault brings it.  A page is
- * not claimed, as a chunk's is not: a fault reads it again on its own, and who
- * comes second steps over what is there.  Who calls holds sched.lock, where a
- * name says so.  Does no I/O; nothing fails.
+ * Goes through the set in the order in which its pages were touched.  What
+ * lies near the next page, and is in the set too, comes with it: a hole that
+ * is read over costs less than another request.  A chunk of which the set has
+ * much, or many pages here and there, is taken whole: it becomes a huge page.
+ * Each page is asked for once: where that fails, the background or a fault
+ * brings it.  A page is not claimed, as a chunk's is not: a fault reads it
+ * again on its own, and who comes second steps over what is there.  Who calls
+ * holds sched.lock, where a name says so.  Does no I/O; nothing fails.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -94,6 +94,35 @@ static uint64_t hints_count_bits(const uint64_t *bits, uint64_t first,
     return sum;
 }
 
+/*
+ * What short reads of the set would cost in @count pages from @first on, in
+ * bytes: what they bring, holes included, and as much as a hole may have for
+ * each request.  0 for a few pages: a chunk would be made for nothing.
+ */
+static uint64_t hints_cost_bytes(const FastloadArea *area, uint64_t first,
+                                 uint64_t count)
+{
+    uint64_t gap_count = FASTLOAD_GAP_BYTES_MAX >> area->page_shift;
+    uint64_t most_count = FASTLOAD_HINT_BYTES_MAX >> area->page_shift;
+    uint64_t begin = 0, last = 0, data_count = 0, cost_bytes = 0, i;
+
+    for (i = first; i < first + count; i++) {
+        if (!fastload_bit_test(area->in_set, i) ||
+            !fastload_plan_page_has_data(area, i)) {
+            continue;
+        }
+        if (data_count && i - last - 1 <= gap_count && i - begin < most_count) {
+            cost_bytes += (i - last) << area->page_shift;
+        } else {
+            cost_bytes += area->page_bytes + FASTLOAD_GAP_BYTES_MAX;
+            begin = i;
+        }
+        last = i;
+        data_count++;
+    }
+    return data_count > most_count ? cost_bytes : 0;
+}
+
 /* Is the chunk read as one, if anything of it is? */
 static bool hints_is_whole(const FastloadArea *area, uint64_t chunk_idx)
 {
@@ -102,22 +131,14 @@ static bool hints_is_whole(const FastloadArea *area, uint64_t chunk_idx)
     uint64_t count = span.len_bytes >> area->page_shift;
     uint64_t set_bytes = hints_count_bits(area->in_set, first, count) <<
                          area->page_shift;
-    uint64_t i;
 
     if (area->page_bytes > FASTLOAD_HINT_BYTES_MAX) {
         return set_bytes;
     }
-    /* Of a few pages a chunk would be made for nothing. */
     if (set_bytes <= FASTLOAD_HINT_BYTES_MAX) {
         return false;
     }
-    for (i = first; i < first + count; i++) {
-        if (fastload_bit_test(area->in_set, i) &&
-            !fastload_plan_page_has_data(area, i)) {
-            set_bytes -= area->page_bytes;
-        }
-    }
-    return set_bytes * FASTLOAD_HINT_WHOLE_SHARE >
+    return hints_cost_bytes(area, first, count) * FASTLOAD_HINT_WHOLE_SHARE >
            fastload_plan_data_bytes(area, span);
 }
 

@@ -102,13 +102,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
 QEMU_BUILD_BUG_ON(FASTLOAD_AROUND_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN > 64);
 /*
  * A read of the working set: as long as a fault may wait for, since the worker
- * that minds the faults places it.  Pages that are larger, and chunks that are
- * in the set for the most part, are read as chunks.
+ * that minds the faults places it.  Pages that are larger, and chunks of which
+ * the set has much or has it in many places, are read as chunks.
  */
 #define FASTLOAD_HINT_BYTES_MAX (128u << 10)
 QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 #define FASTLOAD_HINT_READ_COUNT_MAX 64
-/* Of a chunk's data, one part in so many makes it one. */
+/* Where short reads would cost one part in so many of its data, it is one. */
 #define FASTLOAD_HINT_WHOLE_SHARE 2
 /*
  * A hole in a read of the working set may be as long as what the storage brings

@@ -1985,17 +1985,21 @@ static void test_early_regions_are_due_at_once(const void *opaque)
     };
     Fastload *fl = fastload_new(f->fd, &config, NULL);
     FastloadRegion region;
+    FastloadArea *area;
 
     fixture_region(f, &region);
     region.is_early = true;
     g_assert_true(fastload_add_region(fl, &region, NULL));
+    area = g_ptr_array_index(fl->areas, 0);
+    area->is_trapped = true; /* as it is once the load has started */
     g_assert_cmpuint(fastload_sched_rate_due_ns(fl), ==, 0);
     /* As when all of its chunks are taken. */
     fl->sched.next_chunk = 2;
     g_assert_cmpuint(fastload_sched_rate_due_ns(fl), >, 0);
-    fl->sched.next_chunk = 0;
+    fl->sched.next_area = fl->sched.next_chunk = 0;
     fastload_set_background_rate(fl, FASTLOAD_BACKGROUND_OFF);
     g_assert_cmpuint(fastload_sched_rate_due_ns(fl), ==, UINT64_MAX);
+    area->is_trapped = false;
     fastload_free(fl);
     fixture_free(f);
 }

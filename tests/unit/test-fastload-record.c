@@ -1216,6 +1216,24 @@ static void test_sparse_chunk_is_read_whole(const void *opaque)
     replay_finish(t);
 }
 
+static void test_scattered_chunk_is_read_whole(const void *opaque)
+{
+    /* A tenth of it, in so many places that one read is cheaper. */
+    RecordRun runs[51];
+    RecordTest *t;
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(runs); i++) {
+        runs[i] = (RecordRun) { 512 + i * 10, 1 };
+    }
+    t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
+    replay_set(t);
+    g_assert_cmpuint(record_stats(t).hint_count, ==, 1);
+    g_assert_cmpuint(record_stats(t).loaded_bytes[FASTLOAD_CLASS_HINT], ==,
+                     CHUNK_BYTES);
+    replay_finish(t);
+}
+
 /* Of every eight pages one has data. */
 static bool replay_few(uint64_t page_idx)
 {
@@ -1644,6 +1662,8 @@ static const struct {
     { "replay/pages-that-are-not-trapped", test_pages_that_are_not_trapped },
     { "replay/chunk-is-read-whole", test_chunk_is_read_whole },
     { "replay/sparse-chunk-is-read-whole", test_sparse_chunk_is_read_whole },
+    { "replay/scattered-chunk-is-read-whole",
+      test_scattered_chunk_is_read_whole },
     { "replay/zero-pages-make-no-chunk", test_zero_pages_make_no_chunk },
     { "replay/anonymous-memory", test_anonymous_memory },
     { "replay/shared-memory", test_shared_memory },
