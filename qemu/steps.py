@@ -13,6 +13,7 @@ from layout import Fail, shown
 
 LINE_EVERY_S = 10                       # when nobody watches a terminal
 LOG_LINES_SHOWN = 40
+ENDING_MAX_S = 5
 
 
 def say(topic: str, text: str) -> None:
@@ -39,6 +40,16 @@ class Progress:
         elif last or now - self.last >= LINE_EVERY_S:
             self.last = now
             print(line, flush=True)
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    """Some do not listen, unshare for one; what they started ends with them."""
+    child.terminate()
+    try:
+        child.wait(ENDING_MAX_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def run_logged(topic: str, command: Sequence[str | Path], log_path: Path, *,
@@ -73,8 +84,7 @@ def run_logged(topic: str, command: Sequence[str | Path], log_path: Path, *,
             child.wait()
         finally:
             if child.poll() is None:
-                child.terminate()
-                child.wait()
+                end(child)
     progress.show("done" if child.returncode == 0 else "failed", last=True)
     return child.returncode
 
