@@ -171,6 +171,7 @@ void fastload_hints_prepare(Fastload *fl)
     uint32_t i, a;
 
     hints->is_over = hints->is_placed = !hints->set;
+    hints->calm_ns = hints->set ? fl->start_ns + FASTLOAD_HINT_CALM_NS : 0;
     for (i = 0; hints->set && i < hints->set->run_count; i++) {
         const FastloadWorksetRun *run = &hints->set->runs[i];
         FastloadArea *area = hints->areas[run->block_idx];

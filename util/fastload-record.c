@@ -291,6 +291,8 @@ void fastload_record_touch(Fastload *fl, FastloadArea *area,
         __atomic_store_n(&record->touches[at], RECORD_TOUCH_VALID |
                          (uint64_t)area->idx << RECORD_TOUCH_AREA_SHIFT |
                          page_idx, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&record->touched_bytes, area->page_bytes,
+                           __ATOMIC_RELAXED);
         __atomic_store_n(&record->last_ns, now_ns, __ATOMIC_RELAXED);
     }
 }
@@ -617,14 +619,15 @@ void fastload_record_finish(Fastload *fl)
 void fastload_record_stats(Fastload *fl, FastloadWorksetStats *ret_stats)
 {
     FastloadRecord *record = &fl->record;
-    uint64_t touch_count = __atomic_load_n(&record->touch_count,
-                                           __ATOMIC_RELAXED);
+    uint64_t touched_bytes = __atomic_load_n(&record->touched_bytes,
+                                             __ATOMIC_RELAXED);
 
     g_mutex_lock(&record->lock);
     *ret_stats = (FastloadWorksetStats) {
         .state = record->state,
         .page_count = record->run_count
-            ? record->page_count : MIN(touch_count, FASTLOAD_TOUCH_COUNT_MAX),
+            ? record->page_count
+            : touched_bytes / FASTLOAD_WORKSET_PAGE_BYTES,
         .run_count = record->run_count,
         .took_ns = record->took_ns,
     };

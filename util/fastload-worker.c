@@ -282,6 +282,7 @@ typedef struct WorkerTurn {
     uint64_t quiet_ns;
     bool minds_faults;  /* answers faults */
     bool may_read;      /* reads ahead */
+    bool may_hint;      /* reads pages of a working set, one at a time */
     bool may_place;     /* places in the background, and renews staging */
     uint32_t around_bytes; /* how long an urgent read may be */
     uint64_t window_bytes; /* of it in flight at most */
@@ -301,6 +302,10 @@ typedef struct WorkerTurn {
  * in the middle of something long when the read is back.  So others help only
  * when the first one is kept busy by reading, or has no room.
  *
+ * A guest whose working set is replayed hardly faults.  It counts as faulting
+ * for FASTLOAD_HINT_CALM_NS all the same, or the first worker, which is not
+ * nice, would compete with it for a processor just when it has much to do.
+ *
  * Placing is work for a processor: workers beyond the number of processors
  * would only take the guest's turn, so they do nothing but help with faults.
  */
@@ -311,7 +316,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     bool is_reading_busy = fastload_file_is_busy(fl);
     bool is_alone = fl->config.worker_count == 1;
     bool is_active = w->idx < fl->active_count;
-    uint64_t quiet_ns = fastload_sched_quiet_ns(fl);
+    uint64_t quiet_ns = MAX(fastload_sched_quiet_ns(fl), fl->hints.calm_ns);
     bool is_quiet = now_ns >= quiet_ns;
     bool is_free = is_alone || w->idx || is_quiet;
     uint32_t reader_count = 1;
@@ -327,6 +332,8 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
                         __atomic_load_n(&fl->sched.are_faults_shared,
                                         __ATOMIC_RELAXED),
         .may_read = is_active && (is_reading_busy ? is_free : w->idx == 0),
+        .may_hint = is_active && (is_reading_busy ? is_free ||
+                                  !is_first_blocking : w->idx == 0),
         .may_place = is_active && is_free,
         /* Who came along would not fault, and not be recorded. */
         .around_bytes = fastload_record_is_on(fl)
@@ -475,13 +482,24 @@ static uint32_t worker_staging_count(const FastloadWorker *w,
     return turn->window_bytes / FASTLOAD_CHUNK_BYTES + worker_extra_count(w);
 }
 
+/*
+ * The worker that minds the faults may read hints where it may not read ahead:
+ * one at a time, which takes no longer than the fault that it saves.
+ */
+static bool worker_has_hint_room(const FastloadWorker *w,
+                                 const WorkerTurn *turn)
+{
+    return turn->may_hint && w->free_hints &&
+           (turn->may_read || (!w->flight_count && !w->ready_hints));
+}
+
 /* Takes the next hint of pages; false when there is none, or no room. */
 static bool worker_take_hint(FastloadWorker *w, const WorkerTurn *turn)
 {
     Fastload *fl = w->fl;
     FastloadRead *read = w->free_hints;
 
-    if (!turn->may_read || !read ||
+    if (!worker_has_hint_room(w, turn) ||
         fastload_sched_hint_kind(fl, turn->now_ns) != FASTLOAD_HINT_PAGES ||
         !fastload_sched_next_hint(fl, turn->now_ns,
                                   fastload_window_gap_bytes(&fl->window,
@@ -859,8 +877,9 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     }
     is_hint = fastload_sched_hint_kind(fl, turn->now_ns) ==
               FASTLOAD_HINT_PAGES;
-    if (is_hint && !w->free_hints) {
-        return UINT64_MAX; /* one that comes in makes room */
+    if (is_hint && turn->may_hint) {
+        /* One that comes in makes room; who has one to place does not sleep. */
+        return worker_has_hint_room(w, turn) ? 0 : UINT64_MAX;
     }
     if (!is_hint && !fastload_pool_has_room(fl, worker_extra_count(w))) {
         return UINT64_MAX; /* who has placed or renewed some kicks us */

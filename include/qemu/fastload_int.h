@@ -116,6 +116,11 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
  */
 #define FASTLOAD_HINT_GAP_SHARE 64
 #define FASTLOAD_HINT_GAP_BYTES_MAX (FASTLOAD_HINT_BYTES_MAX / 2)
+/*
+ * For so long a guest whose working set is replayed counts as one that faults:
+ * it would, without.  It has work to do, and needs its processor.
+ */
+#define FASTLOAD_HINT_CALM_NS (1000 * 1000 * 1000ull)
 /* A recording has no more touches: 4 MiB of numbers, once they are used. */
 #define FASTLOAD_TOUCH_COUNT_MAX (512u << 10)
 /* The times of a recording, where the caller does not say. */
@@ -707,6 +712,7 @@ typedef struct FastloadRecord {
     /* atomic */
     uint32_t is_on;              /* touches are noted, the background waits */
     uint64_t touch_count;        /* or more, when it is full */
+    uint64_t touched_bytes;      /* relaxed */
     uint64_t last_ns;            /* relaxed: of the last new page; 0: none */
     uint64_t guest_ns;           /* when the guest began to run; 0: not yet */
 } FastloadRecord;
@@ -716,6 +722,7 @@ typedef struct FastloadHints {
     /* constant after start */
     FastloadWorkset *set;        /* NULL: nothing is replayed */
     FastloadArea **areas;        /* by block of the set; borrowed */
+    uint64_t calm_ns;            /* until then the guest counts as faulting */
     /* lock sched.lock */
     uint32_t next_run;           /* nothing before is unread, */
     uint64_t next_page;          /* nor of its pages so many */

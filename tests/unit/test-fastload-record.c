@@ -1021,6 +1021,52 @@ static void test_faults_then_hints_then_the_rest(const void *opaque)
     replay_finish(t);
 }
 
+/* Of a cached file, where reading is work for a processor. */
+static RecordTest *replay_new_cached(void)
+{
+    RecordRun runs[60];
+    RecordTest *t;
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(runs); i++) {
+        runs[i] = (RecordRun) { i * 64, 1 };
+    }
+    t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
+    t->fl->file.is_cached = 1;
+    t->fl->window.first_ns = 1; /* it is near */
+    return t;
+}
+
+static void test_one_hint_beside_faults(const void *opaque)
+{
+    /* The worker that minds them reads one hint at a time, others many. */
+    RecordTest *t = replay_new_cached();
+
+    sim_hold(SIM_HOLD_BACKGROUND);
+    record_start(t);
+    sim_wait_asleep();
+    g_assert_cmpuint(t->fl->workers[0].flight_count, ==, 1);
+    g_assert_cmpuint(t->fl->workers[1].flight_count, >, 4);
+    record_touch(t, 1);
+    sim_hold(SIM_HOLD_NONE);
+    replay_finish(t);
+}
+
+static void test_first_worker_leaves_the_guest_alone(const void *opaque)
+{
+    /* It does not fault, but it would, without the set. */
+    RecordTest *t = replay_new_cached();
+
+    replay_set(t);
+    sim_skip(100 * FASTLOAD_FAULT_QUIET_NS);
+    sim_wait_asleep();
+    fastload_set_background_rate(t->fl, 0);
+    record_run(t);
+    g_assert_cmpuint(t->fl->workers[0].counters.loaded_bytes[
+                         FASTLOAD_CLASS_BACKGROUND], ==, 0);
+    replay_finish(t);
+}
+
 static void test_hint_that_hangs(const void *opaque)
 {
     /* It holds nobody else up: the background brings its page. */
@@ -1321,6 +1367,7 @@ static void test_hugetlb_is_recorded(const void *opaque)
     }
     record_start(t);
     record_touch(t, 600);
+    g_assert_cmpuint(record_stats(t).workset.page_count, ==, 512);
     record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
     record_check_file(t, want, 1);
     record_run(t);
@@ -1652,6 +1699,9 @@ static const struct {
     { "replay/order-of-touch", test_order_of_touch },
     { "replay/faults-then-hints-then-the-rest",
       test_faults_then_hints_then_the_rest },
+    { "replay/one-hint-beside-faults", test_one_hint_beside_faults },
+    { "replay/first-worker-leaves-the-guest-alone",
+      test_first_worker_leaves_the_guest_alone },
     { "replay/hint-that-hangs", test_hint_that_hangs },
     { "replay/late-pages-are-counted", test_late_pages_are_counted },
     { "replay/near-pages-share-a-read", test_near_pages_share_a_read },
