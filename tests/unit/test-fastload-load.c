@@ -1991,7 +1991,10 @@ static void test_early_regions_are_due_at_once(const void *opaque)
     region.is_early = true;
     g_assert_true(fastload_add_region(fl, &region, NULL));
     area = g_ptr_array_index(fl->areas, 0);
-    area->is_trapped = true; /* as it is once the load has started */
+    /* As it is once the load has started. */
+    area->is_trapped = true;
+    area->chunk_states = g_malloc(area->chunk_count);
+    memset(area->chunk_states, FASTLOAD_CHUNK_PENDING, area->chunk_count);
     g_assert_cmpuint(fastload_sched_rate_due_ns(fl), ==, 0);
     /* As when all of its chunks are taken. */
     fl->sched.next_chunk = 2;
