@@ -630,10 +630,11 @@ static void worker_issue_ahead(FastloadWorker *w, const WorkerTurn *turn)
 
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 {
-    w->outcomes |= fastload_sched_read_done(w->fl, read,
-                                            fastload_stats_now_ns());
+    /* Before the set may count as replayed. */
     fastload_stats_add(&w->counters.hint_count, !read->error &&
                        read->class == FASTLOAD_CLASS_HINT);
+    w->outcomes |= fastload_sched_read_done(w->fl, read,
+                                            fastload_stats_now_ns());
     if (read->moved_bytes) {
         fastload_huge_staging_drop(read->buf);
         read->moved_bytes = 0;
