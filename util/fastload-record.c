@@ -233,8 +233,8 @@ static bool record_may_write(const char *path, GError **error)
 
     if (access(folder, W_OK | X_OK) < 0) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "no working set is recorded, for \"%s\" cannot be written "
-                    "to: %s", folder, g_strerror(errno));
+                    "no working set is recorded: the folder \"%s\" cannot be "
+                    "written to: %s", folder, g_strerror(errno));
         return false;
     }
     return true;
