@@ -3,6 +3,7 @@
 
 import json
 import re
+import time
 
 from bench.browser import report_of
 from bench.gate import Gate
@@ -56,6 +57,27 @@ def left_minds_the_limit(bench: Bench) -> None:
             for m, s in re.findall(r", (\d+):(\d\d) left", err)]
     check(code == 0 and left, f"exit code {code}, left {left}")
     check(max(left) <= 1, f"up to {max(left)} s were left of 1")
+
+
+@case("with a time limit far away, what is left is what runs took")
+def left_of_a_far_limit(bench: Bench) -> None:
+    gate = Gate(bench)
+    let_pass = held_until(gate, "", "", r", \d+:\d*[1-9]\d* left")
+    begin: list[float] = []
+
+    def on_turn(said: str, terminal: int) -> None:
+        if " 0/" in said and not begin:
+            begin.append(time.monotonic())
+        # The first run takes so long, so that those to come are seconds.
+        if not begin or time.monotonic() - begin[0] > 1.5:
+            let_pass(said, terminal)
+
+    code, _, err = on_terminal(
+        bench, *TINY, *MADE, "--repeat", "3", "--time-limit", "3600",
+        "--cache", "warm", "--contenders", "eager", *gate.options,
+        on_turn=on_turn)
+    check(code == 0 and re.search(r", \d+:\d*[1-9]\d* left", err),
+          f"exit code {code}, it said {err[-300:]!r}")
 
 
 @case("--quick chooses what is not asked for; table and page say so")

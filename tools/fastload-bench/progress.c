@@ -88,19 +88,20 @@ void progress_skip(Progress *progress, uint32_t count)
     progress->total_count -= MIN(count, progress->total_count);
 }
 
-/* Runs take what they took so far; the one that runs began at mark_ns. */
+/*
+ * @now_ns is after begin_ns.  Runs take what they took so far; the one that
+ * runs began at mark_ns, and that it takes longer shortens no other.
+ */
 static uint64_t progress_left_s(const Progress *progress, uint64_t now_ns)
 {
     uint32_t rest_count = progress->total_count -
                           MIN(progress->total_count, progress->done_count);
-    uint64_t rest_ns = progress->runs_ns / progress->done_count * rest_count;
-    uint64_t gone_ns = now_ns - progress->mark_ns;
+    uint64_t mean_ns = progress->runs_ns / progress->done_count;
+    uint64_t gone_ns = MIN(now_ns - progress->mark_ns, mean_ns);
+    uint64_t rest_ns = rest_count ? mean_ns * rest_count - gone_ns : 0;
 
-    uint64_t since_ns = now_ns - progress->begin_ns;
-
-    rest_ns -= MIN(rest_ns, gone_ns);
     return MIN(rest_ns, progress->limit_ns -
-               MIN(progress->limit_ns, since_ns)) / 1000000000;
+               MIN(progress->limit_ns, now_ns)) / 1000000000;
 }
 
 /* One line of a terminal; one that wraps could not be cleared. */
