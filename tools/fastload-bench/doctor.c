@@ -59,7 +59,7 @@ static const DoctorCheck checks[] = {
     { "nofile", "ulimit -n", NULL },
     { "kvm", "/dev/kvm", "KVM" },
     { "kvm-hardware", "hardware", NULL },
-    { "qemu", "runs", "QEMU" },
+    { "qemu", "QEMU starts", "QEMU" },
     { "qemu-mapped-ram", "mapped-ram", NULL },
     { "qemu-fast-load", "fast load", NULL },
     { "path", "readable", "Storage" },
