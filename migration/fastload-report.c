@@ -169,8 +169,8 @@ static void load_copy_figures(const FastloadStats *stats,
     info->error_count = stats->io_error_count;
 }
 
-static MigrationFastLoadWorkingSet *load_working_set(
-    const FastloadWorksetStats *stats)
+static MigrationFastLoadWorkingSet *load_working_set_locked(
+    const IncomingLoad *load, const FastloadWorksetStats *stats)
 {
     static const MigrationFastLoadWorkingSetState states[] = {
         [FASTLOAD_WORKSET_NONE] = MIGRATION_FAST_LOAD_WORKING_SET_STATE_NONE,
@@ -195,6 +195,7 @@ static MigrationFastLoadWorkingSet *load_working_set(
     info->runs = stats->run_count;
     info->time_us = stats->took_ns / SCALE_US;
     info->late_pages = stats->late_count;
+    info->error_desc = g_strdup(load->working_set_desc);
     return info;
 }
 
@@ -208,7 +209,7 @@ MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load)
     load_copy_figures(&stats, info);
     info->state = load_state(load->phase);
     if (*load->working_set) {
-        info->working_set = load_working_set(&stats.workset);
+        info->working_set = load_working_set_locked(load, &stats.workset);
     }
     info->has_time_to_run_us = load->run_us != 0;
     info->time_to_run_us = load->run_us;
@@ -277,11 +278,13 @@ void migration_fastload_print(Monitor *mon, const MigrationFastLoad *stats)
                    PRIu64 "\n", stats->retry_count, stats->error_count);
     if (stats->working_set) {
         monitor_printf(mon, "  Working set: \t\t%s, pages=%" PRIu64 ", runs=%u"
-                       ", late=%" PRIu64 "\n",
+                       ", late=%" PRIu64 "%s%s\n",
                        MigrationFastLoadWorkingSetState_str(
                            stats->working_set->state),
                        stats->working_set->pages, stats->working_set->runs,
-                       stats->working_set->late_pages);
+                       stats->working_set->late_pages,
+                       stats->working_set->error_desc ? "; " : "",
+                       stats->working_set->error_desc ?: "");
     }
     if (stats->error_desc) {
         monitor_printf(mon, "  Waiting: \t\t%s\n", stats->error_desc);

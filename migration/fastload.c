@@ -214,7 +214,8 @@ static bool load_check_settings(Error **errp)
 {
     if (!migrate_mapped_ram()) {
         return incoming_load_refuse(errp, "no mapped-ram",
-            "Enable it, or set x-fast-load-threads to 0.",
+            "Enable it (-global migration.mapped-ram=on), or set "
+            "x-fast-load-threads to 0.",
             "x-fast-load-threads needs the capability 'mapped-ram', here and "
             "when the file was saved");
     }
@@ -428,6 +429,7 @@ static void load_release(IncomingLoad *load)
         load->recover_number++;
         g_clear_pointer(&load->recover_desc, g_free);
         g_clear_pointer(&load->working_set, g_free);
+        g_clear_pointer(&load->working_set_desc, g_free);
         g_clear_pointer(&load->failed_desc, g_free);
         g_free(load->filename);
         load->filename = NULL;
@@ -677,14 +679,23 @@ static void load_warn_of_backend(const IncomingLoad *load)
     }
 }
 
+/* It is not used, or was not recorded, for @error: that is no failure. */
+static void load_tell_working_set(IncomingLoad *load, const GError *error)
+{
+    warn_report("fast load: %s", error->message);
+    QEMU_LOCK_GUARD(&load->lock);
+    g_free(load->working_set_desc);
+    load->working_set_desc = g_strdup(error->message);
+}
+
 /* On an engine thread: the recording has come to its end, good or bad. */
 static void load_recorded(const FastloadWorksetStats *stats,
                           const GError *error, void *opaque)
 {
-    const IncomingLoad *load = opaque;
+    IncomingLoad *load = opaque;
 
     if (error) {
-        warn_report("fast load: %s", error->message);
+        load_tell_working_set(load, error);
     }
     qapi_event_send_x_fast_load_recorded(load->working_set, stats->page_count,
                                          error ? error->message : NULL);
@@ -702,7 +713,7 @@ static void load_use_working_set(IncomingLoad *load)
     g_autoptr(GError) gerr = NULL;
 
     if (*config.path && !fastload_use_workset(load->engine, &config, &gerr)) {
-        warn_report("fast load: %s", gerr->message);
+        load_tell_working_set(load, gerr);
     }
 }
 
