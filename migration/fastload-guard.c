@@ -33,6 +33,8 @@
 #define HOLD_POLL_MS 50
 /* Who has waited so long for a page is taken to wait on: as reads that fail. */
 #define LOAD_HANGS_NS (500 * SCALE_MS)
+/* Once reads work again, all that failed has been tried: a second at most. */
+#define LOAD_RESUME_NS (1500 * SCALE_MS)
 
 /* virtio-gpu pins blobs by the memory's descriptor, past the page tables. */
 static int load_find_blob(Object *obj, void *opaque)
@@ -269,6 +271,14 @@ bool migration_fastload_check_loadvm(Error **errp)
                               "before it is completed", HINT_WAIT, errp);
 }
 
+/* Pages that could not be read are still waited for, but not for long. */
+static bool load_has_just_resumed_locked(const IncomingLoad *load)
+{
+    return load->resumed_ns &&
+           qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - load->resumed_ns <
+           LOAD_RESUME_NS;
+}
+
 /*
  * Who touches a page that is missing waits, and nobody knows for how long: also
  * of a copy that has yet to show that it can be read, and of storage that gives
@@ -284,7 +294,8 @@ static bool load_is_unreadable_locked(IncomingLoad *load)
     load->is_copy_new = load->is_copy_new &&
                         fastload_has_failed_faults(load->engine);
     return load->is_copy_new || fastload_is_failing(load->engine, &failure) ||
-           fastload_oldest_fault_ns(load->engine) >= LOAD_HANGS_NS;
+           (!load_has_just_resumed_locked(load) &&
+            fastload_oldest_fault_ns(load->engine) >= LOAD_HANGS_NS);
 }
 
 /* Refuses @what while pages cannot be read: it needs them. */

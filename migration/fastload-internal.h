@@ -160,6 +160,7 @@ typedef struct IncomingLoad {
     bool has_failure;        /* FAILED by a read */
     char *failed_desc;       /* why it is FAILED otherwise; NULL: unknown */
     bool is_time_told;       /* that the file's time moves by itself */
+    int64_t resumed_ns;      /* when it left PAUSED last; 0: never */
     char *working_set_desc;  /* why it is not used, or was not recorded */
     char *told_desc;         /* the error that migrate_set_error() was told */
     uint64_t complete_us;    /* 0 until everything was placed */

@@ -436,6 +436,7 @@ static void load_release(IncomingLoad *load)
         load->is_detached = false;
         load->has_failure = load->is_time_told = load->is_copy_new = false;
         load->complete_us = 0;
+        load->resumed_ns = 0;
         incoming_load_move_locked(load, LOAD_IDLE);
     }
     WITH_QEMU_LOCK_GUARD(&load->waits_lock) {
@@ -495,6 +496,7 @@ static void load_resume_locked(IncomingLoad *load)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
 
+    load->resumed_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     incoming_load_move_locked(load, LOAD_LOADING);
     if (!load->is_detached) {
         migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_PAUSED,
