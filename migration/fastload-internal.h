@@ -88,7 +88,10 @@ typedef enum LoadPhase {
 } LoadPhase;
 
 #define LOAD_IN(phase) (1u << LOAD_##phase)
-/* The migration is under way: its parameters and capabilities stay. */
+/*
+ * From prepare to the last page.  The migration's parameters and capabilities
+ * stay for so long; with a load that is detached, until the guest may run.
+ */
 #define LOAD_UNDER_WAY \
     (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_ACTIVE)
 /* The stream is being read, and its RAM section is ours. */

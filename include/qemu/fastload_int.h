@@ -971,7 +971,7 @@ static inline bool fastload_record_is_on(const Fastload *fl)
 /* A fault of this page was told; it is on. */
 void fastload_record_touch(Fastload *fl, FastloadArea *area,
                            uint64_t page_idx, uint64_t now_ns);
-/* When it ends by itself, as things are; 0: it is not on. */
+/* When the recording ends if no page is touched until then; 0: it is not on. */
 uint64_t fastload_record_due_ns(const FastloadRecord *record);
 /* It is over, if it is on; its writer begins.  Returns whether it was on. */
 bool fastload_record_end(Fastload *fl, uint64_t now_ns);

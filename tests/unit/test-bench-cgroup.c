@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include <glib/gstdio.h>
 #include "bench.h"
+#include "bench-tree.h"
 
 #define MIB (1ull << 20)
 
@@ -22,32 +23,10 @@ typedef struct Tree {
     char *root;
 } Tree;
 
-static void tree_write(const Tree *tree, const char *path, const char *text)
-{
-    g_autofree char *full = g_strconcat(tree->root, path, NULL);
-    g_autofree char *folder = g_path_get_dirname(full);
-
-    g_assert_cmpint(g_mkdir_with_parents(folder, 0700), ==, 0);
-    g_assert_true(g_file_set_contents(full, text, -1, NULL));
-}
-
 static void tree_set_up(Tree *tree, gconstpointer opaque)
 {
     tree->root = g_dir_make_tmp("test-bench-cgroup-XXXXXX", NULL);
     g_assert_nonnull(tree->root);
-}
-
-static void tree_remove(const char *folder)
-{
-    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
-    const char *name;
-
-    while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *path = g_build_filename(folder, name, NULL);
-
-        tree_remove(path);
-    }
-    g_remove(folder);
 }
 
 static void tree_tear_down(Tree *tree, gconstpointer opaque)
@@ -73,19 +52,21 @@ static void test_v2_levels(Tree *tree, gconstpointer opaque)
     /* The least of all levels counts, and page cache is as good as free. */
     CgroupMemory memory;
 
-    tree_write(tree, "/proc/self/cgroup", "0::/outer/inner\n");
-    tree_write(tree, "/proc/self/mountinfo", V2_MOUNT);
-    tree_write(tree, "/sys/fs/cgroup/outer/memory.max", "629145600\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/memory.current", "524288000\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/memory.stat",
+    tree_write(tree->root, "/proc/self/cgroup", "0::/outer/inner\n");
+    tree_write(tree->root, "/proc/self/mountinfo", V2_MOUNT);
+    tree_write(tree->root, "/sys/fs/cgroup/outer/memory.max", "629145600\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/memory.current",
+               "524288000\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/memory.stat",
                "anon 1\nfile 9\nactive_file 104857600\n"
                "inactive_file 209715200\ninactive_file_x 1\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/cpu.max", "150000 100000\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/inner/memory.max", "max\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/inner/memory.current", "1\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/inner/memory.events",
+    tree_write(tree->root, "/sys/fs/cgroup/outer/cpu.max", "150000 100000\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/inner/memory.max", "max\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/inner/memory.current", "1\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/inner/memory.events",
                "low 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/inner/cpu.max",
+               "max 100000\n");
     cgroup_get_memory(tree->root, &memory);
     g_assert_cmpuint(memory.limit_bytes, ==, 600 * MIB);
     g_assert_cmpuint(memory.free_bytes, ==, 400 * MIB);
@@ -98,28 +79,29 @@ static void test_v1_hybrid(Tree *tree, gconstpointer opaque)
     /* Controllers of version 1 beside an empty tree of version 2. */
     CgroupMemory memory;
 
-    tree_write(tree, "/proc/self/cgroup",
+    tree_write(tree->root, "/proc/self/cgroup",
                "5:memory:/box\n4:cpu,cpuacct:/\n1:name=systemd:/\n0::/\n");
-    tree_write(tree, "/proc/self/mountinfo", V1_MOUNTS);
-    tree_write(tree, "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    tree_write(tree->root, "/proc/self/mountinfo", V1_MOUNTS);
+    tree_write(tree->root, "/sys/fs/cgroup/memory/memory.limit_in_bytes",
                "9223372036854771712\n");
-    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.limit_in_bytes",
+    tree_write(tree->root, "/sys/fs/cgroup/memory/box/memory.limit_in_bytes",
                "104857600\n");
-    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.usage_in_bytes",
+    tree_write(tree->root, "/sys/fs/cgroup/memory/box/memory.usage_in_bytes",
                "52428800\n");
-    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.stat",
+    tree_write(tree->root, "/sys/fs/cgroup/memory/box/memory.stat",
                "inactive_file 7\ntotal_inactive_file 10485760\n");
-    tree_write(tree, "/sys/fs/cgroup/memory/box/memory.oom_control",
+    tree_write(tree->root, "/sys/fs/cgroup/memory/box/memory.oom_control",
                "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n");
-    tree_write(tree, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n");
-    tree_write(tree, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us",
+    tree_write(tree->root, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us",
+               "-1\n");
+    tree_write(tree->root, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us",
                "100000\n");
     cgroup_get_memory(tree->root, &memory);
     g_assert_cmpuint(memory.limit_bytes, ==, 100 * MIB);
     g_assert_cmpuint(memory.free_bytes, ==, 60 * MIB);
     g_assert_cmpfloat(cgroup_get_cpu_quota(tree->root), ==, 0);
     g_assert_cmpuint(cgroup_oom_kill_count(tree->root), ==, 4);
-    tree_write(tree, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us",
+    tree_write(tree->root, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us",
                "50000\n");
     g_assert_cmpfloat(cgroup_get_cpu_quota(tree->root), ==, 0.5);
 }
@@ -129,16 +111,16 @@ static void test_container(Tree *tree, gconstpointer opaque)
     /* The path is the host's, and the mount shows the container's part. */
     CgroupMemory memory;
 
-    tree_write(tree, "/proc/self/cgroup", "5:memory:/docker/abc\n");
-    tree_write(tree, "/proc/self/mountinfo",
+    tree_write(tree->root, "/proc/self/cgroup", "5:memory:/docker/abc\n");
+    tree_write(tree->root, "/proc/self/mountinfo",
                "31 24 0:27 /docker/abc /sys/fs/cgroup/memory ro - cgroup "
                "none rw,memory\n");
-    tree_write(tree, "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    tree_write(tree->root, "/sys/fs/cgroup/memory/memory.limit_in_bytes",
                "104857600\n");
     cgroup_get_memory(tree->root, &memory);
     g_assert_cmpuint(memory.limit_bytes, ==, 100 * MIB);
     /* A namespace that we are outside of. */
-    tree_write(tree, "/proc/self/cgroup", "5:memory:/../other\n");
+    tree_write(tree->root, "/proc/self/cgroup", "5:memory:/../other\n");
     cgroup_get_memory(tree->root, &memory);
     g_assert_cmpuint(memory.limit_bytes, ==, 100 * MIB);
 }
@@ -147,21 +129,21 @@ static void test_threads(Tree *tree, gconstpointer opaque)
 {
     /* What is left on the level that has the least left, of either version. */
     g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, CGROUP_UNLIMITED);
-    tree_write(tree, "/proc/self/cgroup", "0::/outer/inner\n");
-    tree_write(tree, "/proc/self/mountinfo", V2_MOUNT);
-    tree_write(tree, "/sys/fs/cgroup/outer/inner/pids.max", "max\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/inner/pids.current", "7\n");
+    tree_write(tree->root, "/proc/self/cgroup", "0::/outer/inner\n");
+    tree_write(tree->root, "/proc/self/mountinfo", V2_MOUNT);
+    tree_write(tree->root, "/sys/fs/cgroup/outer/inner/pids.max", "max\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/inner/pids.current", "7\n");
     g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, CGROUP_UNLIMITED);
-    tree_write(tree, "/sys/fs/cgroup/outer/pids.max", "100\n");
-    tree_write(tree, "/sys/fs/cgroup/outer/pids.current", "30\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/pids.max", "100\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/pids.current", "30\n");
     g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, 70);
-    tree_write(tree, "/sys/fs/cgroup/outer/inner/pids.max", "5\n");
+    tree_write(tree->root, "/sys/fs/cgroup/outer/inner/pids.max", "5\n");
     g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, 0);
-    tree_write(tree, "/proc/self/cgroup", "5:pids:/box\n0::/\n");
-    tree_write(tree, "/proc/self/mountinfo",
+    tree_write(tree->root, "/proc/self/cgroup", "5:pids:/box\n0::/\n");
+    tree_write(tree->root, "/proc/self/mountinfo",
                "31 24 0:27 / /sys/fs/cgroup/pids rw - cgroup none rw,pids\n");
-    tree_write(tree, "/sys/fs/cgroup/pids/box/pids.max", "12\n");
-    tree_write(tree, "/sys/fs/cgroup/pids/box/pids.current", "2\n");
+    tree_write(tree->root, "/sys/fs/cgroup/pids/box/pids.max", "12\n");
+    tree_write(tree->root, "/sys/fs/cgroup/pids/box/pids.current", "2\n");
     g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, 10);
 }
 

@@ -8,6 +8,7 @@
 #include <glib/gstdio.h>
 #include <signal.h>
 #include "bench.h"
+#include "bench-tree.h"
 
 #define PATIENCE_MS 60000    /* only a hang reaches it */
 
@@ -18,33 +19,11 @@ typedef struct Tree {
     Doctor doctor;
 } Tree;
 
-static void tree_write(const Tree *tree, const char *path, const char *text)
-{
-    g_autofree char *full = g_strconcat(tree->root, path, NULL);
-    g_autofree char *folder = g_path_get_dirname(full);
-
-    g_assert_cmpint(g_mkdir_with_parents(folder, 0700), ==, 0);
-    g_assert_true(g_file_set_contents(full, text, -1, NULL));
-}
-
 static void tree_set_up(Tree *tree, gconstpointer opaque)
 {
     tree->root = g_dir_make_tmp("test-bench-doctor-XXXXXX", NULL);
     g_assert_nonnull(tree->root);
     tree->doctor.root = tree->root;
-}
-
-static void tree_remove(const char *folder)
-{
-    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
-    const char *name;
-
-    while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *path = g_build_filename(folder, name, NULL);
-
-        tree_remove(path);
-    }
-    g_remove(folder);
 }
 
 static void tree_tear_down(Tree *tree, gconstpointer opaque)
@@ -149,17 +128,17 @@ static void test_filters_and_profiles(Tree *tree, gconstpointer opaque)
     for (i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autofree char *profile = NULL;
 
-        tree_write(tree, "/proc/self/attr/current", cases[i].current);
+        tree_write(tree->root, "/proc/self/attr/current", cases[i].current);
         if (cases[i].enforce) {
-            tree_write(tree, "/sys/fs/selinux/enforce", cases[i].enforce);
+            tree_write(tree->root, "/sys/fs/selinux/enforce", cases[i].enforce);
         }
         profile = doctor_profile(&tree->doctor);
         g_assert_cmpstr(profile, ==, cases[i].profile);
     }
-    tree_write(tree, "/proc/self/status", "Name:\tx\nSeccomp:\t0\n"
+    tree_write(tree->root, "/proc/self/status", "Name:\tx\nSeccomp:\t0\n"
                "Seccomp_filters:\t3\n");
     g_assert_false(doctor_is_filtered(&tree->doctor));
-    tree_write(tree, "/proc/self/status", "Name:\tx\nSeccomp:\t2\n");
+    tree_write(tree->root, "/proc/self/status", "Name:\tx\nSeccomp:\t2\n");
     g_assert_true(doctor_is_filtered(&tree->doctor));
 }
 
@@ -170,10 +149,10 @@ static void test_user_namespaces(Tree *tree, gconstpointer opaque)
 
     g_assert_false(doctor_is_in_namespace(&tree->doctor, 7, &uid));
     g_assert_cmpuint(uid, ==, 7);
-    tree_write(tree, "/proc/self/uid_map", "0 0 4294967295\n");
+    tree_write(tree->root, "/proc/self/uid_map", "0 0 4294967295\n");
     g_assert_false(doctor_is_in_namespace(&tree->doctor, 7, &uid));
     g_assert_cmpuint(uid, ==, 7);
-    tree_write(tree, "/proc/self/uid_map",
+    tree_write(tree->root, "/proc/self/uid_map",
                "         0       1000          1\n"
                "         1     100000      65536\n");
     g_assert_true(doctor_is_in_namespace(&tree->doctor, 0, &uid));
@@ -211,12 +190,12 @@ static void test_kinds_of_disks(Tree *tree, gconstpointer opaque)
         g_autofree char *path = g_strdup_printf(
             "/sys/class/block/%s/queue/rotational", cases[i].name);
 
-        tree_write(tree, path, cases[i].rotational);
+        tree_write(tree->root, path, cases[i].rotational);
         g_assert_cmpint(doctor_disk_kind(&tree->doctor, cases[i].name), ==,
                         cases[i].kind);
     }
-    tree_write(tree, "/sys/devices/sda/queue/rotational", "1\n");
-    tree_write(tree, "/sys/devices/sda/sda1/partition", "1\n");
+    tree_write(tree->root, "/sys/devices/sda/queue/rotational", "1\n");
+    tree_write(tree->root, "/sys/devices/sda/sda1/partition", "1\n");
     g_assert_cmpint(symlink("../../devices/sda/sda1", part), ==, 0);
     g_assert_cmpint(doctor_disk_kind(&tree->doctor, "sda1"), ==,
                     DOCTOR_DISK_ROTATING);
@@ -512,7 +491,7 @@ static JsonNode *examine_qemu(const Tree *tree, const char *said, bool stays,
     GError *error = NULL;
     JsonNode *report;
 
-    tree_write(tree, "/qemu", script);
+    tree_write(tree->root, "/qemu", script);
     g_assert_cmpint(g_chmod(path, 0700), ==, 0);
     report = doctor_examine(&doctor, NULL, probes, PATIENCE_MS, &error);
     g_assert_no_error(error);

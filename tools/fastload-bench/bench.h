@@ -1125,6 +1125,8 @@ uint64_t box_oom_kill_count(const Box *box);
 
 /* @path: a file or folder on the file system that matters. */
 JsonObject *environment_new(const char *path);
+/* The first line of a file, or what it has in [brackets]; NULL: no file. */
+char *environment_line(const char *path);
 /*
  * How far the kernel reads ahead in files of the file system @dev of @type:
  * what counts is its backing device, not the queue of a disk, which is another
@@ -1339,7 +1341,7 @@ bool doctor_is_ready(JsonNode *report);
 void doctor_print(JsonNode *report, const Paper *paper, bool has_colours);
 /* Whether what goes to that descriptor may be coloured. */
 bool doctor_has_colours(int fd);
-/* The first line of a file, or what it has in [brackets]; NULL: no file. */
+/* As environment_line(), below the folder that is examined. */
 char *doctor_line(const Doctor *doctor, const char *path);
 /* False: it is not there. */
 bool doctor_number(const Doctor *doctor, const char *path, uint64_t *ret);

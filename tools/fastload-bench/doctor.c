@@ -130,20 +130,8 @@ void doctor_say(const Doctor *doctor, const char *id, DoctorVerdict verdict,
 char *doctor_line(const Doctor *doctor, const char *path)
 {
     g_autofree char *full = g_strconcat(doctor->root, path, NULL);
-    char *text = NULL;
-    char *open, *end;
 
-    if (!g_file_get_contents(full, &text, NULL, NULL)) {
-        return NULL;
-    }
-    text[strcspn(text, "\n")] = '\0';
-    open = strchr(text, '[');
-    end = open ? strchr(open, ']') : NULL;
-    if (end) {
-        *end = '\0';
-        memmove(text, open + 1, strlen(open + 1) + 1);
-    }
-    return text;
+    return environment_line(full);
 }
 
 bool doctor_number(const Doctor *doctor, const char *path, uint64_t *ret)

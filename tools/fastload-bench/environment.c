@@ -20,8 +20,7 @@ static void environment_add_text(JsonObject *env, const char *key,
     }
 }
 
-/* The first line of a file; what stands in [brackets] when there are any. */
-static char *environment_line(const char *path)
+char *environment_line(const char *path)
 {
     char *text = NULL;
     char *open, *end;
