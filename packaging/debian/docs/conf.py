@@ -4,6 +4,8 @@
 project = "fastload"
 author = "fastload developers"
 extensions = ["myst_parser"]
+# Sections can be linked to by the names that they have on GitHub.
+myst_heading_anchors = 3
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 root_doc = "index"
 html_theme = "alabaster"
