@@ -827,7 +827,7 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
     __atomic_store_n(&fl->file.is_cached, !read->is_direct, __ATOMIC_RELAXED);
 }
 
-bool fastload_file_is_busy(const Fastload *fl)
+bool fastload_file_reads_cost_cpu(const Fastload *fl)
 {
     /* From the page cache a read is a copy, whoever asks for it. */
     return fastload_worker_is_blocking(&fl->workers[0]) ||

@@ -313,7 +313,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
 {
     Fastload *fl = w->fl;
     bool is_first_blocking = fastload_worker_is_blocking(&fl->workers[0]);
-    bool is_reading_busy = fastload_file_is_busy(fl);
+    bool reads_cost_cpu = fastload_file_reads_cost_cpu(fl);
     bool is_alone = fl->config.worker_count == 1;
     bool is_active = w->idx < fl->active_count;
     uint64_t quiet_ns = MAX(fastload_sched_quiet_ns(fl), fl->hints.calm_ns);
@@ -321,7 +321,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     bool is_free = is_alone || w->idx || is_quiet;
     uint32_t reader_count = 1;
 
-    if (is_reading_busy) {
+    if (reads_cost_cpu) {
         /* Without the one that waits for faults. */
         reader_count = MAX(fl->active_count - !is_quiet, 1);
     }
@@ -331,8 +331,8 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
         .minds_faults = w->idx == 0 || is_first_blocking ||
                         __atomic_load_n(&fl->sched.are_faults_shared,
                                         __ATOMIC_RELAXED),
-        .may_read = is_active && (is_reading_busy ? is_free : w->idx == 0),
-        .may_hint = is_active && (is_reading_busy ? is_free ||
+        .may_read = is_active && (reads_cost_cpu ? is_free : w->idx == 0),
+        .may_hint = is_active && (reads_cost_cpu ? is_free ||
                                   !is_first_blocking : w->idx == 0),
         .may_place = is_active && is_free,
         /* Who came along would not fault, and not be recorded. */

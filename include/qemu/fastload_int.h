@@ -1222,8 +1222,11 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error);
 void fastload_file_accept(Fastload *fl);
 /* Which way a chunk, planned and not begun, is read; remembers it as a hint. */
 void fastload_file_choose(Fastload *fl, FastloadRead *read);
-/* Does reading ahead keep a processor busy, as things are? */
-bool fastload_file_is_busy(const Fastload *fl);
+/*
+ * Does reading ahead take processor time?  It does when reads are copies from
+ * the page cache, or block in preadv(); O_DIRECT by io_uring takes hardly any.
+ */
+bool fastload_file_reads_cost_cpu(const Fastload *fl);
 
 /*
  * userfaultfd: util/fastload-uffd.c; all others return 0 or -errno.  -EAGAIN:
