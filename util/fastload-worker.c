@@ -461,7 +461,7 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
 
         if (other != w &&
             (is_fresh ? turn.may_read : turn.may_place) &&
-            __atomic_exchange_n(&other->is_idle, 0, __ATOMIC_SEQ_CST)) {
+            __atomic_exchange_n(&other->may_sleep, 0, __ATOMIC_SEQ_CST)) {
             fastload_session_kick(other);
             return;
         }
@@ -969,20 +969,20 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     int64_t sleep_ns;
 
     /* First the flag, then a look: who passes something on later sees it. */
-    __atomic_store_n(&w->is_idle, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->may_sleep, 1, __ATOMIC_SEQ_CST);
     *ret_can_place = worker_can_place(w, turn);
     wants_renewal = worker_wants_renewal(w, turn);
     sleep_ns = *ret_can_place || wants_renewal || w->ready_hints
         ? 0 : worker_sleep_ns(w, turn);
     if (sleep_ns == 0) {
-        __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&w->may_sleep, 0, __ATOMIC_RELAXED);
     }
     /* preadv reads in there, and may not come back. */
     if (sleep_ns && !(w->io_ops->is_blocking && w->inflight_count)) {
         __atomic_store_n(&w->awake_ns, 0, __ATOMIC_RELAXED);
     }
     w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, turn->minds_faults);
-    __atomic_store_n(&w->is_idle, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&w->may_sleep, 0, __ATOMIC_RELAXED);
     return wants_renewal;
 }
 

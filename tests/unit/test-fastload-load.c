@@ -1174,7 +1174,7 @@ static bool load_worker_is_idle(FastloadWorker *w)
 
     /* In this order: it counts as busy before it takes the kick. */
     return poll(&kick, 1, 0) == 0 &&
-           __atomic_load_n(&w->is_idle, __ATOMIC_SEQ_CST);
+           __atomic_load_n(&w->may_sleep, __ATOMIC_SEQ_CST);
 }
 
 static void load_wait_idle(Fastload *fl)
