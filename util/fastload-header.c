@@ -39,11 +39,11 @@ static bool header_fits(uint64_t off, uint64_t len_bytes, uint64_t file_bytes)
     return off <= file_bytes && len_bytes <= file_bytes - off;
 }
 
-FastloadHeaderFault fastload_header_check(const FastloadHeader *header,
-                                          uint64_t len_bytes,
-                                          uint64_t page_bytes,
-                                          uint64_t after_off,
-                                          uint64_t file_bytes)
+FastloadHeaderDefect fastload_header_check(const FastloadHeader *header,
+                                           uint64_t len_bytes,
+                                           uint64_t page_bytes,
+                                           uint64_t after_off,
+                                           uint64_t file_bytes)
 {
     uint64_t bitmap_bytes = fastload_header_bitmap_bytes(len_bytes,
                                                          page_bytes);

@@ -79,8 +79,8 @@ static uint32_t workset_padded(uint32_t label_bytes)
 }
 
 /* NULL, or why this is no file of ours, or not a whole one. */
-static const char *workset_header_fault(const uint8_t *bytes,
-                                        uint64_t len_bytes)
+static const char *workset_header_defect(const uint8_t *bytes,
+                                         uint64_t len_bytes)
 {
     if (len_bytes < 12 || memcmp(bytes, WORKSET_MAGIC, 8)) {
         return "it is not the file of a working set";
@@ -178,7 +178,7 @@ FastloadWorkset *fastload_workset_parse(const uint8_t *bytes,
                                         uint64_t len_bytes,
                                         const char **ret_refusal)
 {
-    const char *refusal = workset_header_fault(bytes, len_bytes);
+    const char *refusal = workset_header_defect(bytes, len_bytes);
     const uint8_t *at = bytes + FASTLOAD_WORKSET_HEADER_BYTES;
     const uint8_t *end = bytes + len_bytes;
     g_autoptr(FastloadWorkset) set = NULL;

@@ -526,7 +526,7 @@ void fastload_set_io_ops(Fastload *fl, const FastloadIoOps *ops)
 }
 
 /* NULL, or what is wrong with the region. */
-static const char *session_region_fault(const FastloadRegion *region)
+static const char *session_region_defect(const FastloadRegion *region)
 {
     uint64_t page = region->page_bytes;
     uint64_t granule = region->granule_bytes;
@@ -560,29 +560,29 @@ static const char *session_region_fault(const FastloadRegion *region)
 bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
                          GError **error)
 {
-    const char *fault = session_region_fault(region);
+    const char *defect = session_region_defect(region);
     FastloadArea *area;
     guint i;
 
     assert(fl->state == FASTLOAD_STATE_NEW);
-    if (!fault && fl->areas->len == FASTLOAD_REGION_COUNT_MAX) {
-        fault = "there are too many regions";
+    if (!defect && fl->areas->len == FASTLOAD_REGION_COUNT_MAX) {
+        defect = "there are too many regions";
     }
-    for (i = 0; !fault && i < fl->areas->len; i++) {
+    for (i = 0; !defect && i < fl->areas->len; i++) {
         area = g_ptr_array_index(fl->areas, i);
         if ((uint8_t *)region->hva < area->hva + area->len_bytes &&
             area->hva < (uint8_t *)region->hva + region->len_bytes) {
-            fault = "it overlaps another region";
+            defect = "it overlaps another region";
         }
     }
-    if (!fault && region->file_off < fl->config.stream_off) {
-        fault = "it begins before the stream does";
+    if (!defect && region->file_off < fl->config.stream_off) {
+        defect = "it begins before the stream does";
     }
-    if (fault) {
+    if (defect) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
                     "the region of %" PRIu64 " bytes at file offset %" PRIu64
                     " cannot be loaded: %s", region->len_bytes,
-                    region->file_off, fault);
+                    region->file_off, defect);
         return false;
     }
     area = fastload_plan_area_new(region);

@@ -26,7 +26,7 @@ typedef struct FastloadHeader {
 } FastloadHeader;
 
 /* What is wrong with it; the first of these that is. */
-typedef enum FastloadHeaderFault {
+typedef enum FastloadHeaderDefect {
     FASTLOAD_HEADER_SOUND,
     FASTLOAD_HEADER_BAD_VERSION,
     FASTLOAD_HEADER_BAD_PAGE_BYTES,
@@ -35,7 +35,7 @@ typedef enum FastloadHeaderFault {
     FASTLOAD_HEADER_PAGES_TOO_EARLY,
     FASTLOAD_HEADER_PAGES_UNALIGNED,
     FASTLOAD_HEADER_PAGES_CUT,
-} FastloadHeaderFault;
+} FastloadHeaderDefect;
 
 void fastload_header_parse(const uint8_t bytes[FASTLOAD_HEADER_BYTES],
                            FastloadHeader *ret_header);
@@ -56,10 +56,10 @@ uint64_t fastload_header_bitmap_bytes(uint64_t len_bytes,
  * When it is sound, bitmap and pages lie in the file, in this order, and no
  * sum of an offset and a length overflows.
  */
-FastloadHeaderFault fastload_header_check(const FastloadHeader *header,
-                                          uint64_t len_bytes,
-                                          uint64_t page_bytes,
-                                          uint64_t after_off,
-                                          uint64_t file_bytes);
+FastloadHeaderDefect fastload_header_check(const FastloadHeader *header,
+                                           uint64_t len_bytes,
+                                           uint64_t page_bytes,
+                                           uint64_t after_off,
+                                           uint64_t file_bytes);
 
 #endif /* QEMU_FASTLOAD_HEADER_H */

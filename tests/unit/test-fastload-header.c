@@ -21,7 +21,7 @@ static const FastloadHeader header_sound = {
     .pages_off = 1 << 20,
 };
 
-static FastloadHeaderFault header_check(const FastloadHeader *header)
+static FastloadHeaderDefect header_check(const FastloadHeader *header)
 {
     return fastload_header_check(header, BLOCK_BYTES, PAGE, 1000, FILE_BYTES);
 }
@@ -51,7 +51,7 @@ static void test_bitmaps_are_whole_words(void)
                      1ull << 49);
 }
 
-static void test_each_fault_is_found(void)
+static void test_each_defect_is_found(void)
 {
     FastloadHeader header = header_sound;
 
@@ -139,8 +139,8 @@ int main(int argc, char **argv)
                     test_numbers_are_big_endian);
     g_test_add_func("/fastload/header/bitmaps-are-whole-words",
                     test_bitmaps_are_whole_words);
-    g_test_add_func("/fastload/header/each-fault-is-found",
-                    test_each_fault_is_found);
+    g_test_add_func("/fastload/header/each-defect-is-found",
+                    test_each_defect_is_found);
     g_test_add_func("/fastload/header/what-is-sound-stays-inside",
                     test_what_is_sound_stays_inside);
     return g_test_run();

@@ -560,13 +560,13 @@ static bool parse_header_at(Parser *p, FastloadHeader *ret_header,
 }
 
 /* Says what is wrong, at which offset. */
-static void set_header_fault(Parser *p, FastloadHeaderFault fault,
+static void set_header_error(Parser *p, FastloadHeaderDefect defect,
                              const FastloadHeader *header, uint64_t off,
                              const char *name, GError **error)
 {
     g_autofree char *what = NULL;
 
-    switch (fault) {
+    switch (defect) {
     case FASTLOAD_HEADER_SOUND:
         break;
     case FASTLOAD_HEADER_BAD_VERSION:
@@ -597,7 +597,7 @@ static void set_header_fault(Parser *p, FastloadHeaderFault fault,
         parser_set_damaged(p, error, "the pages of the RAM block '%s' lie at "
                            "offset %" PRIu64 ", which is %s", name,
                            header->pages_off,
-                           fault == FASTLOAD_HEADER_PAGES_UNALIGNED ?
+                           defect == FASTLOAD_HEADER_PAGES_UNALIGNED ?
                            "not a multiple of 4096" :
                            "before the end of its bitmap");
         break;
@@ -612,7 +612,7 @@ static bool parse_header(Parser *p, SnapshotBlock *block, const char *name,
                          GError **error)
 {
     FastloadHeader header;
-    FastloadHeaderFault fault;
+    FastloadHeaderDefect defect;
     uint64_t off;
 
     if (!parse_header_at(p, &header, error)) {
@@ -632,10 +632,10 @@ static bool parse_header(Parser *p, SnapshotBlock *block, const char *name,
     }
     block->bitmap_off = header.bitmap_off;
     block->file_off = header.pages_off;
-    fault = fastload_header_check(&header, block->len_bytes, BENCH_PAGE_BYTES,
-                                  p->off, p->file_bytes);
-    set_header_fault(p, fault, &header, off, name, error);
-    return fault == FASTLOAD_HEADER_SOUND;
+    defect = fastload_header_check(&header, block->len_bytes, BENCH_PAGE_BYTES,
+                                   p->off, p->file_bytes);
+    set_header_error(p, defect, &header, off, name, error);
+    return defect == FASTLOAD_HEADER_SOUND;
 }
 
 static bool parse_block(Parser *p, GError **error)
