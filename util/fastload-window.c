@@ -99,7 +99,7 @@ void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
     if (!w->begin_ns) {
         __atomic_store_n(&w->begin_ns, now_ns, __ATOMIC_RELAXED);
     }
-    if (!w->flight_count++ && now_ns - w->end_ns >= WINDOW_IDLE_NS) {
+    if (!w->inflight_count++ && now_ns - w->end_ns >= WINDOW_IDLE_NS) {
         /* There was nothing to read: what comes is counted from here. */
         w->round_ns = now_ns;
         w->round_bytes = w->delivered_bytes;
@@ -267,8 +267,8 @@ void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
     uint64_t took_ns = now_ns - req->begin_ns;
 
     g_mutex_lock(&w->lock);
-    assert(w->flight_count);
-    w->flight_count--;
+    assert(w->inflight_count);
+    w->inflight_count--;
     w->end_ns = now_ns;
     /* Of any kind: something is back, and the storage is not that far. */
     if (!w->first_ns) {

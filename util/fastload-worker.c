@@ -49,7 +49,7 @@ static void worker_req_free(FastloadWorker *w, FastloadIoReq *req)
 
 static uint32_t worker_req_count(const Fastload *fl)
 {
-    return fl->urgent_read_count + FASTLOAD_FLIGHT_COUNT_MAX;
+    return fl->urgent_read_count + FASTLOAD_AHEAD_COUNT_MAX;
 }
 
 static void worker_lay_out_reads(FastloadWorker *w)
@@ -193,7 +193,7 @@ static void worker_check_file(FastloadWorker *w, FastloadRead *read)
  * working set are, it is their number that the storage minds: each counts as
  * much as what is read over to save one.
  */
-static uint32_t worker_flight_bytes(const FastloadIoReq *req)
+static uint32_t worker_ahead_bytes(const FastloadIoReq *req)
 {
     return req->read->is_pooled ? req->len_bytes
                                 : MAX(req->len_bytes, FASTLOAD_GAP_BYTES_MAX);
@@ -211,8 +211,8 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
     w->inflight_count++;
     if (!req->is_urgent) {
         fastload_window_begin(&w->fl->window, req, fastload_stats_now_ns());
-        w->flight_bytes += worker_flight_bytes(req);
-        w->flight_count++;
+        w->ahead_bytes += worker_ahead_bytes(req);
+        w->ahead_count++;
     }
     req->is_queued = true;
     w->io_ops->queue(w->io, req);
@@ -348,7 +348,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
 static bool worker_has_urgent_room(const FastloadWorker *w)
 {
     return w->free_urgent && !(w->io_ops->is_blocking &&
-                               w->inflight_count > w->flight_count);
+                               w->inflight_count > w->ahead_count);
 }
 
 /*
@@ -490,7 +490,7 @@ static bool worker_has_hint_room(const FastloadWorker *w,
                                  const WorkerTurn *turn)
 {
     return turn->may_hint && w->free_hints &&
-           (turn->may_read || (!w->flight_count && !w->ready_hints));
+           (turn->may_read || (!w->ahead_count && !w->ready_hints));
 }
 
 /* Takes the next hint of pages; false when there is none, or no room. */
@@ -552,12 +552,12 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
     return true;
 }
 
-static bool worker_has_flight_room(const FastloadWorker *w,
+static bool worker_has_window_room(const FastloadWorker *w,
                                    const WorkerTurn *turn)
 {
-    return w->flight_bytes < MAX(turn->window_bytes,
-                                 FASTLOAD_REQ_BYTES_MIN) &&
-           w->flight_count < FASTLOAD_FLIGHT_COUNT_MAX;
+    return w->ahead_bytes < MAX(turn->window_bytes,
+                               FASTLOAD_REQ_BYTES_MIN) &&
+           w->ahead_count < FASTLOAD_AHEAD_COUNT_MAX;
 }
 
 /* How long a background read may be. */
@@ -597,8 +597,8 @@ static void worker_issue_ahead(FastloadWorker *w, const WorkerTurn *turn)
 {
     uint32_t req_bytes_max = worker_req_bytes(turn);
 
-    w->is_flight_full = false;
-    while (worker_has_flight_room(w, turn)) {
+    w->is_window_full = false;
+    while (worker_has_window_room(w, turn)) {
         FastloadRead *read = w->issuing;
 
         if (!read && !worker_take_hint(w, turn) &&
@@ -625,7 +625,7 @@ static void worker_issue_ahead(FastloadWorker *w, const WorkerTurn *turn)
             }
         }
     }
-    w->is_flight_full = w->flight_count;
+    w->is_window_full = w->ahead_count;
 }
 
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
@@ -752,8 +752,8 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     req->is_queued = false;
     w->inflight_count--;
     if (!req->is_urgent) {
-        w->flight_bytes -= worker_flight_bytes(req);
-        w->flight_count--;
+        w->ahead_bytes -= worker_ahead_bytes(req);
+        w->ahead_count--;
         /*
          * Small reads tell of a lower rate than there is, and it would take
          * the window along: more in flight shows only where reads are long.
@@ -835,14 +835,14 @@ static bool worker_must_leave_ring(const FastloadWorker *w)
 static void worker_reap(FastloadWorker *w)
 {
     FastloadIoReq *req = w->io_ops->reap(w->io);
-    uint32_t flight_count = w->flight_count;
+    uint32_t ahead_count = w->ahead_count;
 
     w->reaped_ns = req ? fastload_stats_now_ns() : w->reaped_ns;
     for (; req; req = w->io_ops->reap(w->io)) {
         worker_req_done(w, req);
     }
-    if (w->is_flight_full && w->flight_count < flight_count) {
-        fastload_window_seen(&w->fl->window, !w->flight_count);
+    if (w->is_window_full && w->ahead_count < ahead_count) {
+        fastload_window_seen(&w->fl->window, !w->ahead_count);
     }
 }
 
@@ -866,7 +866,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     uint64_t due_ns;
     bool is_hint;
 
-    if (!worker_has_flight_room(w, turn)) {
+    if (!worker_has_window_room(w, turn)) {
         /* A read that comes in makes room, or time does. */
         return turn->may_read
             ? MIN(turn->quiet_ns,
@@ -941,7 +941,7 @@ static bool worker_wants_renewal(const FastloadWorker *w,
                                  const WorkerTurn *turn)
 {
     return !w->placing && !w->ready_hints && turn->may_place &&
-           w->inflight_count == w->flight_count &&
+           w->inflight_count == w->ahead_count &&
            !fastload_pool_has(w->fl, FASTLOAD_READ_READY) &&
            worker_has_renewal(w, turn);
 }

@@ -199,7 +199,7 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 #define FASTLOAD_WINDOW_BYTES_NEAR (640u << 10)
 /* A round trip is the median of so many reads. */
 #define FASTLOAD_WINDOW_GROUP 8
-#define FASTLOAD_FLIGHT_COUNT_MAX 64
+#define FASTLOAD_AHEAD_COUNT_MAX 64
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
 /* Long reads keep short ones waiting; far storage wants them long, or many. */
 #define FASTLOAD_REQ_BYTES_NEAR (160u << 10)
@@ -585,11 +585,11 @@ typedef struct FastloadWorker {
     FastloadRead *last_ready_hint; /* of these, where there are any */
     FastloadRead *issuing;       /* not urgent, with extents to issue */
     FastloadRead *placing;       /* background read, placed in part */
-    uint64_t flight_bytes;       /* of requests that are not urgent */
-    uint32_t flight_count;
-    uint32_t inflight_count;     /* requests, of either class */
+    uint64_t ahead_bytes;        /* of requests in flight that read ahead */
+    uint32_t ahead_count;
+    uint32_t inflight_count;     /* all requests in flight, urgent ones too */
     uint64_t reaped_ns;          /* when requests were last seen to be back */
-    bool is_flight_full;         /* no room was left when it began reads last */
+    bool is_window_full;         /* the window stopped it from reading ahead */
     bool has_left_reads;         /* when it ended; then read by the session */
     uint32_t file_generation;    /* the file that the backend knows */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
@@ -751,7 +751,7 @@ typedef enum FastloadWindowPhase {
 typedef struct FastloadWindow {
     /* lock lock */
     GMutex lock;
-    uint32_t flight_count;       /* reads that are out */
+    uint32_t inflight_count;     /* background reads */
     uint64_t end_ns;             /* when the last of them came back */
     uint64_t delivered_bytes;    /* so far */
     uint64_t group_ns[FASTLOAD_WINDOW_GROUP];

@@ -75,16 +75,16 @@ typedef struct FarStorage {
 /* The one that all backends read from: open() is told of none. */
 static FarStorage far_storage;
 
-typedef struct FarFlight {
+typedef struct FarPending {
     FastloadIoReq *req;
     uint64_t due_ns;
-} FarFlight;
+} FarPending;
 
 struct FastloadIo {
     struct pollfd watch[FASTLOAD_IO_WATCH_MAX];
     bool *is_ready;            /* the worker's */
-    FarFlight *flights;
-    uint32_t flight_count;
+    FarPending *pending;
+    uint32_t pending_count;
     FastloadIoReq *done;       /* in the order in which they came */
     FastloadIoReq **done_end;
 };
@@ -121,7 +121,7 @@ static FastloadIo *far_open(const FastloadIoSetup *setup,
         io->watch[i].events = POLLIN;
     }
     io->is_ready = setup->is_ready;
-    io->flights = g_new0(FarFlight, setup->req_count_max);
+    io->pending = g_new0(FarPending, setup->req_count_max);
     io->done_end = &io->done;
     /* A device's interrupt is not 50 us late. */
     prctl(PR_SET_TIMERSLACK, 1);
@@ -133,7 +133,7 @@ static void far_queue(FastloadIo *io, FastloadIoReq *req)
     req->done_bytes = 0;
     req->error = 0;
     req->again_count = 0;
-    io->flights[io->flight_count++] = (FarFlight) {
+    io->pending[io->pending_count++] = (FarPending) {
         .req = req, .due_ns = far_due_ns(far_now_ns(), req->len_bytes),
     };
 }
@@ -161,17 +161,17 @@ static uint64_t far_collect(FastloadIo *io, uint64_t now_ns)
     uint64_t next_ns = UINT64_MAX;
     uint32_t i, left = 0;
 
-    for (i = 0; i < io->flight_count; i++) {
-        FarFlight flight = io->flights[i];
+    for (i = 0; i < io->pending_count; i++) {
+        FarPending pending = io->pending[i];
 
-        if (flight.due_ns <= now_ns) {
-            far_finish(io, flight.req);
+        if (pending.due_ns <= now_ns) {
+            far_finish(io, pending.req);
         } else {
-            next_ns = MIN(next_ns, flight.due_ns);
-            io->flights[left++] = flight;
+            next_ns = MIN(next_ns, pending.due_ns);
+            io->pending[left++] = pending;
         }
     }
-    io->flight_count = left;
+    io->pending_count = left;
     return next_ns;
 }
 
@@ -227,7 +227,7 @@ static FastloadIoReq *far_reap(FastloadIo *io)
 static void far_close(FastloadIo *io)
 {
     if (io) {
-        g_free(io->flights);
+        g_free(io->pending);
         g_free(io);
     }
 }

@@ -2271,8 +2271,8 @@ static void test_fault_in_a_chunk_in_flight(const void *opaque)
 static void fault_check_readers(FaultTest *t, uint32_t first, uint32_t second)
 {
     sim_wait_asleep();
-    g_assert_cmpuint(t->fl->workers[0].flight_count, ==, first);
-    g_assert_cmpuint(t->fl->workers[1].flight_count, ==, second);
+    g_assert_cmpuint(t->fl->workers[0].ahead_count, ==, first);
+    g_assert_cmpuint(t->fl->workers[1].ahead_count, ==, second);
 }
 
 static void test_one_worker_stays_free(const void *opaque)
@@ -2320,12 +2320,12 @@ static void test_small_reads_are_limited(const void *opaque)
     test_clock_stop();
     t = fault_new_sim(fault_every_tenth);
     g_assert_cmpuint(FASTLOAD_WINDOW_BYTES_MIN / PAGE, >,
-                     FASTLOAD_FLIGHT_COUNT_MAX);
+                     FASTLOAD_AHEAD_COUNT_MAX);
     fault_start(t);
     sim_skip(FASTLOAD_FAULT_QUIET_NS);
     sim_wait_asleep();
-    g_assert_cmpuint(t->fl->workers[0].flight_count, ==,
-                     FASTLOAD_FLIGHT_COUNT_MAX);
+    g_assert_cmpuint(t->fl->workers[0].ahead_count, ==,
+                     FASTLOAD_AHEAD_COUNT_MAX);
     sim_hold(SIM_HOLD_NONE);
     fault_run(t);
     g_assert_cmpuint(fault_stats(t).read_bytes, ==, t->f->data_bytes);

@@ -1045,8 +1045,8 @@ static void test_one_hint_beside_faults(const void *opaque)
     sim_hold(SIM_HOLD_BACKGROUND);
     record_start(t);
     sim_wait_asleep();
-    g_assert_cmpuint(t->fl->workers[0].flight_count, ==, 1);
-    g_assert_cmpuint(t->fl->workers[1].flight_count, >, 4);
+    g_assert_cmpuint(t->fl->workers[0].ahead_count, ==, 1);
+    g_assert_cmpuint(t->fl->workers[1].ahead_count, >, 4);
     record_touch(t, 1);
     sim_hold(SIM_HOLD_NONE);
     replay_finish(t);
@@ -1178,7 +1178,7 @@ static void test_short_reads_tell_no_rate(const void *opaque)
     replay_set(t);
     g_assert_cmpuint(record_stats(t).hint_count, ==, G_N_ELEMENTS(runs));
     g_assert_cmpuint(t->fl->window.delivered_bytes, ==, 0);
-    g_assert_cmpuint(t->fl->window.flight_count, ==, 0);
+    g_assert_cmpuint(t->fl->window.inflight_count, ==, 0);
     replay_finish(t);
 }
 

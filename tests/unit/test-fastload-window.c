@@ -33,7 +33,7 @@ typedef struct Pipe {
     FastloadIoReq reqs[READ_COUNT_MAX];
     uint64_t due_ns[READ_COUNT_MAX]; /* 0: not in flight */
     uint32_t count;         /* in flight */
-    uint64_t flight_bytes;
+    uint64_t inflight_bytes;
     uint64_t now_ns;
     uint64_t line_ns;       /* the line is free from here on */
     uint64_t begun_count;
@@ -67,8 +67,8 @@ static void pipe_begin(Pipe *p)
                                                         s->jitter_ns) : 0);
     }
     p->count++;
-    p->flight_bytes += len_bytes;
-    p->most_bytes = MAX(p->most_bytes, p->flight_bytes);
+    p->inflight_bytes += len_bytes;
+    p->most_bytes = MAX(p->most_bytes, p->inflight_bytes);
 }
 
 /* The next read comes in, or the window is looked at again. */
@@ -77,8 +77,8 @@ static void pipe_step(Pipe *p)
     uint64_t next_ns = fastload_window_grows_ns(&p->window, p->now_ns);
     uint32_t i, next = READ_COUNT_MAX;
 
-    while (p->flight_bytes < fastload_window_bytes(&p->window, p->now_ns,
-                                                   p->storage->queue_ns)) {
+    while (p->inflight_bytes < fastload_window_bytes(&p->window, p->now_ns,
+                                                     p->storage->queue_ns)) {
         pipe_begin(p);
     }
     for (i = 0; i < READ_COUNT_MAX; i++) {
@@ -91,7 +91,7 @@ static void pipe_step(Pipe *p)
     if (next < READ_COUNT_MAX) {
         p->due_ns[next] = 0;
         p->count--;
-        p->flight_bytes -= p->reqs[next].len_bytes;
+        p->inflight_bytes -= p->reqs[next].len_bytes;
         p->came_bytes += p->reqs[next].len_bytes;
         fastload_window_end(&p->window, &p->reqs[next], p->now_ns, true);
     }

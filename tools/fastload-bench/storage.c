@@ -269,7 +269,7 @@ typedef struct RawRead {
     const GArray *stretches;
     guint next;
     uint32_t depth;          /* reads in flight */
-    uint32_t flight_count;
+    uint32_t inflight_count;
     uint64_t ns;             /* for how long to read */
 } RawRead;
 
@@ -284,7 +284,7 @@ static void raw_queue(RawRead *raw, uint64_t slot)
     /* Which buffer it is, and how many bytes of it count. */
     sqe->user_data = slot << 32 | stretch->data_bytes;
     raw->next++;
-    raw->flight_count++;
+    raw->inflight_count++;
 }
 
 /* Bytes a second, or -errno. */
@@ -297,7 +297,7 @@ static double raw_sequential(RawRead *raw)
     for (i = 0; i < raw->depth; i++) {
         raw_queue(raw, i);
     }
-    while (raw->flight_count) {
+    while (raw->inflight_count) {
         struct io_uring_cqe *cqe;
 
         io_uring_submit(&raw->ring);
@@ -308,7 +308,7 @@ static double raw_sequential(RawRead *raw)
         if (ret) {
             return ret;
         }
-        raw->flight_count--;
+        raw->inflight_count--;
         now_ns = bench_now_ns();
         if (cqe->res != RAW_READ_BYTES) {
             return cqe->res < 0 ? cqe->res : -ENODATA;
