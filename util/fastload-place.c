@@ -257,16 +257,17 @@ static int place_judge(Fastload *fl, const FastloadArea *area,
 }
 
 /*
- * May a fault have been dropped since there were @drop_count?  To be asked when
- * the page counts as placed.  Whoever drops a fault adds to the count and then
- * looks at the page's bits.  Both add to one number, so one of the two is
- * later, and sees what the other wrote: this finds that a fault may have been
- * dropped, or whoever drops it finds the page placed and wakes.
+ * May a fault have been merged with a read since sched.merge_count was
+ * @merge_count?  Call this after the placed bits are set.  A worker that takes
+ * a fault adds to the count and then looks at the page's bits
+ * (worker_fault_is_settled()).  Both sides modify the same counter, so one of
+ * them comes second and sees what the other one wrote: either this call sees
+ * the count changed, or that worker sees the page placed and wakes the thread.
  */
-static bool place_has_dropped(Fastload *fl, uint32_t drop_count)
+static bool place_may_have_merged(Fastload *fl, uint32_t merge_count)
 {
-    return __atomic_fetch_add(&fl->sched.drop_count, 0, __ATOMIC_ACQ_REL) !=
-           drop_count;
+    return __atomic_fetch_add(&fl->sched.merge_count, 0, __ATOMIC_ACQ_REL) !=
+           merge_count;
 }
 
 /*
@@ -293,7 +294,7 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
 
     while (at < len_bytes) {
         uint8_t *hva = area->hva + ram_off + at;
-        uint32_t drop_count;
+        uint32_t merge_count;
         int ret, error = 0;
 
         step.try_bytes = MIN(step.bytes_max, len_bytes - at);
@@ -304,8 +305,8 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
             at += step.try_bytes;
             continue;
         }
-        /* Who waits for a fault dropped before that is woken by the kernel. */
-        drop_count = __atomic_load_n(&fl->sched.drop_count, __ATOMIC_ACQUIRE);
+        /* Faults merged before this: the kernel wakes them when it places. */
+        merge_count = __atomic_load_n(&fl->sched.merge_count, __ATOMIC_ACQUIRE);
         ret = place_step(fl, area, ram_off + at, buf ? buf + at : NULL,
                          step.try_bytes, &step.done_bytes);
         if (ret == -ECANCELED) {
@@ -317,7 +318,7 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
         if (step.done_bytes) {
             place_account(w, area, ram_off + at, step.done_bytes, class, buf);
             if (ret || (class == FASTLOAD_CLASS_URGENT &&
-                        place_has_dropped(fl, drop_count))) {
+                        place_may_have_merged(fl, merge_count))) {
                 fastload_uffd_wake(fl->uffd, hva, step.done_bytes);
             }
             at += step.done_bytes;

@@ -176,8 +176,8 @@ void fastload_read_claim_around(Fastload *fl, FastloadRead *read)
     uint64_t i;
 
     read->around_claims = 0;
-    read->drop_count = __atomic_load_n(&fl->sched.drop_count,
-                                       __ATOMIC_ACQUIRE);
+    read->merge_count = __atomic_load_n(&fl->sched.merge_count,
+                                        __ATOMIC_ACQUIRE);
     for (i = 0; count > 1 && i < count; i++) {
         if (first + i != read->fault.page_idx &&
             fastload_plan_page_has_data(area, first + i) &&
@@ -206,9 +206,9 @@ void fastload_read_release_around(Fastload *fl, FastloadRead *read)
             is_left = true;
         }
     }
-    /* As in place_has_dropped(): one of the two sees what the other wrote. */
-    if (__atomic_fetch_add(&fl->sched.drop_count, 0, __ATOMIC_ACQ_REL) !=
-        read->drop_count) {
+    /* As in place_may_have_merged(): one side sees what the other wrote. */
+    if (__atomic_fetch_add(&fl->sched.merge_count, 0, __ATOMIC_ACQ_REL) !=
+        read->merge_count) {
         is_left = true;
     }
     if (is_left && !__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {

@@ -383,10 +383,11 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
     }
     is_claimed = fastload_bit_test_and_set(area->claimed, fault->page_idx);
     /*
-     * After the claim, so that who claims later finds the number changed, and
-     * before the look at the page; pairs with place_has_dropped().
+     * After the claim, so that a thread that claims later finds the count
+     * changed, and before the look at the page.  Pairs with
+     * place_may_have_merged().
      */
-    __atomic_fetch_add(&w->fl->sched.drop_count, 1, __ATOMIC_ACQ_REL);
+    __atomic_fetch_add(&w->fl->sched.merge_count, 1, __ATOMIC_ACQ_REL);
     if (fastload_bit_test(area->placed, fault->page_idx)) {
         /* It may have been given back and touched before it counted. */
         fastload_uffd_wake(w->fl->uffd, area->hva +

@@ -412,7 +412,7 @@ struct FastloadRead {
     FastloadFault fault;    /* urgent: what it answers, under sched.lock;
                                no area: nothing */
     uint64_t around_claims; /* urgent: what it claims, a bit a page of span */
-    uint32_t drop_count;    /* when it did: of the scheduler's */
+    uint32_t merge_count;   /* urgent: sched.merge_count when it claimed */
     bool is_retried;        /* counted in failing_count */
     bool is_probe;          /* tells whether reads still fail; not rated */
     bool is_direct;         /* around the page cache, unless that fails */
@@ -651,7 +651,7 @@ typedef struct FastloadSched {
     uint32_t next_area;          /* background cursor */
     uint64_t next_chunk;
     /* atomic */
-    uint32_t drop_count;         /* faults that a claim may have settled */
+    uint32_t merge_count;        /* faults that a read in flight may answer */
     /* atomic, relaxed: hints */
     uint64_t last_fault_ns;      /* does the guest fault? */
     uint32_t are_faults_shared;  /* the first worker is swamped */
