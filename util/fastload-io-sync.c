@@ -121,7 +121,7 @@ static void sync_tell(FastloadIo *io, FastloadIoWatch watch)
     }
 }
 
-static void sync_sleep(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+static void sync_sleep(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 {
     struct timespec ts = {
         .tv_sec = timeout_ns / 1000000000,
@@ -129,7 +129,7 @@ static void sync_sleep(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
     };
     int i;
 
-    io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
+    io->watch[FASTLOAD_IO_WATCH_FAULTS].events = serves_faults ? POLLIN : 0;
     if (ppoll(io->watch, FASTLOAD_IO_WATCH_MAX, timeout_ns < 0 ? NULL : &ts,
               NULL) > 0) {
         for (i = 0; i < FASTLOAD_IO_WATCH_MAX; i++) {
@@ -140,7 +140,7 @@ static void sync_sleep(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
     }
 }
 
-static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 {
     SyncList *list = io->urgent.head ? &io->urgent : &io->background;
 
@@ -151,7 +151,7 @@ static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
             sync_append(&io->done, sync_take(list));
         }
     } else if (timeout_ns && !io->done.head) {
-        sync_sleep(io, timeout_ns, minds_faults);
+        sync_sleep(io, timeout_ns, serves_faults);
         return true;
     }
     /* Nobody has looked: faults are urgent, kicks wait for the next sleep. */

@@ -277,7 +277,7 @@ static void uring_queue(FastloadIo *io, FastloadIoReq *req)
  * what comes later completes it then.  A watch that completes is told.  It is
  * for one time, and begun anew by the call that sleeps: that costs no call.
  */
-static void uring_watch(FastloadIo *io, bool minds_faults)
+static void uring_watch(FastloadIo *io, bool serves_faults)
 {
     uintptr_t i;
 
@@ -285,7 +285,7 @@ static void uring_watch(FastloadIo *io, bool minds_faults)
         struct io_uring_sqe *sqe;
 
         if (io->is_watched[i] || io->watch_fds[i] < 0 ||
-            (i == FASTLOAD_IO_WATCH_FAULTS && !minds_faults)) {
+            (i == FASTLOAD_IO_WATCH_FAULTS && !serves_faults)) {
             continue;
         }
         sqe = uring_get_sqe(io);
@@ -363,7 +363,7 @@ static bool uring_is_sound(FastloadIo *io, int ret)
     return false;
 }
 
-static bool uring_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+static bool uring_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 {
     struct __kernel_timespec ts = {
         .tv_sec = timeout_ns / 1000000000,
@@ -372,7 +372,7 @@ static bool uring_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
     struct io_uring_cqe *cqe;
     int ret;
 
-    uring_watch(io, minds_faults);
+    uring_watch(io, serves_faults);
     uring_collect(io);
     if (timeout_ns == 0 || io->done_head || io->has_fired) {
         ret = io_uring_submit_and_get_events(&io->ring);

@@ -280,7 +280,7 @@ typedef struct WorkerTurn {
      * done; UINT64_MAX when that is so already.
      */
     uint64_t quiet_ns;
-    bool minds_faults;  /* answers faults */
+    bool serves_faults; /* answers faults */
     bool may_read;      /* reads ahead */
     bool may_hint;      /* reads pages of a working set, one at a time */
     bool may_place;     /* places in the background, and renews staging */
@@ -328,9 +328,9 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     return (WorkerTurn) {
         .now_ns = now_ns,
         .quiet_ns = is_quiet ? UINT64_MAX : quiet_ns,
-        .minds_faults = w->idx == 0 || is_first_blocking ||
-                        __atomic_load_n(&fl->sched.are_faults_shared,
-                                        __ATOMIC_RELAXED),
+        .serves_faults = w->idx == 0 || is_first_blocking ||
+                         __atomic_load_n(&fl->sched.are_faults_shared,
+                                         __ATOMIC_RELAXED),
         .may_read = is_active && (reads_cost_cpu ? is_free : w->idx == 0),
         .may_hint = is_active && (reads_cost_cpu ? is_free ||
                                   !is_first_blocking : w->idx == 0),
@@ -852,7 +852,7 @@ static bool worker_times_faults(const FastloadWorker *w,
                                 const WorkerTurn *turn)
 {
     /* The first of several also does, to tell the others it has no room. */
-    return turn->minds_faults &&
+    return turn->serves_faults &&
            (worker_has_urgent_room(w) ||
             (w->idx == 0 && w->fl->config.worker_count > 1 &&
              !__atomic_load_n(&w->fl->sched.are_faults_shared,
@@ -982,7 +982,7 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     if (sleep_ns && !(w->io_ops->is_blocking && w->inflight_count)) {
         __atomic_store_n(&w->awake_ns, 0, __ATOMIC_RELAXED);
     }
-    w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, turn->minds_faults);
+    w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, turn->serves_faults);
     __atomic_store_n(&w->may_sleep, 0, __ATOMIC_RELAXED);
     return wants_renewal;
 }
@@ -1060,7 +1060,7 @@ static void worker_turn(FastloadWorker *w)
     }
     worker_note_file(w);
     worker_end_recording(w, &turn);
-    if (turn.minds_faults) {
+    if (turn.serves_faults) {
         bool has_new = worker_take_faults(w);
 
         worker_issue_urgent(w, &turn, has_new);

@@ -458,7 +458,7 @@ typedef struct FastloadIoSetup {
  * poll:  starts what was queued and lets completions come in.  Returns at
  *        once when @timeout_ns is 0, else when a request has completed, a
  *        watched descriptor became readable or the time is over (-1: never).
- *        May return early.  The userfaultfd is watched while @minds_faults,
+ *        May return early.  The userfaultfd is watched while @serves_faults,
  *        and may be until it is next readable.  A backend that @tells_ready
  *        sets is_ready of each watch that was found readable since it was set
  *        last, or that it has not looked at; what is readable and minded when
@@ -482,7 +482,7 @@ typedef struct FastloadIoOps {
     FastloadIo *(*open)(const FastloadIoSetup *setup,
                         const char **ret_refusal);
     void (*queue)(FastloadIo *io, FastloadIoReq *req);
-    bool (*poll)(FastloadIo *io, int64_t timeout_ns, bool minds_faults);
+    bool (*poll)(FastloadIo *io, int64_t timeout_ns, bool serves_faults);
     FastloadIoReq *(*reap)(FastloadIo *io);
     void (*reopen)(FastloadIo *io);
     void (*close)(FastloadIo *io);

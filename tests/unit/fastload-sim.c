@@ -67,7 +67,7 @@ struct FastloadIo {
     /* lock sim.lock */
     FastloadIo *next;
     uint64_t poll_count;
-    bool minds_faults;
+    bool serves_faults;
     bool is_asleep;   /* it has looked at all there is, and would sleep on */
     uint64_t due_ns;  /* when it wakes by itself; UINT64_MAX: never */
 };
@@ -230,16 +230,16 @@ uint64_t sim_pending_urgent_count(void)
 
 /* ---- workers that sleep ---- */
 
-/* The worker writes minds_faults, and nobody else. */
+/* The worker writes serves_faults, and nobody else. */
 static void sim_watch(const FastloadIo *io, struct pollfd *ret_watch)
 {
     int i;
 
     for (i = 0; i < SIM_WATCH_COUNT; i++) {
-        bool is_minded = i != FASTLOAD_IO_WATCH_FAULTS || io->minds_faults;
+        bool is_served = i != FASTLOAD_IO_WATCH_FAULTS || io->serves_faults;
 
         ret_watch[i] = (struct pollfd) {
-            .fd = io->watch_fds[i], .events = is_minded ? POLLIN : 0,
+            .fd = io->watch_fds[i], .events = is_served ? POLLIN : 0,
         };
     }
 }
@@ -562,7 +562,7 @@ static void sim_sleep(FastloadIo *io)
     g_mutex_unlock(&sim.lock);
 }
 
-static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 {
     g_mutex_lock(&sim.lock);
     sim.poll_count++;
@@ -575,7 +575,7 @@ static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
         return true;
     }
     g_mutex_lock(&sim.lock);
-    io->minds_faults = minds_faults;
+    io->serves_faults = serves_faults;
     io->due_ns = timeout_ns < 0 ? UINT64_MAX
                                 : fastload_stats_now_ns() + timeout_ns;
     g_mutex_unlock(&sim.lock);

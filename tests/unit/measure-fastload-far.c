@@ -187,7 +187,7 @@ static void far_tell(FastloadIo *io, bool has_slept)
     }
 }
 
-static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
+static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 {
     uint64_t now_ns = far_now_ns();
     uint64_t next_ns = far_collect(io, now_ns);
@@ -202,7 +202,7 @@ static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool minds_faults)
     }
     ts.tv_sec = (next_ns - now_ns) / SECOND_NS;
     ts.tv_nsec = (next_ns - now_ns) % SECOND_NS;
-    io->watch[FASTLOAD_IO_WATCH_FAULTS].events = minds_faults ? POLLIN : 0;
+    io->watch[FASTLOAD_IO_WATCH_FAULTS].events = serves_faults ? POLLIN : 0;
     if (ppoll(io->watch, FASTLOAD_IO_WATCH_MAX,
               next_ns == UINT64_MAX ? NULL : &ts, NULL) > 0) {
         far_tell(io, true);

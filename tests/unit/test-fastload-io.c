@@ -359,9 +359,9 @@ static void test_what_was_left_is_told_again(const void *ops)
     io_test_free(t);
 }
 
-static void test_faults_are_told_when_minded(const void *ops)
+static void test_faults_are_told_when_served(const void *ops)
 {
-    /* Readable all along, but not minded: told as soon as it is minded. */
+    /* Readable all along: told as soon as the worker serves faults. */
     IoTest *t = io_test_new(ops, -1, 0);
 
     io_test_signal(t->setup.watch_fds[FASTLOAD_IO_WATCH_FAULTS]);
@@ -646,8 +646,8 @@ int main(int argc, char **argv)
         io_add(ops, "readable-watch-is-told", test_readable_watch_is_told);
         io_add(ops, "what-was-left-is-told-again",
                test_what_was_left_is_told_again);
-        io_add(ops, "faults-are-told-when-minded",
-               test_faults_are_told_when_minded);
+        io_add(ops, "faults-are-told-when-served",
+               test_faults_are_told_when_served);
         io_add(ops, "readable-watch-is-told-among-reads",
                test_readable_watch_is_told_among_reads);
         io_add(ops, "watch-wakes-a-sleeper", test_watch_wakes_a_sleeper);

@@ -1309,7 +1309,7 @@ static void test_staging_is_given_back(const void *opaque)
     fixture_free(f);
 }
 
-static void test_first_minds_faults(const void *opaque)
+static void test_first_serves_faults(const void *opaque)
 {
     /* While faults come one after the other, one worker answers them all. */
     const LoadCase *lc = opaque;
@@ -2235,7 +2235,7 @@ static void add_all(FastloadIoKind io_kind)
     add_case("staging-is-given-back", test_staging_is_given_back, lc);
     if (io_kind == FASTLOAD_IO_IO_URING) {
         /* With preadv all do: see place/claimed-page-given-back. */
-        add_case("first-minds-faults", test_first_minds_faults, lc);
+        add_case("first-serves-faults", test_first_serves_faults, lc);
     } else {
         /* A ring may have the file itself, whatever its number is for now. */
         add_case("way-around-that-fails", test_way_around_that_fails, lc);
