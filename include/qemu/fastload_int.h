@@ -594,7 +594,7 @@ typedef struct FastloadWorker {
     uint32_t file_generation;    /* the file that the backend knows */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */
-    uint32_t may_sleep;          /* in poll(), or about to be: kick it for work */
+    uint32_t may_sleep;          /* in poll(), or about to be: needs a kick */
     uint64_t awake_ns;           /* since when it has not looked; 0: asleep */
 } FastloadWorker;
 
