@@ -1121,9 +1121,9 @@ static void worker_drain(FastloadWorker *w)
         worker_reap(w);
     }
     if (w->inflight_count && !w->io_ops->is_blocking) {
-        w->has_left_reads = true;
+        w->has_abandoned_reads = true;
         __atomic_store_n(&w->fl->pool.is_lost, 1, __ATOMIC_RELAXED);
-        trace_fastload_reads_left(w->fl, w->idx, w->inflight_count);
+        trace_fastload_reads_abandoned(w->fl, w->idx, w->inflight_count);
     }
 }
 

@@ -1085,7 +1085,7 @@ void fastload_settle(Fastload *fl)
     for (i = 0; i < fl->config.worker_count; i++) {
         FastloadWorker *w = &fl->workers[i];
 
-        if (w->thread && w->has_left_reads) {
+        if (w->thread && w->has_abandoned_reads) {
             /*
              * The kernel lets the thread go when its reads are back, which may
              * be never where its own threads read for it (a buffered file of

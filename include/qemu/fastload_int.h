@@ -590,7 +590,7 @@ typedef struct FastloadWorker {
     uint32_t inflight_count;     /* all requests in flight, urgent ones too */
     uint64_t reaped_ns;          /* when requests were last seen to be back */
     bool is_window_full;         /* the window stopped it from reading ahead */
-    bool has_left_reads;         /* when it ended; then read by the session */
+    bool has_abandoned_reads;    /* set as it ends; settle() looks after that */
     uint32_t file_generation;    /* the file that the backend knows */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */
