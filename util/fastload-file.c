@@ -654,8 +654,11 @@ FastloadFileState fastload_file_check(Fastload *fl, uint32_t generation)
     return change == FILE_SAME ? FASTLOAD_FILE_SAME : FASTLOAD_FILE_UNKNOWN;
 }
 
-/* While the number is odd, no read is begun that could be taken for right. */
-static void file_turn(Fastload *fl)
+/*
+ * Odd while the file is being replaced: workers note no generation then, so no
+ * read of that moment can pass for one of either file.
+ */
+static void file_bump_generation(Fastload *fl)
 {
     __atomic_add_fetch(&fl->file.generation, 1, __ATOMIC_SEQ_CST);
 }
@@ -666,9 +669,9 @@ void fastload_file_accept(Fastload *fl)
     FileLook look = { 0 };
 
     file_look_at_all(fl, fl->file.fd, &look, &prefix);
-    file_turn(fl);
+    file_bump_generation(fl);
     file_remember(fl, &look, prefix);
-    file_turn(fl);
+    file_bump_generation(fl);
 }
 
 /*
@@ -781,7 +784,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
         direct_fd = file_open_direct(fd);
     }
     generation = __atomic_load_n(&fl->file.generation, __ATOMIC_ACQUIRE);
-    file_turn(fl);
+    file_bump_generation(fl);
     if (dup3(fd, fl->file.fd, O_CLOEXEC) < 0) {
         dup_errno = errno;
         if (file_was_changed(fl, generation)) {
@@ -792,7 +795,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
         file_replace_direct(fl, fd, direct_fd);
         file_remember(fl, &look, prefix);
     }
-    file_turn(fl);
+    file_bump_generation(fl);
     if (direct_fd >= 0) {
         close(direct_fd);
     }
