@@ -18,18 +18,19 @@
  *   call returns.
  * Threads: one thread, the "owner", makes the calls marked [owner].  Calls
  *   marked [any] are safe from every thread until fastload_free() begins.
- *   The event callback runs on an engine thread, one call at a time; the
- *   working set's on one of its own; the placed and fault callbacks on all of
- *   them at once, the former also on the owner's in fastload_start().  The
- *   only engine calls allowed in any are fastload_cancel(),
- *   fastload_get_stats(), fastload_is_settled() and
- *   fastload_set_background_rate().
+ *   Callbacks run on engine threads.  Event callbacks come one at a time; the
+ *   working set's callback has a thread of its own; the placed and fault
+ *   callbacks may run on several threads at once.  The owner's thread calls
+ *   the placed callback in fastload_start(), and the thread that calls
+ *   fastload_recover() may call the event callback.  A callback may call
+ *   fastload_cancel(), fastload_get_stats(), fastload_is_settled() and
+ *   fastload_set_background_rate(), and no other function of the engine.
  * Blocking: fastload_start() blocks while it loads regions that cannot be
- *   trapped; fastload_wait() until the load is over, fastload_settle() and
- *   fastload_free() until threads end, and until a recorded working set is
+ *   trapped, fastload_wait() until the load is over, fastload_settle() and
+ *   fastload_free() until the threads have ended and a recorded working set is
  *   written.  fastload_use_workset() reads a small file.  fastload_new() and
- *   fastload_recover() ask for the file's attributes and read what lies before
- *   the stream, and a page of the file or of the copy.  No other call blocks
+ *   fastload_recover() ask for the file's attributes, and read the bytes before
+ *   the stream and a page of the file or of the copy.  No other call blocks
  *   on storage or on the guest.
  * Errors: calls with a GError ** return false or NULL and set it once; the
  *   engine logs nothing.  On failure every output is left as it was.
@@ -45,25 +46,26 @@
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
  *   A page that is given back (MADV_DONTNEED, fallocate()) before COMPLETED:
- *   if it was not placed yet, the snapshot's bytes come all the same.  If it
- *   counts as placed, for the placed callback or remaining_bytes, it is zero
- *   when it is touched next, whatever is still being read for it; but a worker
- *   that is in the middle of placing it, or pages around it, up to 2 MiB, may
- *   bring the snapshot's bytes once more.  Between being there and counting as
- *   placed, either may come.  Who needs zeros gives nothing back before
- *   fastload_wait() has returned.
+ *   if it was not placed yet, the snapshot's bytes are placed all the same.  If
+ *   it counts as placed, for the placed callback or remaining_bytes, it is zero
+ *   when it is touched next, even if a read of it is in flight; but a worker
+ *   that is in the middle of placing it, or pages around it (up to 2 MiB), may
+ *   bring the snapshot's bytes once more.  After a page is there and before it
+ *   counts as placed, either may happen.  A caller that needs zeros gives
+ *   nothing back before fastload_wait() has returned.
  * Kernel: userfaultfd (Linux 4.11 for anonymous, shared and huge page
- *   memory) is required and fastload_probe() tells whether it can be had.
- *   io_uring is used where it is permitted and preadv() where it is not; the
- *   statistics say which, and why.  A worker's ring is 8 KiB of locked memory
- *   where the kernel charges rings (Linux 6.18 does): all processes of a
- *   user without CAP_IPC_LOCK have RLIMIT_MEMLOCK of it together, and what a
- *   ring had comes back 20 to 50 ms after it was closed.  A process with that
- *   capability, or without that limit, locks what urgent reads go to as well.
- *   Where there is enough for some workers, the first is among them, and the
- *   others read with preadv(); where the first has no ring, none has.
- *   A read that io_uring has no memory for is made with preadv() and counts as
- *   no failure, unless that fails, too.
+ *   memory) is required; fastload_probe() tells whether this process may use
+ *   it.  io_uring is used where it is permitted and preadv() where it is not;
+ *   the statistics say which, and why.  A worker's ring is 8 KiB of locked
+ *   memory where the kernel charges rings (Linux 6.18 does): all processes of
+ *   a user without CAP_IPC_LOCK share RLIMIT_MEMLOCK, and the kernel returns
+ *   the share of a ring 20 to 50 ms after it was closed.  A process with that
+ *   capability, or without that limit, also locks the staging of urgent reads.
+ *   Where the limit suffices for some rings only, the first worker has one and
+ *   the workers without read with preadv(); where the first worker cannot have
+ *   a ring, no worker has one.
+ *   A read that io_uring has no memory for is made with preadv(); it has failed
+ *   only if that fails, too.
  *   UFFDIO_MOVE (Linux 6.8) and MADV_COLLAPSE (Linux 6.1) keep huge pages;
  *   without them memory ends as small pages.
  */
@@ -97,17 +99,17 @@ typedef enum FastloadIoKind {
 
 typedef enum FastloadFailureKind {
     FASTLOAD_FAILURE_READ,
-    FASTLOAD_FAILURE_CHANGED, /* it is not the file any more that it was */
-    FASTLOAD_FAILURE_PLACE,   /* it was read; no memory for it, as a rule */
+    FASTLOAD_FAILURE_CHANGED, /* the file was changed after the load began */
+    FASTLOAD_FAILURE_PLACE,   /* read, but not placed: usually out of memory */
 } FastloadFailureKind;
 
 /* What kept a load from going on; handed to the event callback. */
 typedef struct FastloadFailure {
     FastloadFailureKind kind;
-    int error_number; /* positive errno; ENODATA: the file ended early;
-                         EAGAIN: it is not known yet whether it has changed;
-                         ESTALE for CHANGED */
-    uint64_t file_off;
+    int error_number;  /* positive errno; ENODATA: the file ends too early;
+                          EAGAIN: whether the file was changed is not known
+                          yet; ESTALE: it was (kind CHANGED) */
+    uint64_t file_off; /* where in the file, as exactly as is known */
 } FastloadFailure;
 
 typedef enum FastloadEvent {
@@ -115,7 +117,7 @@ typedef enum FastloadEvent {
     FASTLOAD_EVENT_STALLED,   /* reads fail; they are retried with back-off */
     FASTLOAD_EVENT_RESUMED,   /* something that failed has been read since */
     FASTLOAD_EVENT_CANCELLED, /* workers are gone, waiters were released */
-    FASTLOAD_EVENT_SETTLED,   /* after COMPLETED: huge pages are mended */
+    FASTLOAD_EVENT_SETTLED,   /* after COMPLETED: no thread works any more */
 } FastloadEvent;
 
 /**
@@ -134,10 +136,12 @@ typedef void FastloadEventFunc(FastloadEvent event,
  *   tell (before Linux 4.14)
  * @opaque: from the configuration
  *
- * Called on an engine thread, several at once, before this fault is answered;
- * again when there was no room for it and the thread has to fault once more.
- * Another thread may have placed the page by then, and the placed callback
- * may have been called for it.  The same rules as there.
+ * Called on an engine thread, on several at once, before this fault is
+ * answered.  Called again for the same touch when the queue of faults was full
+ * and the thread had to fault once more.  Another thread may have placed the
+ * page by then, and the placed callback may have been called for it.  As the
+ * placed callback, it must not block and must not touch pages that may be
+ * missing.
  */
 typedef void FastloadFaultFunc(void *hva, uint32_t tid, void *opaque);
 
@@ -152,15 +156,15 @@ typedef enum FastloadClass {
  * FastloadPlacedFunc: told about pages that are there now
  * @hva: the first page
  * @len_bytes: a multiple of the region's page size
- * @class: what they were placed for; BACKGROUND in fastload_start()
+ * @class: why they were read; BACKGROUND in fastload_start()
  * @has_data: from the file; false: the snapshot says zero
  * @opaque: from the configuration
  *
- * Called after the pages became visible, their waiters have been woken by
- * then, and once for each page that was trapped or loaded by
- * fastload_start(); zeros that need no trap are not reported.  All calls have
- * returned before remaining_bytes is 0.  It runs between urgent reads: it
- * must not block, and must not touch pages that may be missing.
+ * Called once for each page that was trapped or loaded by fastload_start(),
+ * after the page became visible and its waiters were woken; zero pages that
+ * are not trapped are not reported.  All calls have returned before
+ * remaining_bytes is 0.  The callback delays urgent reads: it must not block,
+ * and must not touch pages that may be missing.
  */
 typedef void FastloadPlacedFunc(void *hva, uint64_t len_bytes,
                                 FastloadClass class, bool has_data,
@@ -179,8 +183,8 @@ typedef struct FastloadConfig {
     /* As for fastload_set_background_rate(); 0: no limit. */
     uint64_t background_bytes_per_s;
     /*
-     * Offset in the file at which the snapshot begins.  What lies before it is
-     * somebody else's, who may change it at any time.
+     * Offset in the file at which the snapshot begins.  The bytes before it
+     * belong to other software, which may change them at any time.
      */
     uint64_t stream_off;
     bool is_move_disabled; /* as on a kernel without UFFDIO_MOVE; for tests */
@@ -201,9 +205,9 @@ typedef struct FastloadRegion {
     uint32_t granule_bytes;
     bool is_eager;       /* load it in fastload_start(), do not trap it */
     /*
-     * Read ahead before regions that are not, at no cost to the background's
-     * rate, but not with FASTLOAD_BACKGROUND_OFF: a small region that somebody
-     * is going to read whole.
+     * Read ahead before all regions that are not early.  The background rate
+     * neither delays it nor is charged for it, but FASTLOAD_BACKGROUND_OFF
+     * holds it back, too.  For a small region that is about to be read whole.
      */
     bool is_early;
     /*
@@ -216,8 +220,8 @@ typedef struct FastloadRegion {
      * Private anonymous memory that may have transparent huge pages, by
      * madvise() or the system's default: where at least half of 2 MiB has
      * data, or zero pages are populated, it ends as a huge page, as far as
-     * the kernel has them to give; what is small at completion is mended
-     * after it.
+     * the kernel has them to give; what consists of small pages at completion
+     * is collapsed after it.
      */
     bool wants_huge;
     /* Zero pages get memory of their own as well, where it can be trapped. */
@@ -248,7 +252,7 @@ typedef struct FastloadWorksetStats {
     uint64_t page_count;  /* in the set; while recording: touched so far */
     uint32_t run_count;   /* in the file; 0 while recording */
     uint64_t took_ns;     /* the recording, from when it began */
-    uint64_t late_count;  /* in the set, touched before they were there */
+    uint64_t late_count;  /* in the set, but touched before they were placed */
 } FastloadWorksetStats;
 
 /**
@@ -258,8 +262,8 @@ typedef struct FastloadWorksetStats {
  * @opaque: from the configuration
  *
  * Called once for a load that records, on an engine thread that does nothing
- * else (or by fastload_start(), where it cannot have that thread); the last
- * event comes after it.  The same rules as for events.
+ * else (or by fastload_start(), when that thread cannot be created).  The last
+ * event comes after it.  It may make the engine calls that any callback may.
  */
 typedef void FastloadWorksetFunc(const FastloadWorksetStats *stats,
                                  const GError *error, void *opaque);
@@ -267,12 +271,12 @@ typedef void FastloadWorksetFunc(const FastloadWorksetStats *stats,
 /* Zero in any field but path means "choose for me", or "none". */
 typedef struct FastloadWorksetConfig {
     const char *path;    /* copied */
-    uint64_t quiet_ns;   /* no new page for so long ends it; 300 ms */
-    uint64_t least_ns;   /* but not before; 200 ms */
-    uint64_t most_ns;    /* and so much later in any case; 2 s */
+    uint64_t quiet_ns;   /* ends after so long without a new page; 300 ms */
+    uint64_t least_ns;   /* lasts at least so long; 200 ms */
+    uint64_t most_ns;    /* lasts at most so long; 2 s */
     /*
-     * The caller will call fastload_guest_runs(), and these times begin then;
-     * else with fastload_start().
+     * The caller will call fastload_guest_runs(), and these times begin with
+     * that call.  Otherwise they begin with fastload_start().
      */
     bool awaits_guest;
     FastloadWorksetFunc *func;
@@ -332,7 +336,7 @@ GQuark fastload_error_quark(void);
 
 /**
  * fastload_probe: can memory be trapped here?                          [any]
- * @error: set when not, with what to do about it
+ * @error: FASTLOAD_ERROR_UNSUPPORTED if not, with what to do about it
  *
  * Tries userfaultfd(2), then /dev/userfaultfd, whatever the errno of the
  * former; a refusal names both with their errnos.  Leaves no descriptor open.
@@ -341,22 +345,27 @@ bool fastload_probe(GError **error);
 
 /**
  * fastload_new: create an idle load                                  [owner]
- * @fd: snapshot file, opened for reading, with O_DIRECT or without.  Without,
- *   what the page cache has is taken from there; the rest is read around it,
- *   by a descriptor of the engine's own, where kernel (Linux 6.5) and file
- *   system allow that.  A regular file must stay as it is from here on: when
- *   its size or its time of modification is another, nothing that is read is
- *   placed (FASTLOAD_FAILURE_CHANGED) until fastload_recover(), also when both
- *   are put back.  Asks the file's server what it looks like.
- *   What lies before config's stream_off may change, the size may not: where
- *   the time is another, and the first 256 KiB of what lies there are, too, the
- *   file is the same; until the time has stood still for 100 ms nothing is
- *   placed, and reads count as failing (EAGAIN).  Where the stream is written
- *   to as well, this is noticed if its first or last 512 KiB are others, or if
- *   a read ends between the two writes and their times are 20 ms apart.  Where
- *   what lies before it is written again as it was, it is a change
+ * @fd: the snapshot file, open for reading, with O_DIRECT or without.  Without,
+ *   what the page cache holds is taken from there, and the rest is read around
+ *   it by a descriptor of the engine's own, where kernel (Linux 6.5) and file
+ *   system allow that
  * @config: NULL means all defaults
- * @error: set on failure
+ * @error: FASTLOAD_ERROR_INVALID: @fd is negative, or the configuration asks
+ *   for too many workers
+ *
+ * A regular file must not change from here on.  When its size or its time of
+ * modification differs, nothing that is read is placed any more
+ * (FASTLOAD_FAILURE_CHANGED) until fastload_recover(), even when both are put
+ * back.  The call asks the file's server for them.
+ *
+ * The bytes before the configuration's stream_off may change, the size of the
+ * file may not.  When the time of modification differs and the first 256 KiB of
+ * those bytes differ as well, the engine takes the snapshot for unchanged.
+ * Until the time has stood still for 100 ms, nothing is placed and reads count
+ * as failing (EAGAIN).  A write to the snapshot at the same time is noticed if
+ * it changed the first or last 512 KiB of it, or if a read ends between the two
+ * writes and their times are 20 ms apart.  A write that leaves the bytes before
+ * the stream as they were counts as a change of the snapshot.
  *
  * Returns: a new Fastload, freed with fastload_free(), or NULL.
  */
@@ -366,9 +375,9 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error);
  * fastload_add_region: describe one stretch of guest memory          [owner]
  * @fl: a load that has not started
  * @region: must not overlap a region added before, nor lie before the
- *   configuration's stream_off; no page of it may be
- *   populated yet, for a populated page would keep what it has
- * @error: set on failure
+ *   configuration's stream_off; no page of it may be populated yet, for a
+ *   populated page would keep what it has
+ * @error: FASTLOAD_ERROR_INVALID: what is wrong with @region
  *
  * The region must be private anonymous memory, shared memory (memfd, tmpfs)
  * or hugetlb to be trapped; any other writable mapping is loaded in full by
@@ -380,28 +389,33 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
 /**
  * fastload_use_workset: record what the guest touches first, or replay it
  *                                                                    [owner]
- * @fl: a load that has all its regions and has not started; once
- * @config: path names the file.  Where there is none, this load records: the
- *   first touch of each page is noted, and nothing is read ahead meanwhile (but
- *   early regions), nor around a fault.  When no new page was touched for
- *   quiet_ns, the load goes on as ever and the file is written, which no fault
- *   waits for: beside its name, then renamed.  A load that ends earlier writes
- *   what it has.  Where the file is of this snapshot, this load replays it:
- *   from fastload_start() on its pages are read in the order in which they were
- *   touched, behind faults and early regions, ahead of the background.  No
- *   background rate delays them, nor FASTLOAD_BACKGROUND_OFF, and they take
- *   nothing from it
- * @error: why the file is neither replayed nor can be recorded: it is damaged,
- *   of another snapshot or version, or its folder cannot be written to.  The
- *   load can be started all the same, without it, and the file stays as it is
+ * @fl: a load that has all its regions and has not started; called once
+ * @config: path names the file of the working set
+ * @error: why the file is neither replayed nor recorded: it is damaged, of
+ *   another snapshot or version, or its folder cannot be written to.  The load
+ *   can be started all the same, without a working set, and the file stays as
+ *   it is
  *
- * What a snapshot is, for that: labels, lengths, granules and places of its
- * regions, their bitmaps, and the file's size from stream_off on.  The kind of
- * memory does not matter.  Which pages are read sooner is all that the file
- * decides; it is checked as what a stranger wrote.
- * Where awaits_guest is set and the guest does not run within 10 s (or most_ns,
- * if that is more), the recording has FAILED.  So it has where nothing was
- * touched.  What is recorded at most is 524288 pages of the memory's size.
+ * Where the file does not exist, this load records: the first touch of each
+ * page is noted.  Meanwhile only early regions are read ahead, and no pages
+ * around a fault.  When no new page was touched for quiet_ns, the load goes on
+ * as usual, and the file is written under a temporary name and renamed; no
+ * fault waits for that.  A load that ends earlier writes what it has recorded.
+ *
+ * Where the file exists and is of this snapshot, this load replays it: from
+ * fastload_start() on, its pages are read in the order in which they were
+ * touched, after faults and early regions, before the background.  Neither a
+ * background rate nor FASTLOAD_BACKGROUND_OFF delays them, and the rate is not
+ * charged for them.
+ *
+ * Two snapshots are the same if their regions have the same labels, lengths,
+ * granules, places in the file and bitmaps, and if the file has the same size
+ * from stream_off on.  The kind of memory does not matter.  The file only
+ * decides which pages are read sooner; its contents are not trusted.
+ *
+ * The recording has FAILED where nothing was touched, and where awaits_guest is
+ * set and the guest does not run within 10 s (or most_ns, if that is longer).
+ * It holds 524288 touches at most, each of one page of its region's size.
  */
 bool fastload_use_workset(Fastload *fl, const FastloadWorksetConfig *config,
                           GError **error);
@@ -410,14 +424,16 @@ bool fastload_use_workset(Fastload *fl, const FastloadWorksetConfig *config,
  * fastload_guest_runs: the guest begins to run                         [any]
  * @fl: any load
  *
- * From the first call on the times of a recording count that awaits_guest.
+ * The times of a recording that awaits_guest begin with the first call; later
+ * calls do nothing.
  */
 void fastload_guest_runs(Fastload *fl);
 
 /**
  * fastload_start: trap the regions, start the threads, return at once [owner]
- * @fl: a load with at least one region
- * @error: set on failure; @fl can then only be freed, nothing stays trapped
+ * @fl: a load with at least one region; called once
+ * @error: any FastloadError but CANCELLED; @fl can then only be freed, nothing
+ *   stays trapped
  *
  * From here on, touching a page that is not there blocks the toucher until
  * the page has been read.  Switches the kernel's readahead off for the open
@@ -432,12 +448,13 @@ bool fastload_start(Fastload *fl, GError **error);
  * @fl: a started load
  * @error: FASTLOAD_ERROR_CANCELLED when it was cancelled
  *
- * A stalled load is waited for: it goes on when the file can be read again.
- * Once everything is placed, reads that are in flight are waited for, 2 seconds
- * at most; but preadv() may be stuck in the kernel for as long as storage does
- * not answer.
+ * Goes on waiting for a stalled load, which resumes when the file can be read
+ * again.  Once everything is placed, waits for the reads in flight, 2 seconds
+ * at most; but a preadv() cannot be left before storage answers.
  * COMPLETED and SETTLED may come after this returns, but not after
  * fastload_free().
+ *
+ * Returns: true when all is placed, false when the load was cancelled.
  */
 bool fastload_wait(Fastload *fl, GError **error);
 
@@ -445,12 +462,12 @@ bool fastload_wait(Fastload *fl, GError **error);
  * fastload_settle: wait until the engine is idle for good            [owner]
  * @fl: a started load
  *
- * After completion one thread makes huge pages of what has become small ones
- * by urgent reads, while the memory is in use; fastload_free() would end that
- * early.  Returns after the last event.  A thread whose reads were left behind
- * (see fastload_wait()) is not waited for: the kernel ends it when they are
- * back, and it touches nothing of the load any more.  A recorded working set
- * that is being written is waited for.
+ * After completion one thread collapses what urgent reads have left as small
+ * pages into huge pages, while the memory is in use; fastload_free() would end
+ * that early.  Returns after the last event, and after a recorded working set
+ * is written.  A thread whose reads did not return within the 2 seconds of
+ * fastload_wait() is not waited for: it touches nothing of the load any more,
+ * and the kernel ends it when the reads return.
  */
 void fastload_settle(Fastload *fl);
 
@@ -481,12 +498,11 @@ bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes);
  * fastload_cancel: ask a running load to stop                          [any]
  * @fl: any load
  *
- * Returns at once.  When the reads in flight are back, or after 2 seconds,
- * threads that wait for a page are released and find ZEROS in it, as does
- * everybody who touches a missing page later: cancel only when the content of
+ * Returns at once.  When the reads in flight have returned, or after 2 seconds,
+ * threads that wait for a page are released and find ZEROS in it, as does every
+ * thread that touches a missing page later: cancel only when the content of
  * guest memory does not matter any more.
- * Cancelling twice, or after completion, does nothing, but that settling ends
- * early.
+ * A second call does nothing.  A call after completion ends settling early.
  */
 void fastload_cancel(Fastload *fl);
 
@@ -495,14 +511,14 @@ void fastload_cancel(Fastload *fl);
  * @fl: any load
  * @hva: as it was added; nothing happens where there is no such region
  *
- * What is missing of it is missing no more: it is neither read nor placed,
- * threads that wait for a page of it are released and find zeros, and its
- * missing data no longer counts in total_bytes.  The memory may be unmapped,
- * and its addresses mapped anew, by another load, too, as soon as this returns.
- * It waits for no read, but for what is being placed there at that moment.
- * After completion no more huge pages are made of it, but for one stretch of
- * 8 MiB perhaps; what memory holds does not change by that.  Before start it
- * has no effect.
+ * Its missing pages are no longer read or placed, threads that wait for one of
+ * them are released and find zeros, and its missing data no longer counts in
+ * total_bytes.  As soon as this returns, the memory may be unmapped and its
+ * addresses may be mapped anew, by another load, too.  The call waits for
+ * placements in the region that are under way, but for no read.
+ * After completion no more huge pages are made of it, except in one stretch of
+ * up to 8 MiB that may be under way; that does not change what memory holds.
+ * Before start the call has no effect.
  */
 void fastload_drop_region(Fastload *fl, void *hva);
 
@@ -513,20 +529,22 @@ void fastload_drop_region(Fastload *fl, void *hva);
  *
  * Limits the bytes that all workers together read from the file in the
  * background, holes that are read over and repeated reads included.  Urgent
- * reads are never delayed and take nothing from it.  Zero pages cost nothing
- * but keep their turn.  May be changed at any time; what is in
- * flight then is still placed.
- * While reads fail, one stretch at a time of what failed is tried again in
- * advance of the rate, which pays for it afterwards; for that, a stretch that
- * was begun is read to its end.  So it is with FASTLOAD_BACKGROUND_OFF, too.
+ * reads are neither delayed nor charged.  Zero pages are not charged, but keep
+ * their place in the order.  May be changed at any time; reads in flight are
+ * still placed.
+ * While reads fail, one failed chunk at a time is tried again in advance of the
+ * rate, which is charged for it afterwards: the engine notices at any rate that
+ * reads work again.  A chunk that was begun is read to its end for that.  This
+ * also happens with FASTLOAD_BACKGROUND_OFF.
  */
 void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s);
 
 /**
  * fastload_failure_cause: why, in words                                [any]
- * @failure: what a function or the event callback has told
+ * @failure: from fastload_is_failing() or the event callback
  *
- * Returns: the end of a sentence; static storage.
+ * Returns: a clause for the end of a message, without full stop, in static
+ * storage.
  */
 const char *fastload_failure_cause(const FastloadFailure *failure);
 
@@ -535,11 +553,11 @@ const char *fastload_failure_cause(const FastloadFailure *failure);
  * @fl: any load
  * @ret_failure: the last failure, if so
  *
- * True from the first read that failed for good until something that failed
- * has been read since, as for FASTLOAD_EVENT_RESUMED, or fastload_recover() is
+ * True from the first read that has used up its tries until something that
+ * failed has been read, as for FASTLOAD_EVENT_RESUMED, or fastload_recover() is
  * called; true again when a read fails again.  FASTLOAD_EVENT_STALLED comes
- * later, when it lasts.  While it is true, something that failed is tried
- * again at least once a second, whatever the background rate is.
+ * later, if it lasts.  While it is true, something that failed is tried again
+ * at least once a second, whatever the background rate is.
  */
 bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
 
@@ -548,9 +566,9 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
  * @fl: any load
  *
  * Returns: the age of the oldest fault that is not answered yet, whether reads
- * fail or hang; 0: nobody waits.  Where the thread that answers faults is kept
- * in the kernel by storage that hangs, for 100 ms or more, it cannot tell who
- * waits: then for how long that has lasted, as if somebody had waited.
+ * fail or hang; 0: nobody waits.  When storage that hangs has kept the thread
+ * that answers faults in the kernel for 100 ms or more, nobody knows who waits:
+ * then how long that has lasted, as if somebody had waited since.
  */
 uint64_t fastload_oldest_fault_ns(Fastload *fl);
 
@@ -558,27 +576,27 @@ uint64_t fastload_oldest_fault_ns(Fastload *fl);
  * fastload_has_failed_faults: does anybody wait for a page that failed? [any]
  * @fl: a load that was started
  *
- * True from the first read that failed for good, of a page that somebody waits
- * for, until each such page is there, whether or not fastload_recover() was
- * called meanwhile.
+ * True from the first read that has used up its tries, of a page that somebody
+ * waits for, until each such page is there, whether or not fastload_recover()
+ * was called meanwhile.
  */
 bool fastload_has_failed_faults(Fastload *fl);
 
 /**
- * fastload_recover: read at once what failed, from another copy maybe  [any]
+ * fastload_recover: retry at once, from another copy if wanted        [any]
  * @fl: a load that was started
  * @fd: a copy of the snapshot, opened as the first one was, with O_DIRECT or
  *   without it; or -1: the same file.  Stays the caller's
- * @error: set when @fd cannot be read from; the load is as it was then
+ * @error: set when @fd cannot be used; the load is as it was then
  *
- * That the copy has the same bytes where the regions are is for the caller to
- * know, and that a file that was changed has them again.  The descriptor that
- * fastload_new() was given refers to the copy's open file from now on, under
- * its old number.  What is being read from the old one then is read again.
- * A stalled load counts as resumed, which the event
- * callback is told by this thread; it stalls again if reads go on to fail.
- * Failing reads go on being tried by themselves, called or not.  One call at
- * a time.
+ * The engine does not compare contents: the caller guarantees that the copy, or
+ * with -1 the file that was changed, has the snapshot's bytes where the regions
+ * are.  From now on the descriptor that fastload_new() was given refers to the
+ * copy's open file, under its old number (dup3()); reads of the old file that
+ * are in flight are repeated from the copy.
+ * A stalled load counts as resumed, which this thread tells the event callback;
+ * it stalls again if reads go on to fail.  Failed reads are also tried again
+ * without this call.  Only one thread at a time may call it.
  */
 bool fastload_recover(Fastload *fl, int fd, GError **error);
 
@@ -593,7 +611,7 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats);
  * fastload_free: cancel if needed, end all threads, release all      [owner]
  * @fl: any load, or NULL
  *
- * Threads are waited for as fastload_settle() does.
+ * Waits for threads as fastload_settle() does.  Takes NULL.
  */
 void fastload_free(Fastload *fl);
 
