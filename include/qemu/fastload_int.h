@@ -3,9 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Nobody outside util/fastload*.c and tests/unit includes this.  The map of
- * the files, the state machine and the lock order are at the head of
- * util/fastload.c.
+ * Only util/fastload*.c and tests/unit include this.  The map of the files,
+ * the state machine and the lock order are at the head of util/fastload.c.
  */
 #ifndef QEMU_FASTLOAD_INT_H
 #define QEMU_FASTLOAD_INT_H
@@ -28,57 +27,62 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
                   FASTLOAD_EXTENT_COUNT_MAX);
 
 /*
- * Of a chunk, at least one part in so many has data where it becomes a huge
- * page; docs/design/0003-huge-pages.md.
+ * A chunk becomes a huge page if at least one part in so many of it has data;
+ * docs/design/0003-huge-pages.md.
  */
 #define FASTLOAD_DENSE_SHARE 2
 /*
- * What was not moved is collapsed in pieces after completion, for no longer
- * than the load took, or this if that is longer.
+ * After completion, chunks that were not moved are collapsed into huge pages,
+ * up to so many bytes in one call.  That ends after as long as the load took,
+ * but not before FASTLOAD_COLLAPSE_NS_MIN.
  */
 #define FASTLOAD_COLLAPSE_BYTES_MAX (8u << 20)
 #define FASTLOAD_COLLAPSE_NS_MIN (1000 * 1000 * 1000ull)
 
 /*
- * A chunk is read around the page cache when more than one part in so many of
- * it is not there; docs/design/0004-around-the-page-cache.md.
+ * A chunk is read around the page cache if more than one part in so many of its
+ * data is not cached; docs/design/0004-around-the-page-cache.md.
  */
 #define FASTLOAD_UNCACHED_SHARE 4
 /*
- * Loads mark the file that they read around the page cache by a read lock of
- * this byte, far behind every file's end and what others lock.
+ * A load that reads a file around the page cache holds a read lock on this byte
+ * of it, by which other loads know.  The byte lies far behind the end of any
+ * file, and behind what other programs lock.
  */
 #define FASTLOAD_MARK_OFF (INT64_MAX - 0x464c)
 
-/* A file that was modified no longer ago counts as modified just now. */
+/* A file that was modified less than this ago counts as young. */
 #define FASTLOAD_FILE_YOUNG_NS (2 * 1000 * 1000 * 1000ull)
 /*
- * Two writes that are no further apart may leave the same time of modification:
- * the kernel takes it from a clock that ticks every 10 ms at most.  Where one
- * of them was before the stream, the other one counts as its companion.
+ * Two writes less than this apart may leave the same time of modification: the
+ * kernel takes it from a clock that ticks every 10 ms at most.  If the first
+ * one changed bytes before the stream, the second one counts as part of that
+ * change.
  */
 #define FASTLOAD_FILE_TICK_NS (20 * 1000 * 1000ull)
 /*
- * What lies before the stream is remembered up to here: a worker reads it anew
- * when the file's time has moved, and faults wait for that worker meanwhile.  A
- * change behind that counts as one of the snapshot.
+ * The engine remembers so many of the bytes before the stream.  A worker reads
+ * them again when the file's time of modification has moved, and faults wait
+ * for that worker meanwhile: hence not more.  A change of the bytes before the
+ * stream that are not remembered counts as a change of the snapshot.
  */
 #define FASTLOAD_PREFIX_BYTES_MAX (256u << 10)
-/* And so much of the stream's begin, and of the file's end. */
+/* It also remembers so much of the stream's start and of the file's end. */
 #define FASTLOAD_SAMPLE_BYTES (512u << 10)
-/* It is read anew when it was written to meanwhile, so often. */
+/* Tries to read those while nobody writes to the file. */
 #define FASTLOAD_PREFIX_TRIES_MAX 3
 /*
- * Who writes changes the file's time first, and the bytes so much later at the
- * most.  Less than FASTLOAD_STALL_WAIT_NS.
+ * A write changes the file's time first and its bytes a little later.  If the
+ * bytes before the stream are still the same after this long, somebody wrote to
+ * the snapshot.  Less than FASTLOAD_STALL_WAIT_NS.
  */
 #define FASTLOAD_PREFIX_WAIT_NS (200 * 1000 * 1000ull)
-/* After a change before the stream the time must stand still for so long. */
+/* After a change before the stream, the time must stand still for so long. */
 #define FASTLOAD_PREFIX_SETTLE_NS (100 * 1000 * 1000ull)
 
 /*
- * Staging for chunks, all workers' together: enough for the widest window, and
- * for what is being placed meanwhile.  It costs memory once it is used.
+ * Staging for chunks, shared by all workers: enough for the widest window and
+ * for the chunks that are placed meanwhile.  It takes memory once it is used.
  */
 #define FASTLOAD_POOL_READ_COUNT 24
 /*
@@ -86,67 +90,77 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  * short, each gets a third of what it would get.
  */
 #define FASTLOAD_WORKER_NICE 5
-/* Beyond what is in flight: some for each worker, to place and to renew. */
+/*
+ * Staging beyond what the window needs, for chunks that are placed and for
+ * staging that is renewed: some, and some more for each active worker.
+ */
 #define FASTLOAD_POOL_EXTRA_COUNT 2
 #define FASTLOAD_POOL_EXTRA_EACH 2
 #define FASTLOAD_URGENT_READ_COUNT_MAX 16
 #define FASTLOAD_URGENT_STAGING_BYTES_MAX (4u << 20)
 /*
- * An urgent read from storage this far away brings the pages around it along,
- * as many as come in during that part of a round trip: they cost hardly any
- * time, and who waits for them would have to wait as long again.
+ * Where a round trip takes at least this long, an urgent read also brings pages
+ * around the one that faulted: as much as the storage delivers in one part in
+ * FASTLOAD_AROUND_SHARE of a round trip.  They take hardly any more time, and a
+ * fault on one of them later would take another round trip.
  */
 #define FASTLOAD_AROUND_NS_MIN (500 * 1000ull)
 #define FASTLOAD_AROUND_SHARE 8
 #define FASTLOAD_AROUND_BYTES_MAX (128u << 10)
 QEMU_BUILD_BUG_ON(FASTLOAD_AROUND_BYTES_MAX / FASTLOAD_PAGE_BYTES_MIN > 64);
 /*
- * A read of the working set: as long as a fault may wait for, since the worker
- * that minds the faults places it.  Pages that are larger, and chunks of which
- * the set has much or has it in many places, are read as chunks.
+ * The longest read of single pages of the working set.  The worker that answers
+ * faults places it, so a fault may wait for that.  Larger pages are read as
+ * whole chunks, and so are chunks of which much is in the set, or many
+ * scattered pages.
  */
 #define FASTLOAD_HINT_BYTES_MAX (128u << 10)
 QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 #define FASTLOAD_HINT_READ_COUNT_MAX 64
-/* Where short reads would cost one part in so many of its data, it is one. */
+/*
+ * A chunk is read whole if short reads of its pages in the set would cost more
+ * than one part in so many of its data.
+ */
 #define FASTLOAD_HINT_WHOLE_SHARE 2
 /*
- * A hole in a read of the working set may be as long as what the storage brings
- * in so small a part of a round trip: about so many reads are out at once.
+ * A read of the working set may read over a hole that takes the storage no
+ * longer than one part in so many of a round trip: about so many of these reads
+ * are in flight at once.
  */
 #define FASTLOAD_HINT_GAP_SHARE 64
 #define FASTLOAD_HINT_GAP_BYTES_MAX (FASTLOAD_HINT_BYTES_MAX / 2)
 /*
- * For so long a guest whose working set is replayed counts as one that faults:
- * it would, without.  It has work to do, and needs its processor.
+ * A guest whose working set is replayed hardly faults, but it has work to do
+ * and needs its processor: it counts as one that faults for so long.
  */
 #define FASTLOAD_HINT_CALM_NS (1000 * 1000 * 1000ull)
-/* A recording has no more touches: 4 MiB of numbers, once they are used. */
+/* Touches that a recording holds at most, in 4 MiB of memory. */
 #define FASTLOAD_TOUCH_COUNT_MAX (512u << 10)
-/* The times of a recording, where the caller does not say. */
+/* The times of a recording, where FastloadWorksetConfig has 0. */
 #define FASTLOAD_RECORD_QUIET_NS (300 * 1000 * 1000ull)
 #define FASTLOAD_RECORD_LEAST_NS (200 * 1000 * 1000ull)
 #define FASTLOAD_RECORD_MOST_NS (2 * 1000 * 1000 * 1000ull)
-/* Who is told when the guest runs waits no longer for that, or as the most. */
+/* A recording waits so long for the guest to run, or most_ns if longer. */
 #define FASTLOAD_RECORD_AWAIT_NS (10 * 1000 * 1000 * 1000ull)
 #define FASTLOAD_FAULT_COUNT_MAX 1024
 #define FASTLOAD_FAULT_BATCH_MAX 16
 /*
- * So many messages a worker answers before it looks at anything else.  Each
- * may take the placement of a page, and a guest that touches zero pages, or
- * gives pages back and touches them again, always has another one ready: reads
- * that came in meanwhile have waiters of their own.
+ * A worker answers so many messages before it does anything else.  An answer
+ * may include the placement of a page, and a guest that touches zero pages, or
+ * gives pages back and touches them again, always has the next message ready.
+ * Threads that wait for a read which has returned must not wait for all of
+ * those.
  */
 #define FASTLOAD_FAULT_TURN_MAX 64
-/* Of /proc/sys/vm/max_map_count, what trapping may use: one part in... */
+/* Trapping may use one part in so many of the sysctl vm.max_map_count. */
 #define FASTLOAD_SPAN_SHARE 8
 #define FASTLOAD_SPAN_COUNT_DEFAULT 4096
-/* Trapping begins anew with half the spans: 32 bits of them, then none. */
+/* Tries to register with half as many spans: 32 bits halved, and then 0. */
 #define FASTLOAD_TRAP_PASS_COUNT_MAX 33
-/* Mappings that a worker needs, stack and ring included; and all the rest. */
+/* Mappings that a worker needs, with stack and ring; the rest needs as many. */
 #define FASTLOAD_WORKER_MAPPING_COUNT 16
 
-/* A read is tried this often at once, then again with back-off. */
+/* A request is tried so often at once, then its read again with back-off. */
 #define FASTLOAD_READ_TRIES_MAX 3
 /* EINTR and EAGAIN do not count as a try, up to here. */
 #define FASTLOAD_IO_AGAIN_MAX 1000
@@ -155,29 +169,31 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 /* So many failed rounds in a row and the load counts as stalled. */
 #define FASTLOAD_STALL_ROUND_COUNT 5
 /*
- * And only when somebody has waited for a page for so long, or reads have
- * failed for so long: managers take a load that pauses for one that is lost
- * (libvirt ends the guest), and most hiccups of storage are over sooner.
+ * But only once somebody has waited for a page for FASTLOAD_STALL_WAIT_NS, or
+ * reads have failed for FASTLOAD_STALL_FAIL_NS.  Management software takes a
+ * load that pauses for one that is lost (libvirt ends the guest), and most
+ * hiccups of storage are over sooner.
  */
 #define FASTLOAD_STALL_WAIT_NS (500 * 1000 * 1000ull)
-/*
- * A turn of the first worker that takes longer has met a system call that does
- * not return, such as a look at a file whose server hangs: nobody answers
- * faults.  Any other turn ends after a few milliseconds.
- */
-#define FASTLOAD_SILENT_NS_MIN (100 * 1000 * 1000ull)
 #define FASTLOAD_STALL_FAIL_NS (3 * 1000 * 1000 * 1000ull)
 /*
- * A load that ends waits no longer for reads that nobody needs any more; see
- * worker_drain().
+ * A turn of a worker takes a few milliseconds.  If one of the first worker
+ * takes longer than this, it is stuck in a system call, such as statx() of a
+ * file whose server hangs, and nobody answers faults.
+ */
+#define FASTLOAD_SILENT_NS_MIN (100 * 1000 * 1000ull)
+/*
+ * A load that ends waits no longer than this for reads whose data nobody needs
+ * any more; see worker_drain().
  */
 #define FASTLOAD_DRAIN_NS_MAX (2 * 1000 * 1000 * 1000ull)
 /*
- * UFFDIO_COPY and friends answer EAGAIN while the address space changes, which
- * is over at once as a rule.  They are asked so often without a pause, then
- * with pauses that double.  When all pauses together are as long as this, the
- * placement has failed, and is tried again as what fails is; pages that would
- * have been moved are copied much sooner.
+ * UFFDIO_COPY and its relatives return EAGAIN while the address space changes,
+ * which is usually over at once.  They are tried FASTLOAD_PLACE_TRIES_MAX times
+ * without a pause, then with pauses that double.  When the pauses add up to
+ * FASTLOAD_PLACE_AGAIN_US_MAX, the placement has failed and is retried as a
+ * read is; UFFDIO_MOVE gives up after FASTLOAD_MOVE_AGAIN_US_MAX, and the pages
+ * are copied.
  */
 #define FASTLOAD_PLACE_TRIES_MAX 16
 #define FASTLOAD_PLACE_PAUSE_US_MIN 10
@@ -185,44 +201,52 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 #define FASTLOAD_PLACE_AGAIN_US_MAX (200 * 1000)
 #define FASTLOAD_MOVE_AGAIN_US_MAX 2000
 /*
- * What is in flight for the background, of all workers together: what the
- * storage needs (util/fastload-window.c), and some more when the guest does not
- * fault, which makes the first page that it waits for then wait for so much
- * longer.  The least keeps a local device busy; the most is bounded by staging.
- * A read is begun while there is less in flight: it may be one read more, and
- * each worker that reads ahead has at least one read of the smallest size.
- * docs/design/0006-how-much-is-in-flight.md.
+ * The read-ahead window: the bytes that all workers together have in flight for
+ * the background.  It is what keeps the storage busy (util/fastload-window.c),
+ * and some more while the guest does not fault, for which its next fault waits
+ * so much longer.  _MIN keeps a local device busy; _MAX is bounded by staging.
+ * A worker begins a read while less than the window is in flight, so it may be
+ * exceeded by one read, and each worker that reads ahead may always have one
+ * read of the smallest size.  docs/design/0006-how-much-is-in-flight.md.
  */
 #define FASTLOAD_WINDOW_BYTES_MIN (480u << 10)
 #define FASTLOAD_WINDOW_BYTES_MAX (32u << 20)
-/* Of near storage, while the guest faults: more would only be a queue. */
+/* The most for near storage while the guest faults: more would only queue. */
 #define FASTLOAD_WINDOW_BYTES_NEAR (640u << 10)
-/* A round trip is the median of so many reads. */
+/* A round-trip time is the median of so many reads. */
 #define FASTLOAD_WINDOW_GROUP 8
+/* Requests that one worker has in flight to read ahead. */
 #define FASTLOAD_AHEAD_COUNT_MAX 64
+/*
+ * How long such a request is.  Long requests delay urgent ones, and far storage
+ * needs long ones, or many: one part in FASTLOAD_REQ_SHARE of a wide window.
+ */
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
-/* Long reads keep short ones waiting; far storage wants them long, or many. */
 #define FASTLOAD_REQ_BYTES_NEAR (160u << 10)
 #define FASTLOAD_REQ_BYTES_MAX (512u << 10)
 #define FASTLOAD_REQ_SHARE 16
 /*
- * For so long after a fault the guest counts as faulting, and then for so long
- * as one that may fault soon.
+ * A guest counts as faulting until FASTLOAD_FAULT_QUIET_NS after a fault, and
+ * then, until FASTLOAD_FAULT_CALM_NS after it, as one that may fault soon.
  */
 #define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
 #define FASTLOAD_FAULT_CALM_NS (20 * 1000 * 1000ull)
-/* What the background may then add to the time that a read waits. */
+/*
+ * How much longer the background may make an urgent read wait, once the guest
+ * does not count as faulting, and once it does not count as either.
+ */
 #define FASTLOAD_QUIET_QUEUE_NS (200 * 1000ull)
 #define FASTLOAD_CALM_QUEUE_NS (400 * 1000ull)
 /*
- * A background rate is kept by a token bucket that holds what is due in
- * FASTLOAD_RATE_BURST_NS, more than a worker ever sleeps too long; one
- * request takes at most half of it, and not less than a sensible read.
+ * The background rate is kept by a token bucket.  It holds what the rate allows
+ * in FASTLOAD_RATE_BURST_NS, longer than a worker ever oversleeps, but at least
+ * two small requests; one request takes at most half of it.
  */
 #define FASTLOAD_RATE_BURST_NS (20 * 1000 * 1000ull)
 /*
- * What was read in advance of the rate, of storage that fails, is paid for by
- * no longer a pause than this, or than a chunk needs: an outage may be long.
+ * Retries in advance of the rate are charged to it afterwards.  They never cost
+ * more than what the rate allows in this time, or than one chunk if that is
+ * more: an outage may be long.
  */
 #define FASTLOAD_RATE_DEBT_NS (1000 * 1000 * 1000ull)
 
@@ -276,7 +300,7 @@ typedef struct FastloadSpan {
 
 typedef struct FastloadArea {
     /* constant after start */
-    uint32_t idx;          /* in turn to be read */
+    uint32_t idx;          /* in the order in which areas are read */
     char *label;
     uint8_t *hva;
     uint64_t len_bytes;
@@ -287,8 +311,8 @@ typedef struct FastloadArea {
     uint32_t granule_shift;
     uint64_t page_count;
     uint64_t chunk_count;
-    uint32_t first_chunk_no; /* chunks of all areas are numbered in turn */
-    uint64_t head_bytes;   /* from the chunk grid (of hva) to the region */
+    uint32_t first_chunk_no; /* chunks are numbered through all areas */
+    uint64_t head_bytes;   /* from a multiple of the chunk size to hva */
     uint64_t *data_bits;
     uint64_t zero_bytes;
     bool is_eager;
@@ -298,22 +322,22 @@ typedef struct FastloadArea {
     bool wants_populated;
     GArray *spans;         /* of FastloadSpan: what is registered */
     bool is_trapped;
-    bool has_zeropage;     /* the kernel can place zeros here, and may */
-    bool has_move;         /* dense chunks are moved, if the kernel agrees */
-    /* held, for reading, while something is copied or zeroed */
+    bool has_zeropage;     /* zeros are placed with UFFDIO_ZEROPAGE */
+    bool has_move;         /* dense chunks are placed with UFFDIO_MOVE */
+    /* readers: workers that copy or zero; writer: fastload_drop_region() */
     GRWLock place_lock;
     /* lock sched.lock; before the threads begin and after COMPLETED: none */
     uint8_t *chunk_states; /* FastloadChunkState */
     /* atomic; the pointers are constant after start */
-    uint32_t is_dropped;   /* its memory is not ours any more; owner writes */
+    uint32_t is_dropped;   /* its memory is not ours any more; owner sets it */
     uint64_t *claimed;     /* an urgent read is in flight for the page */
     uint64_t *placed;
-    uint64_t *moved;       /* by chunk: placed as one, a huge page */
+    uint64_t *moved;       /* by chunk: all of it was moved as a huge page */
     uint64_t *touched;     /* NULL: nothing is recorded */
-    /* Of the working set that is replayed; NULL: there is none here */
-    uint64_t *in_set;      /* not touched yet */
-    uint64_t *unread;      /* and nothing is asked of it yet */
-    uint64_t *whole;       /* constant after start; by chunk: read as one */
+    /* of the working set that is replayed; NULL: no page of it is here */
+    uint64_t *in_set;      /* pages of the set that were not touched yet */
+    uint64_t *unread;      /* pages of the set that no hint was taken for yet */
+    uint64_t *whole;       /* constant after start; by chunk: read it whole */
 } FastloadArea;
 
 FastloadArea *fastload_plan_area_new(const FastloadRegion *region);
@@ -327,9 +351,9 @@ uint64_t fastload_plan_data_bytes(const FastloadArea *area, FastloadSpan span);
 FastloadSpan fastload_plan_chunk_span(const FastloadArea *area,
                                       uint64_t chunk_idx);
 /*
- * What to read for @span: stretches with data, those pages left out that are
- * placed already, small holes read over.  Writes at most
- * FASTLOAD_EXTENT_COUNT_MAX; @span is at most a chunk.
+ * What to read for @span, which is at most a chunk: stretches with data,
+ * without pages that are placed already, joined across small holes.  Returns
+ * how many, at most FASTLOAD_EXTENT_COUNT_MAX.
  */
 uint32_t fastload_plan_extents(const FastloadArea *area, FastloadSpan span,
                                FastloadSpan *ret_extents);
@@ -345,7 +369,7 @@ FastloadRunKind fastload_plan_run(const FastloadArea *area, uint64_t ram_off,
 /*
  * Decides which zero chunks stay unregistered, longest runs first, so that
  * all areas together have at most @span_count_max spans more than areas.  May
- * be called again until the load runs: nothing is left of the plan before.
+ * be called again before the load runs; the new plan replaces the old one.
  */
 void fastload_plan_spans(GPtrArray *areas, uint32_t span_count_max);
 
@@ -360,12 +384,12 @@ typedef struct FastloadIoReq {
     uint32_t len_bytes;
     uint32_t done_bytes;
     int32_t error;        /* 0 or -errno, set on completion */
-    uint32_t tries;       /* the worker's */
-    uint32_t again_count; /* EINTR and EAGAIN so far; the backend's */
+    uint32_t tries;       /* that failed; counted by the worker */
+    uint32_t again_count; /* EINTR and EAGAIN; counted by the backend */
     bool is_urgent;
     bool is_direct;       /* by direct_fd */
-    bool is_queued;       /* with the backend */
-    uint64_t begin_ns;    /* background: when it was queued first */
+    bool is_queued;       /* the backend has it */
+    uint64_t begin_ns;    /* background: when it was first queued */
     FastloadRead *read;
     struct FastloadIoReq *next; /* in whatever list the holder keeps */
 } FastloadIoReq;
@@ -375,15 +399,15 @@ typedef struct FastloadFault {
     uint64_t page_idx;
     uint64_t begin_ns;
     uint64_t not_before_ns; /* 0, or when to try again after a failure */
-    bool is_discarded;      /* placed once and given back: zeros are missing */
-    bool is_alone;          /* a read with neighbours failed: without, then */
+    bool is_discarded;      /* placed, then given back: it waits for zeros */
+    bool is_alone;          /* a read with neighbours failed: read it alone */
 } FastloadFault;
 
 /* What each means, and who moves it: util/fastload-read.c */
 typedef enum FastloadReadState {
-    FASTLOAD_READ_FRESH,     /* nothing is asked of it */
+    FASTLOAD_READ_FRESH,     /* not in use */
     FASTLOAD_READ_ISSUING,   /* planned, not all requests are issued yet */
-    FASTLOAD_READ_IN_FLIGHT, /* none is issued any more, some are out */
+    FASTLOAD_READ_IN_FLIGHT, /* all issued, some have not returned */
     FASTLOAD_READ_READY,     /* all read, or failed: to be placed */
     FASTLOAD_READ_PLACING,   /* a worker places it */
     FASTLOAD_READ_SPENT,     /* its staging needs a new huge page */
@@ -395,30 +419,30 @@ struct FastloadRead {
     FastloadArea *area;
     FastloadClass class;
     FastloadSpan span;
-    uint64_t placed_bytes;  /* of the span, in order */
-    uint64_t moved_bytes;   /* of those, gone from buf */
+    uint64_t placed_bytes;  /* of the span, from its start */
+    uint64_t moved_bytes;   /* of those, moved out of buf */
     uint8_t *buf;           /* buf[0] is the span's first byte */
-    FastloadSpan *extents;  /* what to read, the rest of it not issued yet */
-    uint32_t extent_idx;    /* the first with a rest */
+    FastloadSpan *extents;  /* what to read; what was issued is cut off */
+    uint32_t extent_idx;    /* the first with something to issue */
     uint32_t extent_count;
     uint32_t inflight_count; /* of its requests */
-    int32_t error;          /* the first one's, once its tries are used up */
+    int32_t error;          /* 0 or -errno: the first one that was final */
     FastloadFailureKind error_kind;
     uint64_t error_file_off;
-    uint32_t file_generation; /* which file it was read from */
-    bool is_replaced;       /* and that is not the one any more: read again */
+    uint32_t file_generation; /* FastloadFile.generation when it was planned */
+    bool is_replaced;       /* read from a file that recover() has replaced */
     uint64_t begin_ns;      /* urgent: when the fault message was read */
-    bool is_pooled;         /* constant: of the pool, for chunks */
-    FastloadFault fault;    /* urgent: what it answers, under sched.lock;
-                               no area: nothing */
-    uint64_t around_claims; /* urgent: what it claims, a bit a page of span */
+    bool is_pooled;         /* constant: belongs to the pool, for chunks */
+    FastloadFault fault;    /* urgent: what it answers, lock sched.lock;
+                               area NULL: nothing */
+    uint64_t around_claims; /* urgent: pages claimed, a bit for each of span */
     uint32_t merge_count;   /* urgent: sched.merge_count when it claimed */
     bool is_retried;        /* counted in failing_count */
-    bool is_probe;          /* tells whether reads still fail; not rated */
-    bool is_direct;         /* around the page cache, unless that fails */
-    bool is_cached;         /* it is there: tells nothing of the storage */
-    bool wants_move;        /* to be moved, if nothing comes between */
-    bool is_spare;          /* buf is the spare of what was lost */
+    bool is_probe;          /* a retry in advance of the background rate */
+    bool is_direct;         /* around the page cache, until that fails */
+    bool is_cached;         /* in the page cache: no sample of the storage */
+    bool wants_move;        /* to be placed with UFFDIO_MOVE, if it still can */
+    bool is_spare;          /* buf lies in the spare staging */
     FastloadRead *next;     /* in whatever list the holder keeps */
 };
 
@@ -437,11 +461,11 @@ typedef struct FastloadIoSetup {
     int direct_fd;           /* the same, with O_DIRECT; or -1 */
     int watch_fds[FASTLOAD_IO_WATCH_MAX];
     /*
-     * The worker's, as many: poll() sets what may be readable.  NULL, in
-     * tests: nobody wants to know.
+     * FASTLOAD_IO_WATCH_MAX flags of the worker: poll() sets those of
+     * descriptors that may be readable.  NULL in some tests.
      */
     bool *is_ready;
-    uint8_t *staging;        /* the first fixed_bytes are worth registering */
+    uint8_t *staging;        /* the first fixed_bytes may be registered */
     size_t fixed_bytes;
     uint32_t req_count_max;  /* queued or in flight at any time */
 } FastloadIoSetup;
@@ -449,36 +473,37 @@ typedef struct FastloadIoSetup {
 /*
  * A backend serves one worker, on that worker's thread only.
  *
- * open:  returns NULL when it cannot work here, and then @ret_refusal is a
- *        static sentence, without a full stop, that says what it lacks.  On a
- *        thread that is new: with hardly any mapping left it has no memory at
- *        all, so nothing is allocated but what may fail.
- * queue: takes @req until reap() returns it; never fails, an error becomes
- *        the request's.
- * poll:  starts what was queued and lets completions come in.  Returns at
- *        once when @timeout_ns is 0, else when a request has completed, a
- *        watched descriptor became readable or the time is over (-1: never).
- *        May return early.  The userfaultfd is watched while @serves_faults,
- *        and may be until it is next readable.  A backend that @tells_ready
- *        sets is_ready of each watch that was found readable since it was set
- *        last, or that it has not looked at; what is readable and minded when
- *        poll() would sleep is told again, read from meanwhile or not.  The
- *        descriptors of other backends are read from in each turn.
- *        False: it does not work any
- *        more; requests that reap() does not return will not complete, but
- *        what they are to read may still come.
- * reap:  a completed request, or NULL: done_bytes == len_bytes and error 0,
- *        or error -errno (-ENODATA: end of file).  Short reads and EINTR
- *        are resumed by the backend.
- * reopen: the descriptors of @setup refer to another file now, which requests
- *        queued from here on are read from; NULL where that is no matter.
- * close: requests that are outstanding will not complete any more; what they
- *        are to read may still come.
+ * open:   returns NULL when it cannot work here; @ret_refusal is then a static
+ *         sentence, without a full stop, that says what is missing.  It runs on
+ *         a new thread, which has no memory at all where hardly any mapping is
+ *         left: each allocation in it is one that may fail.
+ * queue:  takes @req until reap() returns it.  Never fails: an error becomes
+ *         the request's.
+ * poll:   submits what was queued and collects completions.  Returns at once if
+ *         @timeout_ns is 0, else when a request has completed, a watched
+ *         descriptor became readable or the time is over (-1: no limit).  May
+ *         return early.  Watches the worker's eventfd, and the userfaultfd if
+ *         @serves_faults; a watch of the latter may stay on until it is next
+ *         readable.  A backend with tells_ready sets is_ready of each
+ *         descriptor that was found readable since it was last set, or that the
+ *         backend did not look at.  A descriptor that is watched and readable
+ *         when poll() would sleep is told again, even if the worker has read
+ *         from it meanwhile.  Without tells_ready, the worker reads from the
+ *         descriptors in each turn.  False: the backend does not work any more.
+ *         Requests that reap() does not return will not complete, but the
+ *         kernel may still write to their buffers.
+ * reap:   a completed request, or NULL.  Either done_bytes is len_bytes and
+ *         error is 0, or error is -errno (-ENODATA: end of file).  The backend
+ *         resumes short reads and repeats those that were interrupted.
+ * reopen: the descriptors of @setup refer to another file now; requests that
+ *         are queued from here on must read from it.  NULL: nothing to do.
+ * close:  requests that did not complete never will, but the kernel may still
+ *         write to their buffers.
  */
 typedef struct FastloadIoOps {
     const char *name;
-    bool is_blocking; /* poll() reads: the worker is busy for that long */
-    bool tells_ready; /* which watched descriptors are worth a read */
+    bool is_blocking; /* poll() itself reads, and blocks meanwhile */
+    bool tells_ready; /* sets is_ready of the watched descriptors */
     FastloadIo *(*open)(const FastloadIoSetup *setup,
                         const char **ret_refusal);
     void (*queue)(FastloadIo *io, FastloadIoReq *req);
@@ -491,7 +516,10 @@ typedef struct FastloadIoOps {
 extern const FastloadIoOps fastload_io_uring_ops;
 extern const FastloadIoOps fastload_io_sync_ops;
 
-/* Reads with preadv() what is not done of @req, which no backend has. */
+/*
+ * Reads the rest of @req with preadv(), and blocks.  No backend has @req; an
+ * error becomes the request's.
+ */
 void fastload_io_sync_read(int fd, FastloadIoReq *req);
 
 /* ---- statistics ---- */
@@ -507,7 +535,7 @@ typedef struct FastloadCounters {
     uint64_t moved_bytes;
     uint64_t collapsed_bytes;
     uint64_t hint_count;
-    uint64_t late_count;    /* pages of the set that were touched before */
+    uint64_t late_count;    /* pages of the set touched before placed */
     uint64_t fault_count;
     uint64_t retry_count;
     uint64_t io_error_count;
@@ -541,9 +569,10 @@ typedef enum FastloadState {
 } FastloadState;
 
 /*
- * What follows from what was read, placed or failed.  The files that find out
- * do not call the session: it would call them in turn, under their locks
- * perhaps.  They return it or note it with the worker, which acts on it.
+ * What the session has to do after something was read, placed or failed.  Lower
+ * layers do not call the session, which might call them back while they hold a
+ * lock: they return an outcome, or add it to the worker's, and the worker calls
+ * the session (worker_act()).
  */
 typedef enum FastloadOutcome {
     FASTLOAD_OUTCOME_NONE = 0,
@@ -558,11 +587,11 @@ typedef struct FastloadWorker {
     Fastload *fl;
     uint32_t idx;
     int kick_fd;
-    uint8_t *staging;            /* for its own reads; then a spare of it */
-    size_t page_staging_bytes;   /* of single pages, at its begin */
-    size_t urgent_staging_bytes; /* of urgent reads; hints come behind it */
-    size_t staging_bytes;        /* without the spare */
-    /* Urgent, then hints; these three: one allocation each */
+    uint8_t *staging;            /* of its urgent reads and hints; then spare */
+    size_t page_staging_bytes;   /* the first part: single pages */
+    size_t urgent_staging_bytes; /* that and longer urgent reads */
+    size_t staging_bytes;        /* that and hints; the spare is as long */
+    /* urgent reads, then hints; one allocation each */
     FastloadRead *reads;
     FastloadIoReq *reqs;
     FastloadSpan *extents;
@@ -571,75 +600,76 @@ typedef struct FastloadWorker {
     /* atomic: this worker writes, any reads; relaxed */
     const FastloadIoOps *io_ops;
     FastloadCounters counters;
-    /* worker thread only */
+    /* worker thread only, while it runs */
     FastloadIo *io;
-    const char *io_refusal;      /* why not what it was to read with; or NULL */
-    bool is_io_broken;           /* poll() said so */
+    const char *io_refusal;      /* why fl->io_ops could not be opened */
+    bool is_io_broken;           /* poll() returned false */
     bool is_ready[FASTLOAD_IO_WATCH_MAX]; /* may be readable */
     uint32_t unguessed_count;    /* see worker_guess_fault() */
     bool is_guessing;
     FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
     FastloadRead *free_hints;
-    FastloadRead *ready_hints;   /* in the order in which they came back */
-    FastloadRead *last_ready_hint; /* of these, where there are any */
-    FastloadRead *issuing;       /* not urgent, with extents to issue */
-    FastloadRead *placing;       /* background read, placed in part */
+    FastloadRead *ready_hints;   /* in the order in which they returned */
+    FastloadRead *last_ready_hint; /* valid while there are any */
+    FastloadRead *issuing;       /* hint or chunk with requests to issue */
+    FastloadRead *placing;       /* chunk that is placed in part */
     uint64_t ahead_bytes;        /* of requests in flight that read ahead */
     uint32_t ahead_count;
     uint32_t inflight_count;     /* all requests in flight, urgent ones too */
-    uint64_t reaped_ns;          /* when requests were last seen to be back */
+    uint64_t reaped_ns;          /* when it last found completed requests */
     bool is_window_full;         /* the window stopped it from reading ahead */
     bool has_abandoned_reads;    /* set as it ends; settle() looks after that */
-    uint32_t file_generation;    /* the file that the backend knows */
+    uint32_t file_generation;    /* of the file that new reads come from */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */
     uint32_t may_sleep;          /* in poll(), or about to be: needs a kick */
-    uint64_t awake_ns;           /* since when it has not looked; 0: asleep */
+    uint64_t awake_ns;           /* when this turn began; 0: it sleeps */
 } FastloadWorker;
 
 /* The snapshot: util/fastload-file.c */
 typedef struct FastloadFile {
-    /* constant after start: the numbers, not what they refer to */
-    int fd;                      /* fastload_recover() may have both refer to */
-    int direct_fd;               /* another copy; O_DIRECT, or -1 */
+    /* constant after start; recover() dup()s another file over both fds */
+    int fd;                      /* the caller's */
+    int direct_fd;               /* ours, with O_DIRECT; or -1 */
     bool is_direct;              /* fd has O_DIRECT itself */
-    bool is_marked;              /* direct_fd has the lock that others see */
-    uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS, but in tests */
-    uint64_t prefix_settle_ns;   /* FASTLOAD_PREFIX_SETTLE_NS, the same */
+    bool is_marked;              /* direct_fd holds the lock that marks it */
+    uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS; tests set others */
+    uint64_t prefix_settle_ns;   /* FASTLOAD_PREFIX_SETTLE_NS; the same */
     /* lock prefix_lock */
     GMutex prefix_lock;
-    FastloadPrefix *prefix;      /* NULL: there is none, or it is not known */
+    FastloadPrefix *prefix;      /* NULL: the stream begins the file, or the
+                                    bytes before it could not be read */
     /* atomic */
-    uint32_t is_cached;          /* relaxed: reading is a copy; a hint */
-    uint32_t generation;         /* two for each replacement; odd: in it */
-    uint32_t is_direct_lost;     /* direct_fd is not of the file any more */
-    uint32_t is_watched;         /* it is a regular file, and was: */
+    uint32_t is_cached;          /* relaxed: the last read was not direct */
+    uint32_t generation;         /* 2 for each replacement; odd: in progress */
+    uint32_t is_direct_lost;     /* direct_fd still refers to the old file */
+    uint32_t is_watched;         /* a regular file; a change is noticed by: */
     uint64_t len_bytes;
     uint64_t mtime_ns;
-    uint64_t prefix_due_ns;      /* to be read again; UINT64_MAX: never */
-    uint32_t may_mtime_move;     /* by itself, as far as can be told */
-    uint32_t has_mtime_moved;    /* relaxed: and it has */
-    uint32_t changed_generation; /* generation + 1 of the last; 0: none */
+    uint64_t prefix_due_ns;      /* when to read it again; UINT64_MAX: never */
+    uint32_t may_mtime_move;     /* by itself, as FUSE file systems may do */
+    uint32_t has_mtime_moved;    /* relaxed: it has, by itself */
+    uint32_t changed_generation; /* 1 + the last that changed; 0: none did */
 } FastloadFile;
 
 /* Staging of chunks: util/fastload-pool.c */
 typedef struct FastloadPool {
-    /* constant from start until the last worker ends, which gives all back */
+    /* constant from start until the last worker frees it */
     uint32_t read_count;
-    uint8_t *map;                /* on the chunk grid */
+    uint8_t *map;
     size_t map_bytes;
     size_t spare_bytes;          /* from a chunk's staging to its spare */
     FastloadRead *reads;
     FastloadSpan *extents;
     /* lock lock */
     GMutex lock;
-    /* Those that no worker holds: FRESH, READY, SPENT; by state */
+    /* reads that no worker holds: FRESH, READY, SPENT; by state */
     FastloadRead *lists[FASTLOAD_READ_STATE_MAX];
-    uint32_t renewed_count;      /* not in the list of SPENT */
-    uint32_t ready_count;        /* in the list of READY */
+    uint32_t renewed_count;      /* all reads but those in the list of SPENT */
+    uint32_t ready_count;        /* reads in the list of READY */
     /* atomic */
-    uint32_t is_lost;            /* the kernel may write to it */
+    uint32_t is_lost;            /* the kernel may still write to staging */
 } FastloadPool;
 
 /* What to read next: util/fastload-sched.c; lock sched.lock */
@@ -648,13 +678,13 @@ typedef struct FastloadSched {
     FastloadFault faults[FASTLOAD_FAULT_COUNT_MAX];
     uint32_t fault_head;
     uint32_t fault_count;
-    uint32_t next_area;          /* background cursor */
+    uint32_t next_area;          /* the background's cursor */
     uint64_t next_chunk;
     /* atomic */
     uint32_t merge_count;        /* faults that a read in flight may answer */
     /* atomic, relaxed: hints */
     uint64_t last_fault_ns;      /* does the guest fault? */
-    uint32_t are_faults_shared;  /* the first worker is swamped */
+    uint32_t are_faults_shared;  /* all workers answer, the first is swamped */
 } FastloadSched;
 
 /*
@@ -663,24 +693,26 @@ typedef struct FastloadSched {
  */
 typedef struct FastloadRetry {
     /* constant after start */
-    uint32_t *next_chunk_nos;    /* by number: the queue of failed chunks */
+    uint32_t *next_chunk_nos;    /* links of the queue of failed chunks */
     /* lock sched.lock */
-    uint32_t first_chunk_no;     /* in that queue, if there are any */
+    uint32_t first_chunk_no;     /* of the queue, if it is not empty */
     uint32_t last_chunk_no;
-    uint64_t failing_count;      /* pages and chunks waiting for a retry */
-    FastloadFailure failure;     /* the last of those */
-    bool is_failure_known;       /* it came after the last recovery */
-    bool is_file_changed;        /* it says so, and nothing was read since */
-    uint32_t failed_round_count; /* since something failing was read */
-    uint64_t failed_at_ns;       /* when the first of these rounds failed */
-    uint64_t failed_chunk_count;
-    uint64_t due_ns;             /* for failed chunks */
-    bool wants_probe;            /* nothing that failed was read since */
-    bool is_probe_out;           /* a chunk is tried in advance of the rate */
-    uint64_t backoff_ns;
+    uint64_t failing_count;      /* pages and chunks that were not read yet */
+    FastloadFailure failure;     /* the last one */
+    bool is_failure_known;       /* nothing that failed was read since */
+    bool is_file_changed;        /* the last one was CHANGED */
+    uint32_t failed_round_count; /* back-offs in a row that did not help */
+    uint64_t failed_at_ns;       /* when the first of these rounds began */
+    uint64_t failed_chunk_count; /* length of the queue */
+    uint64_t due_ns;             /* when what failed is tried again */
+    bool wants_probe;            /* retry a chunk in advance of the rate */
+    bool is_probe_out;           /* one is being retried so */
+    uint64_t backoff_ns;         /* 0: nothing has failed lately */
 } FastloadRetry;
 
-/* The background's limit, a token bucket: util/fastload-rate.c; the same */
+/*
+ * The background's limit, a token bucket: util/fastload-rate.c; lock sched.lock
+ */
 typedef struct FastloadRate {
     uint64_t bytes_per_s;        /* 0: no limit; FASTLOAD_BACKGROUND_OFF */
     double tokens;               /* bytes; below 0: taken in advance */
@@ -698,7 +730,7 @@ typedef struct FastloadRecord {
     FastloadWorksetFunc *func;
     void *opaque;
     uint64_t snapshot_digest;
-    uint64_t *touches;           /* FASTLOAD_TOUCH_COUNT_MAX; atomic */
+    uint64_t *touches;           /* FASTLOAD_TOUCH_COUNT_MAX atomic elements */
     uint64_t begin_ns;
     /* owner, then the last worker */
     GThread *writer;
@@ -707,11 +739,11 @@ typedef struct FastloadRecord {
     GCond cond;
     FastloadWorksetState state;  /* NONE to FAILED */
     uint64_t took_ns;
-    uint64_t page_count;         /* of what is written */
+    uint64_t page_count;         /* of the set that was written */
     uint32_t run_count;
     /* atomic */
     uint32_t is_on;              /* touches are noted, the background waits */
-    uint64_t touch_count;        /* or more, when it is full */
+    uint64_t touch_count;        /* goes on counting when touches is full */
     uint64_t touched_bytes;      /* relaxed */
     uint64_t last_ns;            /* relaxed: of the last new page; 0: none */
     uint64_t guest_ns;           /* when the guest began to run; 0: not yet */
@@ -724,22 +756,22 @@ typedef struct FastloadHints {
     FastloadArea **areas;        /* by block of the set; borrowed */
     uint64_t calm_ns;            /* until then the guest counts as faulting */
     /* lock sched.lock */
-    uint32_t next_run;           /* nothing before is unread, */
-    uint64_t next_page;          /* nor of its pages so many */
-    uint32_t out_count;          /* reads that are not placed yet */
-    /* atomic: no read will be taken; and all are placed, or given up */
-    uint32_t is_over;
-    uint32_t is_placed;
+    uint32_t next_run;           /* cursor: runs before it are done, */
+    uint64_t next_page;          /* and so many pages of this run */
+    uint32_t out_count;          /* hints that were taken and are not placed */
+    /* atomic, relaxed */
+    uint32_t is_over;            /* no hint is left to take */
+    uint32_t is_placed;          /* and all that were taken are placed */
 } FastloadHints;
 
-/* What the next read of the working set is. */
+/* What the next read of the working set brings. */
 typedef enum FastloadHintKind {
     FASTLOAD_HINT_NONE,          /* there is none, for now at least */
     FASTLOAD_HINT_PAGES,
     FASTLOAD_HINT_CHUNK,
 } FastloadHintKind;
 
-/* What the window's width is for; the diagram is in util/fastload-window.c */
+/* How the window is sized; the diagram is in util/fastload-window.c */
 typedef enum FastloadWindowPhase {
     FASTLOAD_WINDOW_START,
     FASTLOAD_WINDOW_DRAIN,
@@ -752,50 +784,50 @@ typedef struct FastloadWindow {
     /* lock lock */
     GMutex lock;
     uint32_t inflight_count;     /* background reads */
-    uint64_t end_ns;             /* when the last of them came back */
-    uint64_t delivered_bytes;    /* so far */
+    uint64_t end_ns;             /* when one last returned */
+    uint64_t delivered_bytes;    /* by reads that were samples */
     uint64_t group_ns[FASTLOAD_WINDOW_GROUP];
     uint32_t group_count;
     uint64_t rtt_ns;             /* 0: not known yet */
-    uint64_t rtt_least_ns[2];    /* of this epoch and the one before */
-    uint64_t late_ns;            /* from when a read is back until it is seen */
+    uint64_t rtt_least_ns[2];    /* in this epoch, and in the one before */
+    uint64_t late_ns;            /* how late a worker sees a completed read */
     double rate;                 /* bytes a second; 0: not known yet */
-    double rate_most[2];         /* the same */
-    double rate_before;          /* when it last grew, at the start */
-    uint32_t flat_round_count;   /* rounds since */
+    double rate_most[2];         /* in this epoch, and in the one before */
+    double rate_before;          /* START: the rate when it last grew */
+    uint32_t flat_round_count;   /* START: rounds since */
     uint64_t round_ns;           /* when this round began */
     uint64_t round_bytes;        /* delivered by then */
     uint64_t round_count;
     uint64_t epoch_ns;           /* when this epoch began */
     uint64_t epoch_round;
     uint64_t drain_round;        /* from then on the queue counts as empty */
-    /* atomic, relaxed: what follows from it */
-    uint64_t begin_ns;           /* of the first read */
-    uint64_t first_ns;           /* when the first was back; 0: none is */
+    /* written under the lock; atomic, relaxed for readers */
+    uint64_t begin_ns;           /* when the first read began */
+    uint64_t first_ns;           /* when the first one returned; 0: none has */
     uint64_t bytes;
-    uint64_t late_bytes;         /* so many more, since reads are seen late */
-    FastloadWindowPhase phase;   /* written under the lock */
+    uint64_t late_bytes;         /* added since reads are seen late */
+    FastloadWindowPhase phase;
     uint64_t round_trip_ns;
     uint64_t rate_bytes_per_s;
 } FastloadWindow;
 
 struct Fastload {
-    /* constant from start until the last worker ends, under state_lock */
+    /* constant from start until the last worker closes it under state_lock */
     int uffd;                    /* -1: nothing is registered */
 
     /* constant after start */
     FastloadConfig config;
     const FastloadIoOps *io_ops;
-    GPtrArray *areas;            /* of FastloadArea, in turn to be read */
+    GPtrArray *areas;            /* of FastloadArea, in the order of reading */
     GPtrArray *areas_by_hva;     /* the trapped ones, borrowed */
     FastloadWorker *workers;
-    uint8_t *zeros;              /* what UFFDIO_ZEROPAGE does not place */
+    uint8_t *zeros;              /* copied where has_zeropage is not set */
     size_t zeros_bytes;
     uint32_t active_count;       /* workers that read ahead and place */
     uint32_t urgent_read_count;  /* for each worker */
-    uint32_t hint_read_count;    /* the same; 0: nothing is replayed */
+    uint32_t hint_read_count;    /* for each worker; 0: nothing is replayed */
     uint32_t urgent_bytes;       /* staging for one urgent read */
-    bool has_move;               /* of the userfaultfd, then of any area */
+    bool has_move;               /* UFFDIO_MOVE is used in some area */
     uint64_t start_ns;
 
     /* each with what locks it */
@@ -817,39 +849,48 @@ struct Fastload {
     bool is_cancelled;
     uint32_t ready_count;        /* workers that opened their backend */
     uint32_t live_count;         /* worker threads not yet ended */
-    bool has_open_failed;        /* of a worker's backend */
+    bool has_open_failed;        /* a worker has no backend */
     uint64_t complete_ns;
 
     /* lock event_lock: one event callback at a time, in order */
     GMutex event_lock;
 
     /* atomic */
-    uint64_t total_bytes;        /* of all areas, not of data dropped */
+    uint64_t total_bytes;        /* of all areas, but for data dropped */
     uint64_t zero_bytes;         /* of those, in pages without data */
-    uint64_t eager_bytes;        /* data loaded by start */
-    uint64_t eager_read_bytes;   /* read for it */
+    uint64_t eager_bytes;        /* data that start has loaded */
+    uint64_t eager_read_bytes;   /* what it has read for that */
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
 };
 
 /* session: util/fastload.c */
+/* Reads with @ops, before start; for tests. */
 void fastload_set_io_ops(Fastload *fl, const FastloadIoOps *ops);
 /* A thread that no signal is delivered to; NULL and @error when refused. */
 GThread *fastload_session_thread(const char *name, GThreadFunc main_func,
                                  void *opaque, GError **error);
+/* Wakes @w if it sleeps in poll(), or is about to; any thread. */
 void fastload_session_kick(FastloadWorker *w);
+/* The same for all workers but @except, which may be NULL. */
 void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except);
+/*
+ * @w, on its thread, has opened its backend, or could not (no io).  Returns
+ * when the load begins, or when a start that failed is freed.
+ */
 void fastload_session_worker_ready(FastloadWorker *w);
+/* @w, on its thread, uses nothing of the load any more but its counters. */
 void fastload_session_worker_ended(FastloadWorker *w);
+/* Moves of the state, and their events; no lock is held, any thread. */
 void fastload_session_drained(Fastload *fl);
 void fastload_session_stalled(Fastload *fl);
 void fastload_session_resumed(Fastload *fl);
 
-/* A worker reads in another way than it began with. */
+/* @w, on its thread, has left its ring and reads with preadv() from now on. */
 void fastload_session_io_changed(FastloadWorker *w);
 
-/* The backend of a worker, seen from any. */
+/* Does the backend of @w block in poll()?  Any thread. */
 static inline bool fastload_worker_is_blocking(const FastloadWorker *w)
 {
     return __atomic_load_n(&w->io_ops, __ATOMIC_RELAXED)->is_blocking;
@@ -862,104 +903,120 @@ static inline bool fastload_session_is_ending(Fastload *fl)
 }
 
 /* scheduler: what to do next; takes sched.lock itself, does no I/O */
-/* The areas are in turn; called by start, no threads yet. */
+/* Numbers areas, which are sorted, and chunks; called by start, no threads. */
 void fastload_sched_prepare(Fastload *fl);
+/* False: the queue is full.  One entry of a page is enough for all faults. */
 bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault);
-/* The fault is @read's from then on: it is never seen to be nowhere. */
+/*
+ * Takes a fault that is due from the queue and makes it @read's in one step, so
+ * that it can always be found.  False: none is due.
+ */
 bool fastload_sched_pop_fault(Fastload *fl, uint64_t now_ns,
                               FastloadRead *read, FastloadFault *ret_fault);
 /* Since when somebody has been waiting for a page; 0: nobody is. */
 uint64_t fastload_sched_oldest_fault_ns(Fastload *fl);
+/* How many faults fit into the queue. */
 uint32_t fastload_sched_fault_room(Fastload *fl);
 /* Is there a fault to pop now? */
 bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns);
-/* Reads have failed for so long that it counts as stalled. */
+/* Does the load count as stalled?  @ret_failure: the last failure, if so. */
 bool fastload_sched_is_stalled(Fastload *fl, FastloadFailure *ret_failure);
 /* Zeros could not be placed: the fault comes back after back-off. */
 FastloadOutcome fastload_sched_zero_failed(Fastload *fl,
                                            const FastloadFault *fault,
                                            int error_number,
                                            uint64_t now_ns);
-/* A popped fault needs no read: somebody else placed or claimed the page. */
+/* The fault of @read needs no read: another one has placed or claimed it. */
 FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
                                              FastloadRead *read);
-/* From when on the guest no longer counts as faulting, if it does not fault */
+/* When the guest stops counting as faulting, unless it faults before. */
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
-/* How much longer reads may wait for the background's, as the guest is now. */
+/* How much longer an urgent read may wait for background reads, now. */
 uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns);
-/* What fastload_sched_next_hint() or _next_chunk() give next, if a hint. */
+/*
+ * Is the next hint for fastload_sched_next_hint() (PAGES) or for
+ * fastload_sched_next_chunk() (CHUNK)?
+ */
 FastloadHintKind fastload_sched_hint_kind(Fastload *fl, uint64_t now_ns);
 /*
- * Says of @read which area and span.  False: the next hint is none of pages.
- * @gap_bytes: how long holes between its pages may be
+ * Sets area and span of @read to the next hint, across holes of @gap_bytes at
+ * most.  False: the next hint is not PAGES.
  */
 bool fastload_sched_next_hint(Fastload *fl, uint64_t now_ns,
                               uint64_t gap_bytes, FastloadRead *read);
-/* It is placed, or failed: then the background brings its pages. */
+/* A hint of pages is placed, or failed: then the background reads its pages. */
 void fastload_sched_hint_done(Fastload *fl, const FastloadRead *read);
-/* Says of @read which area and class, whether it is retried, and a probe. */
+/*
+ * Sets area, class, is_retried and is_probe of @read to the next chunk.  False:
+ * none may be read now.
+ */
 bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
                                FastloadRead *read,
                                uint64_t *ret_chunk_idx);
-/* How many of @want_bytes @read may have now; they are taken. */
+/* How many of @want_bytes may be read for @read now; the rate is charged. */
 uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
                                   const FastloadRead *read,
                                   uint32_t want_bytes);
-/* A background read is repeated: it waits for nobody, others wait for it. */
+/* Charges the rate for the repetition of a request, which is not delayed. */
 void fastload_sched_rate_charge(Fastload *fl, uint32_t read_bytes);
 void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
                              uint64_t bytes_per_s);
-/* What waits for its retry is due now; back-off begins anew. */
+/* Everything that failed is due now; the back-off begins anew. */
 void fastload_sched_retry_now(Fastload *fl);
-/* When fastload_sched_rate_take() gives something; UINT64_MAX: not by itself */
+/* When fastload_sched_rate_take() gives some; UINT64_MAX: not by itself. */
 uint64_t fastload_sched_rate_due_ns(Fastload *fl);
-/* When there is something to take, as far as it is known: UINT64_MAX: never. */
+/*
+ * When a fault or a chunk, as asked for, may be taken: 0 or a time that is
+ * over: now; UINT64_MAX: not before something else happens.
+ */
 uint64_t fastload_sched_next_due_ns(Fastload *fl, bool takes_faults,
                                     bool takes_chunks);
+/* An urgent read, or one of a chunk, is placed or has failed. */
 FastloadOutcome fastload_sched_read_done(Fastload *fl, FastloadRead *read,
                                          uint64_t now_ns);
 
 /* failures: util/fastload-retry.c */
-/* There are so many chunks, numbered from 0 on; no threads yet. */
+/* @chunk_count: of all areas, numbered from 0; no threads yet. */
 void fastload_retry_prepare(FastloadRetry *retry, uint64_t chunk_count);
 void fastload_retry_clear(FastloadRetry *retry);
-/* The queue of failed chunks: each takes its turn, at once at any size. */
+/* The queue of failed chunks: first in, first out, in constant time. */
 void fastload_retry_push_chunk_locked(FastloadRetry *retry, uint32_t chunk_no);
 /* False: none has failed. */
 bool fastload_retry_pop_chunk_locked(FastloadRetry *retry,
                                      uint32_t *ret_chunk_no);
-/* Something that failed was read: it does not fail any more. */
+/* Something that failed was read: reads do not fail any more. */
 void fastload_retry_read_again_locked(FastloadRetry *retry);
-/* All that failed is due now; back-off begins anew. */
+/* All that failed is due now; the back-off begins anew. */
 void fastload_retry_now_locked(FastloadRetry *retry);
+/* A read or a placement has failed. */
 void fastload_retry_failed_locked(FastloadRetry *retry, uint64_t now_ns,
                                   const FastloadFailure *failure);
 /*
- * One thing less waits for its retry.  Returns whether reads have recovered:
- * it @was_read, or nothing fails any more.
+ * A page or chunk that failed needs no retry any more.  Returns whether reads
+ * work again: it @was_read, or it was the last one that had failed.
  */
 bool fastload_retry_ended_locked(FastloadRetry *retry, bool was_read);
-/* Has it failed often enough to ask fastload_retry_is_stalled_locked()? */
+/* Have so many rounds failed that the load may count as stalled? */
 bool fastload_retry_may_stall_locked(const FastloadRetry *retry);
 /* @fault_begin_ns: since when somebody waits; UINT64_MAX: nobody does */
 bool fastload_retry_is_stalled_locked(const FastloadRetry *retry,
                                       uint64_t now_ns,
                                       uint64_t fault_begin_ns);
 /*
- * When a failed chunk is tried in advance of the rate: whether reads still
- * fail must not depend on it.  UINT64_MAX: never.
+ * When a failed chunk is tried in advance of the rate, so that the end of an
+ * outage is noticed at any rate.  UINT64_MAX: never.
  */
 uint64_t fastload_retry_probe_due_ns_locked(const FastloadRetry *retry);
-/* When chunks are due that did not fail: none of a changed file is better. */
+/* When chunks that did not fail are due: a changed file fails for all. */
 uint64_t fastload_retry_pending_due_ns_locked(const FastloadRetry *retry);
 
-/* first touches: util/fastload-record.c; all but _start() take no lock */
+/* first touches: util/fastload-record.c */
 void fastload_record_init(FastloadRecord *record);
 void fastload_record_clear(FastloadRecord *record);
 /*
- * Recording begins, if it was asked for; all workers wait to begin.
- * @thread_of makes the thread that writes; without it the recording has
- * failed.
+ * Begins the recording, if one was asked for; the workers have not begun yet.
+ * @thread_of creates the thread that writes; where it cannot, the recording has
+ * failed, not the load.  Takes record.lock.
  */
 typedef GThread *FastloadThreadFunc(const char *name, GThreadFunc main_func,
                                     void *opaque, GError **error);
@@ -968,43 +1025,46 @@ static inline bool fastload_record_is_on(const Fastload *fl)
 {
     return __atomic_load_n(&fl->record.is_on, __ATOMIC_RELAXED);
 }
-/* A fault of this page was told; it is on. */
+/* Notes a fault of this page while the recording is on.  Takes no lock. */
 void fastload_record_touch(Fastload *fl, FastloadArea *area,
                            uint64_t page_idx, uint64_t now_ns);
-/* When the recording ends if no page is touched until then; 0: it is not on. */
+/* When it ends if no page is touched before; 0: it is not on.  No lock. */
 uint64_t fastload_record_due_ns(const FastloadRecord *record);
-/* It is over, if it is on; its writer begins.  Returns whether it was on. */
+/* Ends it if it is on, and wakes its writer: true.  Takes record.lock. */
 bool fastload_record_end(Fastload *fl, uint64_t now_ns);
-/* It is over and written; its thread has ended.  Takes the record's lock. */
+/* Ends it if it is on, and waits for its writer.  Takes record.lock. */
 void fastload_record_finish(Fastload *fl);
-/* Takes the record's lock. */
+/* Takes record.lock. */
 void fastload_record_stats(Fastload *fl, FastloadWorksetStats *ret_stats);
 
-/* the working set: util/fastload-hints.c; sched.lock, where it says _locked */
+/* the working set: util/fastload-hints.c; _locked: with sched.lock */
 /*
- * From now on @set is replayed, which belongs to @fl then; the areas are all
- * there.  False: it has a block that the snapshot does not have.
+ * @set will be replayed and belongs to @fl.  All areas are added.  False: the
+ * set has a block that the snapshot does not have, and stays the caller's.
  */
 bool fastload_hints_use(Fastload *fl, FastloadWorkset *set);
-/* Which pages these are; called by start, areas are planned and armed. */
+/* Finds the pages of the set; called by start when areas are armed. */
 void fastload_hints_prepare(Fastload *fl);
 void fastload_hints_clear(FastloadHints *hints);
-/* A fault of this page was told: it is late, and read already. */
+/* A fault on this page came first: if it is of the set, it is late. */
 void fastload_hints_touch(FastloadWorker *w, FastloadArea *area,
                           uint64_t page_idx);
-/* Goes on to the next that is to be read: where it is, if there is one. */
+/* Moves the cursor to the next page to read, and says where it is. */
 FastloadHintKind fastload_hints_find_locked(Fastload *fl,
                                             FastloadArea **ret_area,
                                             uint64_t *ret_page_idx);
-/* Nothing of the chunk is left to be asked for. */
+/* All hints in the chunk are taken, as one read. */
 void fastload_hints_take_chunk_locked(Fastload *fl, FastloadArea *area,
                                       uint64_t chunk_idx);
-/* The same of pages around this one, which are returned. */
+/*
+ * All hints near this page are taken, as one read of the span that is returned;
+ * holes in it are @gap_bytes long at most.
+ */
 FastloadSpan fastload_hints_take_pages_locked(Fastload *fl,
                                               FastloadArea *area,
                                               uint64_t page_idx,
                                               uint64_t gap_bytes);
-/* A read that was taken is placed, or given up. */
+/* A read that was taken is placed, or has failed. */
 void fastload_hints_done_locked(Fastload *fl);
 void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats);
 
@@ -1012,43 +1072,43 @@ void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats);
 void fastload_rate_set_locked(FastloadRate *rate, uint64_t now_ns,
                               uint64_t bytes_per_s);
 bool fastload_rate_is_off_locked(const FastloadRate *rate);
-/* Adds what came in until @now_ns. */
+/* Adds the tokens that have come in until @now_ns. */
 void fastload_rate_count_locked(FastloadRate *rate, uint64_t now_ns);
 /* When something may be taken: 0: now; UINT64_MAX: not by itself. */
 uint64_t fastload_rate_due_ns_locked(const FastloadRate *rate);
-/* How many of @want_bytes may be read; something is due. */
+/* How many of @want_bytes may be read now; takes tokens for them. */
 uint32_t fastload_rate_take_locked(FastloadRate *rate, uint32_t want_bytes);
-/* These are read whatever is due. */
+/* Takes tokens for a read that the rate does not delay. */
 void fastload_rate_charge_locked(FastloadRate *rate, uint32_t read_bytes);
 
 /* how much is read ahead at once: util/fastload-window.c */
 void fastload_window_init(FastloadWindow *w);
 void fastload_window_clear(FastloadWindow *w);
-/* A background read goes out; it remembers what was measured by then. */
+/* A background request is about to be queued; sets its begin_ns. */
 void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
                            uint64_t now_ns);
 /*
- * It has come back, or failed.  @is_sample: it came from the storage, and
- * nobody was busy with something else when it did.
+ * It has returned, or failed.  @is_sample: it came from the storage at the
+ * first try and is long enough to tell the rate.
  */
 void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
                          uint64_t now_ns, bool is_sample);
 /*
- * A reader that had begun all it might has looked, and some reads were back;
- * @is_dry: all that it had begun.
+ * A worker that had filled its window has found completed reads.  @is_dry: all
+ * that it had begun, so the storage may have idled.
  */
 void fastload_window_seen(FastloadWindow *w, bool is_dry);
 /*
- * How many bytes all workers together may have in flight, when an urgent read
- * may wait @queue_ns longer for them than it has to.
+ * How many bytes all workers together may have in flight, if urgent reads may
+ * wait up to @queue_ns longer for that than the storage needs to be busy.
  */
 uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
                                uint64_t queue_ns);
-/* When it is wider by itself, though nothing comes in; UINT64_MAX: never. */
+/* When the window grows though no read returns; UINT64_MAX: it does not. */
 uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns);
 /* How long a hole in a read of the working set may be. */
 uint64_t fastload_window_gap_bytes(const FastloadWindow *w, uint64_t now_ns);
-/* How much an urgent read may be long, as far away as the storage is; or 0. */
+/* How long an urgent read should be at this round-trip time; 0: one page. */
 uint32_t fastload_window_around_bytes(const FastloadWindow *w);
 /* 0: not known yet. */
 uint64_t fastload_window_round_trip_ns(const FastloadWindow *w);
@@ -1056,94 +1116,94 @@ uint64_t fastload_window_round_trip_ns(const FastloadWindow *w);
 uint64_t fastload_window_rate(const FastloadWindow *w);
 
 /*
- * Asserts that what is counted as failing is what waits for a retry or is
- * being read again.  Called by workers: they have reads, and the pool's.
+ * Asserts that failing_count is the number of pages and chunks that wait for a
+ * retry or are being retried.  Called by workers only, while the reads of
+ * workers and pool exist.
  */
 void fastload_sched_check(Fastload *fl);
 
 /* faults: util/fastload-fault.c */
 /*
- * Answers messages, no more than FASTLOAD_FAULT_TURN_MAX: those that are left
- * keep the userfaultfd readable.  Returns whether there were any.
+ * Answers messages of the userfaultfd, FASTLOAD_FAULT_TURN_MAX or a few more;
+ * those that are left keep it readable.  Returns whether there were any.
  */
 bool fastload_fault_drain(FastloadWorker *w);
 /* The trapped region that @hva lies in, or NULL. */
 FastloadArea *fastload_fault_find_area(Fastload *fl, const void *hva);
 
 /* workers: util/fastload-worker.c */
+/* Allocates all that @w needs; called by start.  main() runs on a thread. */
 bool fastload_worker_prepare(FastloadWorker *w, GError **error);
 void *fastload_worker_main(void *opaque);
 void fastload_worker_release(FastloadWorker *w);
 
-/*
- * reads: util/fastload-read.c; called by the worker that holds @read, all but
- * the check on its thread
- */
+/* reads: util/fastload-read.c; called by the worker that holds @read */
 /* Asserts what holds in the state that @read has just entered. */
 void fastload_read_check(const FastloadRead *read);
-/* Asserts that it may, and that it left nothing undone. */
+/* Asserts that the move is legal, and what holds in the new state. */
 void fastload_read_move(FastloadRead *read, FastloadReadState to);
-/* The first failure of @read is the one that counts. */
+/* Notes a failure (@error: -errno), or nothing (0).  The first one counts. */
 void fastload_read_fail(FastloadRead *read, FastloadFailureKind kind,
                         int32_t error, uint64_t file_off);
-/* The page that an urgent read answers the fault of. */
+/* The page whose fault an urgent read answers. */
 FastloadSpan fastload_read_page(const FastloadRead *read);
 /*
- * What an urgent read reads for its fault.  Returns whether its span is one of
- * @around_bytes, or what the region has of it: a page that failed is tried
- * alone, for its neighbours may be what fails.
+ * Sets area and span of an urgent read: its page alone (false), or the aligned
+ * stretch of @around_bytes around it, as far as that lies in the region (true).
+ * A page that failed is read alone, for its neighbours may be what fails.
  */
 bool fastload_read_aim(FastloadRead *read, uint64_t around_bytes);
 /*
- * Claims the pages around the one that is claimed already, so that a fault of
- * one of them waits for this read.
+ * Claims the other pages of the span of an urgent read as well, so that faults
+ * on them wait for this read.
  */
 void fastload_read_claim_around(Fastload *fl, FastloadRead *read);
 /*
- * Gives up what was claimed and is not placed.  Faults that came meanwhile were
- * taken for answered: their threads are woken, and fault again.  So are those
- * of a page that the background has placed, that was given back and touched
- * before it counted: nobody else knows of them.
+ * Gives up the claims of pages that are not placed.  Faults on them that came
+ * meanwhile were merged with this read: their threads are woken, and fault
+ * again.  So are threads that wait for a page which the background has placed
+ * and which was given back and touched before it counted as placed: nobody else
+ * knows of them.
  */
 void fastload_read_release_around(Fastload *fl, FastloadRead *read);
-/* Says what there is to read for @read's span: FRESH to ISSUING. */
+/* Plans the extents of @read's span: FRESH to ISSUING. */
 void fastload_read_plan(FastloadRead *read, uint32_t file_generation);
-/* Is there something of @read to issue?  Not when it has failed. */
+/* Is there a request left to issue?  Not when @read has failed. */
 bool fastload_read_has_rest(const FastloadRead *read);
-/* The next request of @read, at most @bytes_max long; it has a rest. */
+/* Cuts off the next request, at most @bytes_max long; @read has a rest. */
 void fastload_read_cut(FastloadRead *read, uint32_t bytes_max,
                        FastloadIoReq *ret_req);
-/* It has no rest.  Returns whether it is READY; else: IN_FLIGHT. */
+/* Nothing is left to issue: to READY (true) or IN_FLIGHT. */
 bool fastload_read_end_issuing(FastloadRead *read);
-/* A request is back for good.  Returns whether @read is READY now. */
+/* A request has returned and is not repeated.  True: @read is READY now. */
 bool fastload_read_req_back(FastloadRead *read);
 
 /* staging of chunks: util/fastload-pool.c */
-/* Memory to read into, of any kind; NULL: @error is set. */
+/* Memory to read into, for the pool and others; NULL: @error is set. */
 uint8_t *fastload_pool_map(size_t len_bytes, GError **error);
 bool fastload_pool_prepare(Fastload *fl, GError **error);
-/* When no worker reads or places any more; may be called again. */
+/* No worker reads or places any more.  A second call does nothing. */
 void fastload_pool_release(Fastload *fl);
 /*
- * Gives up what fastload_pool_map() returned.  Where something may still be
- * written to it, its addresses are nobody's for as long as the process lives.
+ * Frees what fastload_pool_map() returned.  Where the kernel may still write to
+ * it (is_lost), its addresses stay reserved until the process ends.
  */
 void fastload_pool_unmap(Fastload *fl, uint8_t *map, size_t len_bytes);
-/* Into the list of its state; from then on it is whoever's takes it. */
+/* Puts @read into the list of its state, where any worker may take it. */
 void fastload_pool_put(Fastload *fl, FastloadRead *read);
-/* The first, or NULL. */
+/* The first read in the list of a state, or NULL. */
 FastloadRead *fastload_pool_take(Fastload *fl, FastloadReadState from);
 bool fastload_pool_has(Fastload *fl, FastloadReadState state);
-/* Is there fresh staging, and do less than @count_max wait to be placed? */
+/* Is there fresh staging, and do fewer than @count_max chunks wait? */
 bool fastload_pool_has_room(Fastload *fl, uint32_t count_max);
-/* Is there spent staging, and less than @wanted_count that is not? */
+/* Is there spent staging, and less than @wanted_count of other? */
 bool fastload_pool_wants_renewal(Fastload *fl, uint32_t wanted_count);
 
-/* placement: util/fastload-place.c; notes with the worker what follows */
+/* placement: util/fastload-place.c; adds outcomes to the worker's */
 /*
- * Returns 0 or -errno; whatever was placed is accounted either way.  A page
- * that is placed by now keeps what it has, or has not if it was given back
- * since: an urgent call has whoever waits for it fault again.
+ * Returns 0 or -errno; what was placed is accounted for in either case.  A page
+ * that was placed before stays as it is, even if it was given back since: an
+ * urgent call wakes the threads that wait for it, and they fault again.
  */
 int fastload_place_data(FastloadWorker *w, FastloadArea *area,
                         uint64_t ram_off, const uint8_t *buf,
@@ -1152,75 +1212,77 @@ int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
                         uint64_t ram_off, uint64_t len_bytes,
                         FastloadClass class);
 /*
- * What a read holds that is PLACING and has no error; one becomes the read's.
- * The page of an urgent read's fault:
+ * The next three place what @read holds, which is PLACING and has no error; an
+ * error becomes the read's.  This one: the page of an urgent read's fault.
  */
 void fastload_place_page(FastloadWorker *w, FastloadRead *read);
 /*
- * What came along with that page.  It is a bonus: what cannot be placed now is
- * left to whoever comes for it next, and is no error.  Zero pages are left out,
- * since some are not trapped.
+ * The other pages of an urgent read.  A page that cannot be placed now is no
+ * error: it is read again later.  Zero pages are left out, since some of them
+ * are not trapped.
  */
 void fastload_place_around(FastloadWorker *w, FastloadRead *read);
 /*
- * The next part of a chunk: all that can be moved, once, where the read wants
- * it; else at most FASTLOAD_PIECE_BYTES, or one page.
+ * The next part of a chunk or a hint.  If the read wants_move, the first call
+ * moves as much as it can; each other call places at most FASTLOAD_PIECE_BYTES,
+ * or one page if that is more.
  */
 void fastload_place_piece(FastloadWorker *w, FastloadRead *read);
 
 /* regions that cannot be trapped: util/fastload-eager.c */
-/* Loads all of it with threads of its own; false with the first failure. */
+/* Loads all of @area with threads of its own, and blocks; called by start. */
 bool fastload_eager_load(Fastload *fl, FastloadArea *area,
                          FastloadFailure *ret_failure);
 
 /* huge pages: util/fastload-huge.c */
-/* Decides where chunks are moved; called by start, no threads yet. */
+/* Decides which areas has_move; called by start, no threads yet. */
 void fastload_huge_prepare(Fastload *fl);
-/* May all of @span be placed as one huge page, as far as we know? */
+/* Can all of @span be moved as one huge page, as far as is known here? */
 bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span);
-/* Zeroes of @buf, the staging of @span, what the file does not have. */
+/* Zeroes the granules in @buf, the staging of @span, that have no data. */
 void fastload_huge_fill_holes(const FastloadArea *area, FastloadSpan span,
                               uint8_t *buf);
-/* Staging of a chunk, before a read and after a part of it was moved. */
+/* Fills the staging of a chunk with a huge page; frees what moving has left. */
 void fastload_huge_staging_renew(uint8_t *buf);
 void fastload_huge_staging_drop(uint8_t *buf);
-/* Huge pages for dense chunks that were not moved; COMPLETED. */
+/* Collapses dense chunks that were not moved; by the last worker, COMPLETED. */
 void fastload_huge_collapse(FastloadWorker *w);
 
 /* the snapshot file: util/fastload-file.c */
 /*
- * Remembers what the file looks like, and opens direct_fd where only a read
- * tells whether it can be of use; called by new.
+ * Remembers what the file looks like, and tries O_DIRECT where the file system
+ * does not tell whether it works; called by new.  Blocks on storage.
  */
 void fastload_file_note(Fastload *fl);
-/* Frees what is remembered; no thread is left. */
+/* Frees what is remembered; no threads any more. */
 void fastload_file_forget(Fastload *fl);
 
 typedef enum FastloadFileState {
     FASTLOAD_FILE_SAME,
-    FASTLOAD_FILE_UNKNOWN,  /* it cannot be told now: read it again later */
-    FASTLOAD_FILE_CHANGED,  /* once it was, it stays so, however it looks */
-    FASTLOAD_FILE_REPLACED, /* by fastload_recover(), since it was read */
+    FASTLOAD_FILE_UNKNOWN,  /* not known yet: read again later */
+    FASTLOAD_FILE_CHANGED,  /* stays so until fastload_recover() */
+    FASTLOAD_FILE_REPLACED, /* fastload_recover() replaced it since the read */
 } FastloadFileState;
 
 /*
- * Is what was read with @generation from the file that it was?  Where the
- * file's server is asked, only when it seems not.  Waits for no other thread.
+ * Was the file that reads of @generation came from unchanged until now?  Asks
+ * the file's server only if what the client remembers looks changed.  May block
+ * on storage, but waits for no other thread.
  */
 FastloadFileState fastload_file_check(Fastload *fl, uint32_t generation);
 /*
- * Opens direct_fd where the file system says that it can be of use; called by
- * start, no threads yet.  Asks no storage.
+ * Opens direct_fd where the file system says that O_DIRECT works; called by
+ * start, no threads yet.  Does not block on storage.
  */
 void fastload_file_prepare(Fastload *fl);
 /*
- * From now on the descriptors refer to the open file of @fd.  False: nothing
- * changed.  One caller at a time; workers may read.
+ * dup()s the open file of @fd over the descriptors, while workers may read.
+ * False: nothing changed.  One caller at a time.
  */
 bool fastload_file_replace(Fastload *fl, int fd, GError **error);
-/* From now on the file as it is now is the right one.  As above. */
+/* Takes the file as it is now for the right one.  One caller at a time. */
 void fastload_file_accept(Fastload *fl);
-/* Which way a chunk, planned and not begun, is read; remembers it as a hint. */
+/* Sets is_direct and is_cached of @read, which is planned and not begun. */
 void fastload_file_choose(Fastload *fl, FastloadRead *read);
 /*
  * Does reading ahead take processor time?  It does when reads are copies from
@@ -1229,28 +1291,28 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read);
 bool fastload_file_reads_cost_cpu(const Fastload *fl);
 
 /*
- * userfaultfd: util/fastload-uffd.c; all others return 0 or -errno.  -EAGAIN:
- * the kernel wants to be asked later, after FASTLOAD_PLACE_TRIES_MAX tries.
+ * userfaultfd: util/fastload-uffd.c; any thread.  Functions of type int return
+ * 0 or -errno; -EAGAIN: so the kernel said FASTLOAD_PLACE_TRIES_MAX times.
  */
 #define FASTLOAD_UFFD_DEVICE "/dev/userfaultfd"
 
-/* Positive errnos of the two ways to a userfaultfd. */
+/* Why neither way to a userfaultfd works: positive errnos. */
 typedef struct FastloadUffdRefusal {
     int call_error_number;   /* userfaultfd(2), tried first */
     int device_error_number; /* FASTLOAD_UFFD_DEVICE */
 } FastloadUffdRefusal;
 
-/* False: neither way leads to one, and @ret_refusal says why. */
+/* False: @ret_refusal is set, and nothing else. */
 bool fastload_uffd_open(int *ret_uffd, bool *ret_has_move,
                         FastloadUffdRefusal *ret_refusal);
 int fastload_uffd_register(int uffd, void *hva, uint64_t len_bytes,
                            bool *ret_has_zeropage);
 int fastload_uffd_unregister(int uffd, void *hva, uint64_t len_bytes);
 int fastload_uffd_wake(int uffd, void *hva, uint64_t len_bytes);
-/* *ret_done_bytes is valid on every return. */
+/* These three set *ret_done_bytes on success and on failure. */
 int fastload_uffd_copy(int uffd, void *hva, const void *src,
                        uint64_t len_bytes, uint64_t *ret_done_bytes);
-/* What is done is gone from @src, the rest is not. */
+/* The bytes that were done are gone from @src, the others are not. */
 int fastload_uffd_move(int uffd, void *hva, void *src, uint64_t len_bytes,
                        uint64_t *ret_done_bytes);
 int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
@@ -1258,11 +1320,11 @@ int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
 
 typedef struct FastloadUffdFault {
     uint64_t hva;
-    uint32_t tid; /* of who touched it; 0: the kernel does not tell */
+    uint32_t tid; /* of the thread that faulted; 0: the kernel does not tell */
     bool is_write;
 } FastloadUffdFault;
 
-/* Faults waiting now: count, 0 for none, or -errno. */
+/* Returns how many messages it has read, 0: none waits, or -errno. */
 int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
                        uint32_t count_max);
 
