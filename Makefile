@@ -38,6 +38,9 @@ check-qemu: python
 check-deb: python
 	tests/check deb
 
+docs: python
+	docs/make
+
 bench: python
 	tools/fastload-bench/bench
 
@@ -62,6 +65,7 @@ help:
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'
 	@echo 'make check-deb   builds the packages, installs and tries them; as root'
 	@echo 'make bench       the standard comparison, in build/bench.html'
+	@echo 'make docs        manual and man pages as HTML, in build/docs/'
 	@echo 'make check-unit  the unit tests of the engine'
 	@echo 'BASE=NAME        after qemu, demo, check, check-qemu: which QEMU,'
 	@echo '                 a row of qemu/bases; else the newest there is'
@@ -72,4 +76,4 @@ help:
 	@echo 'make distclean   remove build-qemu/, build-deb/ too'
 
 .PHONY: all python qemu deb demo check check-full check-kvm check-qemu
-.PHONY: check-deb check-libvirt bench check-unit clean distclean help
+.PHONY: check-deb check-libvirt docs bench check-unit clean distclean help

@@ -8,6 +8,7 @@ extensions = ["myst_parser"]
 myst_heading_anchors = 3
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 root_doc = "index"
+highlight_language = "none"
 html_theme = "alabaster"
 html_theme_options = {"page_width": "auto", "nosidebar": True}
 html_show_copyright = False
