@@ -5,18 +5,18 @@
  *
  * One thread with its own ring, counters and staging for urgent reads, all
  * allocated before the load starts.  Each turn of the loop looks for urgent
- * work first and places at most one piece of background data, so that an urgent
- * page waits for FASTLOAD_PIECE_BYTES of copying at the most, or for one huge
- * page of staging where chunks are moved; and while the guest faults, the
- * first of several workers begins none of that and leaves it to the others.
- * What of a working set is read in pieces smaller than a chunk is placed by the
- * worker that reads it, one read a turn: that takes as long as an urgent read,
- * and to hand it on would cost as much as to place it.
- * A read that fails is tried again here FASTLOAD_READ_TRIES_MAX times, not
- * counting one that io_uring had no memory for, which preadv does at once; then
- * its claim is given up and the scheduler brings it back later.  Before a read
- * is placed the file is looked at: what came from one that has changed counts
- * as failed.  A ring that stops working is left for preadv.
+ * work first and places at most one piece of background data.  So an urgent
+ * page waits at most for FASTLOAD_PIECE_BYTES of copying, or for one huge page
+ * of staging where chunks are moved.  While the guest faults, the first of
+ * several workers begins neither of those and leaves them to the others.
+ * Pages of a working set that are not read as a whole chunk are placed by the
+ * worker that has read them, one read a turn: that takes as long as an urgent
+ * read, and handing the read to another worker would cost as much.
+ * A request that fails is tried FASTLOAD_READ_TRIES_MAX times here; one that
+ * io_uring had no memory for is first made with preadv() at once.  After that
+ * the read gives up its claim, and the scheduler brings it back later.  Before
+ * a read is placed, its worker checks the file: data of a file that was changed
+ * counts as failed.  A worker whose ring stops working goes on with preadv().
  */
 #include "qemu/osdep.h"
 #include <sys/eventfd.h>
@@ -24,9 +24,9 @@
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
-/* A guess that was wrong is made again after so many pages. */
+/* After a wrong guess, so many pages are placed before the next one. */
 #define WORKER_GUESS_SHARE 64
-/* How often an ending worker looks whether its last reads are back. */
+/* How often a worker that ends checks whether its last reads have returned. */
 #define WORKER_DRAIN_POLL_NS (100 * 1000 * 1000ll)
 
 static void worker_urgent_free(FastloadWorker *w, FastloadRead *read)
@@ -134,8 +134,8 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
         .is_ready = w->is_ready,
         .staging = w->staging,
         /*
-         * Pinning the chunks too would cost more at start than it saves, and
-         * what is pinned cannot be moved.
+         * Registering pins memory.  Pinning the staging of chunks would cost
+         * more at start than it saves, and pinned pages cannot be moved.
          */
         .fixed_bytes = w->page_staging_bytes,
         .req_count_max = worker_req_count(fl),
@@ -149,13 +149,13 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
         w->io = ops->open(&setup, &ignored);
     }
     __atomic_store_n(&w->io_ops, ops, __ATOMIC_RELAXED);
-    /* What another backend has seen is not told any more. */
+    /* The new backend does not know what the old one has seen. */
     memset(w->is_ready, true, sizeof(w->is_ready));
 }
 
 /*
- * Is @watch worth a read?  Asked just before one: what comes after that is
- * told anew.
+ * May the descriptor of @watch be readable?  Call this just before the read:
+ * the backend reports anything that arrives later.
  */
 static bool worker_take_ready(FastloadWorker *w, FastloadIoWatch watch)
 {
@@ -165,7 +165,7 @@ static bool worker_take_ready(FastloadWorker *w, FastloadIoWatch watch)
     return is_ready;
 }
 
-/* Was @read read from the file that was handed over, as it was then? */
+/* Fails @read if its file was changed or replaced, or may have been. */
 static void worker_check_file(FastloadWorker *w, FastloadRead *read)
 {
     FastloadFileState state = read->extent_count
@@ -183,15 +183,15 @@ static void worker_check_file(FastloadWorker *w, FastloadRead *read)
         fastload_read_fail(read, FASTLOAD_FAILURE_READ, -EAGAIN, file_off);
         return;
     }
-    /* Also where it failed: this is why, as a rule. */
+    /* Also if the read has failed: the change is the usual reason. */
     read->error = 0;
     fastload_read_fail(read, FASTLOAD_FAILURE_CHANGED, -ESTALE, file_off);
 }
 
 /*
- * What a request takes of the window.  Where many are small, as those of a
- * working set are, it is their number that the storage minds: each counts as
- * much as what is read over to save one.
+ * How many bytes of the window a request takes.  The many small requests of a
+ * working set cost the storage by their number, not by their bytes: each counts
+ * at least as much as the gap that would be read over to save a request.
  */
 static uint32_t worker_ahead_bytes(const FastloadIoReq *req)
 {
@@ -219,9 +219,10 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
 }
 
 /*
- * Who got a page may be at the next one already: where that was so the last
- * time, a look without being told saves the call that would tell.  Where not,
- * it is tried again after WORKER_GUESS_SHARE pages.
+ * A thread that has just got its page may already have faulted on the next one.
+ * The worker guesses so and reads the userfaultfd without waiting for the
+ * backend to report it, which saves a system call.  After a wrong guess it
+ * places WORKER_GUESS_SHARE pages before it guesses again.
  */
 static void worker_guess_fault(FastloadWorker *w)
 {
@@ -260,7 +261,7 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
         fastload_place_around(w, read);
     }
     w->outcomes |= fastload_sched_read_done(w->fl, read, now_ns);
-    /* It wakes; by then the queue knows again what has failed. */
+    /* After read_done(), which has queued a failed page: this wakes threads. */
     fastload_read_release_around(w->fl, read);
     if (read->error) {
         w->outcomes |= FASTLOAD_OUTCOME_DELAYED;
@@ -270,44 +271,47 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 }
 
 /*
- * What a worker may do in a turn, decided once: what it begins and how long it
- * sleeps both go by it, so they cannot disagree.
+ * What a worker may do in a turn.  It is decided once, and both what the worker
+ * begins and how long it sleeps depend on it, so the two cannot disagree.
  */
 typedef struct WorkerTurn {
     uint64_t now_ns;
     /*
-     * From when on the guest no longer counts as faulting, and more may be
-     * done; UINT64_MAX when that is so already.
+     * When the guest stops counting as faulting, and workers may do more;
+     * UINT64_MAX if it does not count as faulting now.
      */
     uint64_t quiet_ns;
-    bool serves_faults; /* answers faults */
+    bool serves_faults; /* answers page faults */
     bool may_read;      /* reads ahead */
-    bool may_hint;      /* reads pages of a working set, one at a time */
-    bool may_place;     /* places in the background, and renews staging */
-    uint32_t around_bytes; /* how long an urgent read may be */
-    uint64_t window_bytes; /* of it in flight at most */
+    bool may_hint;      /* reads pages of the working set; without may_read,
+                           one read at a time */
+    bool may_place;     /* places background reads, and renews staging */
+    uint32_t around_bytes; /* how long an urgent read may be; 0: one page */
+    uint64_t window_bytes; /* this worker's share of the read-ahead window */
 } WorkerTurn;
 
 /*
- * Several workers share the work out.  The first one minds the faults and reads
- * ahead: that keeps a device busy and takes hardly any processor time, so the
- * worker is free when a fault or an urgent read comes.  The others place what
- * it reads and make new staging.  Where reading is itself work for a processor
- * (the page cache, preadv), they read as well, and while the guest faults the
- * first one only minds the faults.  While the guest does not fault all do
- * everything.
+ * How several workers divide the work.  The first one serves faults and reads
+ * ahead.  Reading keeps a device busy and takes hardly any processor time, so
+ * the worker is free when a fault arrives or an urgent read returns.  The
+ * others place what it has read, and renew staging.  Where reading itself takes
+ * processor time (from the page cache, or by preadv), the others read as well,
+ * and while the guest faults, the first one only serves faults.  While the
+ * guest does not fault, all workers do everything.
  *
- * If several waited for each fault, all but one would be woken for nothing and
- * take a processor from the guest just when it needs one; one of them might be
- * in the middle of something long when the read is back.  So others help only
- * when the first one is kept busy by reading, or has no room.
+ * If several workers waited for faults, each fault would wake all of them, and
+ * all but one for nothing: they would take a processor from the guest just when
+ * it needs one.  And the worker that got the fault might be busy with something
+ * long when the read returns.  So others help only while the first worker
+ * blocks in its reads, or has no room for urgent reads.
  *
  * A guest whose working set is replayed hardly faults.  It counts as faulting
- * for FASTLOAD_HINT_CALM_NS all the same, or the first worker, which is not
- * nice, would compete with it for a processor just when it has much to do.
+ * for FASTLOAD_HINT_CALM_NS nevertheless: otherwise the first worker, which has
+ * no nice value, would compete with the guest for a processor just when the
+ * guest has much to do.
  *
- * Placing is work for a processor: workers beyond the number of processors
- * would only take the guest's turn, so they do nothing but help with faults.
+ * Placing takes processor time.  Workers beyond the number of processors would
+ * only take it from the guest, so they do nothing but help with faults.
  */
 static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
 {
@@ -322,7 +326,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     uint32_t reader_count = 1;
 
     if (reads_cost_cpu) {
-        /* Without the one that waits for faults. */
+        /* The first worker does not read while the guest faults. */
         reader_count = MAX(fl->active_count - !is_quiet, 1);
     }
     return (WorkerTurn) {
@@ -335,7 +339,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
         .may_hint = is_active && (reads_cost_cpu ? is_free ||
                                   !is_first_blocking : w->idx == 0),
         .may_place = is_active && is_free,
-        /* Who came along would not fault, and not be recorded. */
+        /* A page that came with another would not fault, so not be recorded. */
         .around_bytes = fastload_record_is_on(fl)
             ? 0 : fastload_window_around_bytes(&fl->window),
         .window_bytes = fastload_window_bytes(&fl->window, now_ns,
@@ -344,7 +348,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     };
 }
 
-/* One that reads while it polls takes one at a time: leave others the rest. */
+/* A worker that blocks in its reads takes one fault; others take the rest. */
 static bool worker_has_urgent_room(const FastloadWorker *w)
 {
     return w->free_urgent && !(w->io_ops->is_blocking &&
@@ -352,8 +356,9 @@ static bool worker_has_urgent_room(const FastloadWorker *w)
 }
 
 /*
- * A worker that minds faults has more of them than room, or not.  Others are
- * told once, and when there are new ones: they are swamped themselves, perhaps.
+ * Asks all workers to serve faults while more faults are due than this worker
+ * has room for (@is_swamped).  They are kicked once, and again when new faults
+ * have come in (@has_new), since they may have been swamped meanwhile.
  */
 static void worker_share_faults(FastloadWorker *w, bool is_swamped,
                                 bool has_new)
@@ -369,8 +374,8 @@ static void worker_share_faults(FastloadWorker *w, bool is_swamped,
 }
 
 /*
- * Has somebody else placed the page of @fault, or is about to?  Then nobody is
- * left waiting for it.
+ * Needs @fault no read of its own, because its page is placed or another read
+ * has claimed it?  Otherwise the page is claimed now.
  */
 static bool worker_fault_is_settled(const FastloadWorker *w,
                                     const FastloadFault *fault)
@@ -379,7 +384,7 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
     bool is_claimed;
 
     if (fault->is_discarded) {
-        return false; /* both bits tell what was before */
+        return false; /* the bits are from before the page was given back */
     }
     is_claimed = fastload_bit_test_and_set(area->claimed, fault->page_idx);
     /*
@@ -389,17 +394,17 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
      */
     __atomic_fetch_add(&w->fl->sched.merge_count, 1, __ATOMIC_ACQ_REL);
     if (fastload_bit_test(area->placed, fault->page_idx)) {
-        /* It may have been given back and touched before it counted. */
+        /* It may have been given back and touched before its bit was set. */
         fastload_uffd_wake(w->fl->uffd, area->hva +
                            (fault->page_idx << area->page_shift),
                            area->page_bytes);
         return true;
     }
-    /* Whoever has claimed it wakes if it counts later, or queues its fault. */
+    /* The read that has claimed it wakes the thread, or queues its fault. */
     return is_claimed;
 }
 
-/* What an urgent read reads for its fault, and where it goes in staging. */
+/* Decides which pages an urgent read brings, and where in staging they go. */
 static void worker_aim_urgent(FastloadWorker *w, const WorkerTurn *turn,
                               FastloadRead *read)
 {
@@ -438,7 +443,7 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
             worker_issue_req(w, read, UINT32_MAX);
         }
         if (fastload_read_end_issuing(read)) {
-            /* Zeros that failed before, or placed since we looked. */
+            /* Zeros whose placement failed before, or placed meanwhile. */
             worker_urgent_finish(w, read);
         }
     }
@@ -446,7 +451,7 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
                         fastload_sched_fault_is_due(fl, turn->now_ns), has_new);
 }
 
-/* Puts @read where it belongs next; somebody may have been waiting for it. */
+/* Puts @read into the pool, and wakes a worker that may use it. */
 static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
 {
     Fastload *fl = w->fl;
@@ -455,7 +460,7 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
     uint32_t i;
 
     fastload_pool_put(fl, read);
-    /* All others neither read ahead nor place. */
+    /* Workers that are not active neither read ahead nor place. */
     for (i = 0; i < fl->active_count; i++) {
         FastloadWorker *other = &fl->workers[i];
         WorkerTurn turn = worker_turn_of(other, now_ns);
@@ -469,14 +474,14 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
     }
 }
 
-/* How much staging may wait to be placed, or to be read into. */
+/* How many chunks may wait to be placed, beside those in flight. */
 static uint32_t worker_extra_count(const FastloadWorker *w)
 {
     return w->fl->active_count * FASTLOAD_POOL_EXTRA_EACH +
            FASTLOAD_POOL_EXTRA_COUNT;
 }
 
-/* How much staging there should be: more where more is in flight. */
+/* How many chunks of staging there should be: more for a wider window. */
 static uint32_t worker_staging_count(const FastloadWorker *w,
                                      const WorkerTurn *turn)
 {
@@ -484,8 +489,8 @@ static uint32_t worker_staging_count(const FastloadWorker *w,
 }
 
 /*
- * The worker that minds the faults may read hints where it may not read ahead:
- * one at a time, which takes no longer than the fault that it saves.
+ * The worker that serves faults may read hints even while it may not read
+ * ahead: one at a time, which takes no longer than the fault that it saves.
  */
 static bool worker_has_hint_room(const FastloadWorker *w,
                                  const WorkerTurn *turn)
@@ -522,7 +527,7 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
     FastloadRead *read;
     uint64_t chunk_idx;
 
-    /* Who places may be slow: what is read must not pile up meanwhile. */
+    /* Placement may be slow: what was read must not pile up meanwhile. */
     if (!turn->may_read ||
         fastload_sched_hint_kind(fl, turn->now_ns) == FASTLOAD_HINT_PAGES ||
         !fastload_pool_has_room(fl, worker_extra_count(w)) ||
@@ -534,7 +539,7 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
         return false;
     }
     if (read->is_spare && !w->io_ops->is_blocking) {
-        /* Another ring is of no use any more: ours will be left, too. */
+        /* A ring of another worker is broken: this one is about to be left. */
         fastload_pool_put(fl, read);
         return false;
     }
@@ -561,12 +566,12 @@ static bool worker_has_window_room(const FastloadWorker *w,
            w->ahead_count < FASTLOAD_AHEAD_COUNT_MAX;
 }
 
-/* How long a background read may be. */
+/* How long a request of the background may be. */
 static uint32_t worker_req_bytes(const WorkerTurn *turn)
 {
     uint64_t window_bytes = turn->window_bytes;
 
-    /* Two at least, so that one is out while the other comes in. */
+    /* At least two, so that one is in flight when the other returns. */
     if (window_bytes < 2 * FASTLOAD_REQ_BYTES_NEAR) {
         return MAX(window_bytes / 2 / FASTLOAD_REQ_BYTES_MIN, 1) *
                FASTLOAD_REQ_BYTES_MIN;
@@ -577,7 +582,7 @@ static uint32_t worker_req_bytes(const WorkerTurn *turn)
                  FASTLOAD_REQ_BYTES_MAX);
 }
 
-/* A read that is not urgent has come in, or has nothing to read. */
+/* A hint or a chunk is READY: all its requests have returned. */
 static void worker_read_ready(FastloadWorker *w, FastloadRead *read)
 {
     if (read->is_pooled) {
@@ -631,7 +636,7 @@ static void worker_issue_ahead(FastloadWorker *w, const WorkerTurn *turn)
 
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 {
-    /* Before the set may count as replayed. */
+    /* Counted before the set may count as replayed. */
     fastload_stats_add(&w->counters.hint_count, !read->error &&
                        read->class == FASTLOAD_CLASS_HINT);
     w->outcomes |= fastload_sched_read_done(w->fl, read,
@@ -647,8 +652,8 @@ static void worker_background_finish(FastloadWorker *w, FastloadRead *read)
 }
 
 /*
- * Places the hint that came in first.  One that failed is given up: its pages
- * are still the background's to bring.
+ * Places the hint that returned first.  One that has failed is dropped: the
+ * background reads its pages later.
  */
 static void worker_place_hint(FastloadWorker *w)
 {
@@ -667,7 +672,7 @@ static void worker_place_hint(FastloadWorker *w)
     worker_hint_free(w, read);
 }
 
-/* Is there something that this worker may place, or has to pass on? */
+/* Is there something that this worker may place, or must pass on? */
 static bool worker_can_place(const FastloadWorker *w, const WorkerTurn *turn)
 {
     return w->placing || (turn->may_place &&
@@ -707,9 +712,10 @@ static void worker_place_step(FastloadWorker *w, const WorkerTurn *turn)
 }
 
 /*
- * The kernel had no memory for an asynchronous read, or none that it could pin:
- * that says nothing of the storage.  preadv() needs neither; what it answers
- * is what counts.  Returns whether it was asked.
+ * When the kernel has no memory for an asynchronous read, or cannot pin the
+ * buffer, that says nothing about the storage.  preadv() needs neither: the
+ * request is made again with it, and its result counts.  Returns whether that
+ * was done.
  */
 static bool worker_read_without_ring(FastloadWorker *w, FastloadIoReq *req)
 {
@@ -756,8 +762,8 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
         w->ahead_bytes -= worker_ahead_bytes(req);
         w->ahead_count--;
         /*
-         * Small reads tell of a lower rate than there is, and it would take
-         * the window along: more in flight shows only where reads are long.
+         * Small requests show a lower rate than the storage has, and the window
+         * would shrink with it.  So only those of chunks are samples.
          */
         fastload_window_end(&w->fl->window, req, w->reaped_ns,
                             !req->error && !req->tries && !is_without_ring &&
@@ -775,14 +781,14 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     }
 }
 
-/* From staging to its spare. */
+/* How far the spare of @read's staging lies behind it. */
 static size_t worker_spare_bytes(const FastloadWorker *w,
                                  const FastloadRead *read)
 {
     return read->is_pooled ? w->fl->pool.spare_bytes : w->staging_bytes;
 }
 
-/* What has come in of @read so far goes with it. */
+/* Goes on in the spare staging, with what @read has so far. */
 static void worker_use_spare(const FastloadWorker *w, FastloadRead *read)
 {
     uint8_t *spare = read->buf + worker_spare_bytes(w, read);
@@ -793,9 +799,10 @@ static void worker_use_spare(const FastloadWorker *w, FastloadRead *read)
 }
 
 /*
- * The kernel takes no requests any more.  Those that it has may still write to
- * where they were told to, whenever that is: their reads go on in the spare
- * staging, by preadv(), and the old one is nobody's.
+ * The kernel takes no requests from this ring any more, but those that it has
+ * may still write to their buffers at any time.  Their reads are made again
+ * with preadv() into the spare staging, and nothing else ever uses the old
+ * buffers.
  */
 static void worker_leave_ring(FastloadWorker *w)
 {
@@ -803,7 +810,7 @@ static void worker_leave_ring(FastloadWorker *w)
 
     w->io_ops->close(w->io);
     worker_open_io(w, &fastload_io_sync_ops);
-    assert(w->io); /* so little memory that GLib, too, ends a program for it */
+    assert(w->io); /* with so little memory, GLib also ends the program */
     for (i = 0; i < count; i++) {
         FastloadIoReq *req = &w->reqs[i];
         FastloadRead *read = req->read;
@@ -823,8 +830,9 @@ static void worker_leave_ring(FastloadWorker *w)
 }
 
 /*
- * Once one ring is of no use all are left: whoever reads into spare staging has
- * none for another time.
+ * Once one ring is broken, all workers leave theirs.  A read of a chunk may
+ * have moved to its spare staging, and there is no second spare: no ring may
+ * read into it, for that ring could break as well.
  */
 static bool worker_must_leave_ring(const FastloadWorker *w)
 {
@@ -868,7 +876,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     bool is_hint;
 
     if (!worker_has_window_room(w, turn)) {
-        /* A read that comes in makes room, or time does. */
+        /* A read that returns makes room, or the window grows with time. */
         return turn->may_read
             ? MIN(turn->quiet_ns,
                   fastload_window_grows_ns(&fl->window, turn->now_ns))
@@ -880,21 +888,21 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     is_hint = fastload_sched_hint_kind(fl, turn->now_ns) ==
               FASTLOAD_HINT_PAGES;
     if (is_hint && turn->may_hint) {
-        /* One that comes in makes room; who has one to place does not sleep. */
+        /* A hint that returns makes room, and wakes this worker. */
         return worker_has_hint_room(w, turn) ? 0 : UINT64_MAX;
     }
     if (!is_hint && !fastload_pool_has_room(fl, worker_extra_count(w))) {
-        return UINT64_MAX; /* who has placed or renewed some kicks us */
+        return UINT64_MAX; /* the worker that places or renews some kicks us */
     }
     due_ns = is_hint ? 0 : fastload_sched_next_due_ns(fl, false, true);
     if (turn->may_read || due_ns == UINT64_MAX) {
         return due_ns;
     }
-    /* The first of several may later, the others are kicked. */
+    /* The first worker may read once the guest is quiet; others get a kick. */
     return w->idx ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
 }
 
-/* Is there spent staging that will be read into? */
+/* Is there spent staging, and a chunk left that needs it? */
 static bool worker_has_renewal(const FastloadWorker *w,
                                const WorkerTurn *turn)
 {
@@ -902,7 +910,7 @@ static bool worker_has_renewal(const FastloadWorker *w,
            fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX;
 }
 
-/* When the worker may place or renew, which it may not now. */
+/* When the worker, which may not place or renew now, may do so. */
 static uint64_t worker_place_due_ns(const FastloadWorker *w,
                                     const WorkerTurn *turn)
 {
@@ -914,10 +922,11 @@ static uint64_t worker_place_due_ns(const FastloadWorker *w,
 }
 
 /*
- * How long to sleep, -1: until something comes.  All that can be begun has been
- * begun: a read that completes, a fault or a kick wakes the worker, or a retry
- * that falls due, or the next read that the background's rate allows; or the
- * guest becoming quiet, if there is something that must not be done before.
+ * How long to sleep; -1: without a limit.  Everything that may be begun has
+ * been begun.  A completed read, a fault or a kick ends the sleep.  The limit
+ * is the next retry that falls due, the next read that the background's rate
+ * allows, or the moment at which the guest counts as quiet, if something waits
+ * for that.
  */
 static int64_t worker_sleep_ns(const FastloadWorker *w,
                                const WorkerTurn *turn)
@@ -934,9 +943,9 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
 }
 
 /*
- * A new huge page for staging costs as long as copying a chunk, and nobody
- * is served meanwhile: only with nothing to place, no urgent read to come
- * back, and a chunk to come.
+ * Renewing staging (a new huge page) takes as long as copying a chunk, and this
+ * worker does nothing else meanwhile.  So only while there is nothing to place
+ * and no urgent read in flight, and if a chunk is left that needs the staging.
  */
 static bool worker_wants_renewal(const FastloadWorker *w,
                                  const WorkerTurn *turn)
@@ -959,9 +968,9 @@ static void worker_renew_staging(FastloadWorker *w)
 }
 
 /*
- * Starts what was queued; sleeps when there is nothing else to do.  Returns
- * whether staging should be renewed; it has not slept then, nor when there is
- * something to place.
+ * Submits what was queued, and sleeps when there is nothing else to do.
+ * Returns whether staging should be renewed.  In that case, and when there is
+ * something to place, it has not slept.
  */
 static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
                         bool *ret_can_place)
@@ -969,7 +978,11 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     bool wants_renewal;
     int64_t sleep_ns;
 
-    /* First the flag, then a look: who passes something on later sees it. */
+    /*
+     * Sets the flag before it looks for work: a worker that puts a read into
+     * the pool after the look sees the flag, and kicks.  Pairs with the
+     * exchange in worker_pass_on().
+     */
     __atomic_store_n(&w->may_sleep, 1, __ATOMIC_SEQ_CST);
     *ret_can_place = worker_can_place(w, turn);
     wants_renewal = worker_wants_renewal(w, turn);
@@ -978,7 +991,7 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     if (sleep_ns == 0) {
         __atomic_store_n(&w->may_sleep, 0, __ATOMIC_RELAXED);
     }
-    /* preadv reads in there, and may not come back. */
+    /* A preadv() in poll() may hang: that is not sleeping. */
     if (sleep_ns && !(w->io_ops->is_blocking && w->inflight_count)) {
         __atomic_store_n(&w->awake_ns, 0, __ATOMIC_RELAXED);
     }
@@ -987,21 +1000,21 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     return wants_renewal;
 }
 
-/* Before anything else is queued: it is to come from there. */
+/* Notices that the file was replaced, before it queues any more requests. */
 static void worker_note_file(FastloadWorker *w)
 {
     uint32_t file_generation = __atomic_load_n(&w->fl->file.generation,
                                           __ATOMIC_ACQUIRE);
 
     if (w->file_generation == file_generation || file_generation % 2) {
-        return; /* or it is being replaced just now */
+        return; /* not replaced, or the replacement is not complete */
     }
     w->file_generation = file_generation;
     if (w->io_ops->reopen) {
         w->io_ops->reopen(w->io);
     }
     if (w->issuing) {
-        /* The rest of it is of no use. */
+        /* Part of it was read from the old file: read it all again. */
         fastload_read_fail(w->issuing, FASTLOAD_FAILURE_CHANGED, -ESTALE,
                            w->issuing->area->file_off +
                            w->issuing->span.ram_off);
@@ -1009,9 +1022,9 @@ static void worker_note_file(FastloadWorker *w)
 }
 
 /*
- * Acts on what came of this turn and of the end of the last one, before the
- * worker may sleep.  By now it may be otherwise: the session looks again
- * whether reads still fail before it calls the load stalled.
+ * Acts on the outcomes of this turn and of the end of the last one, before the
+ * worker may sleep.  They may be out of date: before the session calls the load
+ * stalled, it checks again whether reads still fail.
  */
 static void worker_act(FastloadWorker *w)
 {
@@ -1023,7 +1036,7 @@ static void worker_act(FastloadWorker *w)
     w->outcomes = FASTLOAD_OUTCOME_NONE;
     fastload_sched_check(w->fl);
     if ((outcomes & FASTLOAD_OUTCOME_DELAYED) && w->idx) {
-        /* The first worker knows when what is in the queue is due. */
+        /* The first worker must sleep no longer than until this is due. */
         fastload_session_kick(&w->fl->workers[0]);
     }
     if (outcomes & FASTLOAD_OUTCOME_RESUMED) {
@@ -1037,7 +1050,7 @@ static void worker_act(FastloadWorker *w)
     }
 }
 
-/* Is a recording over?  Then all that it held back is due. */
+/* Ends a recording whose time is over, and wakes the workers it held back. */
 static void worker_end_recording(FastloadWorker *w, const WorkerTurn *turn)
 {
     Fastload *fl = w->fl;
@@ -1068,7 +1081,7 @@ static void worker_turn(FastloadWorker *w)
     worker_issue_ahead(w, &turn);
     worker_act(w);
     if (!fastload_session_is_ending(w->fl)) {
-        /* Reads go out before the worker is busy. */
+        /* Submits reads before the worker is busy with placing. */
         wants_renewal = worker_poll(w, &turn, &can_place);
     }
     worker_reap(w);
@@ -1082,12 +1095,12 @@ static void worker_turn(FastloadWorker *w)
         worker_renew_staging(w);
     }
     if (has_hint || can_place || wants_renewal) {
-        /* That took its time: look for faults before the next of it. */
+        /* That took a while: look for faults before the next turn's work. */
         w->is_ready[FASTLOAD_IO_WATCH_FAULTS] = true;
     }
 }
 
-/* Level-triggered: a kick that is not read wakes again and again. */
+/* Reads the eventfd, which stays readable, and wakes poll(), until then. */
 static void worker_take_kick(FastloadWorker *w)
 {
     uint64_t kicks;
@@ -1099,16 +1112,17 @@ static void worker_take_kick(FastloadWorker *w)
 }
 
 /*
- * The kernel may still write to staging: what is in flight is waited for, but
- * not for long.  Nobody needs it: all is placed, or the load was cancelled.
- * The last worker tells that the load is over and lets those go who wait for a
- * page of a cancelled one, and storage that does not answer, or a ring that
- * does not work, must not keep it from that.  So after FASTLOAD_DRAIN_NS_MAX
- * the reads are left behind: their staging counts as lost, and its addresses
- * stay nobody's for as long as the process lives (fastload_pool_unmap()).
+ * Waits for the reads in flight, for the kernel may still write to their
+ * staging, but not for long: nobody needs their data, since all is placed or
+ * the load was cancelled.  The last worker has to report the end of the load
+ * and to release threads that wait for a page of a cancelled load, and storage
+ * that does not answer, or a broken ring, must not prevent that.  So after
+ * FASTLOAD_DRAIN_NS_MAX the reads are abandoned: their staging counts as lost,
+ * and its addresses stay reserved until the process ends
+ * (fastload_pool_unmap()).
  *
- * preadv() is different: nothing is in flight but what this thread is waiting
- * for in the kernel, which nothing can shorten; what is queued is not begun.
+ * With preadv() nothing is in flight here: a read blocks its thread in the
+ * kernel until storage answers, and requests that are only queued never begin.
  */
 static void worker_drain(FastloadWorker *w)
 {
@@ -1128,10 +1142,10 @@ static void worker_drain(FastloadWorker *w)
 }
 
 /*
- * Where processors are short, guests come before what is loaded for them: who
- * only reads ahead and places steps back.  That needs no privilege, and cannot
- * be taken back without one.  Where it is refused, by a filter of system calls
- * perhaps, nothing is lost.
+ * Where processors are short, guests come before what is loaded for them: a
+ * worker that only reads ahead and places gets a higher nice value.  That needs
+ * no privilege, but cannot be undone without one.  If it is refused, by a
+ * seccomp filter for example, the load works all the same.
  */
 static void worker_be_nice(const FastloadWorker *w)
 {

@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Checks what the caller hands over, traps memory, starts and ends the
- * threads, keeps the state, tells the caller about it.  Reads and places
- * nothing itself.  Fails with a GError and leaves nothing trapped.
+ * Checks the caller's arguments, traps memory, starts and ends the threads,
+ * keeps the state of the load and tells the caller about it.  Reads and places
+ * nothing itself.  A start that fails sets a GError and leaves nothing trapped.
  *
  * The map of the engine:
  *
@@ -20,21 +20,21 @@
  *   fastload-worker.c    worker thread: take, read, place, repeat
  *   fastload-fault.c     userfaultfd messages to urgent reads
  *   fastload-read.c      the life of a read: its plan, claims and state
- *   fastload-pool.c      staging of chunks, from hand to hand
+ *   fastload-pool.c      staging of chunks, passed from worker to worker
  *   fastload-place.c     make bytes appear: copy, zero, move
  *   fastload-eager.c     memory that cannot be trapped, before the guest runs
- *   fastload-file.c      page cache, the way around it, changes of the file
+ *   fastload-file.c      page cache or O_DIRECT; was the file changed?
  *   fastload-huge.c      where chunks become huge pages, and their staging
  *   fastload-io-uring.c  read backend: io_uring
  *   fastload-io-sync.c   read backend: preadv
  *   fastload-uffd.c      userfaultfd calls with errno and progress
  *   fastload-window.c    how much is read ahead at once
  *   fastload-stats.c     counters, log2 histograms, summing
- *   fastload-header.c    what a file says of a RAM block; for the callers
+ *   fastload-header.c    the header of a RAM block in a file; for callers
  *
- * Layers: a file calls functions of its own line and of those below.  What the
- * ones above have to know comes back as return values and as FastloadOutcome,
- * on which the worker acts once a turn.
+ * Layers: a file calls functions of its own line and of the lines below.  What
+ * the files above have to know comes back as return values and as
+ * FastloadOutcome, on which the worker acts once a turn.
  *
  *   1. fastload.c fastload-worker.c fastload-eager.c
  *   2. fastload-fault.c
@@ -63,18 +63,19 @@
  *
  *   NEW        no thread, nothing registered
  *   RUNNING    threads live, spans registered, pages missing
- *   STALLED    as RUNNING; reads fail, FASTLOAD_STALL_ROUND_COUNT times over,
- *              and somebody has waited long, or they have failed for long
+ *   STALLED    as RUNNING, but reads have failed FASTLOAD_STALL_ROUND_COUNT
+ *              rounds in a row, and a thread has waited long for a page or that
+ *              has lasted long
  *   DRAINED    threads leave; nothing is missing, or it was cancelled
  *   COMPLETED  one thread left, nothing registered, every page placed
  *   SETTLED    threads gone
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
- * Lock order: event_lock, then state_lock or sched.lock, never both; place_lock
- * of an area, pool.lock, file.prefix_lock, record.lock and the lock of an eager
- * load alone.
- * No lock is held over I/O, none but place_lock over placement, none but
- * event_lock over the event callback, and none over the working set's.
+ * Lock order: event_lock, then state_lock or sched.lock, never both.  The
+ * place_lock of an area, pool.lock, file.prefix_lock, record.lock, window.lock
+ * and the lock of an eager load are taken while no other lock is held.
+ * No lock is held during I/O.  Only place_lock is held during placement, only
+ * event_lock during the event callback, and none during the other callbacks.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -101,7 +102,7 @@ static const uint32_t session_moves[FASTLOAD_STATE_MAX] = {
     [FASTLOAD_STATE_COMPLETED] = TO(SETTLED),
 };
 
-/* No worker is left, nor what they had; nobody waits for a page. */
+/* No worker is left, nor anything that workers use; nobody waits for a page. */
 static void session_check_ended_locked(const Fastload *fl)
 {
     uint32_t i;
@@ -112,15 +113,15 @@ static void session_check_ended_locked(const Fastload *fl)
         const FastloadWorker *w = &fl->workers[i];
 
         assert(!w->io);
-        /* Or what is in flight was left behind: see worker_drain(). */
+        /* A worker may have abandoned reads: see worker_drain(). */
         assert(!w->inflight_count || fastload_worker_is_blocking(w) ||
                __atomic_load_n(&fl->pool.is_lost, __ATOMIC_RELAXED));
     }
 }
 
 /*
- * What holds when a state is entered.  How the counts of what failed go
- * together, which holds at any time, is for fastload_sched_check().
+ * What holds when a state is entered.  fastload_sched_check() asserts how the
+ * counts of failures go together, which holds at any time.
  */
 static void session_check_locked(Fastload *fl, FastloadState from)
 {
@@ -225,7 +226,7 @@ static void session_unregister(const Fastload *fl)
     for (a = 0; a < fl->areas->len; a++) {
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
 
-        /* Of one that is dropped just now the caller's close() lets go. */
+        /* For an area that is being dropped, closing uffd suffices. */
         if (area->is_trapped && !__atomic_load_n(&area->is_dropped,
                                                  __ATOMIC_ACQUIRE)) {
             session_unregister_area(fl, area);
@@ -236,11 +237,11 @@ static void session_unregister(const Fastload *fl)
 /* Once nothing is missing, or when what is missing does not matter. */
 static void session_untrap(Fastload *fl)
 {
-    /* A region is unregistered by whoever drops it while uffd is open. */
+    /* fastload_drop_region() unregisters a region only while uffd is open. */
     g_mutex_lock(&fl->state_lock);
     session_unregister(fl);
     if (fl->uffd >= 0) {
-        /* Closing also lets go what unregistering could not. */
+        /* Closing also releases threads that unregistering could not. */
         close(fl->uffd);
         fl->uffd = -1;
     }
@@ -290,7 +291,7 @@ void fastload_session_drained(Fastload *fl)
 
     g_mutex_lock(&fl->event_lock);
     g_mutex_lock(&fl->state_lock);
-    /* The last page was one that failed: the scheduler comes too late. */
+    /* The last page had failed before: the scheduler did not report RESUMED. */
     is_resumed = fl->state == FASTLOAD_STATE_STALLED;
     if (session_is_live_locked(fl)) {
         fl->complete_ns = fastload_stats_now_ns();
@@ -326,7 +327,7 @@ void fastload_session_stalled(Fastload *fl)
     FastloadFailure failure;
 
     g_mutex_lock(&fl->event_lock);
-    /* Another worker may have read on since the caller looked. */
+    /* Another worker may have read something since the caller looked. */
     if (fastload_sched_is_stalled(fl, &failure)) {
         session_move_and_tell_locked(fl, FASTLOAD_STATE_RUNNING,
                                      FASTLOAD_STATE_STALLED,
@@ -376,7 +377,7 @@ void fastload_session_io_changed(FastloadWorker *w)
     g_mutex_lock(&w->fl->state_lock);
     w->fl->io_name = w->io_ops->name;
     g_mutex_unlock(&w->fl->state_lock);
-    /* Who is busy reading does not mind faults alone any more. */
+    /* A worker that blocks in its reads cannot serve all faults alone. */
     fastload_session_kick_all(w->fl, w);
 }
 
@@ -441,7 +442,7 @@ static bool session_open_uffd(int *ret_uffd, bool *ret_has_move,
     if (fastload_uffd_open(ret_uffd, ret_has_move, &refusal)) {
         return true;
     }
-    /* What a kernel without it says; a filter of system calls may lie. */
+    /* A kernel without userfaultfd says this, but a seccomp filter may, too. */
     is_unknown = refusal.call_error_number == ENOSYS &&
                  refusal.device_error_number == ENOENT;
     g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_UNSUPPORTED,
@@ -592,7 +593,7 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
     return true;
 }
 
-/* The order of the background: early areas first, then as the file has them. */
+/* The order of the background: early areas first, each kind in file order. */
 static int session_by_turn(gconstpointer a, gconstpointer b)
 {
     const FastloadArea *x = *(FastloadArea *const *)a;
@@ -625,11 +626,13 @@ static uint32_t session_span_count_max(void)
 }
 
 /*
- * Trapping parts of a mapping splits it, and the kernel joins the pieces again
- * only when they share what it keeps of anonymous memory, its anon_vma.  A
- * copy prepares that before it looks at its source; from where nothing can be
- * read it places nothing.  It leaves a page table, which would be in a huge
- * page's way: it goes where none will be moved, to what is not trapped.
+ * Trapping parts of a mapping splits it, and the kernel merges the parts again
+ * only if they share an anon_vma (its record of anonymous memory).  So the
+ * mapping gets one before it is split.  UFFDIO_COPY allocates it before it
+ * reads its source, and a source that cannot be read (PROT_NONE) makes it fail
+ * before it places anything.  It leaves a page table behind, which would
+ * prevent UFFDIO_MOVE of a huge page there: hence in a chunk that will not be
+ * trapped.
  */
 static void session_keep_whole(const Fastload *fl, const FastloadArea *area)
 {
@@ -674,12 +677,12 @@ static int session_register_area(const Fastload *fl, FastloadArea *area)
         return -EINVAL;
     }
     if (!area->spans->len) {
-        /* All zero: nothing to trap, but memory that cannot be is cleared. */
+        /* All zero, so no span; but start clears what cannot be trapped. */
         bool has;
 
         ret = fastload_uffd_register(fl->uffd, area->hva, area->len_bytes,
                                      &has);
-        /* Also what was registered of it before it failed. */
+        /* Registering may have failed half-way. */
         fastload_uffd_unregister(fl->uffd, area->hva, area->len_bytes);
     }
     if (area->wants_huge && area->spans->len) {
@@ -698,7 +701,7 @@ static int session_register_area(const Fastload *fl, FastloadArea *area)
         return ret;
     }
     area->is_trapped = true;
-    /* In private memory UFFDIO_ZEROPAGE maps a page that all share. */
+    /* In private memory UFFDIO_ZEROPAGE maps the shared zero page. */
     area->has_zeropage = has_zeropage && !area->wants_populated;
     return 0;
 }
@@ -728,7 +731,7 @@ static bool session_has_mapping_room(const Fastload *fl)
     size_t map_bytes = (count + 1) * page_bytes;
     bool has_room = true;
     uint32_t i;
-    /* Shared: it never becomes part of a neighbour, which may not be split. */
+    /* MAP_SHARED: the kernel does not merge it with a neighbouring mapping. */
     uint8_t *map = mmap(NULL, map_bytes, PROT_NONE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
@@ -757,9 +760,10 @@ static uint32_t session_span_count(const Fastload *fl)
 }
 
 /*
- * Each hole that is left out costs two mappings.  When the process has too few
- * left, all begins anew with half as many spans, down to one for each area:
- * more zero pages are trapped then.  Returns 0 or -errno.
+ * Each hole that is not registered costs two mappings.  When the process has
+ * too few left, everything is planned and registered again with half as many
+ * spans, down to one for each area; more zero pages are trapped then.  Returns
+ * 0 or -errno.
  */
 static int session_plan_and_register(Fastload *fl)
 {
@@ -771,7 +775,7 @@ static int session_plan_and_register(Fastload *fl)
 
         fastload_plan_spans(fl->areas, count_max);
         ret = session_register(fl);
-        /* Once it was too much, what fits must also leave some for threads. */
+        /* If a pass was refused, one that fits must leave some for threads. */
         if (ret == 0 && pass && count_max && !session_has_mapping_room(fl)) {
             session_unregister(fl);
             ret = -ENOMEM;
@@ -786,7 +790,7 @@ static int session_plan_and_register(Fastload *fl)
     }
 }
 
-/* What a trapped area needs to be loaded; the kernel has agreed to all. */
+/* Prepares an area for loading, after the kernel has registered all areas. */
 static void session_arm_area(Fastload *fl, FastloadArea *area)
 {
     guint s;
@@ -854,7 +858,7 @@ static const FastloadIoOps *session_choose_io(Fastload *fl)
     FastloadIo *io = fastload_io_uring_ops.open(&setup, &refusal);
 
     if (io) {
-        /* To be set up and to be used are different permissions. */
+        /* io_uring_setup() may be permitted and io_uring_enter() not. */
         if (!fastload_io_uring_ops.poll(io, 0, false)) {
             refusal = "io_uring can be set up here, but not used";
         }
@@ -905,7 +909,7 @@ GThread *fastload_session_thread(const char *name, GThreadFunc main_func,
     return thread;
 }
 
-/* Until all threads that there are have opened their backend, or could not. */
+/* Waits until each thread has opened its backend, or failed to. */
 static void session_await_workers(Fastload *fl)
 {
     g_mutex_lock(&fl->state_lock);
@@ -916,9 +920,9 @@ static void session_await_workers(Fastload *fl)
 }
 
 /*
- * The first worker serves faults and reads ahead, so it is the first to have a
- * ring where there are not enough.  If it has none, rings of others would lie
- * idle: all read as it does.  No other thread has begun yet.
+ * The first worker serves faults and reads ahead, so it opens its ring before
+ * the others do.  If it could not, rings of others would be of no use: all
+ * workers read with preadv().  No other thread has begun yet.
  */
 static void session_follow_first(Fastload *fl)
 {
@@ -999,7 +1003,7 @@ bool fastload_start(Fastload *fl, GError **error)
 {
     assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
     fl->start_ns = fastload_stats_now_ns();
-    /* Devices will load and touch memory: begin as if there were faults. */
+    /* Devices are about to load and to touch memory: expect faults. */
     fl->sched.last_fault_ns = fl->start_ns;
     if (!fl->areas->len) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,
@@ -1011,7 +1015,7 @@ bool fastload_start(Fastload *fl, GError **error)
     }
     /*
      * The kernel's readahead (8 MiB is not unusual) would put megabytes in
-     * front of every urgent read; what to read ahead is decided here.
+     * front of every urgent read.  The engine decides what to read ahead.
      */
     posix_fadvise(fl->file.fd, 0, 0, POSIX_FADV_RANDOM);
     fastload_file_prepare(fl);
@@ -1060,7 +1064,7 @@ bool fastload_wait(Fastload *fl, GError **error)
     return is_completed;
 }
 
-/* Until the threads have ended, as far as they are ours, and told all. */
+/* Waits for the last event, and for all threads but those that are stuck. */
 static void session_await_end(Fastload *fl)
 {
     g_mutex_lock(&fl->state_lock);
@@ -1069,7 +1073,7 @@ static void session_await_end(Fastload *fl)
         g_cond_wait(&fl->state_cond, &fl->state_lock);
     }
     g_mutex_unlock(&fl->state_lock);
-    /* The last event is told under it. */
+    /* The thread that tells the last event holds it meanwhile. */
     g_mutex_lock(&fl->event_lock);
     g_mutex_unlock(&fl->event_lock);
 }
@@ -1087,9 +1091,9 @@ void fastload_settle(Fastload *fl)
 
         if (w->thread && w->has_abandoned_reads) {
             /*
-             * The kernel lets the thread go when its reads are back, which may
-             * be never where its own threads read for it (a buffered file of
-             * FUSE): it touches nothing of ours any more.
+             * The kernel ends this thread when its reads have returned, which
+             * may be never where kernel threads read for it (a buffered file
+             * of FUSE).  It touches nothing of the load any more.
              */
             g_thread_unref(w->thread);
         } else if (w->thread) {
@@ -1123,7 +1127,7 @@ void fastload_cancel(Fastload *fl)
     g_mutex_unlock(&fl->state_lock);
 }
 
-/* Who sleeps until something is due must look again: it may be now. */
+/* Workers that sleep until something is due must check again: it may be now. */
 static void session_look_again(Fastload *fl)
 {
     g_mutex_lock(&fl->state_lock);
@@ -1133,7 +1137,7 @@ static void session_look_again(Fastload *fl)
     g_mutex_unlock(&fl->state_lock);
 }
 
-/* Sets the placed bits that are not yet; the data and all in these pages. */
+/* Sets the placed bits that are not set, and adds up what they stand for. */
 static void session_give_up_pages(FastloadArea *area, FastloadSpan span,
                                   uint64_t *data_bytes, uint64_t *all_bytes)
 {
@@ -1156,9 +1160,9 @@ static void session_drop_area_locked(Fastload *fl, FastloadArea *area,
     guint s;
 
     /*
-     * Wakes who waits.  The kernel does so before it unregisters, and a fault
-     * under the lock of its mapping alone (Linux 6.7) may begin to wait in
-     * between: it is woken by asking once more, since uffd stays open.
+     * The kernel wakes waiting threads and then unregisters.  A fault that only
+     * takes the lock of its mapping (Linux 6.7) may begin to wait in between,
+     * so they are woken once more, while uffd is still open.
      */
     session_unregister_area(fl, area);
     fastload_uffd_wake(fl->uffd, area->hva, area->len_bytes);
@@ -1180,15 +1184,14 @@ void fastload_drop_region(Fastload *fl, void *hva)
         return;
     }
     /*
-     * Workers that place when it is set are waited for, those that come later
-     * see it.  Placing may have to wait for memory, so no lock is held that
-     * others need.
+     * Waits for workers that are placing here now; those that come later see
+     * the flag.  A placement may wait for memory, so this holds no other lock.
      */
     __atomic_store_n(&area->is_dropped, 1, __ATOMIC_RELEASE);
     g_rw_lock_writer_lock(&area->place_lock);
     g_rw_lock_writer_unlock(&area->place_lock);
     g_mutex_lock(&fl->state_lock);
-    /* Workers that end may have placed what they had begun to read. */
+    /* Else the load has ended, and nothing is trapped any more. */
     if (fl->uffd >= 0) {
         session_drop_area_locked(fl, area, &all_bytes);
     }
@@ -1206,7 +1209,7 @@ bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes)
     uint64_t begin, end;
     guint s;
 
-    /* Areas that were loaded by start are not found. */
+    /* Areas that start has loaded are not found: they are all there. */
     if (!area || __atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
         return true;
     }
@@ -1257,7 +1260,7 @@ bool fastload_recover(Fastload *fl, int fd, GError **error)
     return true;
 }
 
-/* For how long nobody has looked for faults; 0 where somebody does. */
+/* For how long the first worker has not looked for faults; 0: not for long. */
 static uint64_t session_silent_ns(const Fastload *fl, uint64_t now_ns)
 {
     uint64_t awake_ns = __atomic_load_n(&fl->workers[0].awake_ns,
@@ -1282,7 +1285,7 @@ uint64_t fastload_oldest_fault_ns(Fastload *fl)
     begin_ns = fastload_sched_oldest_fault_ns(fl);
     now_ns = fastload_stats_now_ns();
     if (begin_ns) {
-        /* At least 1: 0 says that nobody waits. */
+        /* At least 1, for 0 means that nobody waits. */
         age_ns = now_ns > begin_ns ? now_ns - begin_ns : 1;
     }
     return MAX(age_ns, session_silent_ns(fl, now_ns));
@@ -1299,7 +1302,7 @@ static void session_get_workset(Fastload *fl, uint64_t late_count,
     fastload_hints_stats(fl, ret_stats);
     ret_stats->late_count = late_count;
     if (is_complete) {
-        /* All is there, whatever brought it. */
+        /* All pages are there, whichever read brought them. */
         ret_stats->state = FASTLOAD_WORKSET_REPLAYED;
     }
 }
@@ -1322,7 +1325,7 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
     uint32_t i;
 
     g_mutex_lock(&fl->state_lock);
-    /* While it is new, start may be about to make them. */
+    /* In state NEW, start may be about to create them. */
     has_workers = fl->state != FASTLOAD_STATE_NEW && fl->workers;
     stats.io_name = fl->io_name ? fl->io_name : "none";
     stats.io_fallback = fl->io_fallback;
