@@ -4,15 +4,16 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * As many threads as the load has workers take a chunk at a time in file
- * order.  Each reads into staging and copies data, and only data: what is read
- * over between it stays out, memory that should be zero is written only when
- * it is not, and O_DIRECT never meets the page cache of another file.  The
- * first failure ends it; what is there then is of no use to anybody.
+ * order.  Each reads into staging and copies from there, for three reasons:
+ * holes that are read over must not reach memory; memory that should be zero is
+ * written only if it is not; and O_DIRECT must not read into a mapping of
+ * another file, and of its page cache.  The first failure ends it, and the
+ * contents of memory are undefined then.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
-/* So often a file is looked at that nothing can be said of yet. */
+/* So often is the file checked while the answer is FASTLOAD_FILE_UNKNOWN. */
 #define EAGER_CHECK_COUNT_MAX \
     (10 * FASTLOAD_PREFIX_WAIT_NS / FASTLOAD_BACKOFF_NS_MIN)
 
@@ -45,7 +46,7 @@ static void eager_fail(EagerLoad *load, FastloadFailureKind kind,
                      __ATOMIC_RELAXED);
 }
 
-/* Returns 0, or a positive errno; how far it came in @ret_done_bytes. */
+/* Returns 0 or a positive errno; *ret_done_bytes is set in either case. */
 static int eager_read(const EagerLoad *load, int fd, uint8_t *dst,
                       uint64_t file_off, uint64_t len_bytes,
                       uint64_t *ret_done_bytes)
@@ -84,7 +85,7 @@ static bool eager_read_extent(EagerLoad *load, FastloadSpan extent, int fd,
                                   &done_bytes);
 
     if (error_number && fd != fl->file.fd) {
-        /* Not this way, then. */
+        /* O_DIRECT may fail where a buffered read works. */
         error_number = eager_read(load, fl->file.fd, dst, file_off,
                                   extent.len_bytes, &done_bytes);
     }
@@ -97,7 +98,7 @@ static bool eager_read_extent(EagerLoad *load, FastloadSpan extent, int fd,
 
 static void eager_clear(uint8_t *page)
 {
-    /* Look before writing: memory that is zero is not to be populated. */
+    /* Looks before it writes, since writing would populate memory. */
     if (page[0] || memcmp(page, page + 1, FASTLOAD_PAGE_BYTES_MIN - 1)) {
         memset(page, 0, FASTLOAD_PAGE_BYTES_MIN);
     }
@@ -133,7 +134,7 @@ static bool eager_load_chunk(EagerLoad *load, uint64_t chunk_idx,
     unsigned char present[FASTLOAD_CHUNK_PAGE_COUNT_MAX];
     uint32_t i;
 
-    /* A system call into memory that is not there would say so; we do. */
+    /* memcpy() to an address that is not mapped would end the process. */
     if (mincore(area->hva + read.span.ram_off, read.span.len_bytes,
                 present) < 0) {
         eager_fail(load, FASTLOAD_FAILURE_PLACE, EFAULT,
@@ -160,7 +161,7 @@ static bool eager_load_chunk(EagerLoad *load, uint64_t chunk_idx,
 static void *eager_main(void *opaque)
 {
     EagerLoad *load = opaque;
-    /* One more, to begin on the grid: O_DIRECT is fast into huge pages. */
+    /* Twice as much, to align it: O_DIRECT is fast into huge pages. */
     const size_t map_bytes = 2 * FASTLOAD_CHUNK_BYTES;
     uint8_t *map = fastload_pool_map(map_bytes, NULL);
     uint8_t *buf = (uint8_t *)(((uintptr_t)map + FASTLOAD_CHUNK_BYTES - 1) /
@@ -182,7 +183,7 @@ static void *eager_main(void *opaque)
     return NULL;
 }
 
-/* One call for each stretch of one kind, on the caller's thread. */
+/* Calls placed_func for each stretch of one kind, on the caller's thread. */
 static void eager_report(const Fastload *fl, const FastloadArea *area)
 {
     uint64_t first, last;
@@ -202,7 +203,7 @@ static void eager_report(const Fastload *fl, const FastloadArea *area)
     }
 }
 
-/* What is not known at once is known soon. */
+/* Was the file changed?  While that is not known yet, asks again soon. */
 static bool eager_is_file_changed(const EagerLoad *load)
 {
     FastloadFileState state = FASTLOAD_FILE_UNKNOWN;
@@ -227,7 +228,7 @@ bool fastload_eager_load(Fastload *fl, FastloadArea *area,
 
     g_mutex_init(&load.lock);
     for (i = 1; i < MIN(fl->config.worker_count, area->chunk_count); i++) {
-        /* Without it the others do it all. */
+        /* If it cannot be created, the other threads do all the work. */
         threads[i] = fastload_session_thread("fastload-eager", eager_main,
                                              &load, NULL);
     }

@@ -3,12 +3,13 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Any worker may drain the messages; the first one does, others when it is
- * swamped or reading keeps it busy.  What can be answered at once is: a page
- * that the snapshot says is zero is placed, a page that is there already has
- * its waiters woken.  Everything else goes to the scheduler's fault queue.
- * Messages for which the queue has no room stay in the kernel, and so do those
- * beyond FASTLOAD_FAULT_TURN_MAX until the worker's next turn.
+ * Any worker may drain the messages.  The first one always does; the others
+ * help while it is swamped or blocks in its reads.  Some faults are answered at
+ * once: a page that is zero in the snapshot is placed, and the threads that
+ * wait for a page which is there already are woken.  All others go to the
+ * scheduler's fault queue.  Messages for which the queue has no room stay in
+ * the kernel, and so do those beyond FASTLOAD_FAULT_TURN_MAX until the worker's
+ * next turn.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -46,7 +47,7 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     bool is_queued;
     int ret;
 
-    /* The kernel reports only what we registered. */
+    /* The kernel reports faults in registered memory only. */
     assert(area);
     fault.page_idx = (msg->hva - (uintptr_t)area->hva) >> area->page_shift;
     fault.is_discarded = fastload_bit_test(area->placed, fault.page_idx);
@@ -66,9 +67,9 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     if (fault.is_discarded ||
         !fastload_plan_page_has_data(area, fault.page_idx)) {
         /*
-         * A placed page that is missing was discarded since: it is zero now,
-         * as on a machine that never migrated.  Usually it is simply there
-         * and whoever came too late to see it is woken.
+         * A placed page that is missing was given back since: it is zero now,
+         * as on a machine that never migrated.  Usually the page is there, and
+         * the thread, which faulted just before it came, is woken.
          */
         ret = fastload_place_zero(w, area, ram_off, area->page_bytes,
                                   FASTLOAD_CLASS_URGENT);
@@ -84,7 +85,7 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     }
     is_queued = fastload_sched_push_fault(fl, &fault);
     if (!is_queued) {
-        /* Others filled the room we saw: the toucher faults again. */
+        /* Other workers have filled the room: the thread faults again. */
         fastload_uffd_wake(fl->uffd, area->hva + ram_off, area->page_bytes);
     }
 }

@@ -1,22 +1,23 @@
 /*
- * fastload file: the page cache, and the way around it.
+ * fastload file: which reads bypass the page cache, and was the file changed?
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A caller who did not ask for O_DIRECT wants what the page cache has, and
- * has no wish to see it filled: what is not there is read faster, with less
- * CPU, and without pushing out what others keep there, by a second descriptor
- * of the same file.  Knows whether that can be had and which reads should
- * take it; where in doubt, the caller's descriptor serves.  statx(2) for what
- * O_DIRECT demands (Linux 6.1), a read where a file system does not tell, and
- * cachestat(2) for what is resident (6.5).
- * And knows whether it is still the file that it was: who writes to a file
- * changes its time of modification first, so a look after a read covers the
- * read.  (Not so holes punched in tmpfs, and memory that is mapped.)
- * What lies before the stream, its prefix, is not the snapshot's: a change of
- * it moves the file's time as well, and is told from others by reading it, and
- * samples of the snapshot with it.
- * docs/design/0004-around-the-page-cache.md.
+ * A caller that opened the file without O_DIRECT wants what the page cache has,
+ * but does not want it filled.  What is not cached is read through a second
+ * descriptor of the same file, with O_DIRECT: that is faster, takes less CPU
+ * time and evicts nothing.  This file knows whether that works and which reads
+ * should do so; in doubt it takes the caller's descriptor.  statx(2) tells what
+ * O_DIRECT demands (Linux 6.1), a test read tells where a file system does not,
+ * and cachestat(2) tells what is cached (6.5).
+ *
+ * It also knows whether the file was changed.  A write changes the time of
+ * modification before it changes bytes, so a check after a read covers that
+ * read.  (This does not hold for holes punched in tmpfs, and for memory mapped
+ * from the file.)  The bytes before the stream, called the prefix, do not
+ * belong to the snapshot, but a change of them moves the file's time as well.
+ * To tell one from the other, this file reads the prefix again, and samples of
+ * the snapshot with it.  docs/design/0004-around-the-page-cache.md.
  */
 #include "qemu/osdep.h"
 #include <sys/stat.h>
@@ -32,7 +33,7 @@
 #define SYS_cachestat 451 /* the same on every architecture */
 #endif
 
-/* By which a change is noticed. */
+/* What shows that a file was changed. */
 typedef struct FileLook {
     bool is_regular;
     uint64_t len_bytes;
@@ -45,24 +46,24 @@ typedef struct FileRange {
 } FileRange;
 
 /*
- * What lies before the stream, as it was at one time of modification.  Belongs
- * to the Fastload, or to the thread that has taken it, which then reads it
- * with no lock held.
+ * The bytes before the stream, as they were at one time of modification.  A
+ * thread takes the struct to read the file into it with no lock held; otherwise
+ * it belongs to the Fastload.
  */
 struct FastloadPrefix {
     /* constant */
     uint32_t len_bytes;
-    FileRange samples[2];    /* of the snapshot: its begin and its end */
-    uint8_t *sample_bytes;   /* what they had when the load began */
-    /* whoever has taken it */
-    uint8_t *bytes;
-    uint8_t *buf;        /* to read into */
-    uint8_t *sample_buf; /* the same */
-    uint64_t mtime_ns;   /* the last that was seen */
-    uint64_t seen_ns;    /* and when it was seen first; CLOCK_MONOTONIC */
-    uint64_t burst_ns;   /* the first time of the writes it belongs to, or 0 */
-    bool is_explained;   /* these are the cause of bytes being others */
-    bool is_settled;     /* bytes cannot change any more with the same time */
+    FileRange samples[2];    /* of the snapshot: its start and its end */
+    uint8_t *sample_bytes;   /* their contents when the load began */
+    /* the thread that has taken it */
+    uint8_t *bytes;      /* the prefix as it was last */
+    uint8_t *buf;        /* the prefix is read into this */
+    uint8_t *sample_buf; /* the samples are read into this */
+    uint64_t mtime_ns;   /* the last one that was seen */
+    uint64_t seen_ns;    /* when it was first seen; CLOCK_MONOTONIC */
+    uint64_t burst_ns;   /* the first mtime of a burst of writes, or 0 */
+    bool is_explained;   /* the prefix has changed since mtime_ns moved */
+    bool is_settled;     /* another write would move mtime_ns again */
     /* lock prefix_lock */
     bool is_taken;
 };
@@ -92,7 +93,7 @@ static int64_t file_cached_bytes(int fd, uint64_t file_off,
 /* A descriptor of the same file with O_DIRECT; -1: errno says why not. */
 static int file_open_direct(int fd)
 {
-    /* The name may be gone, or another file's by now. */
+    /* The file may have no name any more, or its name be another file's. */
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
 
     return open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
@@ -101,10 +102,10 @@ static int file_open_direct(int fd)
 typedef enum FileDirect {
     FILE_DIRECT_NO,
     FILE_DIRECT_YES,
-    FILE_DIRECT_UNTOLD, /* the file system does not say: network ones, FUSE */
+    FILE_DIRECT_UNTOLD, /* network file systems and FUSE do not say */
 } FileDirect;
 
-/* Do reads on FASTLOAD_PAGE_BYTES_MIN suit O_DIRECT? */
+/* Does O_DIRECT accept reads aligned to FASTLOAD_PAGE_BYTES_MIN? */
 static FileDirect file_tells_direct(int fd)
 {
 #ifdef STATX_DIOALIGN
@@ -141,10 +142,9 @@ static bool file_look(int fd, int sync_flag, FileLook *ret_look)
 }
 
 /*
- * Some file systems in user space answer "now" when they are asked for the time
- * of modification, at each look or once a second.  Of a file that seems to have
- * been modified just now on such a file system, a later time that is "now"
- * again says nothing.
+ * Some file systems in user space report the current time as the time of
+ * modification, at each call or once a second.  If a file on such a file system
+ * is young, a later time of modification that is young again says nothing.
  */
 static bool file_is_young(const FileLook *look)
 {
@@ -176,12 +176,12 @@ static void file_prefix_free(FastloadPrefix *prefix)
 
 static size_t file_prefix_read_bytes(const FastloadPrefix *prefix)
 {
-    /* As O_DIRECT wants it: the stream's first bytes may come along. */
+    /* Rounded up for O_DIRECT: may include the first bytes of the stream. */
     return (prefix->len_bytes + FASTLOAD_PAGE_BYTES_MIN - 1) /
            FASTLOAD_PAGE_BYTES_MIN * FASTLOAD_PAGE_BYTES_MIN;
 }
 
-/* For O_DIRECT, all zero; NULL: no memory. */
+/* A buffer for O_DIRECT, all zero; NULL: no memory. */
 static uint8_t *file_buf_new(size_t len_bytes)
 {
     void *buf = NULL;
@@ -193,8 +193,9 @@ static uint8_t *file_buf_new(size_t len_bytes)
 }
 
 /*
- * A whole new save differs in its begin, where the first bitmap is, and in its
- * end, the device state, which is followed by a description that may not.
+ * A new save of a guest differs at the start, where the first bitmap is, and
+ * near the end, where the device state is.  (The description of the device
+ * state comes last, and may be the same.)
  */
 static void file_prefix_choose_samples(FastloadPrefix *prefix,
                                        uint64_t stream_off,
@@ -204,7 +205,7 @@ static void file_prefix_choose_samples(FastloadPrefix *prefix,
     uint64_t tail_off = file_bytes > FASTLOAD_SAMPLE_BYTES
         ? file_bytes - FASTLOAD_SAMPLE_BYTES : 0;
 
-    /* What comes before the stream is not of the snapshot. */
+    /* Rounded up, so that no byte before the stream is in a sample. */
     prefix->samples[0].off = (stream_off + page - 1) / page * page;
     prefix->samples[1].off = MAX(tail_off / page * page,
                                  prefix->samples[0].off);
@@ -217,7 +218,7 @@ static size_t file_prefix_sample_bytes(const FastloadPrefix *prefix)
     return prefix->samples[0].len_bytes + prefix->samples[1].len_bytes;
 }
 
-/* NULL: there is none, or no memory for it. */
+/* NULL: the stream is at the start of the file, or there is no memory. */
 static FastloadPrefix *file_prefix_new(const Fastload *fl, uint64_t file_bytes)
 {
     FastloadPrefix *prefix;
@@ -239,7 +240,7 @@ static FastloadPrefix *file_prefix_new(const Fastload *fl, uint64_t file_bytes)
     return prefix;
 }
 
-/* At least @least_bytes of @len_bytes; the file may end before the rest. */
+/* Reads @len_bytes; true if at least @least_bytes come before the file ends. */
 static bool file_read(int fd, uint8_t *buf, size_t len_bytes,
                       size_t least_bytes, uint64_t off)
 {
@@ -261,7 +262,7 @@ static bool file_read(int fd, uint8_t *buf, size_t len_bytes,
     return done_bytes >= least_bytes;
 }
 
-/* Into @prefix's buffers. */
+/* Reads prefix and samples into the buffers of @prefix. */
 static bool file_prefix_read(int fd, FastloadPrefix *prefix)
 {
     uint8_t *sample_buf = prefix->sample_buf;
@@ -282,9 +283,10 @@ static bool file_prefix_read(int fd, FastloadPrefix *prefix)
 }
 
 /*
- * What @prefix's buf has belongs to the time that @ret_look has: that was the
- * same before and after.  Where the time moves on and on, @ret_look is older
- * than buf: a time that moves later is then not explained by what is there.
+ * Reads prefix and samples at one time of modification, which is in @ret_look:
+ * it was the same before and after.  If the time keeps moving, @ret_look is
+ * from before the read, so that the next time that is seen does not pass for
+ * explained by these bytes.
  */
 static bool file_look_at_prefix(int fd, FastloadPrefix *prefix,
                                 FileLook *ret_look)
@@ -315,7 +317,7 @@ static void file_prefix_swap(FastloadPrefix *prefix)
     prefix->buf = bytes;
 }
 
-/* When it has to be read again, whatever the file looks like. */
+/* When the prefix has to be read again, even if the time has not moved. */
 static uint64_t file_prefix_due_ns(const Fastload *fl,
                                    const FastloadPrefix *prefix)
 {
@@ -332,7 +334,7 @@ static bool file_prefix_is_due(const Fastload *fl)
     return due_ns != UINT64_MAX && fastload_stats_now_ns() >= due_ns;
 }
 
-/* NULL: there is none, or another thread has it (@ret_is_taken). */
+/* NULL: there is none, or (@ret_is_taken) another thread has it. */
 static FastloadPrefix *file_prefix_take(Fastload *fl, bool *ret_is_taken)
 {
     FastloadPrefix *prefix;
@@ -349,7 +351,7 @@ static FastloadPrefix *file_prefix_take(Fastload *fl, bool *ret_is_taken)
     return prefix;
 }
 
-/* What @prefix tells now counts, but where it is of an earlier file. */
+/* Applies what was found, unless @prefix is of a file replaced meanwhile. */
 static void file_prefix_give_back(Fastload *fl, FastloadPrefix *prefix)
 {
     bool is_current;
@@ -378,9 +380,9 @@ void fastload_file_forget(Fastload *fl)
     fl->file.prefix = NULL;
 }
 
-/* ---- is it the file that it was? ---- */
+/* ---- was the file changed? ---- */
 
-/* Looks at @fd, and reads what lies before the stream. */
+/* Looks at the file of @fd, and reads its prefix. */
 static bool file_look_at_all(const Fastload *fl, int fd, FileLook *ret_look,
                              FastloadPrefix **ret_prefix)
 {
@@ -393,7 +395,7 @@ static bool file_look_at_all(const Fastload *fl, int fd, FileLook *ret_look,
     prefix = ret_look->is_regular
         ? file_prefix_new(fl, ret_look->len_bytes) : NULL;
     if (prefix && !file_look_at_prefix(fd, prefix, ret_look)) {
-        /* Then any other time is a change. */
+        /* Without a prefix, each move of the time counts as a change. */
         g_clear_pointer(&prefix, file_prefix_free);
     }
     if (prefix) {
@@ -408,7 +410,7 @@ static bool file_look_at_all(const Fastload *fl, int fd, FileLook *ret_look,
     return true;
 }
 
-/* @prefix is the Fastload's from then on. */
+/* Takes over @prefix, and remembers the file as it looks in @look. */
 static void file_remember(Fastload *fl, const FileLook *look,
                           FastloadPrefix *prefix)
 {
@@ -418,14 +420,14 @@ static void file_remember(Fastload *fl, const FileLook *look,
     FastloadPrefix *old;
 
     if (prefix) {
-        /* Where the time is older than that, a write now moves it. */
+        /* If the time is old, any write from now on moves it. */
         prefix->is_settled = !is_young || may_move;
     }
     g_mutex_lock(&fl->file.prefix_lock);
     old = fl->file.prefix;
     fl->file.prefix = prefix;
     if (old && old->is_taken) {
-        old = NULL; /* whoever has it frees it */
+        old = NULL; /* the thread that has taken it frees it */
     }
     __atomic_store_n(&fl->file.may_mtime_move, may_move, __ATOMIC_RELEASE);
     __atomic_store_n(&fl->file.is_watched, look->is_regular,
@@ -438,7 +440,7 @@ static void file_remember(Fastload *fl, const FileLook *look,
     file_prefix_free(old);
 }
 
-/* Is O_DIRECT to be had at all, and is there a way to see when it is better? */
+/* Sets is_direct.  Can reads choose between O_DIRECT and the page cache? */
 static bool file_may_go_around(Fastload *fl)
 {
     int flags = fcntl(fl->file.fd, F_GETFL);
@@ -448,7 +450,7 @@ static bool file_may_go_around(Fastload *fl)
            file_cached_bytes(fl->file.fd, 0, 1) >= 0;
 }
 
-/* Where nobody tells whether O_DIRECT works: tries it on the first page. */
+/* Where the file system does not tell, tries O_DIRECT on the first page. */
 static void file_try_direct(Fastload *fl)
 {
     uint8_t *buf;
@@ -475,7 +477,7 @@ void fastload_file_note(Fastload *fl)
     FastloadPrefix *prefix;
     FileLook look = { 0 };
 
-    /* Where this is not permitted, nothing is watched. */
+    /* If statx() is not permitted, changes are not noticed. */
     file_look_at_all(fl, fl->file.fd, &look, &prefix);
     file_remember(fl, &look, prefix);
     if (look.is_regular) {
@@ -485,8 +487,8 @@ void fastload_file_note(Fastload *fl)
 
 typedef enum FileChange {
     FILE_SAME,
-    FILE_UNKNOWN, /* nobody can be asked, or it is too early to say */
-    FILE_MOVED,   /* as far as the size and the time tell: the time did */
+    FILE_UNKNOWN, /* statx() failed, or it is too early to say */
+    FILE_MOVED,   /* the time of modification has moved, not the size */
     FILE_CHANGED,
 } FileChange;
 
@@ -514,8 +516,8 @@ static FileChange file_compare(Fastload *fl, int sync_flag)
 }
 
 /*
- * A header is written by several calls in a row, some of them with the bytes
- * that are there.  Times that are as close as that are those of one change.
+ * Other software writes its header with several calls in a row, and some of
+ * them may not change a byte.  Times as close as that belong to one change.
  */
 static bool file_is_same_burst(const FastloadPrefix *prefix, uint64_t mtime_ns)
 {
@@ -524,12 +526,15 @@ static bool file_is_same_burst(const FastloadPrefix *prefix, uint64_t mtime_ns)
 }
 
 /*
- * Every time that is seen must come with other bytes before the stream than the
- * time before it; else somebody wrote to the snapshot.  Who writes changes the
- * time first, so the bytes may come a little later.  If writes before that have
- * a time much later, one of them went elsewhere.  Whoever saves anew into the
- * file writes on after that, or has written what the samples show: nothing is
- * taken for right until the time has stood still for a while.
+ * Was a move of the time caused by a change of the prefix, or of the snapshot?
+ * Each new time of modification must come with a changed prefix; if the prefix
+ * stays the same, somebody wrote to the snapshot.  A write changes the time
+ * first, so the new prefix may appear a little later (prefix_wait_ns).  If the
+ * time moves again before the prefix has changed, and not in the same burst,
+ * one of the two writes went to the snapshot.  A new save into the file either
+ * goes on writing, which moves the time again, or has changed the samples: so
+ * nothing counts as right until the time has stood still for a while
+ * (prefix_settle_ns).
  */
 static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
 {
@@ -568,13 +573,13 @@ static FileChange file_judge_prefix(Fastload *fl, FastloadPrefix *prefix)
         return now_ns < prefix->seen_ns + fl->file.prefix_wait_ns
                ? FILE_UNKNOWN : FILE_CHANGED;
     }
-    /* Before that, another write might have left the time as it is. */
+    /* Before that, another write may leave the same time. */
     prefix->is_settled = now_ns >= prefix->seen_ns +
                                    fl->file.prefix_settle_ns;
     return prefix->is_settled ? FILE_SAME : FILE_UNKNOWN;
 }
 
-/* The time has moved, or bytes that were just written may not be the last. */
+/* The time has moved, or the prefix is due to be read again. */
 static FileChange file_ask_prefix(Fastload *fl, FileChange change)
 {
     bool is_taken;
@@ -588,13 +593,13 @@ static FileChange file_ask_prefix(Fastload *fl, FileChange change)
     if (!is_taken) {
         return change == FILE_MOVED ? FILE_CHANGED : change;
     }
-    /* Who has it may hang with its storage: nobody waits for that. */
+    /* The thread that has it may hang in a read: nobody waits for it. */
     return change == FILE_MOVED ||
            !__atomic_load_n(&fl->file.prefix_due_ns, __ATOMIC_ACQUIRE)
            ? FILE_UNKNOWN : change;
 }
 
-/* What a network file system remembers of a file may be old: ask it. */
+/* Attributes that a network file system caches may be old: then asks it. */
 static FileChange file_find_change(Fastload *fl)
 {
     FileChange change = file_compare(fl, AT_STATX_DONT_SYNC);
@@ -610,8 +615,9 @@ static FileChange file_find_change(Fastload *fl)
 }
 
 /*
- * Size and time may be put back, what was written is not known to be.  Never
- * goes back to an earlier file, which a reader may notice late.
+ * Remembers a change, for size and time may be put back while the contents stay
+ * changed.  A reader that notices late that an earlier file was changed does
+ * not overwrite the newer note.
  */
 static void file_note_change(Fastload *fl, uint32_t generation)
 {
@@ -638,11 +644,11 @@ FastloadFileState fastload_file_check(Fastload *fl, uint32_t generation)
     if (__atomic_load_n(&fl->file.is_watched, __ATOMIC_ACQUIRE)) {
         change = file_find_change(fl);
     }
-    /* After the look: others may have seen it before it was put back. */
+    /* After the look: another thread may have seen what was put back since. */
     if (file_was_changed(fl, generation)) {
         change = FILE_CHANGED;
     }
-    /* Last: whoever saw anything of another file above sees it here, too. */
+    /* Last: if anything above was of another file, this shows it. */
     if (generation != __atomic_load_n(&fl->file.generation,
                                       __ATOMIC_ACQUIRE)) {
         return FASTLOAD_FILE_REPLACED;
@@ -675,11 +681,12 @@ void fastload_file_accept(Fastload *fl)
 }
 
 /*
- * Who reads the same file at the same time should not read it from the storage
- * again: all of them go through the page cache.  They know of each other by a
- * lock of the open file (Linux 3.15), which goes with the descriptor, however
- * the process ends.  Several may have it; who locks parts of the file is
- * not in its way.  docs/design/0007-clones-share-a-cold-file.md.
+ * Loads that read the same file at the same time should read it from the
+ * storage only once: all of them go through the page cache.  They know of each
+ * other by a lock that belongs to the open file (Linux 3.15) and goes away with
+ * its last descriptor, however the process ends.  It is a read lock, so several
+ * loads can have it, and it does not conflict with locks of other software.
+ * docs/design/0007-clones-share-a-cold-file.md.
  */
 static bool file_mark(int fd)
 {
@@ -693,7 +700,7 @@ static bool file_mark(int fd)
     return fcntl(fd, F_OFD_SETLK, &lock) == 0;
 }
 
-/* Does another open file have the mark? */
+/* Does another load read this file around the page cache? */
 static bool file_is_shared(int fd)
 {
     struct flock lock = {
@@ -718,7 +725,7 @@ void fastload_file_prepare(Fastload *fl)
                          file_mark(fl->file.direct_fd);
 }
 
-/* Can what the load needs of @fd be read, as it was opened? */
+/* Can the first page of the first area be read from @fd? */
 static bool file_is_readable(Fastload *fl, int fd)
 {
     FastloadArea *area = g_ptr_array_index(fl->areas, 0);
@@ -735,17 +742,20 @@ static bool file_is_readable(Fastload *fl, int fd)
     return is_readable;
 }
 
-/* Without one of its own, what goes around the page cache goes through it. */
+/*
+ * dup()s over direct_fd.  Without a descriptor with O_DIRECT, those reads go
+ * through the page cache.
+ */
 static void file_replace_direct(Fastload *fl, int fd, int direct_fd)
 {
     if (fl->file.direct_fd >= 0 &&
         dup3(direct_fd >= 0 ? direct_fd : fd, fl->file.direct_fd,
              O_CLOEXEC) < 0) {
-        /* It is the old file's still. */
+        /* direct_fd still refers to the old file. */
         trace_fastload_direct_opened(fl, errno);
         __atomic_store_n(&fl->file.is_direct_lost, 1, __ATOMIC_RELAXED);
     } else if (fl->file.is_marked) {
-        file_mark(fl->file.direct_fd); /* those who load from the copy, too */
+        file_mark(fl->file.direct_fd); /* for others that load this copy */
     }
 }
 
@@ -772,7 +782,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
                                                        0))->file_off);
         return false;
     }
-    /* All that may take its time comes first, and a look that is too early. */
+    /* All slow calls come first; an early look at the copy is safe. */
     if (!file_look_at_all(fl, fd, &look, &prefix)) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
                     "cannot see what the copy looks like: %s",
@@ -788,7 +798,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
     if (dup3(fd, fl->file.fd, O_CLOEXEC) < 0) {
         dup_errno = errno;
         if (file_was_changed(fl, generation)) {
-            file_note_change(fl, generation + 2); /* the same one, still */
+            file_note_change(fl, generation + 2); /* it is still that file */
         }
         file_prefix_free(prefix);
     } else {
@@ -816,7 +826,7 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
         __atomic_load_n(&fl->file.is_direct_lost, __ATOMIC_RELAXED)) {
         return;
     }
-    /* Holes are hardly ever in the cache: what is there is what we want. */
+    /* Holes are hardly ever cached: cached bytes are assumed to be data. */
     data_bytes = fastload_plan_data_bytes(read->area, read->span);
     cached_bytes = file_cached_bytes(fl->file.fd, read->area->file_off +
                                      read->span.ram_off,
@@ -832,7 +842,7 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
 
 bool fastload_file_reads_cost_cpu(const Fastload *fl)
 {
-    /* From the page cache a read is a copy, whoever asks for it. */
+    /* A read from the page cache is a copy, by io_uring as well. */
     return fastload_worker_is_blocking(&fl->workers[0]) ||
            (!fl->file.is_direct &&
             (fl->file.direct_fd < 0 ||

@@ -3,7 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The numbers are a stranger's: nothing is added before it is known to fit.
+ * The file may hold any numbers: they are compared before they are added, so
+ * that no sum overflows.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_header.h"

@@ -3,14 +3,15 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Goes through the set in the order in which its pages were touched.  What
- * lies near the next page, and is in the set too, comes with it: a hole that
- * is read over costs less than another request.  A chunk of which the set has
- * much, or many pages here and there, is taken whole: it becomes a huge page.
- * Each page is asked for once: where that fails, the background or a fault
- * brings it.  A page is not claimed, as a chunk's is not: a fault reads it
- * again on its own, and who comes second steps over what is there.  Who calls
- * holds sched.lock, where a name says so.  Does no I/O; nothing fails.
+ * Goes through the set in the order in which its pages were touched.  Pages of
+ * the set that lie near the next one are read with it: reading over a hole
+ * costs less than another request.  A chunk of which much is in the set, or
+ * many scattered pages, is taken whole, and becomes a huge page. A page is
+ * taken once.  If that read fails, the background or a fault brings the page.
+ * Hints, like chunks, claim no pages: a fault reads a page again on its own,
+ * and the second of the two reads skips the page when it is placed. Functions
+ * with _locked in their names are called with sched.lock.  Does no I/O; nothing
+ * fails.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -54,7 +55,7 @@ void fastload_hints_clear(FastloadHints *hints)
     g_free(hints->areas);
 }
 
-/* The pages of the area that a run covers, in part perhaps. */
+/* The pages of the area that a run covers, at least in part. */
 static void hints_run_pages(const FastloadArea *area,
                             const FastloadWorksetRun *run,
                             uint64_t *ret_first, uint64_t *ret_last)
@@ -66,7 +67,7 @@ static void hints_run_pages(const FastloadArea *area,
     *ret_last = (run->first_page + run->page_count - 1) >> shift;
 }
 
-/* No other thread is there yet. */
+/* Called by start, no threads yet. */
 static void hints_set_bits(uint64_t *bits, uint64_t first, uint64_t last)
 {
     while (first <= last) {
@@ -96,8 +97,8 @@ static uint64_t hints_count_bits(const uint64_t *bits, uint64_t first,
 
 /*
  * What short reads of the set would cost in @count pages from @first on, in
- * bytes: what they bring, holes included, and as much as a hole may have for
- * each request.  0 for a few pages: a chunk would be made for nothing.
+ * bytes: what they read, holes included, and FASTLOAD_GAP_BYTES_MAX for each
+ * request.  0 for a few pages, for which a whole chunk is never worth it.
  */
 static uint64_t hints_cost_bytes(const FastloadArea *area, uint64_t first,
                                  uint64_t count)
@@ -123,7 +124,7 @@ static uint64_t hints_cost_bytes(const FastloadArea *area, uint64_t first,
     return data_count > most_count ? cost_bytes : 0;
 }
 
-/* Is the chunk read as one, if anything of it is? */
+/* If a page of the chunk is read as a hint, is the chunk read whole? */
 static bool hints_is_whole(const FastloadArea *area, uint64_t chunk_idx)
 {
     FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
@@ -199,7 +200,7 @@ void fastload_hints_touch(FastloadWorker *w, FastloadArea *area,
         !fastload_bit_test(area->placed, page_idx)) {
         fastload_stats_add(&w->counters.late_count, area->page_bytes /
                            FASTLOAD_WORKSET_PAGE_BYTES);
-        fastload_bit_clear(area->unread, page_idx); /* it is read right now */
+        fastload_bit_clear(area->unread, page_idx); /* the fault reads it */
     }
 }
 
@@ -223,7 +224,7 @@ void fastload_hints_take_chunk_locked(Fastload *fl, FastloadArea *area,
                       span.len_bytes >> area->page_shift);
 }
 
-/* Is this page wanted, and is anybody else going to bring it? */
+/* Is this page wanted, and not read by anything else? */
 static bool hints_is_wanted_locked(FastloadArea *area, uint64_t page_idx)
 {
     uint64_t c = fastload_plan_chunk_of(area, page_idx << area->page_shift);
@@ -231,7 +232,7 @@ static bool hints_is_wanted_locked(FastloadArea *area, uint64_t page_idx)
     if (!fastload_bit_test(area->unread, page_idx)) {
         return false;
     }
-    /* Else it is not trapped, or somebody has it, or it has failed. */
+    /* Else its chunk is not trapped, was taken, or has failed. */
     if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING &&
         !fastload_bit_test(area->placed, page_idx)) {
         return true;
@@ -275,8 +276,9 @@ FastloadHintKind fastload_hints_find_locked(Fastload *fl,
 }
 
 /*
- * How many pages from @page_idx on, in steps of @step, up to the last that is
- * wanted, with no hole longer than @gap_count; not more than @count_max.
+ * How far a read may be extended from @page_idx in the direction of @step (1 or
+ * -1): in pages, up to the last one that is wanted, without holes longer than
+ * @gap_count; @count_max at most.
  */
 static uint64_t hints_reach_locked(FastloadArea *area, uint64_t page_idx,
                                    int step, uint64_t gap_count,

@@ -5,11 +5,11 @@
  *
  * A dense chunk of private anonymous memory is read into a huge page of
  * staging and given away whole with UFFDIO_MOVE: no copy, and the guest keeps
- * its huge pages.  Chunks of which a page came earlier, urgently, are copied,
- * and collapsed when the load is complete.  Knows when this is possible and
- * worth it; the kernel has the last word, and nothing here fails: what cannot
- * be moved is copied, what cannot be collapsed stays small.  UFFDIO_MOVE in
- * ioctl_userfaultfd(2), MADV_COLLAPSE in madvise(2).
+ * its huge pages.  A chunk of which an urgent read has placed a page is copied,
+ * and collapsed when the load is complete.  This file knows when that is
+ * possible and worth it.  The kernel may refuse, and that is no failure: what
+ * cannot be moved is copied, and what cannot be collapsed stays small pages.
+ * UFFDIO_MOVE in ioctl_userfaultfd(2), MADV_COLLAPSE in madvise(2).
  */
 #include "qemu/osdep.h"
 #include <sys/syscall.h>
@@ -27,7 +27,7 @@
 #endif
 
 #define HUGE_SYS "/sys/kernel/mm/transparent_hugepage/"
-/* Nodes that a policy can name; the kernel's own limit is not higher. */
+/* NUMA nodes that a policy can name; the kernel's limit is not higher. */
 #define HUGE_NODE_COUNT_MAX 1024
 
 typedef struct HugePolicy {
@@ -35,7 +35,7 @@ typedef struct HugePolicy {
     uint64_t nodes[FASTLOAD_BIT_WORDS(HUGE_NODE_COUNT_MAX)];
 } HugePolicy;
 
-/* Does the system give huge pages to who asks, of a chunk's size? */
+/* Does the system give transparent huge pages of a chunk's size? */
 static bool huge_is_allowed(void)
 {
     g_autofree char *enabled = NULL;
@@ -48,12 +48,12 @@ static bool huge_is_allowed(void)
            g_ascii_strtoull(bytes, NULL, 10) == FASTLOAD_CHUNK_BYTES;
 }
 
-/* Of the memory at @hva, or of this thread for NULL. */
+/* The NUMA policy of the memory at @hva, or of this thread if NULL. */
 static HugePolicy huge_policy_of(void *hva)
 {
     HugePolicy policy = { 0 };
 
-    /* Fails where there is but one node, and then policies do not matter. */
+    /* Fails on a kernel without NUMA, where policies do not matter. */
     syscall(SYS_get_mempolicy, &policy.mode, policy.nodes,
             (unsigned long)HUGE_NODE_COUNT_MAX, hva, hva ? MPOL_F_ADDR : 0);
     return policy;
@@ -68,7 +68,7 @@ static bool huge_area_has_move(const FastloadArea *area,
         area->page_bytes != FASTLOAD_PAGE_BYTES_MIN) {
         return false;
     }
-    /* A page that is moved stays on the node where we got it. */
+    /* A moved page stays on the node where its staging was allocated. */
     policy = huge_policy_of(area->hva);
     return policy.mode == ours->mode &&
            memcmp(policy.nodes, ours->nodes, sizeof(policy.nodes)) == 0;
@@ -134,17 +134,17 @@ void fastload_huge_fill_holes(const FastloadArea *area, FastloadSpan span,
 
 void fastload_huge_staging_renew(uint8_t *buf)
 {
-    /* When this fails, the read takes what it needs, page by page. */
+    /* If this fails, the read itself populates the staging. */
     madvise(buf, FASTLOAD_CHUNK_BYTES, MADV_POPULATE_WRITE);
 }
 
 void fastload_huge_staging_drop(uint8_t *buf)
 {
-    /* Small pages that stayed behind would be in a new huge page's way. */
+    /* Small pages that were not moved would prevent a new huge page. */
     madvise(buf, FASTLOAD_CHUNK_BYTES, MADV_DONTNEED);
 }
 
-/* Not what was discarded since: a balloon's memory would come back. */
+/* Collapsing would populate what a balloon has given back. */
 static bool huge_is_present(const uint8_t *hva)
 {
     unsigned char present[FASTLOAD_CHUNK_PAGE_COUNT_MAX];
@@ -172,7 +172,7 @@ static bool huge_wants_collapse(const FastloadArea *area, uint64_t chunk_idx)
            huge_is_present(area->hva + span.ram_off);
 }
 
-/* Returns whether it makes sense to go on. */
+/* False: the kernel has no huge pages, so going on makes no sense. */
 static bool huge_collapse_run(FastloadWorker *w, FastloadArea *area,
                               uint64_t chunk_idx, uint64_t chunk_count)
 {
@@ -185,7 +185,7 @@ static bool huge_collapse_run(FastloadWorker *w, FastloadArea *area,
     if (ret == 0) {
         fastload_stats_add(&w->counters.collapsed_bytes, len_bytes);
     }
-    /* Other errors concern these chunks; this one: there are no more. */
+    /* ENOMEM means that no huge page is left; others concern these chunks. */
     return ret == 0 || errno != ENOMEM;
 }
 
@@ -195,7 +195,7 @@ void fastload_huge_collapse(FastloadWorker *w)
                              FASTLOAD_CHUNK_BYTES;
     Fastload *fl = w->fl;
     uint64_t now_ns = fastload_stats_now_ns();
-    /* A machine whose memory is in pieces takes long to make huge pages. */
+    /* With fragmented memory the kernel takes long to make huge pages. */
     uint64_t end_ns = now_ns + MAX(now_ns - fl->start_ns,
                                    FASTLOAD_COLLAPSE_NS_MIN);
     uint64_t c, run;

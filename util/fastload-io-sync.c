@@ -3,11 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * preadv() on the worker's own thread, urgent requests first, one read for each
- * poll and none longer than FASTLOAD_PIECE_BYTES, so that the worker can look
- * for faults in between.  The fallback where io_uring is refused, also for a
- * single read that another backend has no memory for, and the reference for
- * what a backend does.  Errors become the request's.
+ * preadv() on the worker's own thread: urgent requests first, one call in each
+ * poll(), and none longer than FASTLOAD_PIECE_BYTES, so that the worker can
+ * look for faults in between.  It is the fallback where io_uring is refused or
+ * has no memory for a single read, and the reference for what a backend does.
+ * Errors become the request's.
  */
 #include "qemu/osdep.h"
 #include <poll.h>
@@ -93,7 +93,7 @@ static bool sync_step(int fd, FastloadIoReq *req)
 
     if (got < 0 && (errno == EINTR || errno == EAGAIN) &&
         ++req->again_count < FASTLOAD_IO_AGAIN_MAX) {
-        return false; /* the worker comes back: it is still queued */
+        return false; /* it stays queued, and the next poll() tries again */
     }
     if (got <= 0) {
         req->error = got < 0 ? -errno : -ENODATA;
@@ -105,12 +105,12 @@ static bool sync_step(int fd, FastloadIoReq *req)
 
 void fastload_io_sync_read(int fd, FastloadIoReq *req)
 {
-    /* O_DIRECT goes on only where a block begins. */
+    /* O_DIRECT can only resume at the start of a block. */
     req->done_bytes -= req->done_bytes % FASTLOAD_PAGE_BYTES_MIN;
     req->error = 0;
     req->again_count = 0;
     while (!sync_step(fd, req)) {
-        continue; /* ends: each step reads on, or counts */
+        continue; /* ends: each step reads some bytes or counts a retry */
     }
 }
 
@@ -154,7 +154,7 @@ static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
         sync_sleep(io, timeout_ns, serves_faults);
         return true;
     }
-    /* Nobody has looked: faults are urgent, kicks wait for the next sleep. */
+    /* Did not look for faults, which are urgent; kicks can wait for a sleep. */
     sync_tell(io, FASTLOAD_IO_WATCH_FAULTS);
     return true;
 }
@@ -166,7 +166,7 @@ static FastloadIoReq *sync_reap(FastloadIo *io)
 
 static void sync_close(FastloadIo *io)
 {
-    g_free(io); /* what is queued has not been begun */
+    g_free(io); /* no queued request has begun */
 }
 
 const FastloadIoOps fastload_io_sync_ops = {

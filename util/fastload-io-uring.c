@@ -4,16 +4,16 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Reads, userfaultfd readiness and the worker's eventfd arrive on the same
- * ring, so the worker waits in one place.  What the kernel grants differs:
- * the ring is opened through a ladder of probes that drops one wish at a
- * time.  A ring counts as locked memory of its user, all processes together,
- * and so it is as small as a ring can be; registered memory, which counts too,
- * is only for those whom no limit binds.
+ * ring, so the worker waits in one place.  Kernels know different setup flags:
+ * uring_open_ring() tries sets of flags, from those of new kernels to those of
+ * old ones.  A ring counts as locked memory of its user, over all processes, so
+ * it is as small as it can be; memory is registered, which counts as well, only
+ * if no limit binds the process.
  * Short reads are resumed here; other errors become the request's.  While the
  * kernel is short of memory for submissions, poll() waits URING_AGAIN_US before
- * it returns, also when it is not to wait.
- * What the kernel refuses later, a filter installed meanwhile perhaps, ends
- * the ring: poll() says so.
+ * it returns, even with a timeout of 0.
+ * When the kernel refuses the ring later, for example because of a seccomp
+ * filter installed meanwhile, poll() returns false, and the ring is of no use.
  * io_uring_setup(2), io_uring_enter(2), io_uring_register(2), getrlimit(2).
  */
 #include "qemu/osdep.h"
@@ -25,23 +25,23 @@
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
-/* user_data of the watches; a request's is its address, never so small */
+/* A watch has its number as user_data, a request its address. */
 #define URING_WATCH_COUNT FASTLOAD_IO_WATCH_MAX
 /*
- * Linux 6.18 charges a ring of any size two pages of 4096 bytes at least, one
- * for the entries to submit (64 bytes each), one for those that complete (16
- * bytes each, and 4 for each to submit).  A worker's ring is no larger; one of
- * 128 and 512 entries was five pages.
+ * Linux 6.18 charges at least two pages of 4096 bytes for a ring: one for the
+ * submission entries (64 bytes each), one for the completion entries (16 bytes
+ * each, and 4 for each submission entry).  These counts fit into the two pages;
+ * 128 and 512 entries took five.
  */
 #define URING_SQ_COUNT 64
 #define URING_CQ_COUNT_MAX 128
-/* Timeouts, which old kernels complete as they do a request. */
+/* For timeouts: on old kernels each takes a completion entry. */
 #define URING_SPARE_CQE_COUNT 8
 QEMU_BUILD_BUG_ON(FASTLOAD_URGENT_READ_COUNT_MAX + FASTLOAD_AHEAD_COUNT_MAX +
                   URING_WATCH_COUNT + URING_SPARE_CQE_COUNT >
                   URING_CQ_COUNT_MAX);
 #define URING_MAPPING_BYTES 4096u
-/* For how long the kernel may be short of memory for requests. */
+/* How often in a row the kernel may be short of memory for submissions. */
 #define URING_AGAIN_MAX 10000
 #define URING_AGAIN_US 1000
 /* A short read is resumed on this boundary: O_DIRECT wants it. */
@@ -54,14 +54,14 @@ struct FastloadIo {
     bool is_watched[URING_WATCH_COUNT];
     bool *is_ready;          /* the worker's, or NULL */
     bool has_fixed_file;
-    bool has_fired;          /* a watch completed since the last poll */
+    bool has_fired;          /* a watch has completed since the last poll() */
     uint32_t again_count;    /* submissions refused in a row */
     struct iovec fixed_buf;  /* empty: no registered buffer */
     FastloadIoReq *done_head;
     FastloadIoReq *done_tail;
 };
 
-/* What to ask for, best first; each rung is a subset of an older kernel. */
+/* Setup flags, from new kernels to old: the first set that is known is used. */
 static const unsigned int uring_flag_ladder[] = {
 #if defined(IORING_SETUP_SINGLE_ISSUER) && defined(IORING_SETUP_DEFER_TASKRUN)
     IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER |
@@ -81,7 +81,7 @@ static int uring_open_ring(FastloadIo *io, uint32_t req_count_max)
     for (i = 0; i < G_N_ELEMENTS(uring_flag_ladder) && ret == -EINVAL; i++) {
         struct io_uring_params params = {
             .flags = uring_flag_ladder[i],
-            /* Every request and watch may complete before we look. */
+            /* All requests and watches may complete before poll() looks. */
             .cq_entries = MAX(req_count_max + URING_WATCH_COUNT +
                               URING_SPARE_CQE_COUNT, URING_SQ_COUNT),
         };
@@ -96,7 +96,7 @@ static int uring_open_ring(FastloadIo *io, uint32_t req_count_max)
 
 /*
  * Does RLIMIT_MEMLOCK bind this thread?  In a user namespace the capability may
- * be one that the kernel does not ask for: registering fails then, no more.
+ * not count for the kernel; then registering memory fails, and nothing else.
  */
 static bool uring_is_charged(void)
 {
@@ -115,7 +115,7 @@ static bool uring_is_charged(void)
              CAP_TO_MASK(CAP_IPC_LOCK));
 }
 
-/* Can a ring still be mapped?  Its two parts are never one mapping. */
+/* Are there mappings left for a ring?  It needs two. */
 static bool uring_has_mappings(void)
 {
     void *maps[2];
@@ -165,15 +165,16 @@ static const char *uring_refusal(int error_number)
 }
 
 /*
- * Where a file system cannot begin a read and return, as FUSE and NFS, a thread
- * of the kernel's waits for each.  By itself the kernel has four of them for
- * each processor at most: less than far storage can take at once, and urgent
- * reads would wait for them.  They are made when there is a read for them, and
- * end when they have none.  Refused, there are as many as before (Linux 5.15).
+ * On file systems that cannot read asynchronously, such as FUSE and NFS, a
+ * kernel thread blocks in each read.  By default the kernel allows four of them
+ * for each processor, fewer than far storage can serve at once, so urgent reads
+ * would wait for a thread.  This allows one for each request.  They exist only
+ * while there are reads for them.  If it is refused (before Linux 5.15), the
+ * default stays.
  */
 static void uring_allow_threads(FastloadIo *io, uint32_t req_count_max)
 {
-    unsigned int counts[2] = { req_count_max, 0 /* of sockets: as it is */ };
+    unsigned int counts[2] = { req_count_max, 0 /* for sockets: default */ };
     int ret = io_uring_register_iowq_max_workers(&io->ring, counts);
 
     trace_fastload_uring_threads(io, req_count_max, -ret);
@@ -195,14 +196,15 @@ static FastloadIo *uring_open(const FastloadIoSetup *setup,
     io->fds[1] = setup->direct_fd;
     memcpy(io->watch_fds, setup->watch_fds, sizeof(io->watch_fds));
     io->is_ready = setup->is_ready;
-    /* Registration saves a lookup a read; without it reads work as well. */
+    /* Registering the files saves a lookup in each read. */
     io->has_fixed_file =
         io_uring_register_files(&io->ring, io->fds, 2) == 0;
     io->fixed_buf.iov_base = setup->staging;
     io->fixed_buf.iov_len = setup->fixed_bytes;
     /*
-     * Registered memory saves 0.7 us of an O_DIRECT read of 44 us, and costs
-     * eight times the ring: as many rings fewer for the user's other processes.
+     * Registered memory saves 0.7 us of an O_DIRECT read of 44 us, but counts
+     * as eight times as much locked memory as the ring, which the user's other
+     * processes could not have then.
      */
     if (!setup->fixed_bytes || uring_is_charged() ||
         io_uring_register_buffers(&io->ring, &io->fixed_buf, 1) < 0) {
@@ -214,7 +216,7 @@ static FastloadIo *uring_open(const FastloadIoSetup *setup,
     return io;
 }
 
-/* NULL only when the kernel does not take submissions just now. */
+/* NULL only while the kernel takes no submissions. */
 static struct io_uring_sqe *uring_get_sqe(FastloadIo *io)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&io->ring);
@@ -271,11 +273,12 @@ static void uring_queue(FastloadIo *io, FastloadIoReq *req)
 }
 
 /*
- * No readiness is lost: a descriptor that is minded is watched whenever the
- * worker sleeps, and a watch looks when it begins.  So what the worker has left
- * there, or what came after it had read, completes the new watch at once, and
- * what comes later completes it then.  A watch that completes is told.  It is
- * for one time, and begun anew by the call that sleeps: that costs no call.
+ * Watches are one-shot polls, and are armed again by the io_uring_enter() that
+ * sleeps, so they cost no system call of their own.  No readiness is lost:
+ * whenever the worker sleeps, each descriptor that it serves has an armed
+ * watch, and a poll checks readiness when it is armed.  So data that the worker
+ * has not read completes the watch at once, and data that arrives later
+ * completes it then.
  */
 static void uring_watch(FastloadIo *io, bool serves_faults)
 {
@@ -317,7 +320,7 @@ static void uring_read_completed(FastloadIo *io, FastloadIoReq *req, int res)
     }
     req->done_bytes -= req->done_bytes % URING_ALIGN_BYTES;
     if (req->done_bytes <= before) {
-        /* Less than a block and then no more: the file ends here. */
+        /* Not even a block: the file ends here. */
         uring_complete(io, req, -ENODATA);
         return;
     }
@@ -347,7 +350,7 @@ static void uring_collect(FastloadIo *io)
     io_uring_cq_advance(&io->ring, count);
 }
 
-/* Does the ring still work, after what io_uring_enter(2) has answered? */
+/* Does the ring still work after io_uring_enter() has returned @ret? */
 static bool uring_is_sound(FastloadIo *io, int ret)
 {
     if (ret >= 0 || ret == -EINTR || ret == -ETIME) {
@@ -403,7 +406,7 @@ static void uring_reopen(FastloadIo *io)
 {
     if (io->has_fixed_file &&
         io_uring_register_files_update(&io->ring, 0, io->fds, 2) != 2) {
-        io->has_fixed_file = false; /* by their numbers, then */
+        io->has_fixed_file = false; /* the fd numbers work as well */
     }
 }
 

@@ -3,18 +3,18 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The kernel is the referee: what is there stays, whoever comes second gets
- * EEXIST and steps over it.  The bit in "placed" follows the page, never the
- * other way round, and the thread that flips the bit accounts for the page.
- * Bytes come from a caller's buffer, or from a read that is PLACING.
- * Fails only with what the kernel refuses for good, or for long; progress is
- * kept.
+ * The kernel decides who places a page: a page that is there stays, and a
+ * second placement gets EEXIST and skips it.  The bit in "placed" is set after
+ * the page is there, never before, and the thread that sets it accounts for the
+ * page. Bytes come from a caller's buffer, or from a read that is PLACING.
+ * Fails only when the kernel refuses for good, or for long; what was placed
+ * until then stays and is accounted for.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
-/* A run of pages to report; grows while they follow each other. */
+/* Consecutive pages that one call of placed_func will report. */
 typedef struct PlaceRun {
     uint64_t page_idx;
     uint64_t page_count;
@@ -31,7 +31,7 @@ static void place_report(const Fastload *fl, const FastloadArea *area,
     }
 }
 
-/* Adds to @run the pages whose bits are set in @won, reports what ends. */
+/* Adds the pages whose bits are set in @won to @run; reports runs that end. */
 static void place_report_word(const Fastload *fl, const FastloadArea *area,
                               uint64_t first_idx, uint64_t won, PlaceRun *run,
                               FastloadClass class, bool has_data)
@@ -51,7 +51,7 @@ static void place_report_word(const Fastload *fl, const FastloadArea *area,
     }
 }
 
-/* Data and zero pages of [first, last) whose placed bit we were first to set */
+/* Sets the placed bits of the range, and counts the pages not set before. */
 static void place_account(FastloadWorker *w, FastloadArea *area,
                           uint64_t ram_off, uint64_t len_bytes,
                           FastloadClass class, bool is_data)
@@ -85,7 +85,7 @@ static void place_account(FastloadWorker *w, FastloadArea *area,
         fastload_stats_add(&w->counters.loaded_bytes[class], won_bytes);
     }
     place_report(fl, area, &run, class, is_data);
-    /* Who sees 0 sees every placed bit: pairs in session_check_complete() */
+    /* Pairs with the acquire in session_check_complete(): 0 shows all bits. */
     if (__atomic_sub_fetch(&fl->missing_bytes, won_bytes,
                            __ATOMIC_ACQ_REL) == 0) {
         w->outcomes |= FASTLOAD_OUTCOME_DRAINED;
@@ -99,16 +99,17 @@ static int place_zero_run(Fastload *fl, FastloadArea *area, uint64_t ram_off,
         return fastload_uffd_zero(fl->uffd, area->hva + ram_off, len_bytes,
                                   ret_done_bytes);
     }
-    /* hugetlb has no UFFDIO_ZEROPAGE, and its page has no memory of its own. */
+    /* hugetlb lacks UFFDIO_ZEROPAGE; wants_populated needs its own pages. */
     return fastload_uffd_copy(fl->uffd, area->hva + ram_off, fl->zeros,
                               MIN(len_bytes, fl->zeros_bytes),
                               ret_done_bytes);
 }
 
 /*
- * Asks the kernel, which lets each userfaultfd place pages in what any other
- * traps: not for memory that was dropped, which may be another load's by now.
- * @buf NULL: zeros.  Returns 0, -errno, or -ECANCELED: it was dropped.
+ * One call to the kernel.  A userfaultfd may also place pages in memory that
+ * another userfaultfd has registered, so nothing is placed in a region that was
+ * dropped: its addresses may belong to another load by now.
+ * @buf NULL: zeros.  Returns 0, -errno, or -ECANCELED: the region was dropped.
  */
 static int place_step(Fastload *fl, FastloadArea *area, uint64_t ram_off,
                       const uint8_t *buf, uint64_t len_bytes,
@@ -129,7 +130,7 @@ static int place_step(Fastload *fl, FastloadArea *area, uint64_t ram_off,
     return ret;
 }
 
-/* Is the page not mapped at all any more, by nobody? */
+/* Is nothing mapped at the page's address any more? */
 static bool place_is_unmapped(const FastloadArea *area, uint64_t ram_off)
 {
     unsigned char resident[FASTLOAD_TRAP_PAGE_BYTES_MAX /
@@ -140,10 +141,10 @@ static bool place_is_unmapped(const FastloadArea *area, uint64_t ram_off)
 }
 
 /*
- * What the kernel calls EEXIST may be one huge page short: with a page table
- * there and no free page of hugetlb, it says the same (mm/hugetlb.c, to Linux
- * 6.18 at least).  What is not there is not placed, or was given back since;
- * whether it counts as placed says nothing of now.
+ * Does EEXIST mean that hugetlb has run out of pages?  The kernel also says so
+ * where there is a page table and no free huge page (mm/hugetlb.c, at least up
+ * to Linux 6.18).  So this asks whether the page is there.  Its placed bit
+ * cannot tell, for the page may have been given back since.
  */
 static bool place_has_no_page(const FastloadArea *area, uint64_t ram_off)
 {
@@ -156,9 +157,9 @@ static bool place_has_no_page(const FastloadArea *area, uint64_t ram_off)
 }
 
 /*
- * How many bytes to try next after -ENOENT for @step_bytes: 0 for "give up".
- * The kernel says ENOENT when a range crosses from one mapping into another,
- * which an madvise() or mprotect() of a part is enough for: try less.
+ * How many bytes to try next after -ENOENT for @step_bytes; 0: give up.  The
+ * kernel returns ENOENT for a range that crosses from one mapping into another,
+ * and an madvise() or mprotect() of a part splits a mapping: so try half.
  */
 static uint64_t place_step_after_enoent(const FastloadArea *area,
                                         uint64_t step_bytes)
@@ -168,13 +169,13 @@ static uint64_t place_step_after_enoent(const FastloadArea *area,
     return page_count / 2 << area->page_shift;
 }
 
-/* The pauses before the kernel is asked again. */
+/* The pauses before the kernel is asked again after EAGAIN. */
 typedef struct PlacePause {
     uint32_t next_us;
     uint32_t total_us;
 } PlacePause;
 
-/* False: enough is enough, or the load is ending. */
+/* False: the pauses have reached @us_max together, or the load is ending. */
 static bool place_pause(Fastload *fl, PlacePause *pause, uint32_t us_max)
 {
     if (pause->total_us >= us_max || fastload_session_is_ending(fl)) {
@@ -187,17 +188,17 @@ static bool place_pause(Fastload *fl, PlacePause *pause, uint32_t us_max)
     return true;
 }
 
-/* Placing one run of pages: */
+/* The progress of place_run(). */
 typedef struct PlaceStep {
     uint64_t bytes_max;  /* how much to try next */
     uint64_t try_bytes;  /* what was tried */
-    uint64_t done_bytes; /* what there is to account for */
+    uint64_t done_bytes; /* how much of that is there now */
     PlacePause pause;
 } PlaceStep;
 
 /*
- * Is the first of the pages that @step is to try placed?  Shortens the step to
- * the pages with the same answer.
+ * Is the first page of @step placed already?  Shortens the step to the pages
+ * for which the answer is the same.
  */
 static bool place_is_placed(const FastloadArea *area, uint64_t ram_off,
                             PlaceStep *step)
@@ -215,7 +216,7 @@ static bool place_is_placed(const FastloadArea *area, uint64_t ram_off,
     return is_placed;
 }
 
-/* The kernel has answered @step with @ret.  0: go on; or the run's -errno. */
+/* What the run does after the error @ret of @step: 0: goes on; else -errno. */
 static int place_judge(Fastload *fl, const FastloadArea *area,
                        uint64_t ram_off, int ret, PlaceStep *step)
 {
@@ -225,11 +226,11 @@ static int place_judge(Fastload *fl, const FastloadArea *area,
     }
     switch (-ret) {
     case EEXIST:
-        /* Placed by another worker an instant ago, or from elsewhere. */
+        /* Another worker, or something outside of this load, has placed it. */
         step->done_bytes += area->page_bytes;
         return 0;
     case ESRCH:
-        step->done_bytes = step->try_bytes; /* the process is going */
+        step->done_bytes = step->try_bytes; /* the process is exiting */
         return 0;
     case EAGAIN:
         if (step->done_bytes) {
@@ -249,7 +250,7 @@ static int place_judge(Fastload *fl, const FastloadArea *area,
         if (!place_is_unmapped(area, ram_off)) {
             return ret;
         }
-        /* The guest has no such memory any more: none is missing. */
+        /* The memory is gone, so nothing of it is missing. */
         step->bytes_max = step->done_bytes = area->page_bytes;
         return 0;
     }
@@ -271,18 +272,21 @@ static bool place_may_have_merged(Fastload *fl, uint32_t merge_count)
 }
 
 /*
- * The kernel wakes whoever waits for what it places.  Who is left is woken
- * here, when the page counts as placed: who waits for a page that came from
- * elsewhere, or whose memory is gone; and who touched it anew, for it was
- * there, was given back and did not count yet, so that the fault was taken for
- * one that an urgent read of the page will answer.  That is rare and can be
- * told, the others come with an error: most reads cost no second call.
+ * Places one run of pages.  @buf NULL: zeros.
  *
- * Data is placed only where none was: what was read for a page that has been
- * placed since may be older than what the guest did to it, giving it back
- * included.  That is asked before each call to the kernel.
+ * When the kernel places a page, it wakes the threads that wait for it.  This
+ * function wakes the others, after the placed bit is set:
+ *  - threads that wait for a page which something else has placed, or whose
+ *    memory is gone.  The kernel returns an error then.
+ *  - threads that have touched the page once more: it was there, and was given
+ *    back before its bit was set, so that their fault was merged with an urgent
+ *    read of the page.  place_may_have_merged() tells.
+ * Both are rare, so most reads cost no second system call.
  *
- * @buf NULL: zeros.
+ * Data is placed only in pages whose placed bit is not set, which is checked
+ * before each call to the kernel: the guest may have written to a page, or
+ * given it back, after it was placed, and the data that was read is older than
+ * that.
  */
 static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
                      const uint8_t *buf, uint64_t len_bytes,
@@ -305,12 +309,12 @@ static int place_run(FastloadWorker *w, FastloadArea *area, uint64_t ram_off,
             at += step.try_bytes;
             continue;
         }
-        /* Faults merged before this: the kernel wakes them when it places. */
+        /* Faults merged before this are woken by the kernel when it places. */
         merge_count = __atomic_load_n(&fl->sched.merge_count, __ATOMIC_ACQUIRE);
         ret = place_step(fl, area, ram_off + at, buf ? buf + at : NULL,
                          step.try_bytes, &step.done_bytes);
         if (ret == -ECANCELED) {
-            return 0; /* whoever drops it accounts for it and wakes */
+            return 0; /* fastload_drop_region() accounts for it and wakes */
         }
         if (ret) {
             error = place_judge(fl, area, ram_off + at, ret, &step);
@@ -347,8 +351,9 @@ int fastload_place_zero(FastloadWorker *w, FastloadArea *area,
 }
 
 /*
- * Places what @buf holds by giving its pages away; returns how many bytes of
- * it, from the start.  The caller copies the rest.
+ * Places what @buf holds with UFFDIO_MOVE, which takes the pages out of @buf.
+ * Returns how many bytes it has placed, from the start; the caller copies the
+ * rest.
  */
 static uint64_t place_move(FastloadWorker *w, FastloadArea *area,
                            uint64_t ram_off, uint8_t *buf, uint64_t len_bytes,
@@ -358,7 +363,7 @@ static uint64_t place_move(FastloadWorker *w, FastloadArea *area,
     PlacePause pause = { 0 };
     int ret;
 
-    /* Unlike the others it places only in what our own userfaultfd traps. */
+    /* Needs no place_lock: UFFDIO_MOVE places only in memory of this uffd. */
     do {
         ret = fastload_uffd_move(w->fl->uffd, area->hva + ram_off + done_bytes,
                                  buf + done_bytes, len_bytes - done_bytes,
@@ -388,7 +393,7 @@ static void place_fill_holes(const FastloadArea *area, FastloadSpan span,
     uint64_t i;
 
     if (area->granule_shift == area->page_shift) {
-        return; /* a page is one granule: it has data or is never copied */
+        return; /* a page is one granule: without data it is never copied */
     }
     for (i = 0; i < count; i++) {
         if (!fastload_bit_test(area->data_bits, first + i)) {
@@ -405,7 +410,7 @@ static int place_page(FastloadWorker *w, FastloadRead *read)
     FastloadSpan page = fastload_read_page(read);
     uint8_t *buf = read->buf + (page.ram_off - read->span.ram_off);
 
-    /* It was not read: zeros that failed before, or it was placed by then. */
+    /* Nothing was read: the page is zero, or was placed before the read. */
     if (!read->extent_count ||
         fastload_bit_test(area->placed, read->fault.page_idx)) {
         return fastload_place_zero(w, area, page.ram_off, page.len_bytes,
@@ -445,9 +450,9 @@ void fastload_place_around(FastloadWorker *w, FastloadRead *read)
 }
 
 /*
- * The whole chunk at once.  Whatever comes between, a page that arrived
- * urgently above all, the rest is copied as if we had never tried: the
- * kernel takes pages from the start on and says how many.
+ * Moves the whole chunk at once, if it can.  The kernel moves pages from the
+ * start on and says how many.  If something stops it, for example a page that
+ * an urgent read has placed meanwhile, the rest of the chunk is copied.
  */
 static void place_chunk(FastloadWorker *w, FastloadRead *read)
 {
@@ -456,8 +461,9 @@ static void place_chunk(FastloadWorker *w, FastloadRead *read)
 
     read->wants_move = false;
     /*
-     * What was placed since the read was planned was perhaps not read.  Asked
-     * now, the answer covers then as well: no page becomes unplaced.
+     * The read left out pages that were placed when it was planned, so moving
+     * the chunk might place garbage there.  A placed bit is never cleared: if
+     * none is set now, none was set then.
      */
     if (!fastload_huge_fits(area, span)) {
         return;

@@ -3,14 +3,14 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Pure functions of an area: no I/O, no locks, no system calls, nothing that
- * fails but allocation.  Decides what is one read, what is one placement and
- * what is never registered with userfaultfd; knows nothing of priorities.
+ * Pure functions of an area: no I/O, no locks, no system calls; only allocation
+ * can fail.  Decides what one read covers, what one placement covers, and what
+ * is never registered with userfaultfd.  Knows nothing of priorities.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
-/* The guest waits for this: a word at a time, where that is possible. */
+/* Start waits for this: counts a word at a time where that is possible. */
 static uint64_t plan_zero_bytes(const FastloadArea *area)
 {
     uint64_t granule_count = area->len_bytes >> area->granule_shift;
@@ -59,7 +59,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
     area->data_bits = g_new(uint64_t, word_count);
     memcpy(area->data_bits, region->data_bits, word_count * sizeof(uint64_t));
     if (granule_count % FASTLOAD_BITS) {
-        /* Bits past the end are the caller's; ours are clear. */
+        /* The caller's bits past the end may be set; here they are clear. */
         area->data_bits[word_count - 1] &=
             (1ull << (granule_count % FASTLOAD_BITS)) - 1;
     }
@@ -120,7 +120,7 @@ static bool plan_span_has_data(const FastloadArea *area, FastloadSpan span)
                          area->granule_shift);
 }
 
-/* Is there anything to place? */
+/* Is there anything to place in @span? */
 static bool plan_span_is_wanted(const FastloadArea *area, FastloadSpan span)
 {
     return area->wants_populated || plan_span_has_data(area, span);
@@ -220,7 +220,7 @@ FastloadRunKind fastload_plan_run(const FastloadArea *area, uint64_t ram_off,
     return kind;
 }
 
-/* The chunks at @first_idx are trapped: a span of their own, or part of one. */
+/* Traps chunks: adds them to the last span, or begins a new one. */
 static void plan_trap(FastloadArea *area, uint64_t first_idx,
                       uint64_t chunk_count)
 {
@@ -260,11 +260,12 @@ static uint64_t plan_run_of_chunks(const FastloadArea *area,
 }
 
 /*
- * Of a run of zero chunks, how many at either end are trapped all the same.  A
- * huge page of shared memory that lies across the run's border would come into
- * being by a touch inside, and bring zeros for what is missing outside.  Linux
- * 6.18 does not make such a page for a mapping that it does not fit; a kernel
- * that goes by the file's offset alone may.
+ * How many chunks at either end of a run of zero chunks are trapped although
+ * they are zero.  A touch inside the run may allocate a huge page of shared
+ * memory.  If that page reached across the border of the run, it would put
+ * zeros into pages that are missing.  Linux 6.18 allocates no such page in a
+ * mapping that it does not fit, but a kernel that goes by the file's offset
+ * alone may.
  */
 static uint64_t plan_margin(const FastloadArea *area)
 {
@@ -272,8 +273,8 @@ static uint64_t plan_margin(const FastloadArea *area)
 }
 
 /*
- * Marks runs of at least @run_chunk_min zero chunks untrapped and collects
- * what is left as spans.  Returns the number of spans.
+ * Leaves runs of at least @run_chunk_min zero chunks untrapped, and makes spans
+ * of the rest.  Returns the number of spans.
  */
 static uint64_t plan_area_spans(FastloadArea *area, uint64_t run_chunk_min)
 {
@@ -296,7 +297,7 @@ static uint64_t plan_area_spans(FastloadArea *area, uint64_t run_chunk_min)
         last = fastload_plan_chunk_span(area, i + margin + hole_count - 1);
         hole_bytes = last.ram_off + last.len_bytes - first.ram_off;
         if (hole_bytes < FASTLOAD_CHUNK_BYTES) {
-            /* Less than a chunk is never worth it: a region's odd ends. */
+            /* The ends of a region may be short: not worth two mappings. */
             plan_trap(area, i, run);
             continue;
         }

@@ -3,12 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Who reads a chunk need not be who places it: a chunk's staging goes from
- * hand to hand with its read, through a list for each state of
- * util/fastload-read.c in which no worker holds it: FRESH, READY and SPENT.
- * Each has a spare, for when its ring stops working in the middle of a read
- * (util/fastload-worker.c).  Takes pool.lock for a list operation and nothing
- * else; wakes nobody.
+ * One worker may read a chunk and another one place it: the read and its
+ * staging pass from worker to worker through three lists, one for each state in
+ * which no worker holds a read (FRESH, READY and SPENT; util/fastload-read.c).
+ * The staging of each chunk has a spare, for the case that a ring breaks in the
+ * middle of a read (util/fastload-worker.c).  Holds pool.lock for one list
+ * operation at a time; wakes nobody.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
@@ -44,8 +44,8 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
     uint32_t i;
 
     /*
-     * One more, to begin on the grid; and a spare for each, which costs no
-     * memory unless it is used.
+     * One chunk more, so that all can be aligned; and a spare for each, which
+     * takes no memory unless it is used.
      */
     fl->pool.spare_bytes = count * (size_t)FASTLOAD_CHUNK_BYTES;
     fl->pool.map_bytes = 2 * fl->pool.spare_bytes + FASTLOAD_CHUNK_BYTES;
@@ -53,7 +53,7 @@ bool fastload_pool_prepare(Fastload *fl, GError **error)
     if (!map) {
         return false;
     }
-    /* Moved or not: O_DIRECT into small pages is a third as fast. */
+    /* Even if nothing is moved: O_DIRECT into small pages is slow. */
     madvise(map, fl->pool.map_bytes, MADV_HUGEPAGE);
     /* A page shared with a child could not be moved. */
     madvise(map, fl->pool.map_bytes, MADV_DONTFORK);
@@ -95,7 +95,11 @@ void fastload_pool_put(Fastload *fl, FastloadRead *read)
     assert(to == FASTLOAD_READ_FRESH || to == FASTLOAD_READ_READY ||
            to == FASTLOAD_READ_SPENT);
     g_mutex_lock(&fl->pool.lock);
-    /* What has been begun is first; staging used last is warm in caches. */
+    /*
+     * Chunks whose placement has begun come first.  Otherwise READY is first
+     * in, first out, and staging that was used last is used next, since it is
+     * warm in the caches.
+     */
     while (to == FASTLOAD_READ_READY && *at &&
            (!read->placed_bytes || (*at)->placed_bytes)) {
         at = &(*at)->next;

@@ -4,9 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * A token bucket: tokens are bytes, come in at the background's rate and are
- * taken before a read is issued.  It holds what is due in
- * FASTLOAD_RATE_BURST_NS.  Knows nothing of what is read, nor of a load: who
- * calls holds the lock of the struct.  Nothing fails.
+ * taken before a read is issued.  The bucket holds what comes in during
+ * FASTLOAD_RATE_BURST_NS.  Knows nothing of reads or of a load.  The caller
+ * holds sched.lock.  Nothing fails.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
@@ -89,7 +89,7 @@ void fastload_rate_set_locked(FastloadRate *rate, uint64_t now_ns,
     fastload_rate_count_locked(rate, now_ns);
     rate->bytes_per_s = bytes_per_s;
     if (rate_is_limited(rate)) {
-        /* What a faster rate took in advance is forgiven, but for a burst. */
+        /* Debts from another rate count for one burst at most. */
         burst_bytes = rate_burst_bytes(rate);
         rate->tokens = CLAMP(rate->tokens, -burst_bytes, burst_bytes);
     }

@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What a read is to fetch, which requests it is cut into, which pages it
+ * Which bytes a read fetches, into which requests it is cut, which pages it
  * claims, how it failed, and its state.  Knows nothing of rings and threads:
- * the worker queues the requests, and says when they are back.  Nothing here
- * fails or waits.
+ * the worker queues the requests and tells when they have returned.  Nothing
+ * here fails or waits.
  *
  * A read:
  *
@@ -25,34 +25,34 @@
  *    |                     v
  *    +----renewed------- SPENT
  *
- * Whoever has taken a read out of its list is the only one to touch it, so a
- * move takes no lock; pool.lock hands the reads of chunks from one thread to
- * the next.  All edges are performed on worker threads:
+ * A worker that has taken a read out of its list is the only one to touch it,
+ * so a move takes no lock; pool.lock passes the reads of chunks from one thread
+ * to the next.  All moves are made on worker threads:
  *
  *   FRESH -> ISSUING      the worker that takes a fault, a hint or a chunk
  *   ISSUING -> IN_FLIGHT  the same one, with the last request; also after an
  *                         error, when nothing more of the read is issued
- *   ISSUING -> READY      the same one: every page is placed by now, or has no
- *                         data; or an error came, and no request is out
+ *   ISSUING -> READY      the same one, if every page is placed or has no data;
+ *                         or after an error, if no request is in flight
  *   IN_FLIGHT -> READY    the same one, when it reaps the last request
  *   READY -> PLACING      urgent: the same one, at once; a hint: the same one,
  *                         one a turn; a chunk: any worker that may place
- *   PLACING -> READY      a chunk: that worker may place no longer
- *   PLACING -> FRESH      that worker, when the scheduler knows how it ended
- *   PLACING -> SPENT      a chunk: the same, where part of it was moved
- *   SPENT -> FRESH        a chunk: any worker that makes new staging
+ *   PLACING -> READY      a chunk: that worker, when it may not place any more
+ *   PLACING -> FRESH      that worker, after it has told the scheduler
+ *   PLACING -> SPENT      a chunk: the same, if part of it was moved
+ *   SPENT -> FRESH        a chunk: any worker that renews staging
  *
- *   FRESH      nothing is asked of it: in w->free_urgent, in w->free_hints, or
- *              in the pool
- *   ISSUING    planned; some of it may be out: a hint or a chunk is w->issuing
- *   IN_FLIGHT  only the storage is waited for
- *   READY      all read, or failed; of a chunk, a part may be placed: it is in
- *              the pool; a hint is among w->ready_hints
- *   PLACING    a worker places what is left of it: a chunk is w->placing, when
- *              more than a turn is needed
+ *   FRESH      not in use: in w->free_urgent, in w->free_hints, or in the pool
+ *   ISSUING    planned; some requests may be in flight; a hint or a chunk is
+ *              w->issuing
+ *   IN_FLIGHT  all requests are issued, and some are in flight
+ *   READY      all read, or failed; a chunk is in the pool, and part of it may
+ *              be placed; a hint is in w->ready_hints
+ *   PLACING    a worker places the rest of it; a chunk that takes more than a
+ *              turn is w->placing
  *   SPENT      as FRESH, but its staging has no huge page: in the pool
  *
- * An ending load leaves reads behind in any state.
+ * When a load ends, reads may be in any state.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -87,7 +87,7 @@ void fastload_read_check(const FastloadRead *read)
     case FASTLOAD_READ_FRESH:
     case FASTLOAD_READ_SPENT:
         assert(read->state == FASTLOAD_READ_FRESH || read->is_pooled);
-        /* Nothing is left of what it read before: nobody counts on it. */
+        /* Nothing of its last use is left. */
         assert(!read->inflight_count && !read->moved_bytes);
         assert(!read->around_claims && !read->fault.area);
         assert(!read->is_retried && !read->is_probe);
@@ -206,7 +206,7 @@ void fastload_read_release_around(Fastload *fl, FastloadRead *read)
             is_left = true;
         }
     }
-    /* As in place_may_have_merged(): one side sees what the other wrote. */
+    /* As in place_may_have_merged(), which says why this is enough. */
     if (__atomic_fetch_add(&fl->sched.merge_count, 0, __ATOMIC_ACQ_REL) !=
         read->merge_count) {
         is_left = true;
@@ -229,7 +229,7 @@ void fastload_read_plan(FastloadRead *read, uint32_t file_generation)
     read->next = NULL;
     read->extent_idx = 0;
     if (read->class == FASTLOAD_CLASS_URGENT && count > 1) {
-        /* Read what lies between several stretches as well. */
+        /* An urgent read is one request: it reads over the holes. */
         extents[0].len_bytes = extents[count - 1].ram_off +
                                extents[count - 1].len_bytes -
                                extents[0].ram_off;

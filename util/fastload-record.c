@@ -3,13 +3,14 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * While a recording is on, whoever reads fault messages notes each page once,
- * in an array that is there already: no lock and no system call comes on top of
- * a fault.  The scheduler holds the background back for as long, or first
- * touches would not fault.  A thread of its own writes the file afterwards.
- * Which file it is, whether it fits, and what to do with it is decided here as
- * well; the bytes are util/fastload-workset.c's business, and replaying is
- * util/fastload-hints.c's.  A failure concerns the recording, never the load.
+ * While a recording is on, workers that read fault messages note each page
+ * once, in an array that is allocated before: a fault takes no lock and no
+ * system call more than without a recording.  The scheduler holds the
+ * background back meanwhile, or first touches would not fault.  Afterwards a
+ * thread writes the file. This file also decides whether there is a working set
+ * to replay, and whether it is of this snapshot; util/fastload-workset.c
+ * formats and parses the bytes, and util/fastload-hints.c replays the set.  A
+ * failure concerns the recording, never the load.
  *
  * State (record.lock; who moves it in parentheses):
  *
@@ -21,8 +22,9 @@
  *                           FAILED <------------------------------------+
  *
  *   NONE       no thread; is_on is 0
- *   RECORDING  is_on is 1 until whoever clears it moves on; the writer sleeps
- *   WRITING    is_on is 0; the writer has touches and areas, which stay
+ *   RECORDING  is_on is 1 until the thread that clears it makes the next move;
+ *              the writer sleeps
+ *   WRITING    is_on is 0; the writer reads touches and areas, which stay
  *   WRITTEN    the file is there; the writer ends
  *   FAILED     no file of this load is there; the writer ends, if there is one
  */
@@ -30,12 +32,12 @@
 #include "trace.h"
 #include "qemu/fastload_int.h"
 
-/* A touch: it is valid, its area, its page. */
+/* A touch in 64 bits: a bit that it is valid, its area, its page. */
 #define RECORD_TOUCH_VALID (1ull << 63)
 #define RECORD_TOUCH_AREA_SHIFT 51
 #define RECORD_TOUCH_PAGE_MASK ((1ull << RECORD_TOUCH_AREA_SHIFT) - 1)
 QEMU_BUILD_BUG_ON(FASTLOAD_REGION_COUNT_MAX > 1u << 12);
-/* In areas a block of the file is numbered from 1 on; 0: it has no page. */
+/* record_make_set() numbers blocks from 1; 0: the area was not touched. */
 QEMU_BUILD_BUG_ON(FASTLOAD_REGION_COUNT_MAX >
                   FASTLOAD_WORKSET_BLOCK_COUNT_MAX);
 #define RECORD_NAME_TRIES_MAX 100
@@ -128,7 +130,7 @@ static uint64_t record_hash_area(uint64_t hash, const Fastload *fl,
     return hash;
 }
 
-/* Of the snapshot, wherever it lies: a copy has the same. */
+/* A digest of the snapshot that a copy of the file has as well. */
 static uint64_t record_digest(const Fastload *fl)
 {
     g_autofree FastloadArea **areas = g_new(FastloadArea *, fl->areas->len);
@@ -136,7 +138,7 @@ static uint64_t record_digest(const Fastload *fl)
     struct stat st;
     guint i;
 
-    /* Of a device no size is told, and its snapshot ends somewhere in it. */
+    /* A block device has no size in stat(), and is longer than its snapshot. */
     hash = fastload_workset_hash(hash, fstat(fl->file.fd, &st) == 0 &&
                                        S_ISREG(st.st_mode)
                                        ? st.st_size - fl->config.stream_off
@@ -150,9 +152,9 @@ static uint64_t record_digest(const Fastload *fl)
     return hash;
 }
 
-/* ---- the file that is there, or is not ---- */
+/* ---- the file: is there one to replay? ---- */
 
-/* All of @fd, which is no longer than a working set may be; or -errno. */
+/* Reads all of @fd, if it can be a working set; its length, or -errno. */
 static int64_t record_read_all(int fd, uint8_t **ret_bytes)
 {
     g_autofree uint8_t *bytes = NULL;
@@ -197,7 +199,7 @@ static const char *record_read_cause(int64_t error)
     return g_strerror(-error);
 }
 
-/* Takes @fd.  False: @error says why nothing is replayed. */
+/* Closes @fd.  False: @error says why nothing is replayed. */
 static bool record_replay(Fastload *fl, const char *path, int fd,
                           GError **error)
 {
@@ -222,11 +224,11 @@ static bool record_replay(Fastload *fl, const char *path, int fd,
                     "the working set \"%s\" is not used: %s", path, refusal);
         return false;
     }
-    set = NULL; /* it is the load's */
+    set = NULL; /* it belongs to the load now */
     return true;
 }
 
-/* False: it would be in vain. */
+/* Can the file be created?  Checked early, before anything is recorded. */
 static bool record_may_write(const char *path, GError **error)
 {
     g_autofree char *folder = g_path_get_dirname(path);
@@ -297,7 +299,7 @@ void fastload_record_touch(Fastload *fl, FastloadArea *area,
     }
 }
 
-/* When the times began to count; 0: they have not yet. */
+/* When the times of the recording began; 0: the guest does not run yet. */
 static uint64_t record_base_ns(const FastloadRecord *record)
 {
     return record->awaits_guest
@@ -314,7 +316,7 @@ uint64_t fastload_record_due_ns(const FastloadRecord *record)
     }
     if (__atomic_load_n(&record->touch_count, __ATOMIC_RELAXED) >=
         FASTLOAD_TOUCH_COUNT_MAX) {
-        return 1; /* it is full */
+        return 1; /* touches is full: over at once */
     }
     base_ns = record_base_ns(record);
     if (!base_ns) {
@@ -371,7 +373,7 @@ static void record_make_blocks(const Fastload *fl, FastloadWorkset *set,
         g_strlcpy(block->label, area->label, sizeof(block->label));
         for (i = 0; block->label[i]; i++) {
             if (!g_ascii_isprint(block->label[i])) {
-                block->label[i] = '?'; /* it is for people */
+                block->label[i] = '?'; /* labels are only for people */
             }
         }
     }
@@ -401,7 +403,7 @@ static FastloadWorkset *record_make_set(const Fastload *fl)
                          __builtin_ctz(FASTLOAD_WORKSET_PAGE_BYTES);
 
         if (!(touch & RECORD_TOUCH_VALID)) {
-            continue; /* it came when the recording was over */
+            continue; /* counted, but not stored when the recording ended */
         }
         if (!block_nos[area_idx]) {
             block_nos[area_idx] = ++set->block_count;
@@ -419,7 +421,7 @@ static FastloadWorkset *record_make_set(const Fastload *fl)
     return set;
 }
 
-/* A new file beside @path; -1: errno says why not. */
+/* Creates a temporary file in @path's folder; -1: errno says why not. */
 static int record_create(const char *path, char **ret_temp_path)
 {
     uint32_t i;
@@ -441,7 +443,7 @@ static int record_create(const char *path, char **ret_temp_path)
     return -1;
 }
 
-/* 0 or a positive errno; the bytes are on the disk then. */
+/* Returns 0 when the bytes are on the disk, or a positive errno. */
 static int record_write_all(int fd, const uint8_t *bytes, size_t len_bytes)
 {
     size_t at = 0;
@@ -457,7 +459,7 @@ static int record_write_all(int fd, const uint8_t *bytes, size_t len_bytes)
     return fsync(fd) < 0 ? errno : 0;
 }
 
-/* That the new name is on the disk as well; the file is whole without it. */
+/* Puts the new name on the disk as well; if that fails, the file is whole. */
 static void record_sync_folder(const char *path)
 {
     g_autofree char *folder = g_path_get_dirname(path);
@@ -478,7 +480,7 @@ static bool record_write_file(const char *path, const uint8_t *bytes,
                                                          len_bytes);
 
     if (fd >= 0) {
-        /* Some file systems tell only then that the disk is full. */
+        /* Some file systems report a full disk only in close(). */
         if (close(fd) < 0 && !error_number) {
             error_number = errno;
         }
@@ -579,7 +581,7 @@ void fastload_record_start(Fastload *fl, FastloadThreadFunc *thread_of)
                                    FASTLOAD_BIT_WORDS(area->page_count));
         }
     }
-    /* Costs memory as far as it is used. */
+    /* Takes memory as far as it is used. */
     record->touches = g_new0(uint64_t, FASTLOAD_TOUCH_COUNT_MAX);
     record->begin_ns = fl->start_ns;
     g_mutex_lock(&record->lock);

@@ -5,9 +5,9 @@
  *
  * Counts pages and chunks that wait for another try, says when that is due
  * (the pause doubles from FASTLOAD_BACKOFF_NS_MIN to _MAX for as long as reads
- * fail), and from when on the load counts as stalled.  Chunks that failed wait
- * in a queue; pages wait among the faults, in the scheduler.  Knows neither
- * areas nor a load: who calls holds the lock of the struct.  Nothing fails.
+ * fail), and when the load counts as stalled.  Chunks that failed wait in a
+ * queue here; pages wait among the faults, in the scheduler.  Knows neither
+ * areas nor a load.  The caller holds sched.lock.  Nothing fails.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
@@ -15,7 +15,7 @@
 void fastload_retry_prepare(FastloadRetry *retry, uint64_t chunk_count)
 {
     assert(chunk_count <= UINT32_MAX);
-    /* Costs no memory but where chunks fail. */
+    /* Takes memory only where chunks fail. */
     retry->next_chunk_nos = g_new(uint32_t, chunk_count);
 }
 
@@ -41,7 +41,7 @@ bool fastload_retry_pop_chunk_locked(FastloadRetry *retry,
         return false;
     }
     *ret_chunk_no = retry->first_chunk_no;
-    /* Of the last one the next is not known, and not asked for. */
+    /* The last one in the queue has no link. */
     if (--retry->failed_chunk_count) {
         retry->first_chunk_no = retry->next_chunk_nos[*ret_chunk_no];
     }
@@ -61,7 +61,7 @@ void fastload_retry_now_locked(FastloadRetry *retry)
 {
     fastload_retry_read_again_locked(retry);
     retry->due_ns = 0;
-    retry->wants_probe = true; /* but nothing has been read yet */
+    retry->wants_probe = true; /* nothing has been read again yet */
 }
 
 void fastload_retry_failed_locked(FastloadRetry *retry, uint64_t now_ns,
@@ -106,14 +106,14 @@ bool fastload_retry_is_stalled_locked(const FastloadRetry *retry,
     if (!fastload_retry_may_stall_locked(retry)) {
         return false;
     }
-    /* A file that has changed does not heal. */
+    /* A file that has changed does not become right by itself. */
     return retry->is_file_changed ||
            now_ns >= retry->failed_at_ns + FASTLOAD_STALL_FAIL_NS ||
            (fault_begin_ns != UINT64_MAX &&
             now_ns >= fault_begin_ns + FASTLOAD_STALL_WAIT_NS);
 }
 
-/* One at a time, and none once something was read. */
+/* One chunk at a time, and none once something has been read. */
 uint64_t fastload_retry_probe_due_ns_locked(const FastloadRetry *retry)
 {
     return retry->failed_chunk_count && retry->wants_probe &&

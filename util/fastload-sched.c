@@ -6,13 +6,13 @@
  * Two queues for all workers: faults (high priority, a bounded ring) and
  * chunks (low priority, a cursor and a state per chunk), those of early regions
  * first, otherwise in file order.  Between the two comes the working set that
- * is replayed, if there is one (util/fastload-hints.c); and while one is
+ * is replayed, if there is one (util/fastload-hints.c).  While a working set is
  * recorded, the chunks wait.
- * Failed pages and chunks come back through the same two, when fastload-retry.c
- * says so; fastload-rate.c says how much may be read ahead, and this file holds
- * their lock.  Does no I/O and waits for nothing but sched.lock, under which
- * nothing waits; a toucher for whose fault the queue has no room is woken when
- * it is released.
+ * Failed pages and chunks come back through the same two queues when
+ * fastload-retry.c says so; fastload-rate.c says how much may be read ahead.
+ * sched.lock guards all three.  Does no I/O, and waits for nothing but
+ * sched.lock, under which nothing waits.  When the queue has no room for a
+ * fault, its thread is woken after sched.lock is released, and faults again.
  *
  * A chunk:
  *
@@ -53,7 +53,7 @@ static void sched_push_locked(Fastload *fl, const FastloadFault *fault)
     fl->sched.fault_count++;
 }
 
-/* The entry of the same page in the queue, NULL: none.  There is never more. */
+/* The entry of the same page in the queue, of which there is one at most. */
 static FastloadFault *sched_find_locked(Fastload *fl,
                                         const FastloadFault *fault)
 {
@@ -78,9 +78,9 @@ bool fastload_sched_push_fault(Fastload *fl, const FastloadFault *fault)
 
     g_mutex_lock(&fl->sched.lock);
     /*
-     * Whoever was woken beside a read that failed faults once more.  The entry
-     * that is there knows of the failure, so it stays: a new one would be read
-     * at once, and would fail without any back-off for as long as that lasts.
+     * A thread that was woken after its read failed faults again.  The page's
+     * entry in the queue knows about the failure, so it stays as it is: a new
+     * entry would be read at once, and would go on failing without back-off.
      */
     if (!sched_find_locked(fl, fault)) {
         fits = fl->sched.fault_count < FASTLOAD_FAULT_COUNT_MAX;
@@ -122,7 +122,7 @@ static bool sched_is_waited_for_locked(const FastloadFault *fault)
                                         __ATOMIC_ACQUIRE)) {
         return false;
     }
-    /* Its chunk may have brought the page; the fault is dropped later. */
+    /* If its chunk has brought the page, nobody waits for this fault. */
     return fault->is_discarded || !fastload_bit_test(fault->area->placed,
                                                      fault->page_idx);
 }
@@ -228,7 +228,7 @@ uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns)
                                                      : FASTLOAD_CALM_QUEUE_NS;
 }
 
-/* Moves the cursor to the next chunk that is PENDING: its area, or NULL. */
+/* Moves the cursor to the next chunk that is PENDING; its area, or NULL. */
 static FastloadArea *sched_find_pending_locked(Fastload *fl)
 {
     for (; fl->sched.next_area < fl->areas->len; fl->sched.next_area++) {
@@ -246,10 +246,10 @@ static FastloadArea *sched_find_pending_locked(Fastload *fl)
     return NULL;
 }
 
-/* Early areas come first, and neither rate nor recording holds them back. */
+/* Is the next chunk of an early area, which no rate or recording delays? */
 static bool sched_is_early_next_locked(Fastload *fl)
 {
-    /* Behind the end of one early area there may be another. */
+    /* The cursor may be at the end of an area, with an early one behind it. */
     const FastloadArea *area = sched_find_pending_locked(fl);
 
     return area && area->is_early;
@@ -268,7 +268,7 @@ uint64_t fastload_sched_rate_due_ns(Fastload *fl)
     uint64_t due_ns;
 
     g_mutex_lock(&fl->sched.lock);
-    /* What was begun is in the way of a probe: then it goes on as well. */
+    /* A probe must wait for a read that is half issued, so that goes on too. */
     due_ns = MIN(sched_rate_due_locked(fl),
                  fastload_retry_probe_due_ns_locked(&fl->retry));
     g_mutex_unlock(&fl->sched.lock);
@@ -292,7 +292,7 @@ uint32_t fastload_sched_rate_take(Fastload *fl, uint64_t now_ns,
     fastload_rate_count_locked(&fl->rate, now_ns);
     if (read->class == FASTLOAD_CLASS_HINT ||
         (read->area->is_early && !fastload_rate_is_off_locked(&fl->rate))) {
-        /* It takes nothing from the rate. */
+        /* Not charged. */
     } else if (read->is_probe || sched_is_probe_due_locked(fl, now_ns)) {
         fastload_rate_charge_locked(&fl->rate, take_bytes);
     } else if (sched_rate_due_locked(fl)) {
@@ -329,7 +329,7 @@ void fastload_sched_retry_now(Fastload *fl)
         uint32_t at = (fl->sched.fault_head + i) % FASTLOAD_FAULT_COUNT_MAX;
         FastloadFault *fault = &fl->sched.faults[at];
 
-        /* Not 0: that is a fault which did not fail. */
+        /* Not 0, which means a fault that has not failed. */
         fault->not_before_ns = MIN(fault->not_before_ns, 1);
     }
     g_mutex_unlock(&fl->sched.lock);
@@ -389,8 +389,9 @@ static bool sched_take_pending_locked(Fastload *fl, FastloadArea **ret_area,
 }
 
 /*
- * The next hint: behind early areas, but where nothing is read ahead; and none
- * of a file that has changed is any good.
+ * The next hint.  It waits until early areas are read, unless those are held
+ * back themselves (FASTLOAD_BACKGROUND_OFF), and for the back-off while the
+ * file counts as changed.
  */
 static FastloadHintKind sched_find_hint_locked(Fastload *fl, uint64_t now_ns,
                                                FastloadArea **ret_area,
@@ -447,7 +448,7 @@ void fastload_sched_hint_done(Fastload *fl, const FastloadRead *read)
     g_mutex_unlock(&fl->sched.lock);
 }
 
-/* The chunk that the next hint is in, if it is to be read whole. */
+/* Takes the chunk of the next hint, if it is to be read whole. */
 static bool sched_take_hint_locked(Fastload *fl, uint64_t now_ns,
                                    FastloadArea **ret_area,
                                    uint64_t *ret_chunk_idx)
@@ -498,8 +499,8 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
 }
 
 /*
- * When a chunk is due that is in the working set; or that hints may be looked
- * for again, where the file has changed.  UINT64_MAX: no such thing.
+ * When a chunk of the working set is due, or when hints may be taken again
+ * after the file has changed.  UINT64_MAX: neither.
  */
 static uint64_t sched_hint_chunk_due_locked(Fastload *fl)
 {
@@ -571,7 +572,7 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure)
     bool is_failing;
 
     g_mutex_lock(&fl->sched.lock);
-    /* What failed for a fault may have come with its chunk meanwhile. */
+    /* A page that failed may have come with its chunk: is any missing? */
     is_failing = fl->retry.failing_count && fl->retry.is_failure_known &&
                  __atomic_load_n(&fl->missing_bytes, __ATOMIC_RELAXED);
     if (is_failing) {
@@ -609,13 +610,13 @@ FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
     fault = read->fault;
     read->fault.area = NULL;
     if (fault.not_before_ns) {
-        /* A later fault for the page may have it: they wait as one. */
+        /* A later fault of the page counts as waiting since this one began. */
         sched_for_each_fault_locked(fl, sched_make_as_old_locked, &fault);
         if (fastload_bit_test(fault.area->placed, fault.page_idx)) {
             is_recovered = fastload_retry_ended_locked(&fl->retry,
                 !__atomic_load_n(&fault.area->is_dropped, __ATOMIC_ACQUIRE));
         } else {
-            fl->retry.failing_count--; /* that read will tell */
+            fl->retry.failing_count--; /* the read that claimed it counts */
         }
     }
     g_mutex_unlock(&fl->sched.lock);
@@ -623,10 +624,9 @@ FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
 }
 
 /*
- * The page goes back to the fault queue, in place of an entry that came while
- * it was read; nobody else would ask for it.  Without room: false.  The caller
- * then calls sched_send_back() with the lock released, for that is a system
- * call.
+ * Puts the fault back into the queue, in place of an entry that came while it
+ * was read; otherwise nobody would read the page.  False: the queue is full.
+ * The caller then releases the lock and calls sched_send_back(), a system call.
  */
 static bool sched_put_back_locked(Fastload *fl, const FastloadFault *fault)
 {
@@ -643,7 +643,7 @@ static bool sched_put_back_locked(Fastload *fl, const FastloadFault *fault)
     return true;
 }
 
-/* As above, to be read when the back-off is over. */
+/* The same, to be read when the back-off is over. */
 static bool sched_requeue_locked(Fastload *fl, const FastloadFault *fault)
 {
     FastloadFault later = *fault;
@@ -652,7 +652,7 @@ static bool sched_requeue_locked(Fastload *fl, const FastloadFault *fault)
     return sched_put_back_locked(fl, &later);
 }
 
-/* There was no room: the toucher faults again, and queues in the kernel. */
+/* Without room here, the thread faults again, and the kernel queues that. */
 static void sched_send_back(const Fastload *fl, const FastloadFault *fault)
 {
     fastload_uffd_wake(fl->uffd, fault->area->hva +
@@ -686,8 +686,9 @@ FastloadOutcome fastload_sched_zero_failed(Fastload *fl,
 }
 
 /*
- * What failed may be a neighbour that came along: the page is read alone, at
- * once, and only that tells.  As above.
+ * A read of several pages may have failed because of one that nobody waits for.
+ * So the page that somebody waits for is read alone, at once, and only if that
+ * fails has the page failed.  Returns as sched_put_back_locked().
  */
 static bool sched_around_failed_locked(Fastload *fl, FastloadRead *read)
 {
@@ -698,7 +699,7 @@ static bool sched_around_failed_locked(Fastload *fl, FastloadRead *read)
     return sched_put_back_locked(fl, &alone);
 }
 
-/* Returns whether it will be tried again by itself: see above. */
+/* Returns whether it is queued for a retry; as sched_put_back_locked(). */
 static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
                                      uint64_t now_ns)
 {
@@ -722,7 +723,7 @@ static bool sched_read_failed_locked(Fastload *fl, FastloadRead *read,
             fastload_plan_chunk_of(read->area, read->span.ram_off));
         return true;
     }
-    /* The claim first: the page must be claimable when it is queued. */
+    /* The claim goes first: a page in the queue must be claimable. */
     fastload_bit_clear(read->area->claimed, read->fault.page_idx);
     if (!sched_requeue_locked(fl, &read->fault)) {
         fl->retry.failing_count--;
@@ -756,11 +757,11 @@ FastloadOutcome fastload_sched_read_done(Fastload *fl, FastloadRead *read,
     if (read->error) {
         is_queued = sched_read_failed_locked(fl, read, now_ns);
     } else if (read->is_retried) {
-        /* Others may have brought its pages, or its memory is gone. */
+        /* Without extents nothing was read: others had placed its pages. */
         is_recovered = fastload_retry_ended_locked(&fl->retry,
                                                    read->extent_count);
     } else if (fl->retry.failed_round_count && !fl->retry.failing_count) {
-        /* What failed found no room in the queue: this may be it. */
+        /* A failed page that found no room in the queue may be this one. */
         fastload_retry_read_again_locked(&fl->retry);
         is_recovered = true;
     }

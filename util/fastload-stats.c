@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A counter has one writer, its worker; everybody may read it at any time.
- * Relaxed atomics suffice: a reader wants a recent value of each field and
- * no order between fields.
+ * A counter has one writer, its worker; any thread may read it at any time.
+ * Relaxed atomics suffice: a reader wants a recent value of each field, and no
+ * order between fields.
  */
 #include "qemu/osdep.h"
 #include <time.h>

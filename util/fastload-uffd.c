@@ -3,12 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Thin: each function is one system call and a few retries that its interface
- * demands, without a pause, but opening, for which there are two ways.  Knows
- * no regions, keeps no state, logs nothing.  The kernel's rules are in
- * ioctl_userfaultfd(2); what matters here: UFFDIO_COPY, UFFDIO_MOVE and
- * UFFDIO_ZEROPAGE report in a signed field either the bytes done, which may be
- * fewer than asked with EAGAIN, or a negative errno when nothing was done.
+ * Thin: each function is one system call, with the few retries that its
+ * interface demands and without a pause; only opening has two ways to try.
+ * Knows no regions, keeps no state, logs nothing.  ioctl_userfaultfd(2) has the
+ * kernel's rules.  What matters here: UFFDIO_COPY, UFFDIO_MOVE and
+ * UFFDIO_ZEROPAGE fail with EAGAIN after a part was done.  A signed field then
+ * has the bytes that were done, or a negative errno if nothing was done.
  */
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
@@ -33,7 +33,7 @@ typedef struct UffdMove {
 
 #define UFFD_MOVE _IOWR(UFFDIO, 0x05, UffdMove)
 
-/* The handshake: with as much as the kernel knows. */
+/* The handshake, with as many features as the kernel has. */
 static int uffd_shake_hands(int uffd, bool *ret_has_move)
 {
     static const uint64_t wishes[] = {
@@ -52,7 +52,7 @@ static int uffd_shake_hands(int uffd, bool *ret_has_move)
     return -errno;
 }
 
-/* Since Linux 6.1; whoever may open the device needs no other permission. */
+/* Since Linux 6.1; permission to open the device is enough. */
 static int uffd_from_device(int flags)
 {
     int dev_fd = open(FASTLOAD_UFFD_DEVICE, O_RDWR | O_CLOEXEC);
@@ -67,7 +67,7 @@ static int uffd_from_device(int flags)
     return ret;
 }
 
-/* Takes what one of the ways returned; closes it when it is of no use. */
+/* @uffd may be -errno.  Returns it after the handshake; or -errno: closed. */
 static int uffd_check(int uffd, bool *ret_has_move)
 {
     int ret;
@@ -96,8 +96,8 @@ bool fastload_uffd_open(int *ret_uffd, bool *ret_has_move,
         return true;
     }
     /*
-     * Whatever the error: the sysctl says EPERM, a security module EACCES, and
-     * a filter of system calls whatever its author chose.
+     * Tried after any error: the sysctl causes EPERM, a security module EACCES,
+     * and a seccomp filter whatever its author chose.
      */
     device_ret = uffd_check(uffd_from_device(flags), ret_has_move);
     if (device_ret >= 0) {

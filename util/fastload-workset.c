@@ -3,9 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The numbers are a stranger's: nothing is added before it is known to fit,
- * and no more is allocated than the bytes can hold.  What cannot be told from
- * damage is called damage.  The layout is in include/qemu/fastload_workset.h.
+ * The file may hold any numbers: they are compared before they are added, so
+ * that no sum overflows, and nothing is allocated for more items than the bytes
+ * can hold.  Whatever breaks the format is reported as damage.  The layout is
+ * in include/qemu/fastload_workset.h.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_workset.h"
@@ -14,7 +15,7 @@
 #define WORKSET_FLAG_CUT 1u
 #define WORKSET_BLOCK_BYTES 24u
 #define WORKSET_RUN_BYTES 16u
-/* So many runs count as touched soon after each other, at first. */
+/* So many runs in a row count as touched soon after each other, at first. */
 #define WORKSET_BATCH_COUNT 256u
 #define WORKSET_BATCH_GROWTH 16u
 
@@ -78,7 +79,7 @@ static uint32_t workset_padded(uint32_t label_bytes)
     return (label_bytes + 7) / 8 * 8;
 }
 
-/* NULL, or why this is no file of ours, or not a whole one. */
+/* NULL, or why this is not a file of a working set, or not a whole one. */
 static const char *workset_header_defect(const uint8_t *bytes,
                                          uint64_t len_bytes)
 {
@@ -106,7 +107,7 @@ static const char *workset_header_defect(const uint8_t *bytes,
     return NULL;
 }
 
-/* The block at @at; NULL: it is none, or not all of it is there. */
+/* Parses a block; returns its end, or NULL: it is wrong, or cut. */
 static const uint8_t *workset_parse_block(const uint8_t *at,
                                           const uint8_t *end,
                                           FastloadWorksetBlock *ret_block)
@@ -138,8 +139,9 @@ static const uint8_t *workset_parse_block(const uint8_t *at,
 }
 
 /*
- * Are the runs inside their blocks, and are there of no block more pages than
- * it has?  @left_counts: a number for each block.
+ * Parses the runs.  Each must lie in its block, and all runs of a block
+ * together must not have more pages than it has.  @left_counts: room for a
+ * number for each block.
  */
 static bool workset_parse_runs(const uint8_t *at, FastloadWorkset *set,
                                uint64_t *left_counts)
@@ -195,7 +197,7 @@ FastloadWorkset *fastload_workset_parse(const uint8_t *bytes,
     set->is_cut = workset_get32(bytes + 20) & WORKSET_FLAG_CUT;
     set->snapshot_digest = workset_get64(bytes + 24);
     set->took_ns = workset_get64(bytes + 32);
-    /* Before anything of that number is allocated. */
+    /* Checked before so many are allocated. */
     if (set->block_count > (end - at) / WORKSET_BLOCK_BYTES) {
         *ret_refusal = "it is damaged: its blocks are not all there";
         return NULL;
@@ -273,7 +275,7 @@ uint8_t *fastload_workset_format(const FastloadWorkset *set,
 
 typedef struct WorksetItem {
     FastloadWorksetRun run;
-    uint32_t turn;        /* when it was touched, among others */
+    uint32_t turn;        /* its place in the order of touches */
 } WorksetItem;
 
 static int workset_by_place(const void *a, const void *b)
@@ -294,7 +296,7 @@ static int workset_by_turn(const void *a, const void *b)
     return x->turn < y->turn ? -1 : x->turn > y->turn;
 }
 
-/* Does @next go on where @run ends?  Then @run becomes both. */
+/* If @next begins where @run ends, extends @run by it. */
 static bool workset_join_next(FastloadWorksetRun *run,
                               const FastloadWorksetRun *next)
 {

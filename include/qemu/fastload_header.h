@@ -3,11 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Purpose: one judge of what a file says about where a block's bitmap and
- *   pages are, for QEMU's adapter and for the tools that read snapshots; each
- *   tells its user in its own words.
+ * Purpose: QEMU's adapter and the tools that read snapshots check in one place
+ *   where a file says that a block's bitmap and pages are.  Each of them has
+ *   messages of its own.
  * Threads: pure functions, any thread.
- * Trust: none; every number may be anything.
+ * Trust: none; every number may have any value.
  *
  * The format is QEMU's, docs/devel/migration/mapped-ram.rst there.
  */
@@ -25,36 +25,41 @@ typedef struct FastloadHeader {
     uint64_t pages_off;
 } FastloadHeader;
 
-/* What is wrong with it; the first of these that is. */
+/* What is wrong with a header: the first of these that applies. */
 typedef enum FastloadHeaderDefect {
     FASTLOAD_HEADER_SOUND,
     FASTLOAD_HEADER_BAD_VERSION,
     FASTLOAD_HEADER_BAD_PAGE_BYTES,
-    FASTLOAD_HEADER_BITMAP_TOO_EARLY, /* before what must come before it */
-    FASTLOAD_HEADER_BITMAP_CUT,       /* the file ends before it does */
-    FASTLOAD_HEADER_PAGES_TOO_EARLY,
+    FASTLOAD_HEADER_BITMAP_TOO_EARLY, /* before @after_off */
+    FASTLOAD_HEADER_BITMAP_CUT,       /* the file ends before the bitmap does */
+    FASTLOAD_HEADER_PAGES_TOO_EARLY,  /* before the end of the bitmap */
     FASTLOAD_HEADER_PAGES_UNALIGNED,
     FASTLOAD_HEADER_PAGES_CUT,
 } FastloadHeaderDefect;
 
+/* Reads the numbers; any bytes will do. */
 void fastload_header_parse(const uint8_t bytes[FASTLOAD_HEADER_BYTES],
                            FastloadHeader *ret_header);
 
-/* Of a block of @len_bytes: whole words of 64 bits. */
+/*
+ * Bytes of the bitmap of a block of @len_bytes with pages of @page_bytes, which
+ * is not 0: whole words of 64 bits.
+ */
 uint64_t fastload_header_bitmap_bytes(uint64_t len_bytes,
                                       uint64_t page_bytes);
 
 /**
- * fastload_header_check: can it be followed without leaving the file?
+ * fastload_header_check: do bitmap and pages lie in the file?
  * @header: as parsed
- * @len_bytes: of the block, as the file says; any
- * @page_bytes: what this machine has; a power of two, 512 at least
- * @after_off: where bitmap and pages may begin at the earliest: behind the
- *   header, or the block before it.  In this order nothing overlaps
- * @file_bytes: the size of the file
+ * @len_bytes: length of the block, as the file says; any number
+ * @page_bytes: page size of this machine; a power of two, 512 at least
+ * @after_off: the lowest offset that bitmap and pages may have: the end of the
+ *   header, or of the block before.  Blocks checked in this order do not
+ *   overlap
+ * @file_bytes: size of the file
  *
- * When it is sound, bitmap and pages lie in the file, in this order, and no
- * sum of an offset and a length overflows.
+ * Returns: FASTLOAD_HEADER_SOUND when bitmap and pages lie in the file, in this
+ * order, and no sum of an offset and a length overflows; else the first defect.
  */
 FastloadHeaderDefect fastload_header_check(const FastloadHeader *header,
                                            uint64_t len_bytes,
