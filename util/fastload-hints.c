@@ -6,10 +6,10 @@
  * Goes through the set in the order in which its pages were touched.  Pages of
  * the set that lie near the next one are read with it: reading over a hole
  * costs less than another request.  A chunk of which much is in the set, or
- * many scattered pages, is taken whole, and becomes a huge page. A page is
+ * many scattered pages, is taken whole, and becomes a huge page.  A page is
  * taken once.  If that read fails, the background or a fault brings the page.
  * Hints, like chunks, claim no pages: a fault reads a page again on its own,
- * and the second of the two reads skips the page when it is placed. Functions
+ * and the second of the two reads skips the page when it is placed.  Functions
  * with _locked in their names are called with sched.lock.  Does no I/O; nothing
  * fails.
  */

@@ -6,7 +6,7 @@
  * The kernel decides who places a page: a page that is there stays, and a
  * second placement gets EEXIST and skips it.  The bit in "placed" is set after
  * the page is there, never before, and the thread that sets it accounts for the
- * page. Bytes come from a caller's buffer, or from a read that is PLACING.
+ * page.  Bytes come from a caller's buffer, or from a read that is PLACING.
  * Fails only when the kernel refuses for good, or for long; what was placed
  * until then stays and is accounted for.
  */

@@ -7,8 +7,8 @@
  * once, in an array that is allocated before: a fault takes no lock and no
  * system call more than without a recording.  The scheduler holds the
  * background back meanwhile, or first touches would not fault.  Afterwards a
- * thread writes the file. This file also decides whether there is a working set
- * to replay, and whether it is of this snapshot; util/fastload-workset.c
+ * thread writes the file.  This file also decides whether there is a working
+ * set to replay, and whether it is of this snapshot; util/fastload-workset.c
  * formats and parses the bytes, and util/fastload-hints.c replays the set.  A
  * failure concerns the recording, never the load.
  *

@@ -1,26 +1,26 @@
 /*
- * fastload window: how many bytes of the background are in flight at once.
+ * fastload window: the read-ahead window, in bytes in flight.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Too few, and the storage idles; too many, and the next page that the guest
- * waits for queues behind them.  What is right follows from two numbers that
- * nobody tells us: the storage's round trip and its rate.  Both are measured
- * from the reads themselves, much as the congestion control BBR does it for a
- * network (Cardwell et al., ACM Queue 14(5), 2016):
+ * With too few bytes in flight the storage idles; with too many, the next page
+ * that the guest waits for queues behind them.  The right number follows from
+ * the storage's round-trip time and its rate, which are measured from the reads
+ * themselves, much as the congestion control BBR does for a network (Cardwell
+ * et al., ACM Queue 14(5), 2016):
  *
- *  - The rate is the highest that was seen within the last seconds.  A sample
- *    is what came in during a round: until a read that began in it is back, and
- *    for longer than a worker is ever busy with something else.
- *  - The round trip is the lowest within the last seconds, but not of single
- *    reads: of medians of FASTLOAD_WINDOW_GROUP reads.  A read that was lucky
- *    (it came from a cache of the host, the server, the disk) is no lower bound
- *    of anything, and one in a hundred of them is common.
- *  - Once in a while the window is halved for a few round trips, so that the
- *    reads do not measure the queue that they make themselves.
+ *  - The rate is the highest of the last seconds.  A sample is what came in
+ *    during a round.  A round lasts until a read that began in it returns, and
+ *    longer than a worker is ever busy with something else.
+ *  - The round-trip time is the lowest of the last seconds, but of medians of
+ *    FASTLOAD_WINDOW_GROUP reads, not of single reads.  A single read may come
+ *    from a cache of the host, the server or the disk, as one in a hundred
+ *    often does, and says nothing about the others.
+ *  - Now and then the window is halved for a few round trips, so that the
+ *    reads do not measure a queue of their own making.
  *
- * The phases; whoever hands over a read that is back performs the moves, under
- * the window's lock:
+ * The phases (moves are made by the thread that reports a completed read, under
+ * the window's lock):
  *
  *           the rate grows no more,           the round trip was measured,
  *           or an epoch is over               or reads are too short for it
@@ -29,56 +29,62 @@
  *                                         |       an epoch is over        v
  *                                         +---------------------------- CRUISE
  *
- * Reads that are back wait until a worker sees it: one that is busy placing, or
- * that gets no processor.  That adds to the round trip, and shows when the
- * worker finds everything back that it had begun: the storage has idled.
+ * A worker that is busy placing, or gets no processor, sees completed reads
+ * late.  That adds to the round-trip time.  It shows when the worker finds all
+ * reads completed that it had begun: the storage has idled.
  *
- * Knows nothing of a session and does no I/O.  Takes its lock for arithmetic;
- * fastload_window_bytes() takes none.
+ * Knows nothing of a session and does no I/O.  Holds its lock for arithmetic
+ * only; the functions that read the window's figures take no lock.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
 
-/* In per cent of what is in flight while one read is on its way. */
+/* The window in per cent of rate times round-trip time. */
 static const uint32_t window_gains[FASTLOAD_WINDOW_PHASE_MAX] = {
     [FASTLOAD_WINDOW_START] = 300,
     [FASTLOAD_WINDOW_DRAIN] = 50,
     [FASTLOAD_WINDOW_CRUISE] = 150,
 };
 
-/* After so many rounds the reads that made the queue are back. */
+/* After so many rounds of DRAIN the reads that made the queue have returned. */
 #define WINDOW_DRAIN_ROUND_COUNT 2
-/* And after so many more nothing is going to tell the round trip. */
+/* After so many more, reads are too short to measure the round-trip time. */
 #define WINDOW_DRAIN_ROUND_MAX 2
-/* The start is over when so many rounds brought less than so much more. */
+/*
+ * START ends after so many rounds in which the rate did not grow to this many
+ * per cent.
+ */
 #define WINDOW_START_ROUND_COUNT 4
 #define WINDOW_START_GROWTH 115
-/* A minimum and a maximum are of the last one to two of these. */
+/* A minimum or maximum is of the current epoch and the one before. */
 #define WINDOW_EPOCH_NS (2 * 1000 * 1000 * 1000ull)
 #define WINDOW_EPOCH_ROUND_COUNT 16
 /*
- * Until the first read is back nothing is known: the longer that takes, the
- * farther away the storage is, and so many bytes a nanosecond are not much.
+ * Until the first read returns nothing is known.  The longer it takes, the
+ * farther away the storage is, and the wider the window grows: by one byte in
+ * so many nanoseconds, which is slow for storage that is far away.
  */
 #define WINDOW_BLIND_BYTES_MAX (4u << 20)
 #define WINDOW_BLIND_NS_PER_BYTE 4
 /*
- * A round is no shorter: a worker that zeroes a huge page looks seldom, and
- * then finds much.  At the start that does no harm.
+ * A round lasts at least so long.  A worker that zeroes huge pages looks seldom
+ * and then finds much at once, which a short round would take for a high rate.
+ * In START that does no harm.
  */
 #define WINDOW_ROUND_NS_MIN (8 * 1000 * 1000ull)
 #define WINDOW_START_ROUND_NS_MIN (2 * 1000 * 1000ull)
-/* Without a read for so long, and not only between two of them. */
+/* Without a read in flight for so long, the background had nothing to read. */
 #define WINDOW_IDLE_NS (2 * 1000 * 1000ull)
 /*
- * A reader that found the storage idle was so much later than was thought, of
- * the round trip or at least; each time it did not, it is forgotten in part.
+ * When a worker finds the storage idle, late_ns grows by one part in
+ * WINDOW_LATE_SHARE of the round-trip time, or by _MIN if that is more.  Each
+ * time it finds it busy, late_ns shrinks by one part in WINDOW_LATE_FORGET.
  */
 #define WINDOW_LATE_SHARE 4
 #define WINDOW_LATE_NS_MIN (25 * 1000ull)
 #define WINDOW_LATE_NS_MAX (20 * 1000 * 1000ull)
 #define WINDOW_LATE_FORGET 64
-/* The first round trip is known soon, from fewer reads. */
+/* The first round-trip time is a median of fewer reads, to have one soon. */
 #define WINDOW_GROUP_FIRST 4
 
 void fastload_window_init(FastloadWindow *w)
@@ -100,7 +106,7 @@ void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
         __atomic_store_n(&w->begin_ns, now_ns, __ATOMIC_RELAXED);
     }
     if (!w->inflight_count++ && now_ns - w->end_ns >= WINDOW_IDLE_NS) {
-        /* There was nothing to read: what comes is counted from here. */
+        /* There was nothing to read for a while: a new round begins. */
         w->round_ns = now_ns;
         w->round_bytes = w->delivered_bytes;
     }
@@ -149,7 +155,7 @@ static void window_round_trip_locked(FastloadWindow *w, uint64_t took_ns)
         window_move_locked(w, FASTLOAD_WINDOW_CRUISE);
     }
     if (!w->rtt_ns) {
-        w->rtt_ns = median_ns; /* a first guess, which the next one replaces */
+        w->rtt_ns = median_ns; /* a first guess; the next median replaces it */
         return;
     }
     w->rtt_least_ns[0] = w->rtt_least_ns[0]
@@ -158,7 +164,7 @@ static void window_round_trip_locked(FastloadWindow *w, uint64_t took_ns)
         ? MIN(w->rtt_least_ns[0], w->rtt_least_ns[1]) : w->rtt_least_ns[0];
 }
 
-/* Has a round ended, by a read that began in it?  Then it tells the rate. */
+/* Has @req ended the round?  Then the round has told a rate. */
 static bool window_round_ended_locked(FastloadWindow *w,
                                       const FastloadIoReq *req,
                                       uint64_t now_ns)
@@ -168,7 +174,7 @@ static bool window_round_ended_locked(FastloadWindow *w,
                         ? WINDOW_START_ROUND_NS_MIN : WINDOW_ROUND_NS_MIN;
     double rate;
 
-    /* A read that came sooner than it can was lucky, and ends no round. */
+    /* A read that was faster than a round trip came from a cache. */
     if (req->begin_ns < w->round_ns || took_ns < least_ns ||
         now_ns - req->begin_ns < w->rtt_ns - w->rtt_ns / 8) {
         return false;
@@ -202,7 +208,7 @@ static void window_start_round_locked(FastloadWindow *w)
         w->rate_before = w->rate;
         w->flat_round_count = 0;
     } else if (++w->flat_round_count == WINDOW_START_ROUND_COUNT) {
-        /* Short rounds may have told too much: it is seen anew. */
+        /* Short rounds may have shown too high a rate: measure it again. */
         w->rate_most[0] = 0;
         window_move_locked(w, FASTLOAD_WINDOW_DRAIN);
     }
@@ -211,9 +217,9 @@ static void window_start_round_locked(FastloadWindow *w)
 static void window_drain_round_locked(FastloadWindow *w)
 {
     if (w->round_count == w->drain_round) {
-        w->group_count = 0; /* what was begun before has waited */
+        w->group_count = 0; /* earlier reads have waited in the queue */
     } else if (w->round_count >= w->drain_round + WINDOW_DRAIN_ROUND_MAX) {
-        /* Reads are too short to tell: the round trip stays as it was. */
+        /* Reads are too short to measure it: the round-trip time stays. */
         window_move_locked(w, FASTLOAD_WINDOW_CRUISE);
     }
 }
@@ -244,7 +250,7 @@ static void window_round_locked(FastloadWindow *w, uint64_t now_ns)
 
 static void window_size_locked(FastloadWindow *w)
 {
-    /* What a round begins comes in the next: two without growth, perhaps. */
+    /* A wider window shows a round later: growth may pause for two rounds. */
     FastloadWindowPhase phase = w->phase == FASTLOAD_WINDOW_START &&
                                 w->flat_round_count > 1
                                 ? FASTLOAD_WINDOW_CRUISE : w->phase;
@@ -270,7 +276,7 @@ void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
     assert(w->inflight_count);
     w->inflight_count--;
     w->end_ns = now_ns;
-    /* Of any kind: something is back, and the storage is not that far. */
+    /* A read of any kind shows how far away the storage is at most. */
     if (!w->first_ns) {
         __atomic_store_n(&w->first_ns, now_ns, __ATOMIC_RELAXED);
     }
@@ -293,7 +299,7 @@ void fastload_window_seen(FastloadWindow *w, bool is_dry)
 {
     g_mutex_lock(&w->lock);
     if (w->phase == FASTLOAD_WINDOW_DRAIN || !w->rtt_ns) {
-        /* It is to run dry, or nothing is known yet. */
+        /* DRAIN lets the storage idle on purpose; or nothing is known yet. */
     } else if (is_dry) {
         w->late_ns = MIN(w->late_ns + MAX(w->rtt_ns / WINDOW_LATE_SHARE,
                                           WINDOW_LATE_NS_MIN),
@@ -306,8 +312,8 @@ void fastload_window_seen(FastloadWindow *w, bool is_dry)
 }
 
 /*
- * Nothing is known of the rate: what would be in flight, were the storage so
- * far away as it took until the first read was back, or as it takes already.
+ * The window while the rate is not known: it follows from how long the first
+ * read took, or has taken until now.
  */
 static uint64_t window_blind_bytes(const FastloadWindow *w, uint64_t now_ns)
 {
@@ -323,7 +329,7 @@ static uint64_t window_blind_bytes(const FastloadWindow *w, uint64_t now_ns)
 }
 
 /*
- * Near storage answers sooner than a worker that was late is on time: then the
+ * Near storage answers faster than workers can keep up with it.  There the
  * guest's reads come first, and the storage may idle.
  */
 static bool window_is_near(uint64_t rtt_ns)
@@ -342,7 +348,7 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
     uint64_t most_bytes = FASTLOAD_WINDOW_BYTES_MAX;
 
     if (!rtt_ns || !rate || phase == FASTLOAD_WINDOW_START) {
-        /* The first rates are of the time before so much was in flight. */
+        /* The first rates were measured with a smaller window. */
         bytes = MAX(bytes, window_blind_bytes(w, now_ns));
     } else if (phase == FASTLOAD_WINDOW_DRAIN) {
         least_bytes = FASTLOAD_REQ_BYTES_NEAR;
@@ -351,7 +357,7 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
                  (uint64_t)(rate / 1e9 * queue_ns);
     }
     if (rtt_ns && window_is_near(rtt_ns)) {
-        /* What is on its way is no queue. */
+        /* Rate times round-trip time is in flight without any queue. */
         most_bytes = MAX(FASTLOAD_WINDOW_BYTES_NEAR,
                          (uint64_t)(rate / 1e9 * rtt_ns)) +
                      (uint64_t)(rate / 1e9 * queue_ns);

@@ -259,7 +259,7 @@ static inline bool fastload_bit_test(const uint64_t *bits, uint64_t idx)
            (idx % FASTLOAD_BITS) & 1;
 }
 
-/* Returns what the bit was. Pairs with fastload_bit_test()'s acquire. */
+/* Returns what the bit was.  Pairs with fastload_bit_test()'s acquire. */
 static inline bool fastload_bit_test_and_set(uint64_t *bits, uint64_t idx)
 {
     uint64_t mask = 1ull << (idx % FASTLOAD_BITS);
