@@ -217,7 +217,8 @@ static bool record_replay(Fastload *fl, const char *path, int fd,
     if (set && set->snapshot_digest != record_digest(fl)) {
         refusal = "it was recorded of another snapshot";
     } else if (set && !fastload_hints_use(fl, set)) {
-        refusal = "it is damaged: it has a block that the snapshot has not";
+        refusal = "it is damaged: it has a block that the snapshot does not "
+                  "have";
     }
     if (refusal) {
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_INVALID,

@@ -92,17 +92,17 @@ static const char *workset_header_defect(const uint8_t *bytes,
     if (len_bytes < FASTLOAD_WORKSET_HEADER_BYTES ||
         len_bytes > FASTLOAD_WORKSET_FILE_BYTES_MAX || len_bytes % 8 ||
         workset_get64(bytes + 48) != len_bytes) {
-        return "it is damaged: it does not have the length that it should";
+        return "it is damaged: its length is not the one in its header";
     }
     if (workset_get64(bytes + 56) != workset_checksum(bytes, len_bytes)) {
         return "it is damaged: its checksum is wrong";
     }
     if (workset_get32(bytes + 12) > FASTLOAD_WORKSET_BLOCK_COUNT_MAX ||
         workset_get32(bytes + 16) > FASTLOAD_WORKSET_RUN_COUNT_MAX) {
-        return "it is damaged: it claims to hold more than a file may";
+        return "it is damaged: it has more blocks or runs than a file may";
     }
     if (workset_get32(bytes + 20) & ~WORKSET_FLAG_CUT) {
-        return "it is damaged: it has flags that nobody knows";
+        return "it is damaged: it has unknown flags";
     }
     return NULL;
 }
@@ -199,7 +199,7 @@ FastloadWorkset *fastload_workset_parse(const uint8_t *bytes,
     set->took_ns = workset_get64(bytes + 32);
     /* Checked before so many are allocated. */
     if (set->block_count > (end - at) / WORKSET_BLOCK_BYTES) {
-        *ret_refusal = "it is damaged: its blocks are not all there";
+        *ret_refusal = "it is damaged: its blocks are cut off";
         return NULL;
     }
     set->blocks = g_new0(FastloadWorksetBlock, set->block_count);
@@ -211,7 +211,7 @@ FastloadWorkset *fastload_workset_parse(const uint8_t *bytes,
         return NULL;
     }
     if (end - at != (uint64_t)set->run_count * WORKSET_RUN_BYTES) {
-        *ret_refusal = "it is damaged: its runs do not fill it";
+        *ret_refusal = "it is damaged: its runs do not end where it ends";
         return NULL;
     }
     set->runs = g_new0(FastloadWorksetRun, set->run_count);

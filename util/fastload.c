@@ -821,7 +821,8 @@ static bool session_trap(Fastload *fl, GError **error)
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
                     "cannot register guest memory with userfaultfd: %s%s",
                     g_strerror(-ret), ret == -ENOMEM
-                    ? ": raise the sysctl vm.max_map_count perhaps" : "");
+                    ? ": raise the sysctl vm.max_map_count if no mapping is "
+                      "left" : "");
         return false;
     }
     for (a = 0; a < fl->areas->len; a++) {
@@ -986,8 +987,9 @@ static bool session_spawn(Fastload *fl, GError **error)
     if (fl->has_open_failed && fl->config.io_kind == FASTLOAD_IO_AUTO) {
         /* preadv needs nothing else. */
         g_set_error(error, FASTLOAD_ERROR, FASTLOAD_ERROR_SYSTEM,
-                    "a loader thread cannot allocate memory: raise what "
-                    "limits it, the sysctl vm.max_map_count perhaps");
+                    "a loader thread cannot allocate memory: raise the limit "
+                    "that it has met, for example the sysctl "
+                    "vm.max_map_count");
         return false;
     }
     if (fl->has_open_failed) {

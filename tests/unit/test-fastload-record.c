@@ -788,7 +788,7 @@ static void test_set_of_another_block(const void *opaque)
     RecordTest *t = record_new(fixture_all_data);
 
     record_write_set(t, record_one_run, 1, record_change_block);
-    record_check_without(t, "it has a block that the snapshot has not");
+    record_check_without(t, "it has a block that the snapshot does not have");
     record_finish(t);
 }
 
@@ -798,7 +798,7 @@ static void test_damaged_set(const void *opaque)
 
     record_write_set(t, record_one_run, 1, NULL);
     g_assert_cmpint(truncate(t->path, 80), ==, 0);
-    record_check_without(t, "it does not have the length that it should");
+    record_check_without(t, "its length is not the one in its header");
     record_finish(t);
 }
 

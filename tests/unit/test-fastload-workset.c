@@ -218,7 +218,7 @@ typedef struct WorksetLie {
 static const WorksetLie workset_lies[] = {
     { AT_VERSION, 4, 2, "another version than this program reads" },
     { AT_VERSION, 4, 0, "another version than this program reads" },
-    { AT_LEN, 8, AT_RUNS + 4 * 16, "the length that it should" },
+    { AT_LEN, 8, AT_RUNS + 4 * 16, "is not the one in its header" },
     { AT_BLOCK_COUNT, 4, FASTLOAD_WORKSET_BLOCK_COUNT_MAX + 1, "file may" },
     { AT_BLOCK_COUNT, 4, FASTLOAD_WORKSET_BLOCK_COUNT_MAX, "all there" },
     { AT_BLOCK_COUNT, 4, 3, "blocks is wrong" },
