@@ -118,20 +118,6 @@ bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span)
     return true;
 }
 
-void fastload_huge_fill_holes(const FastloadArea *area, FastloadSpan span,
-                              uint8_t *buf)
-{
-    uint64_t first = span.ram_off >> area->granule_shift;
-    uint64_t count = span.len_bytes >> area->granule_shift;
-    uint64_t i;
-
-    for (i = 0; i < count; i++) {
-        if (!fastload_bit_test(area->data_bits, first + i)) {
-            memset(buf + (i << area->granule_shift), 0, area->granule_bytes);
-        }
-    }
-}
-
 void fastload_huge_staging_renew(uint8_t *buf)
 {
     /* If this fails, the read itself populates the staging. */

@@ -384,7 +384,10 @@ static uint64_t place_move(FastloadWorker *w, FastloadArea *area,
     return done_bytes;
 }
 
-/* Zeroes what the file does not have, where pages are larger than granules. */
+/*
+ * Zeroes the granules of @span that have no data, in @buf, its bytes as they
+ * were read.
+ */
 static void place_fill_holes(const FastloadArea *area, FastloadSpan span,
                              uint8_t *buf)
 {
@@ -392,13 +395,20 @@ static void place_fill_holes(const FastloadArea *area, FastloadSpan span,
     uint64_t count = span.len_bytes >> area->granule_shift;
     uint64_t i;
 
-    if (area->granule_shift == area->page_shift) {
-        return; /* a page is one granule: without data it is never copied */
-    }
     for (i = 0; i < count; i++) {
         if (!fastload_bit_test(area->data_bits, first + i)) {
             memset(buf + (i << area->granule_shift), 0, area->granule_bytes);
         }
+    }
+}
+
+/* The same for pages with data, which will be copied. */
+static void place_fill_pages(const FastloadArea *area, FastloadSpan span,
+                             uint8_t *buf)
+{
+    /* A page of one granule has no hole: without data it is not copied. */
+    if (area->granule_shift != area->page_shift) {
+        place_fill_holes(area, span, buf);
     }
 }
 
@@ -416,7 +426,7 @@ static int place_page(FastloadWorker *w, FastloadRead *read)
         return fastload_place_zero(w, area, page.ram_off, page.len_bytes,
                                    FASTLOAD_CLASS_URGENT);
     }
-    place_fill_holes(area, page, buf);
+    place_fill_pages(area, page, buf);
     return fastload_place_data(w, area, page.ram_off, buf, page.len_bytes,
                                FASTLOAD_CLASS_URGENT);
 }
@@ -442,7 +452,7 @@ void fastload_place_around(FastloadWorker *w, FastloadRead *read)
             FASTLOAD_RUN_DATA) {
             uint8_t *buf = read->buf + (at - read->span.ram_off);
 
-            place_fill_holes(area, (FastloadSpan) { at, run_bytes }, buf);
+            place_fill_pages(area, (FastloadSpan) { at, run_bytes }, buf);
             ret = fastload_place_data(w, area, at, buf, run_bytes,
                                       FASTLOAD_CLASS_URGENT);
         }
@@ -468,7 +478,7 @@ static void place_chunk(FastloadWorker *w, FastloadRead *read)
     if (!fastload_huge_fits(area, span)) {
         return;
     }
-    fastload_huge_fill_holes(area, span, read->buf);
+    place_fill_holes(area, span, read->buf);
     read->placed_bytes = place_move(w, area, span.ram_off, read->buf,
                                     span.len_bytes, read->class);
     read->moved_bytes = read->placed_bytes;
@@ -495,7 +505,7 @@ void fastload_place_piece(FastloadWorker *w, FastloadRead *read)
         return;
     }
     if (read->placed_bytes == 0) {
-        place_fill_holes(area, read->span, read->buf);
+        place_fill_pages(area, read->span, read->buf);
     }
     kind = fastload_plan_run(area, at, piece_end, &run_bytes);
     if (kind == FASTLOAD_RUN_DATA) {

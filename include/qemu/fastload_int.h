@@ -1239,9 +1239,6 @@ bool fastload_eager_load(Fastload *fl, FastloadArea *area,
 void fastload_huge_prepare(Fastload *fl);
 /* Can all of @span be moved as one huge page, as far as is known here? */
 bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span);
-/* Zeroes the granules in @buf, the staging of @span, that have no data. */
-void fastload_huge_fill_holes(const FastloadArea *area, FastloadSpan span,
-                              uint8_t *buf);
 /* Fills the staging of a chunk with a huge page; frees what moving has left. */
 void fastload_huge_staging_renew(uint8_t *buf);
 void fastload_huge_staging_drop(uint8_t *buf);
