@@ -23,15 +23,17 @@
 /* UFFDIO_MOVE(2const), which headers older than Linux 6.8 lack. */
 #define UFFD_MOVE_FEATURE (1ull << 16)
 
-typedef struct UffdMove {
+/* struct uffdio_copy and struct uffdio_move, which have the same layout. */
+typedef struct UffdTransfer {
     uint64_t dst;
     uint64_t src;
     uint64_t len;
     uint64_t mode;
-    int64_t move;
-} UffdMove;
+    int64_t done; /* bytes, or -errno */
+} UffdTransfer;
+QEMU_BUILD_BUG_ON(sizeof(UffdTransfer) != sizeof(struct uffdio_copy));
 
-#define UFFD_MOVE _IOWR(UFFDIO, 0x05, UffdMove)
+#define UFFD_MOVE _IOWR(UFFDIO, 0x05, UffdTransfer)
 
 /* The handshake, with as many features as the kernel has. */
 static int uffd_shake_hands(int uffd, bool *ret_has_move)
@@ -146,77 +148,61 @@ int fastload_uffd_wake(int uffd, void *hva, uint64_t len_bytes)
     return ioctl(uffd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
 }
 
+/* One ioctl() of copy, move or zero: the bytes that were done, or -errno. */
+static int64_t uffd_step(int uffd, unsigned long request, uint64_t dst,
+                         uint64_t src, uint64_t len_bytes)
+{
+    UffdTransfer transfer = { .dst = dst, .src = src, .len = len_bytes };
+    struct uffdio_zeropage zero = { .range = { dst, len_bytes } };
+    bool is_zero = request == UFFDIO_ZEROPAGE;
+    int64_t done_bytes;
+
+    if (ioctl(uffd, request, is_zero ? (void *)&zero : &transfer) == 0) {
+        return len_bytes;
+    }
+    done_bytes = is_zero ? zero.zeropage : transfer.done;
+    return done_bytes > 0 ? done_bytes : -errno;
+}
+
+static int uffd_place(int uffd, unsigned long request, void *hva,
+                      const void *src, uint64_t len_bytes,
+                      uint64_t *ret_done_bytes)
+{
+    uint64_t at = 0;
+    uint32_t tries = 0;
+
+    while (at < len_bytes) {
+        int64_t ret = uffd_step(uffd, request, (uintptr_t)hva + at,
+                                (uintptr_t)src + at, len_bytes - at);
+
+        if (ret < 0 &&
+            (ret != -EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX)) {
+            *ret_done_bytes = at;
+            return ret;
+        }
+        at += MAX(ret, 0);
+    }
+    *ret_done_bytes = at;
+    return 0;
+}
+
 int fastload_uffd_copy(int uffd, void *hva, const void *src,
                        uint64_t len_bytes, uint64_t *ret_done_bytes)
 {
-    uint32_t tries = 0;
-
-    *ret_done_bytes = 0;
-    while (*ret_done_bytes < len_bytes) {
-        struct uffdio_copy copy = {
-            .dst = (uintptr_t)hva + *ret_done_bytes,
-            .src = (uintptr_t)src + *ret_done_bytes,
-            .len = len_bytes - *ret_done_bytes,
-        };
-
-        if (ioctl(uffd, UFFDIO_COPY, &copy) == 0) {
-            *ret_done_bytes = len_bytes;
-        } else if (copy.copy > 0) {
-            *ret_done_bytes += copy.copy;
-        } else if (errno != EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX) {
-            return -errno;
-        }
-    }
-    return 0;
+    return uffd_place(uffd, UFFDIO_COPY, hva, src, len_bytes, ret_done_bytes);
 }
 
 int fastload_uffd_move(int uffd, void *hva, void *src, uint64_t len_bytes,
                        uint64_t *ret_done_bytes)
 {
-    uint32_t tries = 0;
-
-    *ret_done_bytes = 0;
-    while (*ret_done_bytes < len_bytes) {
-        UffdMove move = {
-            .dst = (uintptr_t)hva + *ret_done_bytes,
-            .src = (uintptr_t)src + *ret_done_bytes,
-            .len = len_bytes - *ret_done_bytes,
-        };
-
-        if (ioctl(uffd, UFFD_MOVE, &move) == 0) {
-            *ret_done_bytes = len_bytes;
-        } else if (move.move > 0) {
-            *ret_done_bytes += move.move;
-        } else if (errno != EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX) {
-            return -errno;
-        }
-    }
-    return 0;
+    return uffd_place(uffd, UFFD_MOVE, hva, src, len_bytes, ret_done_bytes);
 }
 
 int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
                        uint64_t *ret_done_bytes)
 {
-    uint32_t tries = 0;
-
-    *ret_done_bytes = 0;
-    while (*ret_done_bytes < len_bytes) {
-        struct uffdio_zeropage zero = {
-            .range = {
-                .start = (uintptr_t)hva + *ret_done_bytes,
-                .len = len_bytes - *ret_done_bytes,
-            },
-        };
-
-        if (ioctl(uffd, UFFDIO_ZEROPAGE, &zero) == 0) {
-            *ret_done_bytes = len_bytes;
-        } else if (zero.zeropage > 0) {
-            *ret_done_bytes += zero.zeropage;
-        } else if (errno != EAGAIN || ++tries == FASTLOAD_PLACE_TRIES_MAX) {
-            return -errno;
-        }
-    }
-    return 0;
+    return uffd_place(uffd, UFFDIO_ZEROPAGE, hva, NULL, len_bytes,
+                      ret_done_bytes);
 }
 
 int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
