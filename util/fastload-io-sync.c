@@ -14,44 +14,15 @@
 #include <time.h>
 #include "qemu/fastload_int.h"
 
-typedef struct SyncList {
-    FastloadIoReq *head;
-    FastloadIoReq *tail;
-} SyncList;
-
 struct FastloadIo {
     int fd;
     int direct_fd;
     struct pollfd watch[FASTLOAD_IO_WATCH_MAX];
     bool *is_ready; /* the worker's, or NULL */
-    SyncList urgent;
-    SyncList background;
-    SyncList done;
+    FastloadIoList urgent;
+    FastloadIoList background;
+    FastloadIoList done;
 };
-
-static void sync_append(SyncList *list, FastloadIoReq *req)
-{
-    req->next = NULL;
-    if (list->tail) {
-        list->tail->next = req;
-    } else {
-        list->head = req;
-    }
-    list->tail = req;
-}
-
-static FastloadIoReq *sync_take(SyncList *list)
-{
-    FastloadIoReq *req = list->head;
-
-    if (req) {
-        list->head = req->next;
-        if (!list->head) {
-            list->tail = NULL;
-        }
-    }
-    return req;
-}
 
 static FastloadIo *sync_open(const FastloadIoSetup *setup,
                              const char **ret_refusal)
@@ -78,7 +49,8 @@ static void sync_queue(FastloadIo *io, FastloadIoReq *req)
     req->done_bytes = 0;
     req->error = 0;
     req->again_count = 0;
-    sync_append(req->is_urgent ? &io->urgent : &io->background, req);
+    fastload_io_list_append(req->is_urgent ? &io->urgent : &io->background,
+                            req);
 }
 
 /* One preadv(); returns whether the request is complete. */
@@ -142,13 +114,13 @@ static void sync_sleep(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 
 static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 {
-    SyncList *list = io->urgent.head ? &io->urgent : &io->background;
+    FastloadIoList *list = io->urgent.head ? &io->urgent : &io->background;
 
     if (list->head) {
         int fd = list->head->is_direct ? io->direct_fd : io->fd;
 
         if (sync_step(fd, list->head)) {
-            sync_append(&io->done, sync_take(list));
+            fastload_io_list_append(&io->done, fastload_io_list_take(list));
         }
     } else if (timeout_ns && !io->done.head) {
         sync_sleep(io, timeout_ns, serves_faults);
@@ -161,7 +133,7 @@ static bool sync_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 
 static FastloadIoReq *sync_reap(FastloadIo *io)
 {
-    return sync_take(&io->done);
+    return fastload_io_list_take(&io->done);
 }
 
 static void sync_close(FastloadIo *io)

@@ -57,8 +57,7 @@ struct FastloadIo {
     bool has_fired;          /* a watch has completed since the last poll() */
     uint32_t again_count;    /* submissions refused in a row */
     struct iovec fixed_buf;  /* empty: no registered buffer */
-    FastloadIoReq *done_head;
-    FastloadIoReq *done_tail;
+    FastloadIoList done;
 };
 
 /* Setup flags, from new kernels to old: the first set that is known is used. */
@@ -231,13 +230,7 @@ static struct io_uring_sqe *uring_get_sqe(FastloadIo *io)
 static void uring_complete(FastloadIo *io, FastloadIoReq *req, int32_t error)
 {
     req->error = error;
-    req->next = NULL;
-    if (io->done_tail) {
-        io->done_tail->next = req;
-    } else {
-        io->done_head = req;
-    }
-    io->done_tail = req;
+    fastload_io_list_append(&io->done, req);
 }
 
 static void uring_start(FastloadIo *io, FastloadIoReq *req)
@@ -377,7 +370,7 @@ static bool uring_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 
     uring_watch(io, serves_faults);
     uring_collect(io);
-    if (timeout_ns == 0 || io->done_head || io->has_fired) {
+    if (timeout_ns == 0 || io->done.head || io->has_fired) {
         ret = io_uring_submit_and_get_events(&io->ring);
     } else if (timeout_ns < 0) {
         ret = io_uring_submit_and_wait(&io->ring, 1);
@@ -391,15 +384,7 @@ static bool uring_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 
 static FastloadIoReq *uring_reap(FastloadIo *io)
 {
-    FastloadIoReq *req = io->done_head;
-
-    if (req) {
-        io->done_head = req->next;
-        if (!io->done_head) {
-            io->done_tail = NULL;
-        }
-    }
-    return req;
+    return fastload_io_list_take(&io->done);
 }
 
 static void uring_reopen(FastloadIo *io)

@@ -516,6 +516,35 @@ typedef struct FastloadIoOps {
 extern const FastloadIoOps fastload_io_uring_ops;
 extern const FastloadIoOps fastload_io_sync_ops;
 
+/* A backend's list of requests, first in, first out; all zero: empty. */
+typedef struct FastloadIoList {
+    FastloadIoReq *head;
+    FastloadIoReq *tail;     /* valid while there is a head */
+} FastloadIoList;
+
+static inline void fastload_io_list_append(FastloadIoList *list,
+                                           FastloadIoReq *req)
+{
+    req->next = NULL;
+    if (list->head) {
+        list->tail->next = req;
+    } else {
+        list->head = req;
+    }
+    list->tail = req;
+}
+
+/* The first one, or NULL. */
+static inline FastloadIoReq *fastload_io_list_take(FastloadIoList *list)
+{
+    FastloadIoReq *req = list->head;
+
+    if (req) {
+        list->head = req->next;
+    }
+    return req;
+}
+
 /*
  * Reads the rest of @req with preadv(), and blocks.  No backend has @req; an
  * error becomes the request's.

@@ -85,8 +85,7 @@ struct FastloadIo {
     bool *is_ready;            /* the worker's */
     FarPending *pending;
     uint32_t pending_count;
-    FastloadIoReq *done;       /* in the order in which they came */
-    FastloadIoReq **done_end;
+    FastloadIoList done;       /* in the order in which they returned */
 };
 
 static uint64_t far_due_ns(uint64_t now_ns, uint64_t len_bytes)
@@ -122,7 +121,6 @@ static FastloadIo *far_open(const FastloadIoSetup *setup,
     }
     io->is_ready = setup->is_ready;
     io->pending = g_new0(FarPending, setup->req_count_max);
-    io->done_end = &io->done;
     /* A device's interrupt is not 50 us late. */
     prctl(PR_SET_TIMERSLACK, 1);
     return io;
@@ -150,9 +148,7 @@ static void far_finish(FastloadIo *io, FastloadIoReq *req)
         memcpy(req->buf + at, &page_idx, sizeof(page_idx));
     }
     req->done_bytes = req->len_bytes;
-    req->next = NULL;
-    *io->done_end = req;
-    io->done_end = &req->next;
+    fastload_io_list_append(&io->done, req);
 }
 
 /* Finishes what is due; when the next read is, UINT64_MAX for none. */
@@ -193,7 +189,7 @@ static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
     uint64_t next_ns = far_collect(io, now_ns);
     struct timespec ts;
 
-    if (io->done || !timeout_ns) {
+    if (io->done.head || !timeout_ns) {
         far_tell(io, false);
         return true;
     }
@@ -213,15 +209,7 @@ static bool far_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 
 static FastloadIoReq *far_reap(FastloadIo *io)
 {
-    FastloadIoReq *req = io->done;
-
-    if (req) {
-        io->done = req->next;
-        if (!io->done) {
-            io->done_end = &io->done;
-        }
-    }
-    return req;
+    return fastload_io_list_take(&io->done);
 }
 
 static void far_close(FastloadIo *io)
