@@ -240,41 +240,22 @@ static FastloadPrefix *file_prefix_new(const Fastload *fl, uint64_t file_bytes)
     return prefix;
 }
 
-/* Reads @len_bytes; true if at least @least_bytes come before the file ends. */
-static bool file_read(int fd, uint8_t *buf, size_t len_bytes,
-                      size_t least_bytes, uint64_t off)
-{
-    size_t done_bytes = 0;
-    uint32_t agains = 0;
-
-    while (done_bytes < len_bytes) {
-        ssize_t got = pread(fd, buf + done_bytes, len_bytes - done_bytes,
-                            off + done_bytes);
-
-        if (got > 0) {
-            done_bytes += got;
-        } else if (got == 0) {
-            break;
-        } else if (errno != EINTR || ++agains == FASTLOAD_IO_AGAIN_MAX) {
-            return false;
-        }
-    }
-    return done_bytes >= least_bytes;
-}
-
 /* Reads prefix and samples into the buffers of @prefix. */
 static bool file_prefix_read(int fd, FastloadPrefix *prefix)
 {
     uint8_t *sample_buf = prefix->sample_buf;
     int i;
 
-    if (!file_read(fd, prefix->buf, file_prefix_read_bytes(prefix),
-                   prefix->len_bytes, 0)) {
+    if (fastload_io_sync_read_to_end(fd, prefix->buf,
+                                     file_prefix_read_bytes(prefix), 0) <
+        prefix->len_bytes) {
         return false;
     }
     for (i = 0; i < G_N_ELEMENTS(prefix->samples); i++) {
-        if (!file_read(fd, sample_buf, prefix->samples[i].len_bytes, 0,
-                       prefix->samples[i].off)) {
+        /* The snapshot may be shorter than a sample. */
+        if (fastload_io_sync_read_to_end(fd, sample_buf,
+                                         prefix->samples[i].len_bytes,
+                                         prefix->samples[i].off) < 0) {
             return false;
         }
         sample_buf += prefix->samples[i].len_bytes;
@@ -462,8 +443,9 @@ static void file_try_direct(Fastload *fl)
     }
     buf = file_buf_new(FASTLOAD_PAGE_BYTES_MIN);
     fd = buf ? file_open_direct(fl->file.fd) : -1;
-    if (fd >= 0 && !file_read(fd, buf, FASTLOAD_PAGE_BYTES_MIN,
-                              FASTLOAD_PAGE_BYTES_MIN, 0)) {
+    if (fd >= 0 &&
+        fastload_io_sync_read_to_end(fd, buf, FASTLOAD_PAGE_BYTES_MIN, 0) !=
+        FASTLOAD_PAGE_BYTES_MIN) {
         close(fd);
         fd = -1;
     }

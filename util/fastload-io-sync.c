@@ -86,6 +86,26 @@ void fastload_io_sync_read(int fd, FastloadIoReq *req)
     }
 }
 
+int64_t fastload_io_sync_read_to_end(int fd, uint8_t *buf, uint64_t len_bytes,
+                                     uint64_t off)
+{
+    uint64_t at = 0;
+    uint32_t agains = 0;
+
+    while (at < len_bytes) {
+        ssize_t got = pread(fd, buf + at, len_bytes - at, off + at);
+
+        if (got > 0) {
+            at += got;
+        } else if (got == 0) {
+            break;
+        } else if (errno != EINTR || ++agains == FASTLOAD_IO_AGAIN_MAX) {
+            return -errno;
+        }
+    }
+    return at;
+}
+
 static void sync_tell(FastloadIo *io, FastloadIoWatch watch)
 {
     if (io->is_ready) {

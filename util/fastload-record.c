@@ -159,8 +159,7 @@ static int64_t record_read_all(int fd, uint8_t **ret_bytes)
 {
     g_autofree uint8_t *bytes = NULL;
     struct stat st;
-    int64_t at = 0;
-    ssize_t got;
+    int64_t ret;
 
     if (fstat(fd, &st) < 0) {
         return -errno;
@@ -172,18 +171,14 @@ static int64_t record_read_all(int fd, uint8_t **ret_bytes)
         return -EFBIG;
     }
     bytes = g_malloc(MAX(st.st_size, 1));
-    while (at < st.st_size) {
-        got = pread(fd, bytes + at, st.st_size - at, at);
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got <= 0) {
-            return got ? -errno : -ENODATA;
-        }
-        at += got;
+    ret = fastload_io_sync_read_to_end(fd, bytes, st.st_size, 0);
+    if (ret >= 0 && ret < st.st_size) {
+        return -ENODATA;
     }
-    *ret_bytes = g_steal_pointer(&bytes);
-    return at;
+    if (ret >= 0) {
+        *ret_bytes = g_steal_pointer(&bytes);
+    }
+    return ret;
 }
 
 static const char *record_read_cause(int64_t error)
