@@ -104,8 +104,22 @@ typedef struct Parser {
 
 /* ---- errors ---- */
 
-static void G_GNUC_PRINTF(3, 4)
-parser_set_damaged(const Parser *p, GError **error, const char *format, ...)
+/* Why a file is refused; what is wrong with it stands in between. */
+typedef struct Refusal {
+    const char *verdict;
+    const char *advice;
+} Refusal;
+
+static const Refusal damaged = { "is damaged", "; save it again" };
+static const Refusal foreign = {
+    "is not a mapped-ram snapshot",
+    "; save it with the migration capability mapped-ram on"
+};
+static const Refusal unusable = { "cannot be used", "" };
+
+static void G_GNUC_PRINTF(4, 5)
+refuse(const Parser *p, GError **error, const Refusal *refusal,
+       const char *format, ...)
 {
     g_autofree char *what = NULL;
     va_list args;
@@ -113,39 +127,12 @@ parser_set_damaged(const Parser *p, GError **error, const char *format, ...)
     va_start(args, format);
     what = g_strdup_vprintf(format, args);
     va_end(args);
-    g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                "%s is damaged: %s; save it again", p->label, what);
+    g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED, "%s %s: %s%s",
+                p->label, refusal->verdict, what, refusal->advice);
 }
 
-static void G_GNUC_PRINTF(3, 4)
-parser_set_foreign(const Parser *p, GError **error, const char *format, ...)
-{
-    g_autofree char *what = NULL;
-    va_list args;
-
-    va_start(args, format);
-    what = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                "%s is not a mapped-ram snapshot: %s; save it with the "
-                "migration capability mapped-ram on", p->label, what);
-}
-
-static void G_GNUC_PRINTF(3, 4)
-parser_set_unusable(const Parser *p, GError **error, const char *format, ...)
-{
-    g_autofree char *what = NULL;
-    va_list args;
-
-    va_start(args, format);
-    what = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                "%s cannot be used: %s", p->label, what);
-}
-
-static void parser_set_truncated(const Parser *p, const char *what,
-                                 uint64_t off, GError **error)
+static void refuse_truncated(const Parser *p, const char *what,
+                             uint64_t off, GError **error)
 {
     g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                 "%s is truncated: its %" PRIu64 " bytes do not hold %s at "
@@ -192,7 +179,7 @@ static const uint8_t *parser_look(Parser *p, uint64_t off, uint32_t len_bytes,
 {
     assert(len_bytes <= sizeof(p->window));
     if (!parser_is_inside(p, off, len_bytes)) {
-        parser_set_truncated(p, what, off, error);
+        refuse_truncated(p, what, off, error);
         return NULL;
     }
     if (off < p->window_off ||
@@ -268,8 +255,8 @@ static bool parse_magic(Parser *p, GError **error)
         return false;
     }
     if (p->file_bytes < 2 * sizeof(uint32_t)) {
-        parser_set_foreign(p, error, "it has only %" PRIu64 " bytes",
-                           p->file_bytes);
+        refuse(p, error, &foreign, "it has only %" PRIu64 " bytes",
+               p->file_bytes);
         return false;
     }
     bytes = parser_look(p, 0, MIN(p->file_bytes, sizeof(libvirt_magic)),
@@ -279,8 +266,8 @@ static bool parse_magic(Parser *p, GError **error)
     }
     if (p->file_bytes >= sizeof(libvirt_magic) &&
         !memcmp(bytes, libvirt_magic, strlen(libvirt_magic))) {
-        parser_set_foreign(p, error, "it is a save image of libvirt, which "
-                           "has a header of its own before QEMU's data");
+        refuse(p, error, &foreign, "it is a save image of libvirt, which "
+               "has a header of its own before QEMU's data");
         return false;
     }
     if (!parser_take(p, 4, "the magic", &magic, error) ||
@@ -288,14 +275,14 @@ static bool parse_magic(Parser *p, GError **error)
         return false;
     }
     if (magic != STREAM_MAGIC) {
-        parser_set_foreign(p, error, "it does not begin with QEVM but with "
-                           "0x%08" PRIx64, magic);
+        refuse(p, error, &foreign, "it does not begin with QEVM but with "
+               "0x%08" PRIx64, magic);
         return false;
     }
     if (version != STREAM_VERSION) {
-        parser_set_foreign(p, error, "its format at offset 4 has version %"
-                           PRIu64 " where %d is known", version,
-                           STREAM_VERSION);
+        refuse(p, error, &foreign, "its format at offset 4 has version %"
+               PRIu64 " where %d is known", version,
+               STREAM_VERSION);
         return false;
     }
     return true;
@@ -311,8 +298,8 @@ static bool parse_capabilities(Parser *p, GError **error)
         return false;
     }
     if (count > CAPABILITY_COUNT_MAX) {
-        parser_set_damaged(p, error, "the configuration at offset %" PRIu64
-                           " lists %" PRIu64 " capabilities", off, count);
+        refuse(p, error, &damaged, "the configuration at offset %" PRIu64
+               " lists %" PRIu64 " capabilities", off, count);
         return false;
     }
     while (count--) {
@@ -325,8 +312,8 @@ static bool parse_capabilities(Parser *p, GError **error)
                               !strcmp(name, "x-ignore-shared");
     }
     if (!p->is_mapped_ram) {
-        parser_set_foreign(p, error, "its capabilities at offset %" PRIu64
-                           " do not have mapped-ram", off);
+        refuse(p, error, &foreign, "its capabilities at offset %" PRIu64
+               " do not have mapped-ram", off);
         return false;
     }
     p->has_capabilities = true;
@@ -376,9 +363,9 @@ static bool parse_configuration(Parser *p, GError **error)
         return false;
     }
     if (byte_count > MACHINE_BYTES_MAX) {
-        parser_set_damaged(p, error, "the name of the machine at offset %"
-                           PRIu64 " has %" PRIu64 " bytes", p->off - 4,
-                           byte_count);
+        refuse(p, error, &damaged, "the name of the machine at offset %"
+               PRIu64 " has %" PRIu64 " bytes", p->off - 4,
+               byte_count);
         return false;
     }
     if (parser_is_inside(p, p->off, byte_count)) {
@@ -454,10 +441,10 @@ static bool parse_ram_head(Parser *p, GError **error)
         p->off += i;
     }
     if (p->has_capabilities && p->off - begin < BEFORE_RAM_BYTES_MAX) {
-        parser_set_truncated(p, what, begin, error);
+        refuse_truncated(p, what, begin, error);
     } else {
-        parser_set_foreign(p, error, "no RAM section begins between offsets %"
-                           PRIu64 " and %" PRIu64, begin, p->off);
+        refuse(p, error, &foreign, "no RAM section begins between offsets %"
+               PRIu64 " and %" PRIu64, begin, p->off);
     }
     return false;
 }
@@ -474,16 +461,16 @@ static bool parse_name(Parser *p, SnapshotBlock *block, GError **error)
         return false;
     }
     if (byte_count == 0 || strlen(block->name) != byte_count) {
-        parser_set_damaged(p, error, "the name of a RAM block at offset %"
-                           PRIu64 " is %s", off,
-                           byte_count ? "cut by a zero byte" : "empty");
+        refuse(p, error, &damaged, "the name of a RAM block at offset %"
+               PRIu64 " is %s", off,
+               byte_count ? "cut by a zero byte" : "empty");
         return false;
     }
     if (!g_hash_table_add(p->names, g_strdup(block->name))) {
         g_autofree char *name = g_strescape(block->name, NULL);
 
-        parser_set_damaged(p, error, "a second RAM block '%s' begins at "
-                           "offset %" PRIu64, name, off);
+        refuse(p, error, &damaged, "a second RAM block '%s' begins at "
+               "offset %" PRIu64, name, off);
         return false;
     }
     return true;
@@ -499,16 +486,16 @@ static bool parse_length(Parser *p, SnapshotBlock *block, const char *name,
         return false;
     }
     if (block->len_bytes == 0 || block->len_bytes % BENCH_PAGE_BYTES) {
-        parser_set_damaged(p, error, "the RAM block '%s' has %" PRIu64
-                           " bytes at offset %" PRIu64 ", which are not "
-                           "whole pages", name, block->len_bytes, off);
+        refuse(p, error, &damaged, "the RAM block '%s' has %" PRIu64
+               " bytes at offset %" PRIu64 ", which are not "
+               "whole pages", name, block->len_bytes, off);
         return false;
     }
     if (block->len_bytes > p->total_bytes - p->len_bytes) {
-        parser_set_damaged(p, error, "the RAM block '%s' has %" PRIu64
-                           " bytes at offset %" PRIu64 " where all blocks "
-                           "have %" PRIu64, name, block->len_bytes, off,
-                           p->total_bytes);
+        refuse(p, error, &damaged, "the RAM block '%s' has %" PRIu64
+               " bytes at offset %" PRIu64 " where all blocks "
+               "have %" PRIu64, name, block->len_bytes, off,
+               p->total_bytes);
         return false;
     }
     return true;
@@ -570,40 +557,40 @@ static void set_header_error(Parser *p, FastloadHeaderDefect defect,
     case FASTLOAD_HEADER_SOUND:
         break;
     case FASTLOAD_HEADER_BAD_VERSION:
-        parser_set_unusable(p, error, "the header of the RAM block '%s' at "
-                            "offset %" PRIu64 " has version %u, %d is known "
-                            "here; save with QEMU 10.2", name, off,
-                            header->version, FASTLOAD_HEADER_VERSION);
+        refuse(p, error, &unusable, "the header of the RAM block '%s' at "
+               "offset %" PRIu64 " has version %u, %d is known "
+               "here; save with QEMU 10.2", name, off,
+               header->version, FASTLOAD_HEADER_VERSION);
         break;
     case FASTLOAD_HEADER_BAD_PAGE_BYTES:
-        parser_set_unusable(p, error, "the RAM block '%s' has pages of %"
-                            PRIu64 " bytes at offset %" PRIu64 ", pages of %u "
-                            "are known here; save a guest that has those",
-                            name, header->page_bytes, off + 4,
-                            BENCH_PAGE_BYTES);
+        refuse(p, error, &unusable, "the RAM block '%s' has pages of %"
+               PRIu64 " bytes at offset %" PRIu64 ", pages of %u "
+               "are known here; save a guest that has those",
+               name, header->page_bytes, off + 4,
+               BENCH_PAGE_BYTES);
         break;
     case FASTLOAD_HEADER_BITMAP_TOO_EARLY:
-        parser_set_damaged(p, error, "the bitmap of the RAM block '%s' lies "
-                           "at offset %" PRIu64 ", before the end of its "
-                           "header at %" PRIu64, name, header->bitmap_off,
-                           off + FASTLOAD_HEADER_BYTES);
+        refuse(p, error, &damaged, "the bitmap of the RAM block '%s' lies "
+               "at offset %" PRIu64 ", before the end of its "
+               "header at %" PRIu64, name, header->bitmap_off,
+               off + FASTLOAD_HEADER_BYTES);
         break;
     case FASTLOAD_HEADER_BITMAP_CUT:
         what = g_strdup_printf("the bitmap of the RAM block '%s'", name);
-        parser_set_truncated(p, what, header->bitmap_off, error);
+        refuse_truncated(p, what, header->bitmap_off, error);
         break;
     case FASTLOAD_HEADER_PAGES_TOO_EARLY:
     case FASTLOAD_HEADER_PAGES_UNALIGNED:
-        parser_set_damaged(p, error, "the pages of the RAM block '%s' lie at "
-                           "offset %" PRIu64 ", which is %s", name,
-                           header->pages_off,
-                           defect == FASTLOAD_HEADER_PAGES_UNALIGNED ?
-                           "not a multiple of 4096" :
-                           "before the end of its bitmap");
+        refuse(p, error, &damaged, "the pages of the RAM block '%s' lie at "
+               "offset %" PRIu64 ", which is %s", name,
+               header->pages_off,
+               defect == FASTLOAD_HEADER_PAGES_UNALIGNED ?
+               "not a multiple of 4096" :
+               "before the end of its bitmap");
         break;
     case FASTLOAD_HEADER_PAGES_CUT:
         what = g_strdup_printf("the pages of the RAM block '%s'", name);
-        parser_set_truncated(p, what, header->pages_off, error);
+        refuse_truncated(p, what, header->pages_off, error);
         break;
     }
 }
@@ -620,8 +607,8 @@ static bool parse_header(Parser *p, SnapshotBlock *block, const char *name,
     }
     off = p->off;
     if (!p->has_capabilities && !is_like_header(&header)) {
-        parser_set_foreign(p, error, "no header for the RAM block '%s' is at "
-                           "offset %" PRIu64, name, off);
+        refuse(p, error, &foreign, "no header for the RAM block '%s' is at "
+               "offset %" PRIu64, name, off);
         return false;
     }
     p->off += FASTLOAD_HEADER_BYTES;
@@ -672,21 +659,21 @@ static bool parse_blocks(Parser *p, GError **error)
     uint64_t off = p->off - sizeof(uint64_t);
 
     if (p->total_bytes == 0) {
-        parser_set_unusable(p, error, "it has no RAM, says offset %" PRIu64
-                            "; save a machine that has", off);
+        refuse(p, error, &unusable, "it has no RAM, says offset %" PRIu64
+               "; save a machine that has", off);
         return false;
     }
     if (p->total_bytes > SNAPSHOT_LEN_BYTES_MAX) {
-        parser_set_damaged(p, error, "its RAM has %" PRIu64 " bytes at offset "
-                           "%" PRIu64 ", more than the %llu that are allowed",
-                           p->total_bytes, off, SNAPSHOT_LEN_BYTES_MAX);
+        refuse(p, error, &damaged, "its RAM has %" PRIu64 " bytes at offset "
+               "%" PRIu64 ", more than the %llu that are allowed",
+               p->total_bytes, off, SNAPSHOT_LEN_BYTES_MAX);
         return false;
     }
     while (p->len_bytes < p->total_bytes) {
         if (p->blocks->len == SNAPSHOT_BLOCK_COUNT_MAX) {
-            parser_set_damaged(p, error, "a RAM block too many begins at "
-                               "offset %" PRIu64 ", %d are allowed", p->off,
-                               SNAPSHOT_BLOCK_COUNT_MAX);
+            refuse(p, error, &damaged, "a RAM block too many begins at "
+                   "offset %" PRIu64 ", %d are allowed", p->off,
+                   SNAPSHOT_BLOCK_COUNT_MAX);
             return false;
         }
         if (!parse_block(p, error)) {
@@ -711,14 +698,14 @@ static bool parse_round_end(Parser *p, GError **error)
         }
     } while (flags == RAM_FLAG_MULTIFD_FLUSH);
     if (flags % BENCH_PAGE_BYTES == RAM_FLAG_MEM_SIZE) {
-        parser_set_damaged(p, error, "a second list of RAM blocks begins at "
-                           "offset %" PRIu64, off);
+        refuse(p, error, &damaged, "a second list of RAM blocks begins at "
+               "offset %" PRIu64, off);
         return false;
     }
     if (flags != RAM_FLAG_EOS) {
-        parser_set_damaged(p, error, "the RAM section has 0x%" PRIx64
-                           " at offset %" PRIu64 " where its end mark should "
-                           "be", flags, off);
+        refuse(p, error, &damaged, "the RAM section has 0x%" PRIx64
+               " at offset %" PRIu64 " where its end mark should "
+               "be", flags, off);
         return false;
     }
     if (parser_is_inside(p, p->off, 1)) {
@@ -857,9 +844,9 @@ static bool read_bitmaps(Parser *p, Snapshot *snapshot, GError **error)
 
     snapshot->data_bits = g_try_new0(uint64_t, word_count);
     if (!snapshot->data_bits) {
-        parser_set_unusable(p, error, "its bitmaps need %" PRIu64 " bytes of "
-                            "memory, which are not there",
-                            word_count * sizeof(uint64_t));
+        refuse(p, error, &unusable, "its bitmaps need %" PRIu64 " bytes of "
+               "memory, which are not there",
+               word_count * sizeof(uint64_t));
         return false;
     }
     for (i = 0; i < snapshot->block_count; i++) {
