@@ -575,7 +575,7 @@ static void test_sizes_are_understood(void)
         uint64_t bytes = 77;
 
         fixture_note("size '%s'", sizes[i].text);
-        g_assert_true(plan_parse_size(sizes[i].text, &bytes));
+        g_assert_true(text_parse_size(sizes[i].text, &bytes));
         g_assert_cmpuint(bytes, ==, sizes[i].bytes);
     }
     fixture_note_clear();
@@ -595,7 +595,7 @@ static void test_bad_sizes_are_refused(void)
         uint64_t bytes;
 
         fixture_note("size '%s'", texts[i]);
-        g_assert_false(plan_parse_size(texts[i], &bytes));
+        g_assert_false(text_parse_size(texts[i], &bytes));
     }
     fixture_note_clear();
 }
@@ -617,7 +617,7 @@ static void test_shares_are_understood(void)
         uint64_t millionths = 77;
 
         fixture_note("share '%s'", shares[i].text);
-        g_assert_true(plan_parse_share(shares[i].text, &millionths));
+        g_assert_true(text_parse_share(shares[i].text, &millionths));
         g_assert_cmpuint(millionths, ==, shares[i].millionths);
     }
     fixture_note_clear();
@@ -636,7 +636,7 @@ static void test_bad_shares_are_refused(void)
         uint64_t millionths;
 
         fixture_note("share '%s'", texts[i]);
-        g_assert_false(plan_parse_share(texts[i], &millionths));
+        g_assert_false(text_parse_share(texts[i], &millionths));
     }
     fixture_note_clear();
 }

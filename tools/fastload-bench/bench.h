@@ -43,7 +43,7 @@
  *   output.c       where results go: files and standard output
  *   tree.c         reading the members of a result
  *   compare.c      one result beside another
- *   text.c         figures as text, and messages
+ *   text.c         figures as text and back, and messages
  *   sheet.c        tables and paragraphs, as wide as the terminal
  *   table.c        results for people
  *   csv.c          results for other programs
@@ -880,9 +880,6 @@ void plan_set_scenario(const Plan *plan, uint32_t idx, KnobValues values);
 const char *plan_knob_name(KnobId knob);
 /* "32 GiB", "20 us", "25 %", "cold" */
 char *plan_knob_text(KnobId knob, uint64_t value);
-bool plan_parse_size(const char *text, uint64_t *ret_bytes);
-bool plan_parse_ns(const char *text, uint64_t *ret_ns);
-bool plan_parse_share(const char *text, uint64_t *ret_millionths);
 bool plan_knob_has_list(const Plan *plan, KnobId knob);
 
 /* ---- progress.c ---- */
@@ -1223,6 +1220,13 @@ char *text_percent(double share);
 char *text_ratio(double ratio);
 /* "+-8%": half the distance from the least to the most, of the median. */
 char *text_spread(double median, double least, double most);
+/*
+ * The other way round: "64k" or "1.5GiB", "20us" or "0", "25%" or "0.25".
+ * False: @text is nothing of the kind, or the number is too large.
+ */
+bool text_parse_size(const char *text, uint64_t *ret_bytes);
+bool text_parse_ns(const char *text, uint64_t *ret_ns);
+bool text_parse_share(const char *text, uint64_t *ret_millionths);
 /* Escaped for a place between tags, or between quotes in a tag. */
 void text_append_html(GString *out, const char *text);
 /* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */

@@ -275,16 +275,16 @@ static bool main_parse_gen(const char *size, const char *zero,
 {
     uint64_t millionths = 0;
 
-    if (!plan_parse_size(size, &config->len_bytes) ||
+    if (!text_parse_size(size, &config->len_bytes) ||
         config->len_bytes < BENCH_PAGE_BYTES ||
         config->len_bytes % BENCH_PAGE_BYTES) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                     "--size: '%s' is not a size in whole pages of 4 KiB",
                     size);
-    } else if (!plan_parse_share(zero, &millionths) || millionths > 1000000) {
+    } else if (!text_parse_share(zero, &millionths) || millionths > 1000000) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                     "--zero-share: '%s' is not from 0 to 1", zero);
-    } else if (!plan_parse_size(run, &config->run_bytes) ||
+    } else if (!text_parse_size(run, &config->run_bytes) ||
                config->run_bytes < BENCH_PAGE_BYTES) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                     "--run-length: '%s' is not a size of 4 KiB or more", run);
@@ -522,7 +522,7 @@ static bool main_parse_limit(const char *text, double *ret_limit,
     uint64_t millionths = 0;
 
     *ret_limit = NAN;
-    if (text && (!plan_parse_share(text, &millionths) || !millionths)) {
+    if (text && (!text_parse_share(text, &millionths) || !millionths)) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                     "--fail-above: '%s' is not a share above 0, as in 0.1 or "
                     "10%%", text);

@@ -9,7 +9,6 @@
  */
 #include "bench.h"
 #include <limits.h>
-#include <math.h>
 
 typedef enum KnobKind {
     KNOB_KIND_BYTES,
@@ -130,61 +129,6 @@ bool plan_knob_has_list(const Plan *plan, KnobId knob)
     return plan->values[knob]->len > 1;
 }
 
-typedef struct Unit {
-    const char *suffix;
-    double factor;
-} Unit;
-
-static bool plan_parse_unit(const char *text, const Unit *units,
-                            uint64_t *ret_value)
-{
-    char *end;
-    double number = g_ascii_strtod(text, &end);
-    uint32_t i;
-
-    if (end == text || !isfinite(number) || number < 0 ||
-        !g_ascii_isdigit(*text)) {
-        return false;
-    }
-    for (i = 0; units[i].suffix; i++) {
-        if (!g_ascii_strcasecmp(end, units[i].suffix) &&
-            number * units[i].factor < 0x1p63) {
-            *ret_value = llround(number * units[i].factor);
-            return true;
-        }
-    }
-    return false;
-}
-
-bool plan_parse_size(const char *text, uint64_t *ret_bytes)
-{
-    static const Unit units[] = {
-        { "", 1 }, { "k", 0x1p10 }, { "m", 0x1p20 }, { "g", 0x1p30 },
-        { "t", 0x1p40 }, { "kib", 0x1p10 }, { "mib", 0x1p20 },
-        { "gib", 0x1p30 }, { "tib", 0x1p40 }, { NULL, 0 },
-    };
-
-    return plan_parse_unit(text, units, ret_bytes);
-}
-
-bool plan_parse_ns(const char *text, uint64_t *ret_ns)
-{
-    static const Unit units[] = {
-        { "ns", 1 }, { "us", 1e3 }, { "ms", 1e6 }, { "s", 1e9 }, { NULL, 0 },
-    };
-
-    return plan_parse_unit(strcmp(text, "0") ? text : "0s", units, ret_ns);
-}
-
-bool plan_parse_share(const char *text, uint64_t *ret_millionths)
-{
-    static const Unit units[] = {
-        { "", 1e6 }, { "%", 1e4 }, { " %", 1e4 }, { NULL, 0 },
-    };
-
-    return plan_parse_unit(text, units, ret_millionths);
-}
-
 /* "none", of those sizes and shares that may be without limit. */
 static bool plan_parse_none(const Knob *knob, const char *text,
                             uint64_t *ret_value)
@@ -205,19 +149,19 @@ static bool plan_parse_value(const Knob *knob, const char *text,
     switch (knob->kind) {
     case KNOB_KIND_BYTES:
         return plan_parse_none(knob, text, ret_value) ||
-               plan_parse_size(text, ret_value);
+               text_parse_size(text, ret_value);
     case KNOB_KIND_NS:
         if (!g_strcmp0(text, knob->words)) {
             *ret_value = THINK_RECORDED;
             return true;
         }
-        return plan_parse_ns(text, ret_value);
+        return text_parse_ns(text, ret_value);
     case KNOB_KIND_COUNT:
         return g_ascii_string_to_unsigned(text, 10, 0, UINT64_MAX, ret_value,
                                           NULL);
     case KNOB_KIND_SHARE:
         return plan_parse_none(knob, text, ret_value) ||
-               plan_parse_share(text, ret_value);
+               text_parse_share(text, ret_value);
     case KNOB_KIND_WORD:
         for (i = 0; words[i] && i <= knob->max; i++) {
             if (!strcmp(words[i], text)) {
@@ -234,7 +178,7 @@ static bool plan_parse_value(const Knob *knob, const char *text,
             return true;
         }
         /* The kernel counts in pages; none at all is another thing. */
-        return plan_parse_size(text, ret_value) && *ret_value &&
+        return text_parse_size(text, ret_value) && *ret_value &&
                *ret_value % BENCH_PAGE_BYTES == 0;
     }
     return false;

@@ -77,24 +77,24 @@ static uint32_t storage_class_parse_key(const char *text, StorageClass *class)
     uint64_t value;
 
     if (g_str_has_prefix(text, "rtt=") &&
-        plan_parse_ns(text + strlen("rtt="), &value) && value <= RTT_NS_MAX) {
+        text_parse_ns(text + strlen("rtt="), &value) && value <= RTT_NS_MAX) {
         class->rtt_ns = value;
         return KEYS_RTT;
     }
     if (g_str_has_prefix(text, "jitter=") &&
-        plan_parse_ns(text + strlen("jitter="), &value) &&
+        text_parse_ns(text + strlen("jitter="), &value) &&
         value <= RTT_NS_MAX) {
         class->jitter_ns = value;
         return KEYS_JITTER;
     }
     if (g_str_has_prefix(text, "rate=") &&
-        plan_parse_size(text + strlen("rate="), &value) &&
+        text_parse_size(text + strlen("rate="), &value) &&
         value >= RATE_MIN && value <= RATE_MAX) {
         class->rate_bytes_per_s = value;
         return KEYS_RATE;
     }
     if (g_str_has_prefix(text, "fast=") &&
-        plan_parse_share(text + strlen("fast="), &value) && value <= MILLION) {
+        text_parse_share(text + strlen("fast="), &value) && value <= MILLION) {
         class->lucky_millionths = value;
         return KEYS_FAST;
     }

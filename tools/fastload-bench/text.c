@@ -1,10 +1,10 @@
 /*
- * fastload-bench: figures as text, and messages.
+ * fastload-bench: figures as text and back, and messages.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * One way to write a time and one to write a size, for all that is printed.
- * Nothing here can fail.
+ * One way to write and to read a time, a size and a share, for all that is
+ * printed and for all options.
  */
 #include "bench.h"
 #include <math.h>
@@ -59,6 +59,61 @@ char *text_spread(double median, double least, double most)
 {
     return isnan(median) || median == 0 ? g_strdup("")
         : g_strdup_printf("+-%.0f%%", (most - least) / 2 / median * 100);
+}
+
+typedef struct Unit {
+    const char *suffix;
+    double factor;
+} Unit;
+
+static bool text_parse_unit(const char *text, const Unit *units,
+                            uint64_t *ret_value)
+{
+    char *end;
+    double number = g_ascii_strtod(text, &end);
+    uint32_t i;
+
+    if (end == text || !isfinite(number) || number < 0 ||
+        !g_ascii_isdigit(*text)) {
+        return false;
+    }
+    for (i = 0; units[i].suffix; i++) {
+        if (!g_ascii_strcasecmp(end, units[i].suffix) &&
+            number * units[i].factor < 0x1p63) {
+            *ret_value = llround(number * units[i].factor);
+            return true;
+        }
+    }
+    return false;
+}
+
+bool text_parse_size(const char *text, uint64_t *ret_bytes)
+{
+    static const Unit units[] = {
+        { "", 1 }, { "k", 0x1p10 }, { "m", 0x1p20 }, { "g", 0x1p30 },
+        { "t", 0x1p40 }, { "kib", 0x1p10 }, { "mib", 0x1p20 },
+        { "gib", 0x1p30 }, { "tib", 0x1p40 }, { NULL, 0 },
+    };
+
+    return text_parse_unit(text, units, ret_bytes);
+}
+
+bool text_parse_ns(const char *text, uint64_t *ret_ns)
+{
+    static const Unit units[] = {
+        { "ns", 1 }, { "us", 1e3 }, { "ms", 1e6 }, { "s", 1e9 }, { NULL, 0 },
+    };
+
+    return text_parse_unit(strcmp(text, "0") ? text : "0s", units, ret_ns);
+}
+
+bool text_parse_share(const char *text, uint64_t *ret_millionths)
+{
+    static const Unit units[] = {
+        { "", 1e6 }, { "%", 1e4 }, { " %", 1e4 }, { NULL, 0 },
+    };
+
+    return text_parse_unit(text, units, ret_millionths);
 }
 
 void text_append_html(GString *out, const char *text)
