@@ -5,8 +5,8 @@
  *
  * The benchmark maps memory, lets one contender fill it from a snapshot file
  * while a guest model touches it, measures, and checks every page.  It needs
- * no QEMU.  It knows the engine only through qemu/fastload.h, as any other
- * contender is known only through its BenchLoader.
+ * no QEMU.  It knows a contender only through its BenchLoader, and the engine,
+ * which is one of them, only through qemu/fastload.h.
  *
  * The map of the tool:
  *
@@ -22,23 +22,22 @@
  *   measure.c      one run of one contender, in a process of its own
  *   clones.c       processes that restore the same file at once
  *   storage.c      page cache dropped or filled; what the device can do
- *   cgroup.c       limits of memory, CPU and threads that this process lives
- *                  under
- *   doctor.c       what a load needs of this host: asking, and what is said
- *   doctor-trap.c  the same: userfaultfd
- *   doctor-host.c  the same: io_uring, huge pages, limits, KVM
- *   doctor-place.c the same: storage, and the snapshot on it
- *   doctor-qemu.c  the same: a QEMU
- *   storage-class.c  kinds of storage, and when one answers
- *   storage-fuse.c storage of a kind, as a file that all contenders read
+ *   cgroup.c       limits of memory, CPU and threads that this process has
+ *   doctor.c       what a load needs of this host: runs probes and reports
+ *   doctor-trap.c  its probes: userfaultfd
+ *   doctor-host.c  its probes: io_uring, huge pages, limits, KVM
+ *   doctor-place.c its probes: storage, and the snapshot on it
+ *   doctor-qemu.c  its probes: a QEMU
+ *   storage-class.c  classes of simulated storage, and when one answers
+ *   storage-fuse.c simulated storage, as a file that all contenders read
  *   box.c          a cgroup with limits, for the processes of a run
  *   environment.c  the machine, as far as it matters to a result
  *   plan.c         knobs, and lists of their values
- *   progress.c     how far it is, on stderr
- *   lacks.c        what this machine does not have: who is left out
+ *   progress.c     progress of the runs, on stderr
+ *   lacks.c        what this machine lacks: which contenders are left out
  *   rounds.c       rounds of runs, interleaved; medians, spreads, ratios
  *   notes.c        sentences that stand beside the figures
- *   figures.c      what several rounds say together
+ *   figures.c      medians, ratios and intervals over rounds
  *   result.c       results to JSON and back
  *   output.c       where results go: files and standard output
  *   tree.c         reading the members of a result
@@ -54,15 +53,17 @@
  *                  registered, faults waited for, pages placed
  *   pool.c         threads that read ahead, and one for faults
  *   hist.c         histograms of latencies
- *   loader.c       their table; what they share
+ *   loader.c       the table of contenders, and functions that they share
  *   loader-NAME.c  one contender each
  *
- * Ownership: what a function returns is the caller's unless it says "borrowed".
+ * Ownership: the caller owns what a function returns, unless "borrowed" is
+ *   said.
  * Threads: the parent process has one thread.  Each run forks; in the child
- *   the main thread calls the loader, the vCPUs and a sampler have their own.
+ *   the main thread calls the loader, and the vCPUs and a sampler have threads
+ *   of their own.
  * Errors: functions with a GError ** set it once, with one sentence that says
- *   what to do.  The parent alone prints.
- * Units: as the engine's: _bytes, _ns, _count; page is 4096 bytes here.
+ *   what to do.  Only the parent prints.
+ * Units: as the engine's: _bytes, _ns, _count; a page has 4096 bytes here.
  */
 #ifndef FASTLOAD_BENCH_H
 #define FASTLOAD_BENCH_H
@@ -118,10 +119,10 @@ typedef struct SnapshotBlock {
     bool is_left_out;        /* not in the file; both offsets are 0 */
 } SnapshotBlock;
 
-/* By which it is seen that a file was changed, or replaced. */
+/* What shows that a file was changed or replaced. */
 typedef struct SnapshotIdentity {
-    bool is_regular;         /* a device's times say nothing */
-    bool has_times;          /* the file system does not make them up */
+    bool is_regular;         /* of others, the times say nothing */
+    bool has_times;          /* the file system does not invent times */
     uint64_t device, inode, len_bytes;
     int64_t changed_ns;      /* its contents */
     int64_t touched_ns;      /* its contents, name or rights */
@@ -133,8 +134,8 @@ typedef struct Snapshot {
     int fd;                  /* read-only, buffered; owned */
     SnapshotIdentity identity; /* as it was opened */
     uint64_t file_bytes;
-    char *machine;           /* of the QEMU that saved; "": it is not told;
-                              * a stranger's bytes */
+    char *machine;           /* machine type of the guest; "": unknown; not
+                              * trusted */
     uint64_t devices_off;    /* where the state of devices begins */
     uint64_t guest_bytes;    /* from 0 to the end of the last block, 2 MiB
                               * aligned; what lies between blocks is unused */
@@ -145,26 +146,26 @@ typedef struct Snapshot {
     /* A bit for each page of guest_bytes: the file has it.  Least significant
      * bit of word 0 first. */
     uint64_t *data_bits;
-    struct StorageMount *mount; /* what it is read through; NULL: nothing;
-                                 * borrowed */
-    const struct Snapshot *origin; /* with a mount: the file behind it;
+    struct StorageMount *mount; /* simulated storage that it is read through,
+                                 * or NULL; borrowed */
+    const struct Snapshot *origin; /* with a mount: the snapshot behind it;
                                  * borrowed */
 } Snapshot;
 
 /*
  * Takes over @fd, even on failure.  @path and @label are copied.  The file is
- * untrusted: whatever it holds, the answer is a snapshot that keeps the
- * promises above or an error that says what is wrong and where.
+ * not trusted: returns a snapshot that keeps the promises above, or NULL and an
+ * error that says what is wrong and where.
  */
 Snapshot *snapshot_open_fd(int fd, const char *path, const char *label,
                            GError **error);
 Snapshot *snapshot_open(const char *path, GError **error);
 /*
- * Whether the file that @path names now is that one, and unchanged; through a
- * mount, the file behind it.
+ * Does the snapshot's path still name the same file, unchanged?  With a mount,
+ * this is about the file behind it.
  */
 bool snapshot_is_same(const Snapshot *snapshot);
-/* What the machine did: "running", "paused", "prelaunch"...; NULL: unknown. */
+/* Run state of the saved guest: "running", "paused"...; NULL: unknown. */
 char *snapshot_run_state(const Snapshot *snapshot);
 void snapshot_free(Snapshot *snapshot);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Snapshot, snapshot_free)
@@ -174,7 +175,7 @@ static inline bool snapshot_has_page(const Snapshot *snapshot, uint64_t page)
     return snapshot->data_bits[page / 64] >> (page % 64) & 1;
 }
 
-/* The block that page of the guest lies in, or NULL: borrowed. */
+/* The block that a page of the guest lies in, or NULL; borrowed. */
 const SnapshotBlock *snapshot_block_of(const Snapshot *snapshot,
                                        uint64_t page);
 
@@ -256,7 +257,7 @@ typedef struct Touch {
 } Touch;
 #define TOUCH_HAS_NO_TIME UINT64_MAX
 
-/* As long as between the two touches when they were recorded. */
+/* think_ns: as long as between these two touches in the recorded trace. */
 #define THINK_RECORDED UINT64_MAX
 
 /* What all contenders of a comparison have in common. */
@@ -278,7 +279,7 @@ typedef struct Scenario {
     const char *trace_path;  /* PATTERN_TRACE; borrowed */
 } Scenario;
 
-/* What is a contender's own. */
+/* A contender: a loader and its knobs. */
 typedef struct Variant {
     const struct BenchLoader *loader;
     uint32_t thread_count;
@@ -291,7 +292,7 @@ typedef struct Variant {
 
 /* When and how a page arrived. */
 typedef enum ArrivalClass {
-    ARRIVAL_NONE,            /* nobody placed it: zero, or never loaded */
+    ARRIVAL_NONE,            /* was not placed: zero, or never loaded */
     ARRIVAL_BEFORE,          /* before the guest ran */
     ARRIVAL_URGENT,
     ARRIVAL_HINT,
@@ -300,8 +301,9 @@ typedef enum ArrivalClass {
 } ArrivalClass;
 
 /*
- * When and how in one word: the class in the upper bits, below it the time
- * since the restore was asked for, never 0; the word 0: it has not arrived.
+ * Both in one word: the class in the upper bits, and below it the time since
+ * the restore was requested, which is never 0.  The word is 0 for a page that
+ * has not arrived.
  */
 #define ARRIVAL_UNIT_NS 16000u
 #define ARRIVAL_TIME_BITS 28
@@ -331,24 +333,24 @@ typedef struct LoaderRun {
     uint8_t *hva;            /* of guest_off 0; 2 MiB aligned, anonymous,
                               * nothing populated, huge pages advised */
     bool is_background_off;  /* serve faults, load nothing ahead of them */
-    /* the loader's */
+    /* the loader's own */
     void *state;
     const char *io_name;     /* read backend in use, or NULL; static */
     const char *io_fallback; /* what io_uring lacked, or NULL; static */
     /* atomic, relaxed */
-    uint64_t begin_ns;       /* when the restore was asked for; start() may
-                              * set it to when that loader was ready */
-    pid_t helper_pid;        /* a process of the loader's, or 0: its CPU time,
-                              * bytes read and memory are the run's as well */
+    uint64_t begin_ns;       /* when the restore was requested; start() may
+                              * set it to when the loader was ready */
+    pid_t helper_pid;        /* a process of the loader, or 0: its CPU time,
+                              * bytes read and memory count for the run */
     uint64_t loaded_bytes[ARRIVAL_COUNT]; /* so far */
-    uint32_t *arrivals;      /* a page each, by arrival_pack() */
+    uint32_t *arrivals;      /* by arrival_pack(), one for each page */
 } LoaderRun;
 
 /* Which knobs make a difference to a contender. */
 #define LOADER_HAS_THREADS 1u
 #define LOADER_HAS_DIRECT 2u
 #define LOADER_HAS_IO 4u
-#define LOADER_NEEDS_TRAP 8u /* no knob: userfaultfd, or it cannot run */
+#define LOADER_NEEDS_TRAP 8u /* no knob: it cannot run without userfaultfd */
 
 typedef struct BenchLoader {
     const char *name;
@@ -358,18 +360,18 @@ typedef struct BenchLoader {
     bool has_end;            /* there is a time when all is loaded */
     bool is_extra;           /* takes part only when it is named */
     /*
-     * Has a run before the first one, which counts nowhere: what it learns of
-     * the guest it leaves at set_path, where there is no file before.
+     * Has a rehearsal: a run before the first round that counts nowhere.  It
+     * writes what it has learned about the guest to set_path, a new file.
      */
     bool is_rehearsed;
     /*
-     * Returns when the guest may run.  wait() returns when everything is
-     * loaded; it is not called without is_lazy, without has_end or with
-     * is_background_off, and may be NULL then.
-     * settle(), which may be NULL, waits for what a loader still does then.
-     * stop() ends all threads and frees; after wait() all of guest memory
-     * stays as it is, without wait() what is missing may become zero.  A
-     * loader without an end goes on until memory has been verified.
+     * start() returns when the guest may run, wait() when everything is
+     * loaded.  wait() is only called with is_lazy and has_end and without
+     * is_background_off; otherwise it may be NULL.
+     * settle() waits for what the loader does after that; it may be NULL.
+     * stop() ends all threads and frees.  After wait(), all of guest memory
+     * stays as it is; without wait(), missing pages may become zero.  A loader
+     * without has_end goes on until memory has been verified.
      */
     bool (*start)(LoaderRun *run, GError **error);
     bool (*wait)(LoaderRun *run, GError **error);
@@ -377,7 +379,7 @@ typedef struct BenchLoader {
     void (*stop)(LoaderRun *run);
 } BenchLoader;
 
-/* All of them, baseline order, ended by NULL. */
+/* All loaders, in the order of tables, ended by NULL. */
 extern const BenchLoader *const bench_loaders[];
 const BenchLoader *bench_loader_by_name(const char *name);
 
@@ -387,22 +389,23 @@ extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
     loader_handler;
 
 /*
- * The pages of [guest_off, +len_bytes) are there now, by @class; called by
- * the loader, from any of its threads.  is_data false: they are zero pages.
- * Pages that were there already stay as they came.
+ * Notes that the pages of [guest_off, +len_bytes) have arrived, by @class;
+ * called by the loader, from any of its threads.  is_data false: zero pages.
+ * Pages that were noted before keep their class and time.
  */
 void loader_note(LoaderRun *run, uint64_t guest_off, uint64_t len_bytes,
                  ArrivalClass class, bool is_data);
 
-/* Opens the snapshot again, O_DIRECT when the variant says so. */
+/* Opens the snapshot again, with O_DIRECT if the variant says so. */
 int loader_open(const LoaderRun *run, GError **error);
 
-/* preadv of it all; short reads go on.  Returns 0 or -errno, -ENODATA. */
+/* Reads all of it with preadv().  Returns 0, -errno, or -ENODATA at the end. */
 int loader_read(int fd, void *buf, uint64_t len_bytes, uint64_t file_off);
 
 /*
- * What nearly all loaders need, with their name in the error: memory for
- * reads, whole pages, for free(); a thread; "@what @at of FILE failed: @ret".
+ * What nearly all loaders need, with the loader's name in the error: aligned
+ * memory of whole pages, freed with free(); a thread; an error that says
+ * "@what @at of FILE failed: @ret".
  */
 void *loader_buffer(const LoaderRun *run, uint64_t len_bytes, GError **error);
 GThread *loader_thread(const LoaderRun *run, const char *name,
@@ -411,8 +414,8 @@ GError *loader_failure(const LoaderRun *run, const char *what, uint64_t at,
                        int ret);
 
 /*
- * Claims the page in @claims, a bit for each page of the guest: whether it is
- * the caller's to load from now on, and nobody else's.
+ * Claims the page in @claims, which has a bit for each page of the guest.
+ * True: the caller has to load it, and no other thread will.
  */
 static inline bool loader_claim(uint64_t *claims, uint64_t page)
 {
@@ -436,17 +439,18 @@ typedef struct Trap {
 } Trap;
 
 typedef enum TrapEvent {
-    TRAP_NOTHING,            /* only without waiting, or another was faster */
+    TRAP_NOTHING,            /* without waiting, or another thread got it */
     TRAP_FAULT,
-    TRAP_QUIT,               /* from then on always */
+    TRAP_QUIT,               /* from then on, each call returns this */
 } TrapEvent;
 
 typedef enum TrapMode {
     TRAP_MISSING,            /* private anonymous memory */
-    TRAP_MINOR,              /* a memfd: also what only the file has so far */
+    TRAP_MINOR,              /* a memfd: also pages that are in the file, but
+                              * not mapped */
 } TrapMode;
 
-/* Whether this process may have a userfaultfd. */
+/* May this process have a userfaultfd? */
 bool trap_check(GError **error);
 /* Opens the userfaultfd and registers every block of guest memory. */
 bool trap_open(Trap *trap, const LoaderRun *run, TrapMode mode,
@@ -464,21 +468,21 @@ void trap_unregister(Trap *trap);
 void trap_close(Trap *trap);
 
 /*
- * Each returns 0 or -errno; -EEXIST: the page is there.  Those who wait for
- * what is placed are woken by placing.
+ * Each returns 0 or -errno; -EEXIST: the page is there.  Placing a page wakes
+ * the threads that wait for it.
  */
 int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes);
 int trap_zero(int uffd, void *hva, uint64_t len_bytes);
-/* Of TRAP_MINOR: maps what the memfd has there. */
+/* With TRAP_MINOR: maps the page that the memfd has. */
 int trap_continue(int uffd, void *hva, uint64_t len_bytes);
 int trap_wake(int uffd, void *hva, uint64_t len_bytes);
 
 /* ---- pool.c ---- */
 
 /*
- * start(), wait() and stop() of a loader with the knobs of threads and direct.
- * @alias: NULL, or the second mapping of all of guest memory, which is a memfd
- * then; the pool unmaps it, also when it cannot start.
+ * start(), wait() and stop() of a loader with the knobs threads and direct.
+ * @alias: NULL, or a second mapping of guest memory, which is a memfd then; the
+ * pool unmaps it, even if it cannot start.
  */
 bool pool_start(LoaderRun *run, uint8_t *alias, GError **error);
 bool pool_wait(LoaderRun *run, GError **error);
@@ -487,7 +491,7 @@ void pool_stop(LoaderRun *run);
 /* ---- memory.c ---- */
 
 /*
- * A hash of what each page should hold; read once from the file, used after
+ * A hash of each page's right contents, read from the file once and used after
  * every run.  Pages without data hold zeros.
  */
 typedef struct PageSums PageSums;
@@ -519,26 +523,26 @@ bool memory_verify(const Snapshot *snapshot, const PageSums *sums,
 
 typedef struct Guest Guest;
 
-/* Counts of one vCPU; it alone writes, anybody reads, relaxed. */
+/* Counters of one vCPU; only it writes, any thread reads, relaxed. */
 typedef struct GuestCounters {
     uint64_t touch_count;
-    uint64_t window_touch_count; /* of the first window_ns of running; 0: not
-                              * over */
-    uint64_t request_touch_count; /* until window_ns after the request */
-    bool is_request_over;    /* the count before is complete */
-    uint64_t waited_ns;      /* of faults until the guest has worked and the
-                              * window is over */
-    uint64_t thought_ns;     /* of computing */
-    uint64_t worked_ns;      /* of the guest, in the sum alone: when its
-                              * working set was done; 0: not yet */
-    Hist faults;             /* touches that the kernel had to help with */
+    uint64_t window_touch_count; /* in the first window_ns of running; 0: that
+                              * is not over */
+    uint64_t request_touch_count; /* in the window_ns after the request */
+    bool is_request_over;    /* request_touch_count is final */
+    uint64_t waited_ns;      /* in faults, until the working set was touched
+                              * and the window is over */
+    uint64_t thought_ns;     /* spent computing */
+    uint64_t worked_ns;      /* only in the sum: when the guest had touched its
+                              * working set; 0: not yet */
+    Hist faults;             /* touches that caused a page fault */
     Hist faults_after;       /* the same, once everything was loaded */
 } GuestCounters;
 
 /*
- * Builds what the vCPUs will touch; the same scenario and snapshot give the
- * same touches.  @max_touches 0: no end, else each vCPU stops there, or at the
- * end of a list whose recorded pauses it keeps.
+ * Draws what the vCPUs will touch; the same scenario and snapshot give the same
+ * touches.  @max_touches: where each vCPU stops, or earlier at the end of a
+ * trace whose recorded pauses it keeps; 0: no end.
  */
 Guest *guest_new(const Snapshot *snapshot, const Scenario *scenario,
                  uint64_t max_touches, GError **error);
@@ -551,28 +555,29 @@ void guest_set_loaded(Guest *guest);  /* faults_after from here on */
 void guest_stop(Guest *guest);        /* joins */
 void guest_join(Guest *guest);        /* with max_touches: waits for the end */
 void guest_get_counters(const Guest *guest, GuestCounters *ret_sum);
-/* Bits of the pages that were touched; borrowed. */
+/* A bit for each page that was touched; borrowed. */
 const uint64_t *guest_touched(const Guest *guest);
-/* Touches a second over all of memory without thinking, for @ns. */
+/* Touches a second in all of memory, without computing, measured for @ns. */
 double guest_measure_speed(const Snapshot *snapshot, uint8_t *hva,
                            uint64_t seed, uint64_t ns);
 void guest_free(Guest *guest);
-/* Finds out how long a loop of computing takes; once, in the parent. */
+/* Measures how long the loop of computing takes; once, in the parent. */
 void guest_calibrate(void);
 
 /* ---- trace.c ---- */
 
 #define TRACE_TOUCH_COUNT_MAX (64u << 20)
 /*
- * One touch a line: "BLOCK OFFSET [r|w] [@SECONDS]", or without BLOCK into
- * the first block; offsets decimal or 0x; times since the trace began, which
- * never go back; blank lines and those that begin with # are skipped.
+ * One touch a line: "BLOCK OFFSET [r|w] [@SECONDS]"; without BLOCK it is in the
+ * first block.  Offsets are decimal or begin with 0x.  Times count from the
+ * start of the trace and never go back.  Blank lines and lines that begin with
+ * # are skipped.
  */
 GArray *trace_load(const char *path, const Snapshot *snapshot, GError **error);
 
 /* ---- record.c ---- */
 
-/* The trace of what QEMU's @log says of a fast load; @name is the log's. */
+/* Makes a trace from QEMU's @log of a fast load; @name: of the log. */
 char *record_trace(FILE *log, const char *name, GError **error);
 
 /* ---- measure.c ---- */
@@ -593,8 +598,8 @@ typedef struct Sample {
 } Sample;
 
 typedef struct Cell {
-    uint32_t t_us;           /* median arrival of what was placed in it */
-    uint8_t shares[ARRIVAL_COUNT];  /* 0..255 of its pages */
+    uint32_t t_us;           /* median arrival of its pages */
+    uint8_t shares[ARRIVAL_COUNT];  /* of its pages, by class; 0..255 */
 } Cell;
 
 /* Over all clones of a run: percentiles, then sums. */
@@ -602,12 +607,12 @@ typedef enum CloneFigure {
     CLONE_RUN_P50, CLONE_RUN_P95, CLONE_WORK_P50, CLONE_WORK_P95,
     CLONE_LOAD_P50, CLONE_LOAD_P95,
     CLONE_READ,              /* by /proc/self/io of each */
-    CLONE_DEVICE_READ,       /* what the device gave, to anybody */
-    CLONE_PSS,               /* above what it was at the beginning */
+    CLONE_DEVICE_READ,       /* from the device, by any process */
+    CLONE_PSS,               /* above what it was at the start */
     CLONE_FIGURE_COUNT,
 } CloneFigure;
 
-/* What a run measured; lies in memory shared with the parent. */
+/* Results of a run, in memory that is shared with the parent. */
 typedef struct RunResult {
     bool is_ok;
     char error[512];
@@ -619,22 +624,22 @@ typedef struct RunResult {
                               * of a loader that is not lazy */
     uint64_t window_touch_count; /* in the first window_ns of running */
     uint64_t request_touch_count; /* in the window_ns after the request */
-    uint64_t waited_ns;      /* for faults, all vCPUs, until worked and the
-                              * window is over */
-    uint64_t cpu_ns;         /* of the process but for the guest's own, until
-                              * loaded (without an end: until worked) */
-    uint64_t read_bytes;     /* from the storage, by /proc/self/io; as long */
-    uint64_t rss_peak_bytes; /* these: above what it was at the beginning */
+    uint64_t waited_ns;      /* in faults, all vCPUs, until work_ns and the
+                              * end of the window */
+    uint64_t cpu_ns;         /* of the process without the guest's computing,
+                              * until load_ns (if that is never: work_ns) */
+    uint64_t read_bytes;     /* from storage until then, by /proc/self/io */
+    uint64_t rss_peak_bytes; /* these three: above what it was at the start */
     uint64_t rss_end_bytes;
     uint64_t page_table_bytes;
     uint64_t huge_bytes;     /* of guest memory at the end */
-    uint64_t pss_bytes;      /* the same, of a clone at the end */
+    uint64_t pss_bytes;      /* of a clone at the end, above its start */
     double speed;            /* touches a second after the load; 0: none */
     uint64_t cached_bytes;   /* of the file in the page cache, before; or
                               * STORAGE_CACHED_UNKNOWN */
     uint64_t page_cache_bytes; /* the same after the run, for a contender that
                               * reads through the page cache; else 0 */
-    uint32_t clone_count;    /* 0: it had none; else this is the median */
+    uint32_t clone_count;    /* 0: no clones; else this is the median clone */
     double clone_figures[CLONE_FIGURE_COUNT];
     Hist faults;             /* while the background ran */
     Hist faults_idle;        /* with the background off: a run of its own */
@@ -652,7 +657,7 @@ typedef struct MeasureConfig {
     const Variant *variant;
     uint64_t timeout_ns;     /* a run that takes longer is killed: failed */
     const struct Box *box;   /* where runs are limited; or NULL */
-    bool is_watched;         /* the same when the snapshot's file changes */
+    bool is_watched;         /* killed, too, if the snapshot's file changes */
     const volatile int *is_stopped;
 } MeasureConfig;
 
@@ -660,9 +665,9 @@ typedef struct MeasureConfig {
 typedef void MeasureTick(void *opaque);
 
 /*
- * One run, and the short one without background when the loader serves
- * faults.  False when *is_stopped; a run that failed is a result with its
- * error.  @ret_result: from measure_result_new().
+ * One run, and a short one without background if the loader serves faults.
+ * False if it was stopped; a run that failed is a result with an error.
+ * @ret_result: from measure_result_new().
  */
 bool measure_run(const MeasureConfig *config, MeasureTick *tick, void *opaque,
                  RunResult *ret_result);
@@ -671,14 +676,14 @@ void measure_result_free(RunResult *result);
 
 /* ---- clones.c ---- */
 
-/* In memory that all processes share which are forked afterwards. */
+/* In memory that is shared with all processes that are forked later. */
 typedef struct Clones Clones;
 
 typedef enum ClonesMeetingId {
-    CLONES_THERE,            /* all have what they have before a restore */
+    CLONES_THERE,            /* all have allocated what a run needs */
     CLONES_BEGIN,            /* all are ready to restore */
     CLONES_END,              /* all have measured */
-    CLONES_LEAVE,            /* all have looked at what they share */
+    CLONES_LEAVE,            /* all have measured what they share */
     CLONES_MEETING_COUNT,
 } ClonesMeetingId;
 
@@ -686,9 +691,9 @@ Clones *clones_new(uint32_t count);
 void clones_free(Clones *clones);
 /* Of one of them; borrowed. */
 RunResult *clones_result(Clones *clones, uint32_t idx);
-/* Waits for all clones; when the last one came. */
+/* Waits for all clones; returns when the last one came. */
 uint64_t clones_meet(Clones *clones, ClonesMeetingId id);
-/* That of the median clone, with the figures of all. */
+/* The result of the median clone, with figures over all clones. */
 void clones_sum_up(const Clones *clones, RunResult *ret_result);
 
 /* ---- storage.c ---- */
@@ -700,26 +705,29 @@ typedef struct StorageRates {
     Hist random_4k;                /* O_DIRECT, one in flight */
 } StorageRates;
 
-/* Reads for @ns, sequentially and again at random; 0 for too small a file. */
+/*
+ * Reads sequentially for @ns, and then at random for @ns.  Rates are 0 if the
+ * file is too small.
+ */
 bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
                      StorageRates *ret_rates, GError **error);
 /* Can the file be read with O_DIRECT? */
 bool storage_has_direct(const Snapshot *snapshot);
 /*
- * How much of the file the page cache holds.  Unknown where the kernel does
- * not tell: Linux 5.2 on tells it to the file's owner, to those who may write
- * it and to root alone.
+ * How much of the file the page cache holds.  Since Linux 5.2 the kernel tells
+ * it only to root, to the file's owner and to users who may write to the file;
+ * for others it is unknown.
  */
 #define STORAGE_CACHED_UNKNOWN UINT64_MAX
 uint64_t storage_cached_bytes(const Snapshot *snapshot);
 /*
- * The same for who opens the file now: opening a file anew empties its cache
- * on some FUSE file systems.
+ * The same after the file was opened once more, which empties its cache on some
+ * FUSE file systems.
  */
 uint64_t storage_cached_after_open(const Snapshot *snapshot);
-/* What the file's device has given so far; false: it is on none. */
+/* Bytes read from the file's device so far; false: it has no device. */
 bool storage_device_read(const Snapshot *snapshot, uint64_t *ret_bytes);
-/* Drops it, or reads the file's data into it. */
+/* Empties the page cache of the file, or reads the file's data into it. */
 bool storage_set_cache(const Snapshot *snapshot, CacheState state,
                        GError **error);
 
@@ -729,68 +737,69 @@ bool storage_set_cache(const Snapshot *snapshot, CacheState state,
 
 typedef struct StorageClass {
     const char *name;        /* static; NULL: described by its parameters */
-    uint64_t rtt_ns;         /* every read waits for it */
-    uint64_t jitter_ns;      /* and for up to so much more, evenly */
+    uint64_t rtt_ns;         /* round-trip time of each read */
+    uint64_t jitter_ns;      /* added to it: 0 to so much, evenly */
     uint64_t rate_bytes_per_s; /* of all reads together; 0: no limit */
-    uint32_t lucky_millionths; /* of the reads: a cache on the way has them */
-    uint32_t lucky_first_count; /* of a run: the same */
+    uint32_t lucky_millionths; /* share of reads that hit a cache on the way */
+    uint32_t lucky_first_count; /* so many first reads of a run hit it, too */
 } StorageClass;
 
 /*
- * "file", the name of a class, or parameters, as in "rtt=1ms+rate=2G+first=1"
- * (also with : or , between).  The value stands for it in a knob; 0 is the file
- * itself.
+ * @text: "file", the name of a class, or parameters, as in
+ * "rtt=1ms+rate=2G+first=1" (also with : or , between).  The value stands for
+ * the class in a knob; 0 is the file itself.
  */
 bool storage_class_parse(const char *text, uint64_t *ret_value);
 char *storage_class_text(uint64_t value);
-/* Borrowed, for good; NULL: the file itself. */
+/* Borrowed, never freed; NULL: the file itself. */
 const StorageClass *storage_class_get(uint64_t value);
 /*
- * A list at its commas.  KEY=VALUE behind a comma goes on with the entry
- * before when that has no such key yet: "rtt=1ms,rate=2G,nvme" has two.
+ * Splits a list at its commas.  A KEY=VALUE after a comma belongs to the entry
+ * before it if that has no such key yet: "rtt=1ms,rate=2G,nvme" has two
+ * entries.
  */
 char **storage_class_split(const char *list);
 
-/* What a read takes that a cache on the way has; less where all are nearer. */
+/* How long a read takes that hits a cache on the way, unless rtt_ns is less. */
 #define STORAGE_LUCKY_NS 60000u
 
 /*
- * One line that carries the bytes of a read after those of the read before it,
- * and a way there and back.  A lucky read does not use the line.
+ * Models a round trip and a line that carries the bytes of one read after those
+ * of the read before.  A lucky read does not use the line.
  */
 typedef struct StorageSchedule {
     StorageClass class;
     uint64_t end_ns;         /* the line is busy until then */
-    uint64_t rest;           /* of a ns at end_ns, in 1 / rate */
+    uint64_t rest;           /* fraction of a ns after end_ns, in 1 / rate */
     uint64_t random;
     uint64_t read_count;     /* of this run */
 } StorageSchedule;
 
 void storage_schedule_init(StorageSchedule *schedule,
                            const StorageClass *class, uint64_t seed);
-/* Nothing is on its way, and the next read is the first of a run. */
+/* No read is in flight, and the next one is the first of a run. */
 void storage_schedule_restart(StorageSchedule *schedule);
-/* When a read of up to 1 GiB that is asked for at @now_ns is answered. */
+/* When a read of up to 1 GiB that is issued at @now_ns is answered. */
 uint64_t storage_schedule_next(StorageSchedule *schedule, uint64_t now_ns,
                                uint64_t len_bytes);
 
 /* ---- storage-fuse.c ---- */
 
 /*
- * A file system with one file, which a process of its own answers from a
- * snapshot.  It has no name anywhere: descriptors are all that holds it, so it
- * is gone with the last process that has one, however that ends.
+ * A file system with one file, whose reads a server process answers from a
+ * snapshot.  It is mounted nowhere and held by descriptors only, so it goes
+ * away with the last process that has one, however that ends.
  */
 typedef struct StorageMount StorageMount;
 #define STORAGE_READ_AHEAD_BYTES (128u << 10) /* what the kernel gives it */
 
-/* What a build without libfuse, or this machine, lacks; before any run. */
+/* Can it be mounted with this build and on this machine?  Before any run. */
 bool storage_mount_check(const StorageClass *class, uint64_t read_ahead_bytes,
                          GError **error);
 /*
- * @class NULL: reads of @snapshot go to its file, around the page cache, as
- * they come.  @read_ahead_bytes 0: what the kernel gives to FUSE.  @snapshot
- * must outlive it.
+ * @class NULL: reads go to the file of @snapshot at once, around the page
+ * cache.  @read_ahead_bytes 0: the kernel's default for FUSE.  @snapshot must
+ * outlive the mount.
  */
 StorageMount *storage_mount_new(const Snapshot *snapshot,
                                 const StorageClass *class,
@@ -800,23 +809,23 @@ void storage_mount_free(StorageMount *mount);
 /* The same snapshot, read through the mount; borrowed. */
 const Snapshot *storage_mount_snapshot(const StorageMount *mount);
 /*
- * Between true and false nothing waits, also what was asked for before.  With
- * true, what answers it is in memory when this returns, and what is read after
- * the next false are the first reads of a run.
+ * With true, no read waits any more, including those in flight, until the next
+ * false; the data is in memory when this returns.  The first reads after false
+ * are the first reads of a run.
  */
 bool storage_mount_set_fast(StorageMount *mount, bool is_fast,
                             GError **error);
-/* What was read from it so far. */
+/* Bytes read through it so far. */
 uint64_t storage_mount_read_bytes(const StorageMount *mount);
-/* The file behind it, with the same holes; borrowed. */
+/* The file behind it, which has the same holes; borrowed. */
 int storage_mount_file(const StorageMount *mount);
 const StorageClass *storage_mount_class(const StorageMount *mount);
 
 /* ---- plan.c ---- */
 
-/* Everything a list can be given for, outermost first. */
+/* All knobs that take lists; the first one varies slowest. */
 typedef enum KnobId {
-    /* the work: a snapshot each */
+    /* the work: one snapshot for each combination */
     KNOB_SIZE, KNOB_ZERO_SHARE, KNOB_RUN_LENGTH, KNOB_SEED,
     /* the scenario: what all contenders meet */
     KNOB_STORAGE, KNOB_READAHEAD, KNOB_CACHE, KNOB_PATTERN, KNOB_VCPUS,
@@ -835,7 +844,7 @@ typedef enum KnobId {
 /* One value of each: bytes, ns, counts, millionths, or which of the words. */
 typedef uint64_t KnobValues[KNOB_COUNT];
 
-/* What all contenders of a comparison meet, and who they are. */
+/* A scenario, and which contenders take part in it. */
 typedef struct PlanScenario {
     KnobValues values;              /* of the knobs of a scenario */
     uint64_t loader_bits;           /* of Plan.loaders, the first in bit 0 */
@@ -853,8 +862,9 @@ typedef struct Plan {
     uint32_t warmup_count;
     uint64_t timeout_ns;
     bool is_quick;                  /* values are those of --quick */
-    uint64_t limit_ns;              /* no round more that would end later,
-                                     * but one in each scenario; 0: none */
+    uint64_t limit_ns;              /* begins no round that would end later,
+                                     * except the first of each scenario;
+                                     * 0: no limit */
     char *snapshot_path;            /* NULL: generate */
     char *folder;                   /* where to generate */
     char *trace_path;
@@ -885,20 +895,20 @@ bool plan_knob_has_list(const Plan *plan, KnobId knob);
 /* ---- progress.c ---- */
 
 /*
- * How many of @total_count runs are done, and about how long it takes: no
- * longer than @limit_ns in all, unless that is 0.
+ * Shows how many of @total_count runs are done and about how long the rest will
+ * take: @limit_ns at most in all; 0: no limit.
  */
 typedef struct Progress Progress;
 Progress *progress_new(uint32_t total_count, uint64_t limit_ns);
 /* Clears the line of a terminal. */
 void progress_free(Progress *progress);
-/* Before somebody else writes to stderr. */
+/* Call before anything else is written to stderr. */
 void progress_clear(const Progress *progress);
-/* "cold, round 2 of 5" and "eager": what is told from now on. */
+/* What is shown from now on: "cold, round 2 of 5" and "eager". */
 void progress_begin_round(Progress *progress, const char *round);
 void progress_begin_run(Progress *progress, const char *run);
 void progress_end_run(Progress *progress);
-/* So many runs will not be. */
+/* So many runs will not take place. */
 void progress_skip(Progress *progress, uint32_t count);
 /* A MeasureTick and a GenerateProgress; @opaque is the Progress. */
 void progress_tick(void *opaque);
@@ -913,13 +923,13 @@ typedef struct Lacks {
     bool has_no_direct;      /* the snapshot's file system has no O_DIRECT */
 } Lacks;
 
-/* Fail when somebody who was named cannot take part. */
+/* These fail when a contender that the user has named cannot take part. */
 bool lacks_find_trap(const Plan *plan, Lacks *ret_lacks, GError **error);
 bool lacks_find_direct(const Plan *plan, const Snapshot *snapshot,
                        Lacks *ret_lacks, GError **error);
 /*
- * Whether a guest fits into memory: some contenders have all of it resident,
- * zero pages as well.  @what: "--size" or a snapshot, for the error.
+ * Does the guest fit into memory?  Some contenders make all of it resident,
+ * zero pages included.  @what: "--size" or a snapshot, for the error.
  */
 bool lacks_check_memory(const char *what, uint64_t guest_bytes,
                         uint32_t clone_count, GError **error);
@@ -939,7 +949,7 @@ typedef enum MeasureId {
     MEASURE_COUNT,
 } MeasureId;
 
-/* What is said of the faults of a round. */
+/* Figures of the faults of a round. */
 typedef enum FaultFigure {
     FAULT_FIGURE_COUNT, FAULT_FIGURE_P50, FAULT_FIGURE_P90, FAULT_FIGURE_P99,
     FAULT_FIGURE_P999, FAULT_FIGURE_MAX, FAULT_FIGURE_SUM,
@@ -948,15 +958,15 @@ typedef enum FaultFigure {
 
 typedef struct FaultRounds {
     Hist all;                /* of all rounds together */
-    double *figures[FAULT_FIGURES]; /* a round each; NAN: no such round, or
-                              * no faults to have percentiles */
+    double *figures[FAULT_FIGURES]; /* one for each round; NAN: the round has
+                              * failed, or had no faults for percentiles */
 } FaultRounds;
 
 typedef struct Contender {
     Variant variant;
-    char *label;             /* name and those knobs that tell it apart */
+    char *label;             /* name, and the knobs that distinguish it */
     char *set_path;          /* of a loader that was rehearsed, or NULL */
-    double *values[MEASURE_COUNT]; /* a round each; NAN: not measured */
+    double *values[MEASURE_COUNT]; /* for each round; NAN: not measured */
     uint32_t run_count;      /* that succeeded */
     uint32_t failed_count;
     GPtrArray *errors;       /* of char *, the first few */
@@ -964,7 +974,7 @@ typedef struct Contender {
     FaultRounds faults_idle;
     char io_name[32];
     char io_fallback[128];   /* the last that a run had */
-    double *clone_figures[CLONE_FIGURE_COUNT]; /* as values; NAN: no clones */
+    double *clone_figures[CLONE_FIGURE_COUNT]; /* as values; or no clones */
     RunResult *typical;      /* the run nearest to the median, or NULL */
 } Contender;
 
@@ -988,12 +998,12 @@ typedef struct WorkResult {
     GPtrArray *scenarios;    /* of ScenarioResult */
 } WorkResult;
 
-/* After each round that counts, between two runs: @works has what is done. */
+/* Called after each round that counts; @works has the results so far. */
 typedef void RoundsDone(GPtrArray *works, void *opaque);
 
 /*
- * Runs all of @plan; what was done when *@is_stopped is in @works, as after a
- * failure.
+ * Runs all of @plan.  When it is stopped or fails, @works has the results so
+ * far.
  */
 bool rounds_run(const Plan *plan, const volatile int *is_stopped,
                 GPtrArray *works, RoundsDone *on_round, void *opaque,
@@ -1002,40 +1012,40 @@ void rounds_work_free(void *work);
 
 /* ---- notes.c ---- */
 
-/* A sentence that is in @notes (of char *) already is not added again. */
+/* Adds a sentence to @notes (of char *), unless it is there already. */
 void notes_add(GPtrArray *notes, const char *format, ...) G_GNUC_PRINTF(2, 3);
-/* Whether cold was cold, and warm was warm. */
+/* Notes whether the cache was really cold, or warm, before the runs. */
 void notes_add_cache(const ScenarioResult *s, uint64_t data_bytes,
                      GPtrArray *notes);
 
 /* ---- figures.c ---- */
 
-/* Of @count values, a round each; NAN is no value.  NAN when there is none. */
+/* Median of the values that are not NAN; NAN if there is none. */
 double figures_median(const double *values, uint32_t count, double *ret_min,
                       double *ret_max);
-/* Of the medians; NAN when there is none; @base NULL: the median itself. */
+/* Ratio of the medians, or NAN; @base NULL: the median of @values. */
 double figures_ratio(const double *values, const double *base,
                      uint32_t count);
 
 #define FIGURES_CONFIDENCE 0.95
 #define FIGURES_DRAW_COUNT 2000u
 #define FIGURES_SEED 1
-/* With fewer rounds nothing can be said. */
+/* With fewer rounds there is no verdict. */
 #define FIGURES_ROUNDS_MIN 3u
-/* An interval of fewer is too sure of itself: ranges must not overlap. */
+/* With fewer rounds an interval is too narrow: ranges must not overlap, too. */
 #define FIGURES_ROUNDS_MANY 10u
 #define FIGURES_NEEDED_MAX 10000u
 
-/* Rounds of a result; the ratio of the medians is what counts. */
+/* Rounds of a result, of which the ratio of the medians is compared. */
 typedef struct FiguresSeries {
     const double *values;
-    const double *bases;     /* of the same rounds; NULL: values count */
+    const double *bases;     /* of the same rounds; NULL: no ratio */
     uint32_t count;
 } FiguresSeries;
 
 typedef enum FiguresVerdict {
     FIGURES_UNKNOWN,         /* one of them has no values */
-    FIGURES_FEW,             /* rounds: no interval */
+    FIGURES_FEW,             /* too few rounds for an interval */
     FIGURES_NOISE,           /* no more than rounds of one result differ */
     FIGURES_MORE,
     FIGURES_LESS,
@@ -1043,32 +1053,32 @@ typedef enum FiguresVerdict {
 
 typedef struct FiguresChange {
     double change;           /* 0.1: ten percent more */
-    double low, high;        /* where it is with FIGURES_CONFIDENCE */
+    double low, high;        /* interval with FIGURES_CONFIDENCE */
     FiguresVerdict verdict;
-    uint32_t round_count;    /* that there were, of the one with fewer */
-    uint32_t needed_count;   /* rounds until low and high are about +-@wanted
-                              * away from the change */
+    uint32_t round_count;    /* of the result with fewer rounds */
+    uint32_t needed_count;   /* so many rounds would bring low and high within
+                              * about @wanted of the change */
 } FiguresChange;
 
 /*
- * From @a to @b.  The interval is a bootstrap over the rounds: medians of
- * rounds that were drawn again and again, with a fixed seed.
+ * The change from @a to @b.  The interval is a bootstrap over the rounds, with
+ * a fixed seed.
  */
 void figures_change(const FiguresSeries *a, const FiguresSeries *b,
                     double wanted, FiguresChange *ret_change);
-/* Room for @round_count rounds, of which none has been. */
+/* Allocates @round_count rounds, all NAN. */
 void figures_faults_init(FaultRounds *faults, uint32_t round_count);
 void figures_faults_clear(FaultRounds *faults);
-/* Takes the figures of a round from its own histogram. */
+/* Computes the figures of a round from its histogram, and adds that to all. */
 void figures_faults_add(FaultRounds *faults, uint32_t round,
                         const Hist *hist);
 
-/* From so many rounds on quartiles say what is usual. */
+/* With fewer rounds quartiles are not used. */
 #define FIGURES_QUARTILE_COUNT_MIN 5
 /*
- * What is outside of these two is an outlier: 1.5 times the distance of the
- * quartiles beyond them, and 10 % from the median at least; of few rounds,
- * 1.5 times the median or 1 / 1.5 of it.
+ * A value outside of these two is an outlier.  They lie 1.5 times the distance
+ * of the quartiles beyond the quartiles, but at least 10 % from the median;
+ * with few rounds, at 1.5 times the median and at 1 / 1.5 of it.
  */
 void figures_fences(const double *values, uint32_t count, double *ret_low,
                     double *ret_high);
@@ -1079,25 +1089,25 @@ void figures_fences(const double *values, uint32_t count, double *ret_low,
 
 /* Version 2 and version 1; limits of the cgroups above it count as well. */
 typedef struct CgroupMemory {
-    uint64_t limit_bytes;    /* the least; CGROUP_UNLIMITED */
-    uint64_t free_bytes;     /* before the first is reached, page cache being
-                              * dropped; CGROUP_UNLIMITED */
+    uint64_t limit_bytes;    /* the lowest limit, or CGROUP_UNLIMITED */
+    uint64_t free_bytes;     /* until a limit is reached, if the page cache is
+                              * dropped; or CGROUP_UNLIMITED */
 } CgroupMemory;
 
 /*
- * @root: before every path that is read; "" but for tests.  What cannot be
- * read is no limit.
+ * @root: prefix of every path that is read; "" except in tests.  A limit that
+ * cannot be read counts as none.
  */
 void cgroup_get_memory(const char *root, CgroupMemory *ret_memory);
-/* Of how many CPUs; 0: there is no quota. */
+/* The quota in CPUs; 0: none. */
 double cgroup_get_cpu_quota(const char *root);
 /* How many more threads there may be; CGROUP_UNLIMITED. */
 uint64_t cgroup_get_free_pids(const char *root);
-/* How many of its processes the kernel has killed for want of memory. */
+/* How many processes of the cgroup the OOM killer has killed. */
 uint64_t cgroup_oom_kill_count(const char *root);
-/* The same of the cgroup with this folder. */
+/* The same for the cgroup with this folder. */
 uint64_t cgroup_oom_kills_of(const char *folder, bool is_v2);
-/* Where this process is, and where the tree that it sees ends; or NULL. */
+/* The folder of this process's cgroup, and the top of the visible tree. */
 char *cgroup_own_folder(const char *root, const char *controller,
                         char **ret_top, bool *ret_is_v2);
 
@@ -1105,16 +1115,16 @@ char *cgroup_own_folder(const char *root, const char *controller,
 
 typedef struct Box Box;
 
-/* With the controllers that are asked for; it is gone when this process is. */
+/* A cgroup with these controllers; it is removed when this process ends. */
 Box *box_new(const char *root, bool has_cpu, bool has_memory, GError **error);
 void box_free(Box *box);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Box, box_free)
-/* Millionths of one CPU, and bytes; 0: no limit.  While nobody is in it. */
+/* Sets limits, 0: none; while no process is in it. */
 bool box_set(const Box *box, uint64_t cpu_millionths, uint64_t memory_bytes,
              GError **error);
-/* The calling process, which has one thread, and what it starts later. */
+/* Moves the calling process, which has one thread, into it. */
 bool box_enter(const Box *box, GError **error);
-/* What it has used of memory stays there. */
+/* Moves it back; memory that it has used stays charged to the box. */
 void box_leave(const Box *box);
 uint64_t box_oom_kill_count(const Box *box);
 
@@ -1125,15 +1135,15 @@ JsonObject *environment_new(const char *path);
 /* The first line of a file, or what it has in [brackets]; NULL: no file. */
 char *environment_line(const char *path);
 /*
- * How far the kernel reads ahead in files of the file system @dev of @type:
- * what counts is its backing device, not the queue of a disk, which is another
- * for btrfs and FUSE.  @folder: /sys/class/bdi.  False: it is not told.
+ * How far the kernel reads ahead in files of the file system @dev of @type.
+ * The file system's backing device says so; for btrfs and FUSE that is not the
+ * queue of a disk.  @folder: /sys/class/bdi.  False: unknown.
  */
 bool environment_read_ahead(const char *folder, dev_t dev, const char *type,
                             uint64_t *ret_bytes);
 /*
- * What is different, of what has influence on figures or of what has none;
- * NULL: nothing.
+ * Names the differences that influence figures (@that_matters), or those that
+ * do not; NULL: there are none.
  */
 char *environment_difference(JsonObject *a, JsonObject *b, bool that_matters);
 
@@ -1145,7 +1155,7 @@ char *environment_difference(JsonObject *a, JsonObject *b, bool that_matters);
 /* @works: of WorkResult */
 JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
                      bool is_interrupted);
-/* Did any run of any contender fail?  Did any not? */
+/* Has any run of any contender failed?  Has any succeeded? */
 bool result_has_failed(GPtrArray *works);
 bool result_has_runs(GPtrArray *works);
 /* One line of JSON. */
@@ -1156,7 +1166,7 @@ JsonNode *result_read(const char *path, GError **error);
 
 typedef enum OutputKind {
     OUTPUT_JSON, OUTPUT_HTML, OUTPUT_CSV, OUTPUT_MARKDOWN,
-    OUTPUT_TABLE,            /* to standard output, unless another is */
+    OUTPUT_TABLE,            /* to standard output, unless another goes there */
     OUTPUT_COUNT,
 } OutputKind;
 
@@ -1164,30 +1174,30 @@ typedef struct Outputs {
     char *paths[OUTPUT_COUNT]; /* "-": standard output; NULL: not wanted */
 } Outputs;
 
-/* What goes to an output of that kind. */
+/* Makes the text for an output of that kind. */
 typedef char *OutputMake(OutputKind kind, const void *opaque);
 
-/* Whether all of them can be written, and none is one of @inputs. */
+/* Can all of them be written, and is none of them one of @inputs? */
 bool outputs_check(const Outputs *outputs, const char *const *inputs,
                    uint32_t input_count, GError **error);
-/* Whether one of them goes to standard output. */
+/* Does one of them go to standard output? */
 bool outputs_has_stdout(const Outputs *outputs);
-/* Writes all of them, also when one fails: @error has all that went wrong. */
+/* Writes all of them, even if one fails; @error names all failures. */
 bool outputs_write(const Outputs *outputs, OutputMake *make,
                    const void *opaque, GError **error);
-/* Replaces a file at once, but writes into what is none (/dev/stderr). */
+/* Replaces a regular file atomically; writes into others (/dev/stderr). */
 bool output_write_text(const char *path, const char *text, GError **error);
-/* Whether it is a file that is replaced, or none yet. */
+/* Is it a regular file, or does it not exist yet? */
 bool output_is_replaced(const char *path);
-/* Whether all that went to standard output got there; fails once. */
+/* Was all of standard output written?  Fails once. */
 bool output_flush(GError **error);
 
 /* ---- tree.c ---- */
 
 /*
- * Of a tree that a stranger may have written.  A member that is missing or of
- * another kind is NULL, 0, NAN, "" or false; @object and @array may be NULL
- * but for elements.  What they return is borrowed, unless it is said.
+ * Reads a tree that is not trusted.  A member that is missing or of another
+ * kind is NULL, 0, NAN, "" or false.  @object and @array may be NULL, except
+ * for elements.  The result is borrowed unless said otherwise.
  */
 JsonObject *tree_object(JsonObject *object, const char *name);
 JsonArray *tree_array(JsonObject *object, const char *name);
@@ -1197,7 +1207,7 @@ double tree_number(JsonObject *object, const char *name);
 double tree_number_at(JsonArray *array, guint i);
 const char *tree_text(JsonObject *object, const char *name);
 bool tree_is_true(JsonObject *object, const char *name);
-/* The text, escaped: nothing in it can steer a terminal.  The caller's. */
+/* The text with control characters escaped; owned by the caller. */
 char *tree_safe_text(JsonObject *object, const char *name);
 
 /* A measure of a contender over all rounds. */
@@ -1218,7 +1228,7 @@ char *text_bytes(double bytes);
 /* "54 %", "0.98", "0.035"; "-" for NAN. */
 char *text_percent(double share);
 char *text_ratio(double ratio);
-/* "+-8%": half the distance from the least to the most, of the median. */
+/* "+-8%": half the distance from least to most, relative to the median. */
 char *text_spread(double median, double least, double most);
 /*
  * The other way round: "64k" or "1.5GiB", "20us" or "0", "25%" or "0.25".
@@ -1227,9 +1237,9 @@ char *text_spread(double median, double least, double most);
 bool text_parse_size(const char *text, uint64_t *ret_bytes);
 bool text_parse_ns(const char *text, uint64_t *ret_ns);
 bool text_parse_share(const char *text, uint64_t *ret_millionths);
-/* Escaped for a place between tags, or between quotes in a tag. */
+/* Appends @text, escaped for use between tags or in a quoted attribute. */
 void text_append_html(GString *out, const char *text);
-/* "fastload-bench: TEXT" to stderr: one line, whatever is in names. */
+/* Prints "fastload-bench: TEXT" to stderr, with control characters replaced. */
 void text_print_error(const char *text);
 
 /* ---- sheet.c ---- */
@@ -1237,9 +1247,9 @@ void text_print_error(const char *text);
 /* What is printed on. */
 typedef struct Paper {
     FILE *file;
-    uint32_t columns;        /* no line is longer; 0: no limit */
-    bool is_markdown;        /* @columns does not matter then */
-    char *text;              /* what is in memory; paper_close() returns it */
+    uint32_t columns;        /* longest line; 0: no limit */
+    bool is_markdown;        /* columns is not used then */
+    char *text;              /* of a paper in memory; see paper_close() */
     size_t text_bytes;
 } Paper;
 
@@ -1248,28 +1258,28 @@ void paper_open(Paper *paper, uint32_t columns, bool is_markdown);
 char *paper_close(Paper *paper);
 
 /*
- * Those of the terminal that @fd is; where it is none, those of the variable
- * COLUMNS, or 0: no limit.
+ * Columns of the terminal @fd; if it is none, the environment variable COLUMNS,
+ * or 0: no limit.
  */
 uint32_t paper_columns_of(int fd);
 /* A paragraph, broken at blanks. */
 void paper_say(const Paper *paper, uint32_t indent, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
-/* What follows is about @text. */
+/* A heading. */
 void paper_head(const Paper *paper, const char *text);
 /* An empty line. */
 void paper_gap(const Paper *paper);
 
-/* A table of texts, of which one heads each row. */
+/* A table of texts with a label at the head of each row. */
 typedef struct Sheet Sheet;
 Sheet *sheet_new(const char *title);
 void sheet_free(Sheet *sheet);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Sheet, sheet_free)
-/* All of them before the first row; @is_tied: explains the one before it. */
+/* Call before the first row.  @is_tied: belongs to the column before it. */
 void sheet_add_column(Sheet *sheet, const char *name, bool is_tied);
 /* A row; one without texts is a heading. */
 void sheet_begin_row(Sheet *sheet, const char *label);
-/* The next column of the row that was begun last; takes over @text. */
+/* The next column of the current row; takes over @text. */
 void sheet_add_text(Sheet *sheet, char *text);
 void sheet_print(const Sheet *sheet, const Paper *paper);
 
@@ -1285,7 +1295,7 @@ void table_knobs(JsonObject *scenario, const Paper *paper);
 char *csv_text(JsonNode *result);
 /*
  * The line of names: the snapshot, the knobs of @root's scenarios, contender,
- * measure, and @columns, which NULL ends.
+ * measure, and @columns, a list that ends with NULL.
  */
 GString *csv_begin(JsonObject *root, const char *const *columns);
 /* The fields before those of @columns. */
@@ -1299,55 +1309,56 @@ void csv_end_line(GString *csv);
 
 /* ---- doctor.c ---- */
 
-/* Of one thing that a load can make use of. */
+/* About one thing that a load can use. */
 typedef enum DoctorVerdict {
     DOCTOR_YES,
     DOCTOR_NO,               /* a load goes on without it */
     DOCTOR_MISSING,          /* a load fails without it */
-    DOCTOR_UNKNOWN,          /* or it does not matter here */
+    DOCTOR_UNKNOWN,          /* unknown, or does not matter here */
     DOCTOR_VERDICT_COUNT,
 } DoctorVerdict;
 
-/* Whom and what is asked for. */
+/* What is examined, and for whom. */
 typedef struct Doctor {
-    const char *root;        /* before paths that are read of /proc and /sys;
-                              * "" but for tests */
-    const char *path;        /* a snapshot or a folder, as it is called */
+    const char *root;        /* prefix of paths in /proc and /sys; "" except
+                              * in tests */
+    const char *path;        /* a snapshot or a folder, as it is shown */
     const char *open_path;   /* the same, as it is opened */
     const char *qemu_path;   /* or NULL */
-    uint32_t qemu_ms;        /* for so long it may answer */
-    const char *user;        /* its name, to be put into commands */
+    uint32_t qemu_ms;        /* how long QEMU may take to answer */
+    const char *user;        /* name of the user, for commands */
     FILE *out;               /* where findings go, a line of JSON each */
 } Doctor;
 
 /*
- * One finding.  @id: one of doctor.c's table.  @mend: a command, or NULL; it is
- * freed.  The rest is a sentence about what that means for a load.
+ * Reports one finding.  @id: of doctor.c's table.  @mend: a command that mends
+ * it, or NULL; it is freed.  The rest is a sentence on what that means for a
+ * load.
  */
 void doctor_say(const Doctor *doctor, const char *id, DoctorVerdict verdict,
                 char *mend, const char *format, ...) G_GNUC_PRINTF(5, 6);
-/* Asks some things, and says what it finds in each case. */
+/* Examines some things, and reports a finding for each. */
 typedef void DoctorProbe(const Doctor *doctor);
-/* All of them, NULL at the end, in the order of their findings. */
+/* All probes, in the order of their findings, ended by NULL. */
 extern DoctorProbe *const doctor_probes[];
 
-/* Nothing takes so long but a storage that does not answer at all. */
+/* Only storage that does not answer at all takes so long. */
 #define DOCTOR_PATIENCE_MS 30000
 /*
- * Asks for it all in a process of its own, as that user (NULL: as it is), and
- * waits for each finding for so long.  @probes: NULL: all.
+ * Runs probes (NULL: all) in a process of its own, as @user (NULL: the current
+ * one), and waits up to @patience_ms for each finding.
  */
 JsonNode *doctor_examine(const Doctor *doctor, const char *user,
                          DoctorProbe *const *probes, uint32_t patience_ms,
                          GError **error);
-/* Whether a load has all that it needs. */
+/* Does a load have all that it needs? */
 bool doctor_is_ready(JsonNode *report);
 void doctor_print(JsonNode *report, const Paper *paper, bool has_colours);
-/* Whether what goes to that descriptor may be coloured. */
+/* May output to this descriptor be coloured? */
 bool doctor_has_colours(int fd);
-/* As environment_line(), below the folder that is examined. */
+/* As environment_line(), below doctor->root. */
 char *doctor_line(const Doctor *doctor, const char *path);
-/* False: it is not there. */
+/* The number in a file; false: there is none. */
 bool doctor_number(const Doctor *doctor, const char *path, uint64_t *ret);
 
 /* ---- doctor-trap.c ---- */
@@ -1355,37 +1366,37 @@ bool doctor_number(const Doctor *doctor, const char *path, uint64_t *ret);
 /* Why a userfaultfd is refused. */
 typedef struct DoctorRefusal {
     int call_errno;          /* of the system call; 0: it is granted */
-    int user_mode_errno;     /* of the same for faults of user mode alone */
+    int user_mode_errno;     /* of the same, for faults in user mode only */
     int device_errno;        /* of /dev/userfaultfd */
     bool is_filtered;        /* a seccomp filter is on */
     const char *profile;     /* of a security module; NULL: none confines */
 } DoctorRefusal;
 
-/* What the system call's refusal is due to. */
+/* Why the system call is refused, as a sentence. */
 char *doctor_trap_cause(const DoctorRefusal *refusal);
 DoctorProbe doctor_trap_probe;
 
 /* ---- doctor-host.c ---- */
 
-/* What the sysctls say of who may have io_uring. */
+/* What decides who may have io_uring. */
 typedef struct DoctorRing {
-    int error_number;        /* of setting one up, 0: there is one */
+    int error_number;        /* of setting up a ring; 0: it works */
     uint64_t disabled;       /* kernel.io_uring_disabled */
     int64_t group;           /* kernel.io_uring_group; -1: none */
     bool is_filtered;        /* a seccomp filter is on */
 } DoctorRing;
 
-/* Why there is none; @ret_mend: the command, or NULL. */
+/* Why there is no ring; @ret_mend: a command that mends it, or NULL. */
 char *doctor_ring_cause(const DoctorRing *ring, const char *user,
                         char **ret_mend);
-/* Whether a seccomp filter is on; which profile confines, or NULL. */
+/* Is a seccomp filter active?  Which security profile confines, or NULL? */
 bool doctor_is_filtered(const Doctor *doctor);
 char *doctor_profile(const Doctor *doctor);
-/* CAP_... of this process, where the kernel asks for that of the host. */
+/* Does this process have CAP_... in the host's user namespace? */
 bool doctor_has_capability(const Doctor *doctor, uint32_t capability);
 /*
- * Whether this process is in a user namespace, where root is not the host's;
- * and who the user @uid of it is outside.
+ * Is this process in a user namespace, where root is not the host's root?
+ * *@ret_outer_uid: who the user @uid is outside of it.
  */
 bool doctor_is_in_namespace(const Doctor *doctor, uint64_t uid,
                             uint64_t *ret_outer_uid);
@@ -1399,19 +1410,19 @@ typedef enum DoctorDisk {
     DOCTOR_DISK_NVME, DOCTOR_DISK_NETWORK, DOCTOR_DISK_VIRTUAL,
 } DoctorDisk;
 
-/* Of the block device with that name in /sys/class/block. */
+/* The kind of the block device with this name in /sys/class/block. */
 DoctorDisk doctor_disk_kind(const Doctor *doctor, const char *name);
 typedef enum DoctorFs {
     DOCTOR_FS_LOCAL, DOCTOR_FS_FAR, DOCTOR_FS_MEMORY,
 } DoctorFs;
 DoctorFs doctor_fs_kind(const char *type);
-/* Runs of zeros of 2 MiB and more that a load leaves out. */
+/* How many runs of zeros, 2 MiB or longer, a load would leave out. */
 uint64_t doctor_hole_count(const Snapshot *snapshot);
 DoctorProbe doctor_place_probe;
 
 /* ---- doctor-qemu.c ---- */
 
-/* Nothing but a program that is no QEMU takes so long. */
+/* A program that takes longer is no QEMU. */
 #define DOCTOR_QEMU_MS 20000
 DoctorProbe doctor_qemu_probe;
 
@@ -1434,7 +1445,7 @@ typedef struct ChartRow {
 } ChartRow;
 
 typedef struct ChartBars {
-    const char *axis;        /* what the bars are of, without the unit */
+    const char *axis;        /* what the bars show, without the unit */
     ChartUnit unit;
     const ChartSeries *series;
     guint series_count;
@@ -1454,7 +1465,7 @@ typedef struct ChartPlace {
 typedef struct ChartLine {
     const char *name;
     const char *class;
-    bool is_level;           /* what it shows does not depend on x */
+    bool is_level;           /* its values do not depend on x */
     const Spread *spreads;   /* one for each place */
 } ChartLine;
 
@@ -1479,7 +1490,7 @@ typedef struct SweepValue {
 } SweepValue;
 
 typedef struct SweepLine {
-    char *name;              /* the contender, and what tells it apart */
+    char *name;              /* the contender, and what distinguishes it */
     char *key;
     const char *loader;      /* borrowed from the tree */
     bool is_level;           /* the baseline, which lacks the knob */
@@ -1495,25 +1506,25 @@ typedef struct Sweep {
     GPtrArray *lines;        /* of SweepLine */
 } Sweep;
 
-/* Those of the whole result, each with all other knobs as they are. */
+/* All sweeps of a result, each with all other knobs constant. */
 GPtrArray *sweep_find(JsonObject *root);
 
 /* ---- compare.c ---- */
 
 typedef struct CompareOptions {
-    bool is_forced;          /* also results of different environments */
-    double limit;            /* 0.1: what is worse by more fails; NAN: nothing
-                              * does */
-    const char *contenders;  /* names that are judged, with commas; NULL: all */
+    bool is_forced;          /* compare different environments, too */
+    double limit;            /* 0.1: a change for the worse by more than 10 %
+                              * fails; NAN: none does */
+    const char *contenders;  /* which are judged, with commas; NULL: all */
 } CompareOptions;
 
-/* @b beside @a, which must live as long. */
+/* Compares @b with @a; both must outlive it. */
 typedef struct Comparison Comparison;
 Comparison *compare_new(JsonNode *a, JsonNode *b,
                         const CompareOptions *options, GError **error);
 void compare_free(Comparison *comparison);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Comparison, compare_free)
-/* Whether something is worse by more than the limit, and more than noise. */
+/* Is something worse by more than the limit, and by more than noise? */
 bool compare_has_failed(const Comparison *comparison);
 void compare_print(const Comparison *comparison, const Paper *paper);
 char *compare_csv(const Comparison *comparison);
