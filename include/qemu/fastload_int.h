@@ -551,8 +551,8 @@ static inline FastloadIoReq *fastload_io_list_take(FastloadIoList *list)
  */
 void fastload_io_sync_read(int fd, FastloadIoReq *req);
 /*
- * Reads @len_bytes at @off, or up to the end of the file, with pread().  Returns
- * how many bytes, or -errno; repeats EINTR.
+ * Reads @len_bytes at @off, or up to the end of the file, with pread().
+ * Returns how many bytes, or -errno; repeats EINTR.
  */
 int64_t fastload_io_sync_read_to_end(int fd, uint8_t *buf, uint64_t len_bytes,
                                      uint64_t off);
