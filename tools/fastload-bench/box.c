@@ -3,10 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Version 2 beside our own cgroup, for one with processes may not have others
- * below it that limit; at the top of the tree below it.  Version 1 always
- * below it.  A process of its own waits for our end, however that comes, and
- * removes what was made.  Fails with one sentence where it is not permitted.
+ * Version 2: beside the cgroup of this process, since a cgroup with processes
+ * may not have children with limits; at the top of the tree, below it.  Version
+ * 1: always below it.  A keeper process waits until this one ends, in whatever
+ * way, and removes the cgroups.  Fails with one sentence where it is not
+ * permitted.
  */
 #include "bench.h"
 #include <signal.h>
@@ -21,23 +22,23 @@
 /* For one controller; with version 2 both are in the same folder. */
 typedef struct BoxPart {
     const char *controller;
-    char *home;              /* where we are; NULL: the part is not there */
+    char *home;              /* cgroup of this process; NULL: no such part */
     char *parent;
     char *folder;
     bool is_v2;
-    bool was_enabled;        /* by us, for the children of parent */
+    bool was_enabled;        /* here, for the children of parent */
 } BoxPart;
 
 struct Box {
     BoxPart parts[2];        /* cpu, memory */
-    int life_fd;             /* closed by our end; -1: there is no keeper */
-    pid_t keeper;            /* who removes it */
+    int life_fd;             /* closed when this process ends; -1: no keeper */
+    pid_t keeper;            /* process that removes the cgroups */
 };
 
 #define BOX_CPU 0
 #define BOX_MEMORY 1
 
-/* 0 or -errno; @text at once, as cgroup files want it. */
+/* Writes @text in one call, as cgroup files demand.  Returns 0 or -errno. */
 static int box_write(const char *folder, const char *file, const char *text)
 {
     g_autofree char *path = g_build_filename(folder, file, NULL);
@@ -60,7 +61,7 @@ static void box_set_refused(GError **error, const char *what,
                 "Delegate=yes)", what, path, g_strerror(-ret));
 }
 
-/* Version 2: children of the parent get the controller. */
+/* Version 2: enables the controller for children of the parent. */
 static bool box_enable(BoxPart *part, GError **error)
 {
     g_autofree char *path = g_build_filename(part->parent,
@@ -115,7 +116,7 @@ static bool box_make(BoxPart *part, const char *root, GError **error)
     return true;
 }
 
-/* False: processes are in it still. */
+/* False: there are still processes in it. */
 static bool box_remove(Box *box)
 {
     bool is_gone = true;
@@ -141,7 +142,7 @@ static void box_keep(Box *box, int fd)
     uint32_t tries = 0;
     char byte;
 
-    /* What ends us must not end this one; nor may it keep a pipe open. */
+    /* Signals for the tool must not end the keeper; it holds no pipe open. */
     setsid();
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
@@ -153,7 +154,7 @@ static void box_keep(Box *box, int fd)
     syscall(SYS_close_range, STDERR_FILENO + 1, UINT32_MAX, 0);
     while (read(STDIN_FILENO, &byte, 1) < 0 && errno == EINTR) {
     }
-    /* Runs end when we end, but not at once. */
+    /* Processes of a run end soon after this one, but not at once. */
     while (!box_remove(box) && tries++ < REMOVE_TRIES) {
         g_usleep(REMOVE_WAIT_US);
     }
@@ -185,7 +186,7 @@ static bool box_start_keeper(Box *box, GError **error)
     return true;
 }
 
-/* A process that goes there and ends: better known before any run. */
+/* Tries a process that enters it, to report a failure before any run. */
 static bool box_try(const Box *box, GError **error)
 {
     pid_t child;

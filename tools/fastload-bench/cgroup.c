@@ -3,19 +3,19 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads limits of memory, CPU and threads, of version 2 and version 1, also
- * where a container sees only a part of the tree.  Changes nothing.  What
- * cannot be read is no limit; nothing here fails.
+ * Reads limits of memory, CPU and threads, from version 2 and version 1, also
+ * in a container that sees only part of the tree.  Changes nothing.  A limit
+ * that cannot be read counts as none; nothing here fails.
  */
 #include "bench.h"
 
-/* Version 1 has no word for "no limit" but a number of about 2^63. */
+/* Version 1 writes "no limit" as a number of about 2^63. */
 #define NO_LIMIT_BYTES_MIN (1ull << 62)
 
 /* The folder of a controller, for this process. */
 typedef struct Cgroup {
     char *folder;            /* NULL: there is none */
-    char *top;               /* the last folder upwards */
+    char *top;               /* the topmost folder that is visible */
     bool is_v2;
 } Cgroup;
 
@@ -33,7 +33,7 @@ static bool cgroup_list_has(const char *list, const char *word)
     return g_strv_contains((const char *const *)words, word);
 }
 
-/* The path in /proc/self/cgroup of @controller, or of version 2. */
+/* The path of @controller, or of version 2, in /proc/self/cgroup. */
 static char *cgroup_path(const char *root, const char *controller,
                          bool *ret_is_v2)
 {
@@ -52,7 +52,7 @@ static char *cgroup_path(const char *root, const char *controller,
         bool is_v1 = g_strv_length(fields) == 3 &&
                      cgroup_list_has(fields[1], controller);
 
-        /* Version 1 wins: a controller is in one of the two alone. */
+        /* A controller that version 1 has is not in version 2. */
         if (is_v1 || g_str_has_prefix(lines[i], "0::")) {
             if (is_v1 || !found) {
                 g_free(found);
@@ -67,7 +67,7 @@ static char *cgroup_path(const char *root, const char *controller,
     return found;
 }
 
-/* Where @path is seen below a mount of which @mount_root is the root. */
+/* The folder of @path below a mount whose root is @mount_root. */
 static char *cgroup_below(const char *root, const char *mount_point,
                           const char *mount_root, const char *path)
 {
@@ -80,7 +80,7 @@ static char *cgroup_below(const char *root, const char *mount_point,
                (path[root_len] == '/' || !path[root_len])) {
         rest = path + root_len;
     }
-    /* Outside of our namespace there is nothing to read. */
+    /* A path outside of this cgroup namespace cannot be read. */
     if (strstr(rest, "/..") || !strcmp(rest, "/")) {
         rest = "";
     }
@@ -143,7 +143,7 @@ static char *cgroup_read(const Cgroup *cgroup, const char *file)
                                                         : NULL;
 }
 
-/* The number in a file, or that behind @key in it; false: there is none. */
+/* The number in a file, or after @key in it; false: there is none. */
 static bool cgroup_number(const Cgroup *cgroup, const char *file,
                           const char *key, uint64_t *ret_number)
 {
@@ -166,7 +166,7 @@ static bool cgroup_number(const Cgroup *cgroup, const char *file,
     return false;
 }
 
-/* What this level alone allows. */
+/* Applies the limit of this level. */
 static void cgroup_add_level(const Cgroup *cgroup, CgroupMemory *memory)
 {
     bool is_v2 = cgroup->is_v2;
@@ -204,7 +204,7 @@ void cgroup_get_memory(const char *root, CgroupMemory *ret_memory)
     } while (cgroup_rise(&cgroup));
 }
 
-/* Of this level alone; 0: none. */
+/* The quota of this level in CPUs; 0: none. */
 static double cgroup_level_quota(const Cgroup *cgroup)
 {
     uint64_t quota_us, period_us;

@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Writes bars and lines as SVG into a page.  Places along the width are in
- * percent and places along the height in pixels: so a chart is as wide as its
- * place without being scaled, and its text stays as large as the page's.
- * Colours and margins are in report.html.  Knows nothing of results.
+ * Writes bars and lines as SVG into a page.  Horizontal positions are in
+ * percent and vertical ones in pixels: so a chart fills the width of its place
+ * without being scaled, and its text has the size of the page's text.  Colours
+ * and margins are in report.html.  Knows nothing of results.
  */
 #include "bench.h"
 #include <math.h>
@@ -18,7 +18,7 @@
 #define LABEL_PX 13          /* from one line of a label to the next */
 #define LABEL_CHARS 17
 #define LABEL_LINES_MAX 3
-/* More than this of the others' longest bar, and a bar is cut. */
+/* A bar that is so many times longer than all others is cut. */
 #define CUT_RATIO 3.0
 
 /* ---- scales ---- */
@@ -27,7 +27,7 @@ typedef struct Scale {
     double max;
     double step;             /* between two ticks */
     guint tick_count;        /* the one at 0 included */
-    double unit;             /* what 1 in a tick's text is */
+    double unit;             /* value of 1 in a tick's text */
     const char *unit_name;
 } Scale;
 
@@ -71,7 +71,7 @@ static Scale chart_scale(double max, ChartUnit unit)
             break;
         }
     }
-    /* Figures that no double can divide have one tick. */
+    /* Values that cannot be divided have one tick. */
     scale.tick_count = 1 + (scale.step > 0 && isfinite(scale.max)
                             ? MIN(scale.max / scale.step, TICK_COUNT_MAX) : 0);
     return scale;
@@ -101,7 +101,7 @@ static char *chart_value_text(ChartUnit unit, double value)
     return NULL;
 }
 
-/* "Title: 300 ms, 290 ms to 340 ms": what shows when it is pointed at. */
+/* The tooltip: "Title: 300 ms, 290 ms to 340 ms". */
 static void chart_title(GString *out, const char *title, ChartUnit unit,
                         const Spread *spread)
 {
@@ -144,7 +144,7 @@ static double chart_bars_max(const ChartBars *chart)
     return second > 0 && first > CUT_RATIO * second ? second * 1.15 : first;
 }
 
-/* A dot for each run; one that is unlike the others is a diamond. */
+/* A dot for each run; an outlier is a diamond. */
 static void chart_runs(GString *out, const Scale *scale, ChartUnit unit,
                        const Spread *spread, int y)
 {
@@ -230,7 +230,7 @@ static void chart_grid(GString *out, const Scale *scale, int height)
     }
 }
 
-/* Below all rows: the figures of the ticks and what they are of. */
+/* Below all rows: the texts of the ticks and the title of the axis. */
 static void chart_bars_axis(GString *out, const ChartBars *chart,
                             const Scale *scale)
 {
@@ -256,7 +256,7 @@ static void chart_bars_axis(GString *out, const ChartBars *chart,
 void chart_bars(const ChartBars *chart, GString *out)
 {
     Scale scale = chart_scale(chart_bars_max(chart), chart->unit);
-    /* Never so low that a name beside it would not fit. */
+    /* High enough for the name beside it. */
     int height = MAX(chart->series_count * BAR_STEP_PX + 6, 26);
     guint row, s;
 
@@ -306,7 +306,7 @@ static void chart_label_free(void *data)
     g_free(label);
 }
 
-/* @text in a few lines that the margin has room for. */
+/* Breaks @text into lines that fit into the margin. */
 static GPtrArray *chart_wrap(const char *text)
 {
     GPtrArray *lines = g_ptr_array_new_with_free_func(g_free);
@@ -404,7 +404,7 @@ static void chart_draw_label(GString *out, const Label *label)
     g_string_append(out, "</text>");
 }
 
-/* In percent of the width; some of it is left free on either side. */
+/* The position in percent of the width, with margins on either side. */
 static double chart_line_x(const ChartLines *chart, guint i)
 {
     double first = chart->places[0].x;
@@ -484,7 +484,7 @@ static void chart_lines_axes(GString *out, const ChartLines *chart,
     for (i = 0; i < chart->place_count; i++) {
         double x = chart_line_x(chart, i);
 
-        /* One that would lie on the one before it is left out. */
+        /* A text that would overlap the one before it is left out. */
         if (x - last >= 22) {
             g_string_append_printf(out, "<text class=\"tick\" x=\"%.2f%%\" "
                                    "y=\"%d\">", x, LINES_PX + 16);
@@ -499,7 +499,7 @@ static void chart_lines_axes(GString *out, const ChartLines *chart,
     g_string_append(out, "</text>");
 }
 
-/* Of all medians and runs. */
+/* The maximum of all medians and runs. */
 static double chart_lines_max(const ChartLines *chart)
 {
     double max = 0;

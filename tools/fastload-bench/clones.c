@@ -3,11 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Clones meet in shared memory: they begin together, and all are still there
- * when each looks at what it shares with the others.  Afterwards their
+ * Clones meet in shared memory: they begin together, and all of them still
+ * exist when each measures what it shares with the others.  Afterwards their
  * results become one: that of the median clone, with percentiles over all.
- * Starts no process.  A clone that waits for one that is gone waits for ever:
- * who has started them kills them then.
+ * Starts no process.  If one clone fails, the others wait for it for ever, and
+ * the parent has to kill them.
  */
 #include "bench.h"
 #include <linux/futex.h>
@@ -17,8 +17,8 @@
 typedef struct ClonesMeeting {
     /* atomic */
     uint32_t arrived_count;
-    uint32_t is_over;        /* a futex; released after time_ns was written */
-    uint64_t time_ns;        /* when the last one came */
+    uint32_t is_over;        /* a futex; set with release after time_ns */
+    uint64_t time_ns;        /* when the last clone came */
 } ClonesMeeting;
 
 struct Clones {
@@ -123,13 +123,13 @@ static void clones_set_times(const Clones *clones, RunResult *result)
     }
 }
 
-/* What tells clones apart: loading, or for want of that working. */
+/* The time by which clones are sorted: until loaded, or else until worked. */
 static uint64_t clones_key(const RunResult *r)
 {
     return r->load_ns ? r->load_ns : r->work_ns;
 }
 
-/* The clone with as many before it as behind it. */
+/* The median clone by clones_key(). */
 static const RunResult *clones_median(const Clones *clones)
 {
     uint32_t i, k;

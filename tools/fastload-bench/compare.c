@@ -4,12 +4,12 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Sets contenders of two results side by side, measure by measure, and says
- * of each change whether it is more than rounds differ by themselves.  Times
- * are compared as ratios to the baseline of their own result, which survive a
- * noisy machine; what the baseline does not have (faults, what the guest
- * waited) and what is a share already (progress) is compared directly.  With
- * a limit, changes for the worse are failures.  Refuses results of different
- * machines unless forced.
+ * whether each change is larger than the differences between rounds.  Times are
+ * compared as ratios to the baseline of their own result, which cancels much of
+ * the noise of a machine.  Measures that the baseline does not have (faults,
+ * the guest's waiting) and those that are a share already (progress) are
+ * compared directly.  With a limit, larger changes for the worse are failures.
+ * Refuses results of different machines unless forced.
  */
 #include "bench.h"
 #include <math.h>
@@ -22,11 +22,11 @@ typedef enum CompareKind {
 } CompareKind;
 
 typedef struct CompareMeasure {
-    const char *name;        /* in "measures", or of the rounds of "faults" */
+    const char *name;        /* member of "measures", or of "faults" */
     const char *title;
     CompareKind kind;
     bool is_of_faults;
-    bool is_direct;          /* never as a ratio */
+    bool is_direct;          /* not compared as a ratio */
     bool is_more_better;
     bool is_judged;
 } CompareMeasure;
@@ -64,8 +64,8 @@ typedef struct CompareScenario {
 
 struct Comparison {
     JsonObject *a, *b;       /* borrowed */
-    char *difference;        /* of the environments, that matters; or NULL */
-    char *told;              /* and that does not */
+    char *difference;        /* of the environments, if it matters; or NULL */
+    char *told;              /* of the environments, if it does not matter */
     double limit;            /* NAN: none */
     char **judged_names;     /* NULL: all */
     GPtrArray *scenarios;    /* of CompareScenario */
@@ -83,7 +83,7 @@ static char *compare_key(JsonObject *object, const char *name)
     return node ? json_to_string(node, FALSE) : g_strdup("");
 }
 
-/* The same bytes, wherever the file is; a label is what somebody typed. */
+/* Do both have the same contents?  Path and label do not matter. */
 static bool compare_is_same_work(JsonObject *a, JsonObject *b)
 {
     static const char *const sizes[] = { "len_bytes", "data_bytes",
@@ -111,7 +111,7 @@ static bool compare_has_same_knobs(JsonObject *a, JsonObject *b)
     return !strcmp(first, second);
 }
 
-/* A label has only those knobs that differ within its own result. */
+/* Compares knobs: a label has only those that differ within its result. */
 static bool compare_is_same_contender(JsonObject *a, JsonObject *b)
 {
     return !strcmp(tree_text(a, "name"), tree_text(b, "name")) &&
@@ -154,7 +154,7 @@ static JsonObject *compare_find_baseline(JsonObject *scenario)
 
 /* ---- figures ---- */
 
-/* What @measure was in each round; NAN where it was not; NULL without any. */
+/* The values of @measure in each round, NAN: none; NULL: no round has one. */
 static double *compare_rounds(JsonObject *contender,
                               const CompareMeasure *measure,
                               uint32_t *ret_count)
@@ -177,7 +177,7 @@ static double *compare_rounds(JsonObject *contender,
     return values;
 }
 
-/* As many rounds as both have. */
+/* The series of both, as long as the shorter one. */
 static void compare_series(JsonObject *contender, JsonObject *base,
                            const CompareMeasure *measure,
                            FiguresSeries *ret_series)
@@ -215,7 +215,7 @@ static double compare_worse(const CompareRow *row, double change)
     return row->measure->is_more_better ? -change : change;
 }
 
-/* Whether a change over the limit may be there that nobody could see. */
+/* Are there too few rounds to see a change over the limit? */
 static bool compare_is_unsure(const CompareRow *row, double limit)
 {
     const FiguresChange *c = &row->change;
@@ -226,7 +226,7 @@ static bool compare_is_unsure(const CompareRow *row, double limit)
             limit);
 }
 
-/* How many rounds would tell: more than those that did not. */
+/* How many rounds would be enough: more than there were. */
 static uint32_t compare_needed(const FiguresChange *c)
 {
     return MIN(MAX(MAX(c->needed_count, c->round_count + 1),
@@ -258,7 +258,7 @@ static bool compare_judges(const Comparison *comparison,
 {
     const char *name = tree_text(contender, "name");
 
-    /* They are what the others are measured by. */
+    /* The others are compared with these two. */
     if (contender == s->base_a || !strcmp(name, loader_null.name)) {
         return false;
     }
@@ -507,7 +507,7 @@ static char *compare_interval(double low, double high)
     if (isnan(low)) {
         return g_strdup("-");
     }
-    /* Without a sign before 0. */
+    /* No sign before 0. */
     return g_strdup_printf("%+.0f to %s%+.0f %%", from == 0 ? 0 : from,
                            is_far ? ">" : "",
                            is_far ? SHOWN_PERCENT_MAX : to == 0 ? 0 : to);
@@ -552,7 +552,7 @@ static void compare_add_texts(const Comparison *comparison, Sheet *sheet,
     sheet_add_text(sheet, g_strdup(row->second_spread));
 }
 
-/* Names the elements of @array that @others has not. */
+/* Names the elements of @array that @others does not have. */
 static void compare_only(const Paper *paper, JsonArray *array,
                          JsonArray *others, const char *which)
 {
@@ -610,7 +610,7 @@ static void compare_print_scenario(const Comparison *comparison,
                  tree_array(s->a, "contenders"), "second");
 }
 
-/* Names the scenarios of @a that @b has not. */
+/* Names the scenarios of @a that @b does not have. */
 static void compare_only_scenarios(const Paper *paper, JsonObject *a,
                                    JsonObject *b, const char *which)
 {
@@ -628,7 +628,7 @@ static void compare_only_scenarios(const Paper *paper, JsonObject *a,
     }
 }
 
-/* Names the works of @a that @b has not. */
+/* Names the works of @a that @b does not have. */
 static void compare_only_works(const Paper *paper, JsonObject *a,
                                JsonObject *b, const char *which)
 {

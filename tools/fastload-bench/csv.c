@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * One line for each measure of each contender, so that a measure more is no
- * other column.  Figures are in the units that their names say, with a point
- * for decimals whatever the locale; what is not known is empty.  RFC 4180, but
- * lines end in a newline alone.  Nothing here can fail.
+ * One line for each measure of each contender, so that a new measure is not a
+ * new column.  Figures are in the units that their names say, with a decimal
+ * point in every locale; unknown ones are empty.  RFC 4180, except that lines
+ * end in a newline only.  Nothing here can fail.
  */
 #include "bench.h"
 #include <math.h>
@@ -21,7 +21,7 @@ static void csv_separate(GString *csv)
 void csv_add_text(GString *csv, const char *text)
 {
     csv_separate(csv);
-    /* Always quoted: an empty first field would be no field otherwise. */
+    /* Always quoted, since an empty line would have no field at all. */
     g_string_append_c(csv, '"');
     for (; *text; text++) {
         if (*text == '"') {
@@ -43,7 +43,7 @@ void csv_add_number(GString *csv, double number)
     }
 }
 
-/* Those of a result are the same in all of its scenarios. */
+/* The names of the knobs, which are the same in all scenarios of a result. */
 static GList *csv_knob_names(JsonObject *root)
 {
     JsonArray *works = tree_array(root, "works");
@@ -104,7 +104,7 @@ void csv_end_line(GString *csv)
     g_string_append_c(csv, '\n');
 }
 
-/* Where a line of a result stands. */
+/* Which scenario and contender a line is about. */
 typedef struct CsvPlace {
     JsonObject *root, *work, *scenario, *contender;
 } CsvPlace;

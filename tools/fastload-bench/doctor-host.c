@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What the kernel grants is found by trying; what it would grant to a larger
- * guest, and why it refuses, is read from /proc and /sys.
+ * Tries what the kernel grants.  What it would grant to a larger guest, and why
+ * it refuses something, is read from /proc and /sys.
  */
 #include "bench.h"
 #include <grp.h>
@@ -20,14 +20,14 @@
 #define MADV_COLLAPSE 25
 #endif
 
-/* What the engine takes: see include/qemu/fastload.h. */
+/* Locked memory of a worker's ring: see include/qemu/fastload.h. */
 #define RING_BYTES 8192u
 #define THREAD_COUNT_MAX 64u
 #define DESCRIPTORS_A_THREAD 3u
-/* QEMU's own threads and descriptors, generously. */
+/* A generous estimate of QEMU's own threads and descriptors. */
 #define QEMU_THREAD_COUNT 64u
 #define QEMU_DESCRIPTOR_COUNT 256u
-/* One part in... of the mappings is for data between zeros, 4 MiB a pair. */
+/* The engine uses one part in so many of the mappings: FASTLOAD_SPAN_SHARE. */
 #define SPAN_SHARE 8u
 #define SPANS_A_GIB 256u
 /* QEMU alone, before any load, has some hundreds. */
@@ -59,7 +59,7 @@ char *doctor_profile(const Doctor *doctor)
         g_str_has_suffix(profile, "(unconfined)")) {
         return NULL;
     }
-    /* A context of SELinux has colons; it may only warn, or say unconfined. */
+    /* An SELinux context has colons; it may be permissive, or unconfined. */
     if (strchr(profile, ':') &&
         (!doctor_number(doctor, "/sys/fs/selinux/enforce", &is_enforced) ||
          !is_enforced || strstr(profile, ":unconfined_t"))) {
@@ -151,7 +151,7 @@ char *doctor_ring_cause(const DoctorRing *ring, const char *user,
     return g_strdup(g_strerror(ring->error_number));
 }
 
-/* Sets one up and lets it do nothing once; 0 or a positive errno. */
+/* Sets up a ring and submits a no-op; 0 or a positive errno. */
 static int ring_try(void)
 {
     struct io_uring ring;
@@ -222,7 +222,7 @@ void doctor_reading_probe(const Doctor *doctor)
 
 /* ---- huge pages and mappings ---- */
 
-/* 0, or why two megabytes of small pages do not become one. */
+/* Collapses 2 MiB of small pages; 0 or a positive errno. */
 static int collapse_try(void)
 {
     uint8_t *map = mmap(NULL, 2 * BENCH_HUGE_BYTES, PROT_READ | PROT_WRITE,
@@ -402,7 +402,7 @@ void doctor_limits_probe(const Doctor *doctor)
 
 /* ---- KVM ---- */
 
-/* Whether /proc/cpuinfo has that word among the flags of a processor. */
+/* Does /proc/cpuinfo list this flag of a processor? */
 static bool cpu_has(const Doctor *doctor, const char *flag)
 {
     g_autofree char *path = g_strconcat(doctor->root, "/proc/cpuinfo", NULL);

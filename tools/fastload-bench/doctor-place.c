@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Of a file: whether this user may read it, what it lies on, whether it is a
- * snapshot that can be loaded fast, and whether this host has room for it.  Of
- * a folder: what it lies on.  Reads headers, bitmaps and one page; writes
- * nothing (a folder is tried with a file without a name).
+ * For a file: whether this user may read it, which storage it is on, whether it
+ * is a snapshot that can be loaded fast, and whether this host has room for it.
+ * For a folder: which storage it is on.  Reads headers, bitmaps and one page;
+ * writes nothing (a folder is tried with an unnamed temporary file).
  */
 #include "bench.h"
 #include <linux/capability.h>
@@ -19,7 +19,7 @@
 #define SYS_cachestat 451 /* the same on every architecture */
 #endif
 
-#define DIRECT_ALIGN 4096u   /* what the engine reads in */
+#define DIRECT_ALIGN 4096u   /* of the engine's reads */
 #define SPAN_SHARE 8u        /* as in doctor-host.c */
 
 typedef struct Place {
@@ -48,7 +48,7 @@ DoctorFs doctor_fs_kind(const char *type)
     return g_strv_contains(memory, type) ? DOCTOR_FS_MEMORY : DOCTOR_FS_LOCAL;
 }
 
-/* A line of its queue; a partition has its disk's. */
+/* A line of the disk's queue; a partition has that of its disk. */
 static char *disk_line(const Doctor *doctor, const char *name,
                        const char *what)
 {
@@ -72,7 +72,7 @@ DoctorDisk doctor_disk_kind(const Doctor *doctor, const char *name)
         g_str_has_prefix(name, "drbd")) {
         return DOCTOR_DISK_NETWORK;
     }
-    /* What these say of themselves need not be true of what is behind them. */
+    /* Virtual disks do not know the storage behind them. */
     if (g_str_has_prefix(name, "vd") || g_str_has_prefix(name, "xvd") ||
         g_str_has_prefix(name, "loop")) {
         return DOCTOR_DISK_VIRTUAL;
@@ -142,7 +142,7 @@ static void say_filesystem(const Place *place)
     }
 }
 
-/* A descriptor with O_DIRECT; of a folder, of a file without a name in it. */
+/* Opens with O_DIRECT the file, or an unnamed file in the folder. */
 static int direct_open(const Place *place)
 {
     const char *path = place->doctor->open_path;
@@ -152,7 +152,7 @@ static int direct_open(const Place *place)
         : open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
 }
 
-/* 0: a page can be read; else a positive errno. */
+/* Tries to read a page; 0 or a positive errno. */
 static int direct_try(int fd)
 {
     void *buf = NULL;
@@ -168,7 +168,7 @@ static int direct_try(int fd)
     return ret;
 }
 
-/* Of offsets, as the file system tells; 0: it demands what it does not tell. */
+/* Alignment of offsets that the file system demands; 0: it does not tell. */
 static uint32_t direct_alignment(int fd)
 {
 #ifdef STATX_DIOALIGN
@@ -215,8 +215,8 @@ static void say_direct(const Place *place)
 }
 
 /*
- * What the page cache has: the kernel tells it to those alone who own the file
- * or may write to it.  Of a folder a file of our own stands for its files.
+ * The kernel tells only the owner of a file, and users who may write to it, how
+ * much of it is cached.  For a folder, a temporary file stands for its files.
  */
 static void say_cachestat(const Place *place)
 {
@@ -295,7 +295,7 @@ uint64_t doctor_hole_count(const Snapshot *snapshot)
     return count;
 }
 
-/* Of /proc/meminfo. */
+/* A value of /proc/meminfo in bytes. */
 static uint64_t meminfo_bytes(const Doctor *doctor, const char *key)
 {
     g_autofree char *path = g_strconcat(doctor->root, "/proc/meminfo", NULL);
@@ -309,7 +309,7 @@ static uint64_t meminfo_bytes(const Doctor *doctor, const char *key)
     return at ? g_ascii_strtoull(at + strlen(key), NULL, 10) << 10 : 0;
 }
 
-/* The data comes for sure; zeros only where the guest writes to them. */
+/* Data will take memory for sure; zero pages only if the guest writes them. */
 static void say_memory(const Place *place, const Snapshot *snapshot)
 {
     const Doctor *doctor = place->doctor;
@@ -423,7 +423,7 @@ static void say_snapshot(Place *place)
 
 /* ---- getting there ---- */
 
-/* The first folder on the way that this user may not pass; or NULL. */
+/* The first folder of the path that this user may not search; or NULL. */
 static char *closed_folder(const char *path)
 {
     g_autofree char *way = g_strdup(path);
@@ -439,7 +439,7 @@ static char *closed_folder(const char *path)
     return NULL;
 }
 
-/* Whether there is something to look at. */
+/* Opens the path; false: there is nothing to examine. */
 static bool place_open(Place *place)
 {
     const Doctor *doctor = place->doctor;

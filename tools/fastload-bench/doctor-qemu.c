@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Starts it without a machine, says four things to its monitor (QMP) and reads
- * what it answers until it ends.  A program that does not end is ended.
+ * Starts it without a machine, sends four commands to its monitor (QMP) and
+ * reads the answers until it ends.  A program that does not end is killed.
  */
 #include "bench.h"
 #include <poll.h>
@@ -20,13 +20,13 @@ static const char qemu_words[] =
     "\"arguments\": {\"x-fast-load-threads\": 1}}\n"
     "{\"execute\": \"quit\"}\n";
 
-/* For g_spawn: SIGPIPE is the program's again. */
+/* For g_spawn: restores the default action of SIGPIPE. */
 static void qemu_set_up(gpointer opaque)
 {
     signal(SIGPIPE, SIG_DFL);
 }
 
-/* All that it says until it ends, says too much, or takes too long. */
+/* Its output until it ends, writes too much, or takes too long. */
 static char *qemu_listen(int fd, uint32_t most_ms)
 {
     GString *text = g_string_new(NULL);
@@ -51,7 +51,7 @@ static char *qemu_listen(int fd, uint32_t most_ms)
     return g_string_free(text, FALSE);
 }
 
-/* What it answers; or NULL and why it cannot be started. */
+/* Its answers; or NULL and why it cannot be started. */
 static char *qemu_ask(const char *path, uint32_t most_ms, GError **error)
 {
     const char *argv[] = {
@@ -70,7 +70,7 @@ static char *qemu_ask(const char *path, uint32_t most_ms, GError **error)
             &out_fd, NULL, error)) {
         return NULL;
     }
-    /* Who does not listen is no reason to end. */
+    /* A program that closes its input must not end this one by SIGPIPE. */
     sigaction(SIGPIPE, &ignored, &before);
     put = write(in_fd, qemu_words, sizeof(qemu_words) - 1);
     sigaction(SIGPIPE, &before, NULL);
@@ -80,7 +80,7 @@ static char *qemu_ask(const char *path, uint32_t most_ms, GError **error)
     }
     close(in_fd);
     close(out_fd);
-    kill(pid, SIGKILL); /* it has ended, or it never would */
+    kill(pid, SIGKILL); /* it has ended by itself, or never would */
     waitpid(pid, NULL, 0);
     g_spawn_close_pid(pid);
     return answer;

@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Asks the kernel by trying: the system call, the device, the features, a page
- * copied and a page moved.  What only the reasons are good for is read: the
- * sysctl, a filter of system calls, the profile of a security module.
+ * Tries what the kernel grants: the system call, the device, the features, a
+ * page copied and a page moved.  Reads what explains a refusal: the sysctl, a
+ * seccomp filter, the profile of a security module.
  */
 #include "bench.h"
 #include <grp.h>
@@ -54,7 +54,7 @@ static int trap_from_device(void)
     return ret;
 }
 
-/* From wherever there is one, as a load does it. */
+/* By system call or device, as a load does it. */
 static int trap_from_any(void)
 {
     int fd = trap_from_call(0);
@@ -100,7 +100,7 @@ char *doctor_trap_cause(const DoctorRefusal *refusal)
 
 /* ---- what it can do ---- */
 
-/* Everything that a userfaultfd of this kernel has; 0: nothing is known. */
+/* All features that a userfaultfd of this kernel has; 0: unknown. */
 static uint64_t trap_features(void)
 {
     struct uffdio_api api = { .api = UFFD_API };
@@ -142,7 +142,7 @@ static uint8_t *trap_map(int fd, uint64_t features)
     return map;
 }
 
-/* Whether the second page can be made the first; errno says why not. */
+/* Can the second page be copied or moved to the first?  Else errno. */
 static bool trap_try(bool is_move)
 {
     int fd = trap_from_any();
@@ -162,7 +162,7 @@ static bool trap_try(bool is_move)
         is_done = ioctl(fd, is_move ? UFFD_MOVE : UFFDIO_COPY,
                         is_move ? (void *)&move : (void *)&copy) == 0;
         error_number = errno;
-        /* Touched without its page, it would wait for ever. */
+        /* Reading the page if it is missing would wait for ever. */
         is_done = is_done && *map == 'x';
         munmap(map, 2 * BENCH_PAGE_BYTES);
     }
@@ -208,7 +208,7 @@ static void trap_say_features(const Doctor *doctor, bool has_trap)
                NULL, "makes no difference: no load uses it");
 }
 
-/* ---- whether it may be had ---- */
+/* ---- is it permitted? ---- */
 
 static bool trap_is_in_group(gid_t gid)
 {
@@ -221,7 +221,7 @@ static bool trap_is_in_group(gid_t gid)
     return i < count || getegid() == gid;
 }
 
-/* The command that opens it to this user. */
+/* The command that permits it to this user. */
 static char *trap_mend(const Doctor *doctor, const DoctorRefusal *refusal)
 {
     uint64_t outer_uid;

@@ -1,13 +1,13 @@
 /*
- * fastload-bench doctor: what a load needs of this host, and what is said.
+ * fastload-bench doctor: runs the probes, and reports what they find.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Runs the probes in a process of its own, which may become another user and
- * may be ended where a storage does not answer; collects what they find, a line
- * of JSON each, into a report; and prints reports for people.  The probes are
- * in doctor-*.c and change nothing of the host.  A probe that cannot tell says
- * so, and none fails; only becoming that user can.
+ * may be killed if storage does not answer.  Collects their findings, a line of
+ * JSON each, into a report, and prints reports for people.  The probes are in
+ * doctor-*.c and change nothing on the host.  A probe that cannot tell reports
+ * just that, and none fails; only becoming the other user can fail.
  */
 #include "bench.h"
 #include <grp.h>
@@ -22,18 +22,18 @@
 #define LINE_BYTES_MAX (64u << 10)
 #define NAME_COLUMNS 19
 #define VERDICT_COLUMNS 7    /* indent, "yes", gap */
-/* With fewer columns what it means stands below the name. */
+/* With fewer columns the explanation stands below the name. */
 #define BESIDE_COLUMNS_MIN 60
-/* A word and what goes on: no terminal is so narrow. */
+/* At least so many columns for text, on any terminal. */
 #define ROOM_MIN 4
-/* A process that was ended is gone by then, but where the kernel keeps it. */
+/* A killed process is gone by then, unless it is stuck in the kernel. */
 #define END_TRIES 50
 #define END_STEP_US 20000
 
 typedef struct DoctorCheck {
-    const char *id;          /* in JSON: for good */
+    const char *id;          /* in JSON; never changes */
     const char *name;
-    const char *group;       /* NULL: that of the one before */
+    const char *group;       /* NULL: the group of the one before */
 } DoctorCheck;
 
 static const DoctorCheck checks[] = {
@@ -82,7 +82,7 @@ static const char *const verdict_words[DOCTOR_VERDICT_COUNT] = {
     [DOCTOR_MISSING] = "missing", [DOCTOR_UNKNOWN] = "unknown",
 };
 
-/* As it is printed: the words tell them apart without colours. */
+/* Printed words, which are clear without colours. */
 static const char *const verdict_signs[DOCTOR_VERDICT_COUNT] = {
     [DOCTOR_YES] = "yes", [DOCTOR_NO] = "no", [DOCTOR_MISSING] = "NO",
     [DOCTOR_UNKNOWN] = "-",
@@ -147,7 +147,7 @@ bool doctor_number(const Doctor *doctor, const char *path, uint64_t *ret)
 
 /* ---- asking ---- */
 
-/* For good; with the groups that the user has by itself. */
+/* Becomes @user, with the user's own groups; cannot be undone. */
 static bool doctor_become(const char *user, GError **error)
 {
     struct passwd *entry;
@@ -169,7 +169,7 @@ static bool doctor_become(const char *user, GError **error)
                     user, g_strerror(errno));
         return false;
     }
-    /* The kernel hides much of /proc/self from who has changed. */
+    /* After a change of user the kernel hides much of /proc/self otherwise. */
     prctl(PR_SET_DUMPABLE, 1);
     return true;
 }
@@ -191,7 +191,7 @@ static G_GNUC_NORETURN void doctor_child(const Doctor *base, const char *user,
         fflush(doctor.out);
         _exit(1);
     }
-    /* After that: the kernel forgets it when the user changes. */
+    /* After the change of user, which resets it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     entry = user ? NULL : getpwuid(geteuid());
     doctor.user = user ? user : entry ? entry->pw_name : "$USER";
@@ -202,7 +202,7 @@ static G_GNUC_NORETURN void doctor_child(const Doctor *base, const char *user,
     _exit(0);
 }
 
-/* A line of the child's into the report; false: it could not begin. */
+/* Adds a line of the child to the report; false: the child cannot begin. */
 static bool doctor_take(JsonObject *report, const char *line, GError **error)
 {
     if (*line == '?' || *line == '!') {
@@ -224,7 +224,7 @@ static bool doctor_take(JsonObject *report, const char *line, GError **error)
     return true;
 }
 
-/* What the child did not say itself. */
+/* Adds a finding for a probe that the child did not finish. */
 static void doctor_add_answer(JsonObject *report, const char *text)
 {
     JsonObject *finding = json_object_new();
@@ -237,7 +237,7 @@ static void doctor_add_answer(JsonObject *report, const char *text)
         json_object_get_array_member(report, "checks"), finding);
 }
 
-/* Ends it, if it has not ended; 0, or what it ended with. */
+/* Kills the child if it runs; its wait status, or 0. */
 static int doctor_end(pid_t pid)
 {
     int status = 0;
@@ -252,11 +252,11 @@ static int doctor_end(pid_t pid)
         }
         g_usleep(END_STEP_US);
     }
-    /* The kernel keeps it, as storage does that hangs: nobody waits for it. */
+    /* It is stuck in the kernel, in storage that hangs: do not wait for it. */
     return 0;
 }
 
-/* False: nothing came for so long.  @text: what came and is no line yet. */
+/* False: nothing came for @patience_ms.  @text: an incomplete line. */
 static bool doctor_read(int fd, uint32_t patience_ms, GString *text,
                         bool *ret_is_over)
 {
@@ -403,7 +403,7 @@ bool doctor_has_colours(int fd)
            !(none && *none);
 }
 
-/* The index of a check, or where there would be another one. */
+/* The index of a check, or the number of checks if there is no such id. */
 static guint doctor_check_idx(const char *id)
 {
     guint i;
@@ -413,7 +413,7 @@ static guint doctor_check_idx(const char *id)
     return i;
 }
 
-/* How much of a word without blanks goes into a line; to a slash, if any. */
+/* How much of a long word fits into a line; breaks at a slash, if any. */
 static size_t doctor_split(const char *text, size_t room)
 {
     size_t at = room;
@@ -430,9 +430,10 @@ static size_t doctor_room(const Paper *paper, uint32_t used)
 }
 
 /*
- * The rest of a line that has @used columns, and lines below that begin in
- * column @indent.  @glue: at the end of a line that goes on; where there is no
- * blank the next line begins in column 0 then, so that a shell joins the two.
+ * Prints the rest of a line that has @used columns, and lines below it that
+ * begin in column @indent.  @glue: printed at the end of a line that goes on.
+ * If the break is not at a blank, the next line begins in column 0 then, so
+ * that a shell joins the two.
  */
 static void doctor_flow(const Paper *paper, uint32_t used, uint32_t indent,
                         const char *text, const char *glue)
@@ -493,7 +494,7 @@ static void doctor_print_finding(JsonObject *finding, const Paper *paper,
     }
 }
 
-/* "a, b and c": names of what has that verdict; the caller's. */
+/* "a, b and c": names of all checks with this verdict; owned by the caller. */
 static char *doctor_names(JsonNode *report, DoctorVerdict verdict)
 {
     JsonArray *findings = doctor_findings(report);

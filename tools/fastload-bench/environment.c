@@ -1,10 +1,10 @@
 /*
- * fastload-bench: the machine, as far as it matters to a result.
+ * fastload-bench: the machine, as far as it influences a result.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads /proc and /sys.  What cannot be read is left out, for a container
- * may hide it; it never fails.
+ * Reads /proc and /sys.  What cannot be read, for example in a container, is
+ * left out; nothing here fails.
  */
 #include "bench.h"
 #include <sys/resource.h>
@@ -116,7 +116,7 @@ static void environment_add_device(JsonObject *env, dev_t dev)
     }
     queue = g_build_filename(folder, "queue", NULL);
     if (!g_file_test(queue, G_FILE_TEST_IS_DIR)) {
-        /* A partition: the queue is the whole disk's. */
+        /* A partition has the queue of its disk. */
         g_free(queue);
         queue = g_build_filename(folder, "..", "queue", NULL);
     }
@@ -128,7 +128,7 @@ static void environment_add_device(JsonObject *env, dev_t dev)
     environment_add_number(env, "read_ahead_bytes", ahead, 1024);
 }
 
-/* The only one in @folder that begins with @prefix; NULL: none, or several. */
+/* The name in @folder that begins with @prefix; NULL: none, or several. */
 static char *environment_only_child(const char *folder, const char *prefix)
 {
     GDir *dir = g_dir_open(folder, 0, NULL);
@@ -184,7 +184,7 @@ static void environment_add_limit(JsonObject *env, const char *key,
     }
 }
 
-/* Only limits that there are. */
+/* Adds the limits that exist. */
 static void environment_add_cgroup(JsonObject *env)
 {
     double quota = cgroup_get_cpu_quota("");
@@ -253,7 +253,7 @@ static char *environment_text(JsonObject *env, const char *key)
     return node ? json_to_string(node, FALSE) : g_strdup("unknown");
 }
 
-/* The others (limits, who ran it) decide whether it runs, not how fast. */
+/* Other members (limits, the user) decide whether it runs, not how fast. */
 static const char *const environment_that_matters[] = {
     "architecture", "cgroup_memory_bytes", "cpu", "cpu_count", "cpu_quota",
     "device", "filesystem", "has_page_reporting", "io_uring_disabled",

@@ -1,12 +1,12 @@
 /*
- * fastload-bench: what several rounds say together.
+ * fastload-bench: medians, ratios and intervals over rounds.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Medians and ratios over rounds, and which rounds are unlike the others.  A
- * round that measured nothing is NAN and does not count.  Percentiles are each
- * round's own: in a histogram of all rounds one disturbed round would own the
- * rarest faults.  Nothing here can fail.
+ * Also finds outliers.  A round that measured nothing is NAN and does not
+ * count.  Percentiles are computed for each round, since in a histogram of all
+ * rounds a single disturbed round would decide the highest percentiles.
+ * Nothing here can fail.
  */
 #include "bench.h"
 #include <math.h>
@@ -211,7 +211,7 @@ static double figures_drawn_median(const double *values,
     return NAN;
 }
 
-/* What the series says when its rounds are drawn so often. */
+/* The ratio of medians, or the median, of the rounds that were drawn. */
 static double figures_drawn_level(const Pairs *pairs, const uint32_t *draws)
 {
     double of = figures_drawn_median(pairs->values, pairs->value_order, draws,
@@ -223,7 +223,7 @@ static double figures_drawn_level(const Pairs *pairs, const uint32_t *draws)
     return to > 0 ? of / to : NAN;
 }
 
-/* The same generator everywhere, so that a verdict does not change. */
+/* A generator with the same numbers on every machine, so is the verdict. */
 static uint64_t figures_random(uint64_t *state)
 {
     uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
@@ -233,7 +233,7 @@ static uint64_t figures_random(uint64_t *state)
     return z ^ z >> 31;
 }
 
-/* A round is drawn as a whole: what disturbed it disturbed the base, too. */
+/* Draws whole rounds: a disturbance affects value and base of a round. */
 static void figures_draw(uint32_t *draws, uint32_t count, uint64_t *state)
 {
     uint32_t i;
@@ -244,13 +244,13 @@ static void figures_draw(uint32_t *draws, uint32_t count, uint64_t *state)
     }
 }
 
-/* From nothing to something is more than any change. */
+/* The relative change; infinite from 0 to anything. */
 static double figures_change_of(double from, double to)
 {
     return from == to ? 0 : to / from - 1;
 }
 
-/* Fills in the interval; false where a base to divide by is 0. */
+/* Computes the interval; false if a base is 0. */
 static bool figures_bootstrap(const Pairs *a, const Pairs *b, double *ret_low,
                               double *ret_high)
 {
@@ -278,7 +278,7 @@ static bool figures_bootstrap(const Pairs *a, const Pairs *b, double *ret_low,
     return true;
 }
 
-/* Whether the rounds of both, each over its median base, have a value alike. */
+/* Do the ranges of both overlap, each relative to its median base? */
 static bool figures_overlap(const Pairs *a, const Pairs *b)
 {
     double least_a, most_a, least_b, most_b, least, most;
@@ -293,7 +293,7 @@ static bool figures_overlap(const Pairs *a, const Pairs *b)
            least_b / base_b <= most_a / base_a;
 }
 
-/* An interval becomes narrower with the square root of the rounds. */
+/* An interval shrinks with the square root of the number of rounds. */
 static uint32_t figures_needed(uint32_t count, double low, double high,
                                double wanted)
 {

@@ -7,14 +7,14 @@
  * block "pc.ram", its bitmap, its pages from a multiple of 1 MiB on, holes in
  * the file where pages are zero, end marks.  QEMU loads it as far as RAM goes.
  *
- * Runs of pages with and without data alternate.  Their numbers of pages are
- * settled beforehand, and the places where they are cut are drawn from all
- * possible ones alike: so lengths are distributed about geometrically, and
- * the sums are exact.  A page's bytes depend on the seed and its number only.
+ * Runs of pages with and without data alternate.  The numbers of pages of
+ * either kind are fixed first, and then all ways to cut them into runs are
+ * equally likely: so the lengths are about geometrically distributed, and their
+ * sums are exact.  A page's bytes depend on the seed and its number only.
  *
- * The header is written last: what was not finished is not a snapshot.  Fails
- * when there is no room, when writing fails and when it is told to stop; what
- * was written until then stays, and the caller removes the file.
+ * The header is written last, so that an unfinished file is not a snapshot.
+ * Fails when there is no room, when writing fails and when it is told to stop;
+ * then the caller removes the file.
  */
 #include "bench.h"
 
@@ -26,7 +26,7 @@
 #define PROGRESS_BYTES (64u << 20)
 #define PAGES_ALIGN_BYTES (1u << 20)
 #define HEAD_BYTES_MAX 512
-/* For the head, the tail and what a file system needs for its own lists. */
+/* For the head, the tail and metadata of the file system. */
 #define SPARE_BYTES (4u << 20)
 
 #define MACHINE "pc-i440fx-10.2"
@@ -48,11 +48,11 @@ typedef struct Generator {
     uint64_t bitmap_off;
     uint64_t bitmap_bytes;
     uint64_t pages_off;
-    /* as far as it is */
+    /* what has been written */
     uint64_t *bits;          /* as in the file: little-endian */
     uint8_t *buffer;
     uint64_t done_bytes;     /* of pages with data */
-    uint64_t told_bytes;     /* of them when progress was called */
+    uint64_t told_bytes;     /* done_bytes when progress was called last */
 } Generator;
 
 /* ---- random numbers ---- */
@@ -64,14 +64,14 @@ static inline uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-/* Whether something of probability @part of @whole happens. */
+/* True with the probability @part / @whole. */
 static bool draw(uint64_t *state, uint64_t part, uint64_t whole)
 {
     *state += 0x9e3779b97f4a7c15ull;
     return ((unsigned __int128)mix(*state) * whole) >> 64 < part;
 }
 
-/* Words do not depend on each other: the processor works on many at once. */
+/* Words are independent of each other, so the processor computes several. */
 static void fill_page(uint64_t *words, uint64_t seed, uint64_t page)
 {
     uint64_t begin = mix(seed ^ mix(page + 0x5851f42d4c957f2dull));
@@ -83,7 +83,7 @@ static void fill_page(uint64_t *words, uint64_t seed, uint64_t page)
         x = (x ^ x >> 32) * 0xd6e8feb86659fd93ull;
         words[i] = GUINT64_TO_LE(x ^ x >> 29);
     }
-    /* Never all zero. */
+    /* The page must not be all zero. */
     words[0] |= GUINT64_TO_LE(1);
 }
 
@@ -104,8 +104,8 @@ static void set_bits(uint64_t *bits, uint64_t first, uint64_t count)
 }
 
 /*
- * The next part of @page_left pages that are to be cut in @part_left parts,
- * none of them empty.  All ways to cut are equally likely.
+ * The length of the next part when @page_left pages are to be cut into
+ * @part_left parts that are not empty.  All ways to cut are equally likely.
  */
 static uint64_t next_part(uint64_t *state, uint64_t page_left,
                           uint64_t part_left)
@@ -127,7 +127,7 @@ static uint64_t run_count(const Generator *g)
     double run_page_count = MAX(g->config->run_bytes / BENCH_PAGE_BYTES, 1);
     uint64_t count = llround(g->data_page_count / run_page_count);
 
-    /* Between two runs with data there is a zero page at least. */
+    /* There is at least one zero page between two runs with data. */
     return CLAMP(count, 1, zero_page_count + 1);
 }
 
@@ -135,7 +135,7 @@ static void plan_pages(Generator *g)
 {
     uint64_t state = mix(g->config->seed ^ 0xd1342543de82ef95ull);
     uint64_t data_left = g->data_page_count;
-    /* Before the first and after the last run there may be none: one more. */
+    /* The first and the last run may be empty: count one page more for each. */
     uint64_t zero_left = g->page_count - data_left + 2;
     uint64_t run_left;
     uint64_t page = 0;
@@ -181,7 +181,7 @@ static bool write_all(Generator *g, const void *buf, uint64_t len_bytes,
     return true;
 }
 
-/* Called before each write; tells and asks every PROGRESS_BYTES. */
+/* Called before each write; reports and checks every PROGRESS_BYTES. */
 static bool may_go_on(Generator *g, bool is_end, GError **error)
 {
     uint64_t total_bytes = g->data_page_count * BENCH_PAGE_BYTES;
@@ -257,7 +257,7 @@ static bool write_pages(Generator *g, GError **error)
     return may_go_on(g, true, error);
 }
 
-/* ---- the stream around them ---- */
+/* ---- the migration stream around the pages ---- */
 
 static void put_number(GByteArray *out, uint32_t byte_count, uint64_t value)
 {
@@ -279,7 +279,7 @@ static void put_text(GByteArray *out, const char *text)
     put_bytes(out, text);
 }
 
-/* Up to the length of the one block; what follows is its header. */
+/* The stream up to the header of the block. */
 static GByteArray *stream_begin(const Generator *g)
 {
     GByteArray *out = g_byte_array_sized_new(HEAD_BYTES_MAX);
@@ -344,7 +344,7 @@ static bool write_stream(Generator *g, GError **error)
 
 /* ---- before and after ---- */
 
-/* Where the file of @fd lies, as far as that can be said. */
+/* The folder of @fd's file, for messages. */
 static char *folder_of(int fd)
 {
     g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
@@ -368,7 +368,7 @@ static bool check_room(const Generator *g, GError **error)
         return false;
     }
     free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-    /* No blocks at all: memory without a limit of its own. */
+    /* f_blocks is 0 on a tmpfs without a size limit. */
     if (fs.f_blocks && need_bytes > free_bytes) {
         g_autofree char *need = text_bytes(need_bytes);
         g_autofree char *have = text_bytes(free_bytes);

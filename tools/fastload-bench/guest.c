@@ -3,31 +3,31 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * vCPU threads that compute for a while, touch a page, and so on.  What they
- * touch is drawn before the run from the scenario's seed, so that all
- * contenders meet the same guest.  All vCPUs touch the same working set, each
- * in an order of its own and again and again, so that two of them may wait for
- * one page.  The guest has worked when each page of the working set has been
- * touched once, by whichever vCPU.
+ * vCPU threads that compute for a while, touch a page, and so on.  Their
+ * touches are drawn before the run from the scenario's seed, so that all
+ * contenders have the same guest.  All vCPUs touch the same working set over
+ * and over, each in an order of its own, so that two of them may wait for one
+ * page.  The guest has worked when each page of the working set was touched
+ * once, by any vCPU.
  *
- * A touch counts as a fault when the kernel counted one for the thread while
- * it lasted.  Computing is a loop of a known length, not a wait for a time:
- * a vCPU that gets less of a processor does less, as a guest does.
+ * A touch counts as a fault if the kernel has counted a fault of the thread
+ * meanwhile.  Computing is a loop of known length, not a wait: a vCPU that gets
+ * less processor time does less, as in a real guest.
  */
 #include "bench.h"
 #include <math.h>
 #include <sys/resource.h>
 
-/* The working set consists of stretches this long at random places. */
+/* The working set consists of stretches of so many pages at random places. */
 #define STRETCH_PAGES 16
-/* One in so many of them may be anywhere, the others where there is data. */
+/* One stretch in so many may be anywhere; the others have data. */
 #define STRETCH_ANYWHERE 8
 #define ZIPF_EXPONENT 0.99
-/* A touch that took less was no fault: saves asking the kernel. */
+/* A touch that took less was no fault; saves a system call. */
 #define FAULT_NS_MIN 150
 #define CALIBRATE_TRIES 40
 #define CALIBRATE_LOOPS 20000
-/* Between two looks whether to stop. */
+/* How long a vCPU computes before it checks whether to stop. */
 #define THINK_SLICE_NS 1000000
 
 typedef struct Vcpu {
@@ -47,8 +47,8 @@ struct Guest {
     /* set by start */
     LoaderRun *run;
     WriteCount *writes;
-    uint64_t window_end_ns;  /* of running */
-    uint64_t request_end_ns; /* of the window since the request */
+    uint64_t window_end_ns;  /* of the window that begins with running */
+    uint64_t request_end_ns; /* of the window that begins with the request */
     /* atomic */
     int is_stopped;
     int is_loaded;
@@ -77,7 +77,7 @@ void guest_calibrate(void)
 
         guest_think(CALIBRATE_LOOPS);
         rate = CALIBRATE_LOOPS / (double)(bench_now_ns() - begin_ns);
-        /* The fastest was the one that nothing disturbed. */
+        /* The fastest pass was disturbed least. */
         guest_loops_per_ns = MAX(guest_loops_per_ns, rate);
     }
 }
@@ -123,7 +123,7 @@ static bool guest_stretch_has_data(const Snapshot *snapshot, uint64_t first)
     return false;
 }
 
-/* First pages of all stretches, shuffled: with data, and the others. */
+/* First pages of all stretches, shuffled: those with data, and the others. */
 static void guest_list_stretches(const Snapshot *snapshot, uint64_t *rng,
                                  GArray *with_data, GArray *without)
 {
@@ -175,7 +175,7 @@ static GArray *guest_working_set(const Snapshot *snapshot, uint64_t bytes,
         }
     }
     if (!pages->len) {
-        /* Blocks shorter than a stretch: their first page will do. */
+        /* If all blocks are shorter than a stretch, take a first page. */
         uint32_t page = snapshot->blocks[0].guest_off >> BENCH_PAGE_SHIFT;
 
         g_array_append_val(pages, page);
@@ -184,7 +184,7 @@ static GArray *guest_working_set(const Snapshot *snapshot, uint64_t bytes,
     return pages;
 }
 
-/* As many draws as there are pages; a page's chance is 1 / rank^0.99. */
+/* Draws as many touches as there are pages, with weights 1 / rank^0.99. */
 static GArray *guest_draw_zipf(const GArray *pages, uint64_t *rng)
 {
     GArray *drawn = g_array_sized_new(FALSE, FALSE, sizeof(uint32_t),
@@ -215,7 +215,7 @@ static GArray *guest_draw_zipf(const GArray *pages, uint64_t *rng)
     return drawn;
 }
 
-/* The page that is @n pages into the blocks, counted round and round. */
+/* The @n-th page of all blocks, modulo their number of pages. */
 static uint32_t guest_nth_page(const Snapshot *snapshot, uint64_t n)
 {
     uint32_t b;
@@ -245,7 +245,7 @@ static void guest_add_touch(Guest *guest, uint32_t vcpu, uint32_t page,
     g_array_append_val(guest->vcpus[vcpu].touches, touch);
 }
 
-/* One piece of memory, in which the vCPUs begin equally far apart. */
+/* A contiguous working set, in which the vCPUs begin at equal distances. */
 static void guest_plan_sequential(Guest *guest, uint64_t *rng)
 {
     uint64_t all_count = guest->snapshot->len_bytes >> BENCH_PAGE_SHIFT;
@@ -279,7 +279,7 @@ static void guest_plan_drawn(Guest *guest, uint64_t *rng)
             ? guest_draw_zipf(pages, rng) : g_array_copy(pages);
 
         if (v) {
-            /* The first one's are in a random order as they are. */
+            /* Those of the first vCPU are in random order already. */
             guest_shuffle(drawn, rng);
         }
         for (i = 0; i < drawn->len; i++) {
@@ -334,7 +334,7 @@ static uint64_t guest_count_pages(const Guest *guest)
     return count;
 }
 
-/* Zeros that are there: a vCPU must not fault in its own books. */
+/* Populated zeros: a vCPU must not fault on its own records. */
 static uint64_t *guest_populated(uint64_t count)
 {
     uint64_t *words = g_new(uint64_t, count);
@@ -407,14 +407,14 @@ static void vcpu_note_fault(Vcpu *vcpu, const Touch *touch, uint64_t begin_ns,
     Guest *guest = vcpu->guest;
     bool is_loaded = __atomic_load_n(&guest->is_loaded, __ATOMIC_RELAXED);
 
-    /* The guest may run for longer, as it does while all is loaded. */
+    /* Faults after that do not count as waiting; the guest may go on. */
     if (begin_ns < guest->window_end_ns || !guest_worked_ns(guest)) {
         vcpu->counters.waited_ns += ns;
     }
     hist_add(is_loaded ? &vcpu->counters.faults_after
                        : &vcpu->counters.faults, ns);
     if (!guest->run->variant->loader->has_end) {
-        /* The kernel alone served it: nobody else will note its arrival. */
+        /* The kernel has served it without the loader, which notes nothing. */
         loader_note(guest->run, (uint64_t)touch->page << BENCH_PAGE_SHIFT,
                     BENCH_PAGE_BYTES, ARRIVAL_URGENT,
                     snapshot_has_page(guest->snapshot, touch->page));
@@ -425,7 +425,7 @@ static void vcpu_count(Vcpu *vcpu, uint64_t count, uint64_t now_ns)
 {
     GuestCounters *c = &vcpu->counters;
 
-    /* Over before the guest runs, if that takes longer: then it is 0. */
+    /* If the window is over before the guest runs, the count is 0. */
     if (!c->is_request_over && now_ns >= vcpu->guest->request_end_ns) {
         c->request_touch_count = c->touch_count;
         c->is_request_over = true;
@@ -437,7 +437,7 @@ static void vcpu_count(Vcpu *vcpu, uint64_t count, uint64_t now_ns)
     __atomic_store_n(&c->touch_count, count, __ATOMIC_RELAXED);
 }
 
-/* The page is there and was touched; the last one ends the work. */
+/* Notes that a page was touched; the last one of the set ends the work. */
 static void vcpu_note_touch(Guest *guest, uint32_t page, uint64_t now_ns)
 {
     uint64_t bit = 1ull << page % 64;
@@ -450,7 +450,7 @@ static void vcpu_note_touch(Guest *guest, uint32_t page, uint64_t now_ns)
     }
 }
 
-/* Before the touch with index @at of its list. */
+/* How long to compute before the touch with index @at. */
 static uint64_t vcpu_think_ns(const Vcpu *vcpu, guint at)
 {
     const Touch *touch = &g_array_index(vcpu->touches, Touch, at);
@@ -486,7 +486,7 @@ static void *vcpu_main(void *opaque)
     guint at = 0;
 
     if (count_max && guest->scenario->think_ns == THINK_RECORDED) {
-        /* Nothing new comes after the last line, but all pauses again. */
+        /* A trace with its recorded pauses is replayed once. */
         count_max = MIN(count_max, vcpu->touches->len);
     }
     /* Its own memory is there before it counts faults; the sampler reads
@@ -640,7 +640,7 @@ double guest_measure_speed(const Snapshot *snapshot, uint8_t *hva,
                 page = guest_nth_page(snapshot, guest_random_below(&seed,
                                                              page_count));
             } while (has_data && !snapshot_has_page(snapshot, page));
-            /* The next page depends on this one's content: no overlap. */
+            /* The next address depends on this load: loads do not overlap. */
             seed += *(volatile uint64_t *)(hva + (page << BENCH_PAGE_SHIFT) +
                                            page % 64 * 64) & 1;
         }

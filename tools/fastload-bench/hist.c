@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Log2 buckets, each split evenly, so that any value is known within 6 %
- * and adding one costs a few instructions.  Nothing here can fail.
+ * Log2 buckets, each split evenly: values are known within 6 %, and adding one
+ * takes a few instructions.  Nothing here can fail.
  */
 #include "bench.h"
 #include <time.h>
@@ -68,7 +68,7 @@ uint64_t hist_percentile_ns(const Hist *hist, uint32_t permille)
     for (i = 0; i < HIST_COUNT && hist->count; i++) {
         seen += hist->buckets[i];
         if (seen > wanted) {
-            /* The middle of the bucket, but never more than was seen. */
+            /* The middle of the bucket, but not more than the maximum. */
             uint64_t floor_ns = hist_bucket_floor_ns(i);
             uint64_t next_ns = hist_bucket_floor_ns(i + 1);
 

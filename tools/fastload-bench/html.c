@@ -3,11 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Fills report.html, which is part of the program: with all that can be read
- * without a script (what each scenario comes to, bars, sweeps, tables, the
- * machine), and with the result itself, from which the page's script draws
- * what has too many points for that.  Nothing is fetched.  Names come from
- * files of strangers: each is escaped where it is written.
+ * Fills report.html, which is part of the program.  Everything that can be
+ * shown without a script is in it (the outcome of each scenario, bars, sweeps,
+ * tables, the machine), and also the result itself, from which the page's
+ * script draws charts with too many points for that.  The page fetches nothing.
+ * Names come from files that are not trusted: each is escaped where it is
+ * written.
  */
 #include "bench.h"
 #include "bench-report.h"
@@ -17,7 +18,7 @@
 #define PLACE_JSON "@BENCH_JSON@"
 #define NOTHING "\342\200\223"
 #define TIMES "\303\227"
-/* Of more scenarios paper gets a page each, not all tables. */
+/* With more scenarios, print has a page for each, without all tables. */
 #define PRINTED_TABLES_MAX 2
 #define TIED_SHOWN_MAX 3
 
@@ -31,7 +32,7 @@ static void html_element(GString *out, const char *tag, const char *class,
     g_string_append_printf(out, "</%s>\n", tag);
 }
 
-/* What a figure means is in the end of its name. */
+/* The unit of a figure is the end of its name. */
 static char *html_figure(const char *key, double value)
 {
     static const char *const counts[] = { "", " k", " M", " G", NULL };
@@ -59,7 +60,7 @@ static char *html_figure(const char *key, double value)
     return g_strdup_printf("%.3g%s", value, counts[i]);
 }
 
-/* The same; its unit does not go to another line. */
+/* The same, with a non-breaking space before the unit. */
 static char *html_value(const char *key, double value)
 {
     g_autofree char *text = html_figure(key, value);
@@ -133,7 +134,7 @@ static char *html_knob_text(JsonObject *knobs, const char *key)
     return *value ? g_strdup_printf("%s %s", title, value) : g_strdup("");
 }
 
-/* Those of a scenario that are in @only, which may be NULL. */
+/* The knobs of a scenario that are in @only; NULL: all. */
 static char *html_knobs(JsonObject *scenario, GHashTable *only)
 {
     JsonObject *knobs = tree_object(scenario, "knobs");
@@ -151,7 +152,7 @@ static char *html_knobs(JsonObject *scenario, GHashTable *only)
     return g_string_free(text, FALSE);
 }
 
-/* Notes in @differing the knobs in which @scenario is unlike @first. */
+/* Adds to @differing the knobs in which @scenario and @first differ. */
 static void html_add_differing(GHashTable *differing, JsonObject *first,
                                JsonObject *scenario)
 {
@@ -172,7 +173,7 @@ static void html_add_differing(GHashTable *differing, JsonObject *first,
     }
 }
 
-/* The knobs that tell the scenarios of a result apart; of one, its cache. */
+/* The knobs that differ between scenarios; if there is one, its cache. */
 static GHashTable *html_differing(JsonArray *works)
 {
     GHashTable *differing = g_hash_table_new(g_str_hash, g_str_equal);
@@ -279,7 +280,7 @@ typedef struct Claim {
     const char *key;
     const char *title;
     bool is_more_better;
-    bool is_lazy_only;       /* without a fault there was nothing to wait for */
+    bool is_lazy_only;       /* a loader without faults has no such figure */
 } Claim;
 
 static const Claim html_claims[] = {
@@ -290,7 +291,7 @@ static const Claim html_claims[] = {
     { "waited_ns", "Guest waited, in all", false, true },
 };
 
-/* Null does not count: it loads nothing. */
+/* Can the contender be the best?  null loads nothing. */
 static bool html_is_rival(JsonObject *contender, const Claim *claim)
 {
     double value = html_median(contender, claim->key);
@@ -330,7 +331,7 @@ static int html_by_median(const void *a, const void *b, void *claim)
     return ((const Claim *)claim)->is_more_better ? -order : order;
 }
 
-/* All whose range meets that of @best, itself among them; the best first. */
+/* All contenders whose range overlaps that of @best, which comes first. */
 static GPtrArray *html_tied(const GPtrArray *contenders, JsonObject *best,
                             const Claim *claim)
 {
@@ -367,7 +368,7 @@ static guint html_rival_count(const GPtrArray *contenders,
     return count;
 }
 
-/* "300 ms to 340 ms", or one figure when that is all. */
+/* "300 ms to 340 ms", or one figure if both are equal. */
 static char *html_range(const char *key, const Spread *spread)
 {
     g_autofree char *least = html_value(key, spread->least);
@@ -399,7 +400,7 @@ static void html_tile_tied(GString *out, const GPtrArray *tied,
     }
 }
 
-/* What is counted as progress. */
+/* The tile that explains progress. */
 static void html_tile_progress(GString *out, JsonObject *scenario)
 {
     const char *window = tree_text(tree_object(scenario, "knobs"), "window");
@@ -621,12 +622,12 @@ static void html_outliers(GString *out, const GPtrArray *contenders)
 typedef struct Column {
     const char *title;
     const char *from;        /* NULL: the measures; else which object */
-    const char *key;         /* "p95/run_ns": p95 of the object run_ns there */
+    const char *key;         /* "p95/run_ns": member p95 of the object run_ns */
 } Column;
 
 typedef struct Table {
     const char *caption;
-    bool is_who_told;        /* knobs and runs stand below the name */
+    bool is_who_told;        /* knobs and number of runs below the name */
     Column columns[12];
 } Table;
 
@@ -791,7 +792,7 @@ static void html_row_head(GString *out, JsonObject *contender,
     g_string_append(out, "</th>");
 }
 
-/* The device itself, above those who use it. */
+/* The row of the device, above the contenders. */
 static void html_device_row(GString *out, JsonObject *storage,
                             const GPtrArray *columns)
 {
@@ -868,7 +869,7 @@ static void html_column_free(void *data)
     g_free(column);
 }
 
-/* Measures that this program does not know: of a later one. */
+/* Measures that this program does not know, from a later version. */
 static void html_other_table(GString *out, const GPtrArray *contenders)
 {
     g_autoptr(GPtrArray) columns = g_ptr_array_new_with_free_func(
@@ -939,7 +940,7 @@ static const struct {
     { "waited_ns", "the guest waited", CHART_NS },
 };
 
-/* The class that gives a contender its colour: of its name's plain letters. */
+/* The style class of a contender's colour: the plain letters of its name. */
 static char *html_colour_class(const SweepLine *line, guint dash)
 {
     GString *class = g_string_new("of-");
@@ -1050,7 +1051,7 @@ static void html_sweeps(GString *out, JsonObject *root)
 
 /* ---- the page ---- */
 
-/* What the device did, or what stands for it; "" when nothing was measured. */
+/* The rates of the device or of simulated storage; "": not measured. */
 static char *html_storage_facts(JsonObject *storage)
 {
     JsonObject *rate = tree_object(storage, "sequential_bytes_per_s");
@@ -1081,7 +1082,7 @@ static void html_scenario(GString *out, JsonObject *work,
     g_autoptr(GPtrArray) contenders = html_contenders(scenario);
     g_autofree char *title = html_scenario_title(scenario, differing);
     g_autofree char *knobs = html_knobs(scenario, NULL);
-    /* Simulated storage has figures of its own. */
+    /* A scenario with simulated storage has figures of its own. */
     JsonObject *storage = tree_object(scenario, "storage");
     JsonArray *notes = tree_array(scenario, "notes");
     guint i;
@@ -1175,7 +1176,7 @@ static void html_contents(GString *out, JsonArray *works,
     g_string_append(out, "</ul></nav>\n");
 }
 
-/* The machine in two lines; what decides rankings first. */
+/* The machine in two lines; what influences rankings comes first. */
 static void html_machine(GString *out, JsonObject *env)
 {
     static const struct {
@@ -1236,7 +1237,7 @@ static void html_head(GString *out, JsonObject *root, GHashTable *differing)
     html_contents(out, tree_array(root, "works"), differing);
 }
 
-/* Whom each name stands for, once for all its variants. */
+/* Explains each contender's name once, for all its variants. */
 static void html_contender_list(GString *out, JsonArray *works)
 {
     g_autoptr(GHashTable) seen = g_hash_table_new(g_str_hash, g_str_equal);
@@ -1319,7 +1320,7 @@ static void html_report(GString *out, JsonObject *root)
     g_string_append(out, "</div>\n");
 }
 
-/* So that nothing in a result can end the script that it stands in. */
+/* Escaped, so that no text in a result can end the script element. */
 static void html_append_json(GString *out, const char *json)
 {
     for (; *json; json++) {
@@ -1342,7 +1343,7 @@ char *html_text(JsonNode *result)
     const char *data = report ? strstr(report, PLACE_JSON) : NULL;
     GString *text = g_string_new(NULL);
 
-    assert(data); /* both places are built in, in this order */
+    assert(data); /* report.html has both places, in this order */
     g_string_append_len(text, all, report - all);
     html_report(text, json_node_get_object(result));
     report += strlen(PLACE_STATIC);

@@ -3,11 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A line for each block, and how long its runs of pages with and without data
- * are: what a loader can read at once, and what it need not read.  Reads
- * bitmaps only, no pages.  Lines have 79 columns at most; names of blocks are
- * a stranger's bytes and printed escaped.  Cannot fail: errors of writing
- * stay with @out.
+ * A line for each block, and the lengths of its runs of pages with and without
+ * data: how much a loader can read at once, and how much it can leave out.
+ * Reads bitmaps only, no pages.  Lines have 79 columns at most; names of blocks
+ * are not trusted and printed escaped.  Cannot fail: write errors stay with
+ * @out.
  */
 #include "bench.h"
 
@@ -39,7 +39,7 @@ static void runs_add(Runs *runs, uint64_t page_count)
     runs->page_count += page_count;
 }
 
-/* Runs end where their block ends. */
+/* Counts runs; each ends where its block ends. */
 static void runs_collect(const Snapshot *snapshot, Runs runs[2])
 {
     uint32_t i;

@@ -1,19 +1,19 @@
 /*
- * fastload-bench: what this machine or this file does not have.
+ * fastload-bench: what this machine or this file lacks.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Asked once, before the first run.  Contenders that need it are left out and
- * a note says why; one that the command line names is an error instead.
- * Starts nothing and measures nothing.
+ * Checked once, before the first run.  Contenders that need it are left out,
+ * and a note says why; a contender that the command line names is an error
+ * instead.  Starts nothing and measures nothing.
  */
 #include "bench.h"
 
-/* Of memory, for a guest: all of it resident, its books and page tables. */
+/* A run needs the guest's memory, and so much for page tables and records. */
 #define NEED_MORE_BYTES (64ull << 20)
 #define NEED_BOOKS_SHARE 64
 
-/* So much memory a run needs. */
+/* How much memory a run needs. */
 static uint64_t lacks_need_bytes(uint64_t guest_bytes)
 {
     return guest_bytes + guest_bytes / NEED_BOOKS_SHARE + NEED_MORE_BYTES;
@@ -52,7 +52,7 @@ bool lacks_check_memory(const char *what, uint64_t guest_bytes,
         "%s: %u guest%s of %" PRIu64 " MiB", what, clone_count,
         clone_count > 1 ? "s" : "", guest_bytes >> 20);
 
-    /* Divided, for the product may not fit into 64 bits. */
+    /* A product might not fit into 64 bits. */
     if (guest_bytes > memory_bytes / 10 * 9 / clone_count) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                     "%s: that is more than nine tenths of the machine's %"
@@ -116,7 +116,7 @@ bool lacks_leave_out(const Lacks *lacks, const BenchLoader *loader,
             loader->knobs & LOADER_HAS_DIRECT);
 }
 
-/* "a, b and c": those of @plan that have @knob. */
+/* "a, b and c": the loaders of @plan that have @knob. */
 static char *lacks_names(const Plan *plan, uint32_t knob)
 {
     GString *text = g_string_new(NULL);
