@@ -1,15 +1,17 @@
 /*
- * alternate: one thread takes turns between a fault and a step of one page
- * ahead, ascending; holes are copied as pages of zeros, so all gets resident.
+ * alternate: one thread alternates between serving a fault and loading one page
+ * ahead, in ascending order; holes are copied as pages of zeros, so all memory
+ * becomes resident.
  * Source: Cloud Hypervisor memory_restore_mode=ondemand, pull requests 7800
  * (userfaultfd restore) and 8150 (prefault); its issue 8756 asks for threads.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * As there: all of memory is registered, a page is one buffered read and one
- * ioctl, and the thread ends by itself when every page is there.  There a
- * hole is read like any page; here a page that the file lacks is copied from
- * a buffer of zeros, since a mapped-ram file may have old bytes in its place.
+ * As in the source: all of memory is registered, a page is one buffered read
+ * and one ioctl, and the thread ends by itself when every page is there.
+ * Otherwise than in the source, which reads holes like any page, a page without
+ * data is copied from a buffer of zeros, since a mapped-ram file may have old
+ * bytes in its place.
  */
 #include "bench.h"
 
@@ -19,13 +21,13 @@ typedef struct Alternate {
     int fd;
     Trap trap;
     void *zero_page;
-    /* the thread's, then that of who joined it */
+    /* the thread, then the thread that has joined it */
     void *page_buf;
     uint64_t *present;       /* a bit for each page of the guest */
     uint32_t next_block;     /* where the next step ahead is */
     uint64_t next_page;      /* counted from the block's first */
     GError *failure;
-    /* who starts, waits and stops */
+    /* the thread that starts, waits and stops */
     GThread *thread;
 } Alternate;
 
@@ -76,7 +78,7 @@ static bool alternate_serve(Alternate *l, uint64_t page)
 
     assert(block);
     if (alternate_is_present(l, page)) {
-        /* Two asked for it; placing it has woken both.  This is for sure. */
+        /* Two threads faulted on it; placing has woken both, but make sure. */
         (void)trap_wake(l->trap.uffd, l->run->hva + (page << BENCH_PAGE_SHIFT),
                         BENCH_PAGE_BYTES);
         return true;
@@ -115,7 +117,7 @@ static void *alternate_main(void *opaque)
     uint64_t page;
     int event;
 
-    /* With steps to do it only looks whether there is a fault. */
+    /* While pages are left to load, it does not wait for a fault. */
     while ((event = trap_wait(&l->trap, !is_ahead, &page)) != TRAP_QUIT) {
         if (event < 0) {
             alternate_fail(l, "reading a fault; message", 0, event);
@@ -190,7 +192,7 @@ static bool loader_alternate_wait(LoaderRun *run, GError **error)
 {
     Alternate *l = run->state;
 
-    /* The thread ends by itself: all there, or failed. */
+    /* The thread ends by itself when all is loaded, or after a failure. */
     g_thread_join(l->thread);
     l->thread = NULL;
     if (l->failure) {

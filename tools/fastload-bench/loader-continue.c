@@ -8,15 +8,15 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The work is in pool.c.  Nothing is copied but by the read; O_DIRECT reads
- * into guest memory itself.  Zero pages cost nothing ahead; on a fault the
- * kernel places one (UFFDIO_ZEROPAGE, which takes a page of shared memory).
- * What such a design pays: guest memory must be shared; huge pages depend on
- * /sys/kernel/mm/transparent_hugepage/shmem_enabled and are left out here;
- * while it loads, page tables of the second mapping, in which each page
+ * The work is in pool.c.  Only the read copies data, and O_DIRECT reads into
+ * guest memory directly.  Zero pages cost nothing ahead; on a fault the kernel
+ * places one (UFFDIO_ZEROPAGE, which takes a page of shared memory).
+ * The price of this design: guest memory must be shared; huge pages depend on
+ * /sys/kernel/mm/transparent_hugepage/shmem_enabled and are not used here; and
+ * while it loads, the second mapping has page tables, and each of its pages
  * counts as resident once more.
  *
- * Needs UFFD_FEATURE_MINOR_SHMEM, Linux 5.14; fails with a sentence else.
+ * Needs UFFD_FEATURE_MINOR_SHMEM, Linux 5.14; fails with a sentence otherwise.
  */
 #include "bench.h"
 

@@ -2,15 +2,15 @@
  * copy-threads: N threads read pieces of 256 KiB with preadv into a buffer
  * and copy them into guest memory (UFFDIO_COPY); one more thread serves
  * faults, 4 KiB a read.
- * Source: nobody's product; what two-thread becomes with larger reads, more
- * threads and O_DIRECT, and without anything else of this project's engine.
+ * Source: no product; it is two-thread with larger reads, more threads and
+ * O_DIRECT, and without anything else that this project's engine does.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The work is in pool.c.  Zero pages cost nothing ahead; on a fault the kernel
  * places one (UFFDIO_ZEROPAGE: the shared page of zeros, copied at the first
- * write).  What such a design pays: no huge pages, each byte is copied once
- * more, and a fault on a page that is being read ahead waits for its piece.
+ * write).  The price of this design: no huge pages; each byte is copied once
+ * more; and a fault on a page that is being read ahead waits for its piece.
  */
 #include "bench.h"
 

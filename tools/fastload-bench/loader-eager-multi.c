@@ -1,14 +1,15 @@
 /*
- * eager-multi: N channels with a file of their own read pieces of 1 MiB at
- * most, dealt out one each by a thread that spins while all are busy.
+ * eager-multi: N channels, each with a descriptor of its own, read pieces of 1
+ * MiB at most; a thread deals the pieces out and spins while all channels are
+ * busy.
  * Source: QEMU 10.2 migration/multifd.c multifd_recv(), migration/file.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * As there: pieces go round robin to the next idle channel; the thread that
- * deals does not sleep, which costs a core; each channel waits on a semaphore
- * and reads into guest memory; one sync of all channels ends the load.  With
- * direct I/O the channels bypass the page cache.
+ * As in the source: pieces go round robin to the next idle channel; the thread
+ * that deals does not sleep, which costs a core; each channel waits on a
+ * semaphore and reads into guest memory; one sync of all channels ends the
+ * load.  With direct I/O the channels bypass the page cache.
  */
 #include "bench.h"
 #include <semaphore.h>
@@ -22,7 +23,7 @@ typedef struct EagerChannel {
     EagerMulti *load;
     int fd;
     GThread *thread;
-    /* the dealer's while !is_pending, else the channel's */
+    /* the dealer while !is_pending, else the channel */
     uint64_t guest_off;
     uint64_t len_bytes;
     uint64_t file_off;
@@ -36,12 +37,12 @@ struct EagerMulti {
     LoaderRun *run;
     EagerChannel *channels;
     uint32_t channel_count;
-    /* the dealer's */
+    /* the dealer */
     uint32_t next_channel;
     /* atomic */
     int is_exiting;
-    int is_failed;           /* released after what follows was written */
-    /* written by the one who sets failure_taken */
+    int is_failed;           /* set with release after failure */
+    /* written by the thread that sets failure_taken */
     int failure_taken;
     int failure_ret;
     uint64_t failure_file_off;
@@ -50,7 +51,7 @@ struct EagerMulti {
 
 static void eager_multi_fail(EagerMulti *load, int ret, uint64_t file_off)
 {
-    /* The first failure is the one to report. */
+    /* The first failure is reported. */
     if (!__atomic_exchange_n(&load->failure_taken, 1, __ATOMIC_RELAXED)) {
         load->failure_ret = ret;
         load->failure_file_off = file_off;

@@ -5,8 +5,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * As there: buffered reads, no advice to the kernel about the file, memory
- * whose first touch is the kernel's copy out of the page cache.
+ * As in the source: buffered reads, no advice to the kernel about the file, and
+ * memory is first touched by the kernel's copy out of the page cache.
  */
 #include "bench.h"
 

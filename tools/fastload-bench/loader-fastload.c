@@ -2,8 +2,8 @@
  * fastload: this project's engine: N threads with a ring each, faults before
  * background, chunks of 2 MiB, zero runs neither read nor registered.
  * Source: include/qemu/fastload.h.
- * And the same as "replay": a run before the first one has recorded what the
- * guest touches, and the others read that first (fastload_use_workset()).
+ * Also as "replay": a rehearsal has recorded what the guest touches, and the
+ * runs read that first (fastload_use_workset()).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -77,7 +77,7 @@ static bool fastload_use_set(LoaderFastload *l, GError **error)
 {
     FastloadWorksetConfig config = { .path = l->run->variant->set_path };
 
-    /* Where nothing is loaded ahead, faults are what is measured. */
+    /* With the background off, faults are measured: no working set then. */
     return !config.path || l->run->is_background_off ||
            fastload_use_workset(l->fl, &config, error);
 }

@@ -1,25 +1,25 @@
 /*
- * handler: a process of its own gets the userfaultfd over a Unix socket, maps
- * the snapshot, and answers each fault with a copy of 4 KiB out of that
- * mapping; nothing ahead, no end.
+ * handler: a separate process gets the userfaultfd over a Unix socket, maps the
+ * snapshot, and answers each fault with a copy of 4 KiB out of that mapping;
+ * nothing is loaded ahead, and there is no end.
  * Source: Firecracker docs/snapshotting/handling-page-faults-on-snapshot-
  * resume.md and its example handlers.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * As there: the handler is up before the restore is asked for (the clock
- * begins when it is), it gets descriptor and address in one message, one
- * thread reads one fault at a time, and the page cache is between it and the
- * file.  Its CPU time, bytes read and memory count as the run's.
+ * As in the source: the handler runs before the restore is requested (the clock
+ * starts when it is ready), it gets descriptor and address in one message, one
+ * thread reads one fault at a time, and it reads through the page cache.  Its
+ * CPU time, bytes read and memory count for the run.
  *
- * Not as there: a page that the file lacks is copied from zeros, since a
- * mapped-ram file may have old bytes in its place.  A handler that fails, as
- * when the mapping has a page that cannot be read, ends the guest by SIGBUS,
- * as mmap does, where Firecracker's guest waits for ever.
+ * Not as in the source: a page without data is copied from zeros, since a
+ * mapped-ram file may have old bytes in its place.  A handler that fails, for
+ * example because a page of the mapping cannot be read, ends the guest by
+ * SIGBUS, as mmap does, whereas Firecracker's guest waits for ever.
  *
- * It ends with its parent, however that ends (PR_SET_PDEATHSIG).  Between
- * fork() and its end it calls what is safe there: another thread may have held
- * a lock of malloc().
+ * The handler ends with its parent (PR_SET_PDEATHSIG).  After fork() it calls
+ * only async-signal-safe functions, since another thread may have held a lock
+ * of malloc().
  */
 #include "bench.h"
 #include <signal.h>
@@ -36,7 +36,7 @@ typedef struct Handler {
     uint8_t *zero_page;
 } Handler;
 
-/* A descriptor with what it is for, as one message. */
+/* The userfaultfd and what it is for, in one message. */
 typedef struct HandlerMessage {
     uint64_t hva;
     struct iovec iov;
@@ -119,7 +119,7 @@ static int handler_serve(Handler *l, Trap *trap, const uint8_t *map,
         from = map + block->file_off + guest_off - block->guest_off;
     }
     ret = trap_copy(trap->uffd, hva, from, BENCH_PAGE_BYTES);
-    /* Two asked for it: the first answer woke both, or this does. */
+    /* Two threads faulted on it: the first answer woke both, or this does. */
     return ret == -EEXIST ? trap_wake(trap->uffd, hva, BENCH_PAGE_BYTES)
                           : ret;
 }
@@ -140,7 +140,7 @@ static int handler_main(Handler *l, int socket)
         hva != (uintptr_t)l->run->hva) {
         return 1; /* the parent has ended or given up */
     }
-    /* The socket becomes readable when its other end is closed. */
+    /* The socket, as quit_fd, is readable when its other end is closed. */
     while ((event = trap_wait(&trap, true, &page)) != TRAP_QUIT) {
         if (event < 0 ||
             (event == TRAP_FAULT && handler_serve(l, &trap, map, page) < 0)) {
@@ -153,7 +153,7 @@ static int handler_main(Handler *l, int socket)
 
 /* ---- its parent ---- */
 
-/* When it returns, the handler is up. */
+/* Returns when the handler is ready. */
 static bool handler_begin(Handler *l, GError **error)
 {
     pid_t parent = getpid(), pid;

@@ -2,7 +2,7 @@
  * mmap-ahead: the file mapped privately over guest memory as mmap does it,
  * and one thread that populates what has data ahead of the guest: ascending,
  * 2 MiB a step, MADV_POPULATE_READ.
- * Source: nobody's product; the strongest loader that takes a page of code.
+ * Source: no product; the fastest loader that fits on a page of code.
  * Its parts: Firecracker docs/snapshotting for the mapping (see
  * loader-mmap.c), madvise(2) for the populating.
  *
@@ -10,11 +10,11 @@
  *
  * The kernel serves the vCPUs' faults, before and while the thread runs, and
  * its readahead decides how large the reads are.  Where the file is in the
- * page cache, loading copies nothing.  What such a design pays:
+ * page cache, loading copies nothing.  The price of this design:
  *
  * - no huge pages, since each page of memory is one of the page cache;
- * - the page cache is kept: it belongs to the guest for as long as it runs,
- *   and the kernel may drop a page that nobody wrote and read it again;
+ * - the page cache is the guest's memory for as long as the guest runs, and the
+ *   kernel may drop a page that was not written to and read it again;
  * - the first write to each page faults once more, and copies the page;
  * - a page that cannot be read is a SIGBUS for the vCPU that touches it.  For
  *   the thread it is EFAULT or EHWPOISON, and ends the load with an error.
@@ -36,7 +36,7 @@ typedef struct MmapAhead {
     /* constant after start */
     LoaderRun *run;
     GThread *thread;
-    /* the thread's, then that of who joined it */
+    /* the thread, then the thread that has joined it */
     bool is_touching;        /* the kernel has no MADV_POPULATE_READ */
     GError *failure;
     /* atomic */
@@ -169,7 +169,7 @@ static bool loader_mmap_ahead_wait(LoaderRun *run, GError **error)
 {
     MmapAhead *l = run->state;
 
-    /* The thread ends by itself: all there, or failed. */
+    /* The thread ends by itself when all is loaded, or after a failure. */
     mmap_ahead_join(l);
     if (l->failure) {
         g_propagate_error(error, g_error_copy(l->failure));

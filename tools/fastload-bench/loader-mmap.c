@@ -6,16 +6,16 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * As there: no advice to the kernel about the mapping, no huge pages in it.
- * Their file is an image of memory.  A mapped-ram file differs in that a page
- * which the bitmap calls zero may have old bytes: such runs get anonymous
- * memory again, and the end of a block past the end of the file keeps it.
- * When that would take too many mappings, the shorter runs are overwritten
- * with zeros in the private mapping instead.
+ * As in the sources: no advice to the kernel about the mapping, no huge pages.
+ * Their file is an image of memory.  In a mapped-ram file, a page that is zero
+ * by the bitmap may have old bytes: such runs are mapped anonymously again, and
+ * a part of a block behind the end of the file stays anonymous.  Where that
+ * would take too many mappings, shorter runs are overwritten with zeros in the
+ * private mapping instead.
  */
 #include "bench.h"
 
-/* How many mappings this may take; others in the process need some, too. */
+/* How many mappings this may use; the rest of the process needs some, too. */
 #define MMAP_COUNT_DEFAULT_MAX (65530 / 2)
 
 /* A part of the file that is no hole: [begin, end). */
@@ -38,12 +38,12 @@ typedef struct MmapLoad {
 } MmapLoad;
 
 /*
- * Whether [file_off, +len_bytes) has anything but holes.  Asked in ascending
+ * Does [file_off, +len_bytes) have anything but holes?  Called in ascending
  * order inside a block, so that each extent is looked up once.
  */
 static bool mmap_has_bytes(MmapLoad *l, uint64_t file_off, uint64_t len_bytes)
 {
-    /* Theirs has no such question: simulated storage is not asked it. */
+    /* The real design need not ask: do not ask simulated storage, then. */
     int fd = l->run->snapshot->mount
         ? storage_mount_file(l->run->snapshot->mount) : l->fd;
 
@@ -52,10 +52,10 @@ static bool mmap_has_bytes(MmapLoad *l, uint64_t file_off, uint64_t len_bytes)
         off_t end = begin < 0 ? -1 : lseek(fd, begin, SEEK_HOLE);
 
         if (begin < 0 && errno == ENXIO) {
-            /* Holes up to the end of the file. */
+            /* Only holes up to the end of the file. */
             l->extent.begin = l->extent.end = UINT64_MAX;
         } else if (begin < 0 || end <= begin) {
-            /* The file system does not tell: all of it may be bytes. */
+            /* The file system does not tell: all of it may have bytes. */
             l->extent.begin = 0;
             l->extent.end = UINT64_MAX;
         } else {
@@ -108,7 +108,7 @@ static void mmap_find_stale(MmapLoad *l, const SnapshotBlock *block,
     }
 }
 
-/* Anonymous memory again, with huge pages where they fit. */
+/* Maps anonymous memory again, with huge pages where they fit. */
 static bool mmap_zero(MmapLoad *l, const MmapStale *stale, GError **error)
 {
     void *hva = l->run->hva + stale->guest_off;
@@ -129,7 +129,7 @@ static bool mmap_zero(MmapLoad *l, const MmapStale *stale, GError **error)
     return true;
 }
 
-/* How much of a block the file reaches, up to the end of its last page. */
+/* How much of a block lies in the file, up to the end of its last page. */
 static uint64_t mmap_mapped_bytes(const Snapshot *snapshot,
                                   const SnapshotBlock *block)
 {
@@ -155,7 +155,7 @@ static uint64_t mmap_choose_bytes(const GArray *stales)
         counts[g_bit_storage(g_array_index(stales, MmapStale, i).len_bytes) -
                1]++;
     }
-    /* Each is a mapping, and so is what follows it. */
+    /* Each one is a mapping, and so is the part that follows it. */
     while (2 * left_count > map_count_max && log2 < 63) {
         left_count -= counts[log2++];
     }
@@ -197,8 +197,8 @@ static bool mmap_load(MmapLoad *l, GError **error)
 }
 
 /*
- * The mappings stay until guest memory goes: they need no descriptor, and
- * mmap-ahead, which begins with them, nothing to stop.
+ * The mappings stay until guest memory is unmapped.  They need no descriptor,
+ * so there is nothing to stop, for mmap-ahead either, which begins with them.
  */
 static bool loader_mmap_start(LoaderRun *run, GError **error)
 {

@@ -1,6 +1,6 @@
 /*
- * null: the memory was there before; what no loader can beat.
- * It is filled as eager does it, and then the clock starts anew.
+ * null: memory was filled before the restore was requested; no loader can be
+ * faster.  It is filled as eager does it, and then the clock starts again.
  * Source: none; the guest model alone, for comparison.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -8,8 +8,8 @@
 #include "bench.h"
 
 /*
- * What simulated storage answers from is in memory: nobody has to wait for its
- * round trips where the clock does not run.
+ * Simulated storage has its data in memory: reads it without the round trips,
+ * while the clock does not run.
  */
 static bool null_fill(LoaderRun *run, GError **error)
 {
@@ -25,9 +25,8 @@ static bool null_fill(LoaderRun *run, GError **error)
 }
 
 /*
- * Setting begin_ns at the end is the way to say that the memory was there
- * when the restore was asked for.  Whoever measures takes begin_ns from
- * there, and counts CPU time and bytes read from there as well.
+ * Sets begin_ns at the end: memory was there when the restore was requested.
+ * measure.c counts times, CPU time and bytes read from begin_ns on.
  */
 static bool loader_null_start(LoaderRun *run, GError **error)
 {
@@ -38,13 +37,13 @@ static bool loader_null_start(LoaderRun *run, GError **error)
         return false;
     }
     for (page = 0; page < page_count; page++) {
-        /* Arrivals count from begin_ns: the class stays, the time is over. */
+        /* Arrivals count from begin_ns: keeps the class, with time 0. */
         if (run->arrivals[page]) {
             run->arrivals[page] =
                 arrival_pack(arrival_class(run->arrivals[page]), 0);
         }
     }
-    /* The sampler reads it, then what was loaded: pairs with its acquire. */
+    /* Pairs with the sampler's acquire: it reads loaded_bytes after this. */
     __atomic_store_n(&run->begin_ns, bench_now_ns(), __ATOMIC_RELEASE);
     return true;
 }

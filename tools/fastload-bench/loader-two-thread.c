@@ -1,25 +1,25 @@
 /*
- * two-thread: a fault thread and an eager thread, each one 4 KiB page at a
- * time: a bit that claims the page, a buffered read, an ioctl; zero pages as
- * well.
+ * two-thread: a fault thread and an eager thread, each with one 4 KiB page at a
+ * time: claim the page with a bit, a buffered read, an ioctl; zero pages, too.
  * Source: QEMU 11.2, capabilities mapped-ram with postcopy-ram, as merged;
  * migration/postcopy-ram.c for fault thread and ranges.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * As there: all of memory is registered, and huge pages are not switched off
- * for it (none can be made where pages are missing); the eager thread goes
- * through block after block in ascending order, the fault thread reads one
- * message at a time; the claim is one atomic bit a page, set before the read,
- * and a fault on a page that the other has claimed waits for that one's
- * placing; the load is complete at the end of the eager loop, when no page is
- * left that nobody has claimed.
+ * As in the source: all of memory is registered, and huge pages are not
+ * switched off for it (none can be made where pages are missing); the eager
+ * thread goes through block after block in ascending order, the fault thread
+ * reads one message at a time; the claim is one atomic bit a page, set before
+ * the read, and a fault on a page that the other has claimed waits for that
+ * one's placing; the load is complete at the end of the eager loop, when no
+ * page is left that nobody has claimed.
  *
- * Not as there: a page that cannot be read ends the load with an error, where
- * QEMU's fault thread leaves and the load can still say that it is complete.
+ * Not as in the source: a page that cannot be read ends the load with an error,
+ * whereas QEMU's fault thread exits and the load may still report completion.
  * All pages are 4 KiB; QEMU reads a 2 MiB page of hugetlbfs in 512 pieces.
  *
- * POSIX mutexes, as QEMU's are, and because the thread sanitizer knows them.
+ * It uses POSIX mutexes, as QEMU does, and because the thread sanitizer knows
+ * them.
  */
 #include "bench.h"
 #include <pthread.h>
@@ -29,10 +29,10 @@ typedef struct TwoThread {
     LoaderRun *run;
     int fd;
     Trap trap;
-    /* a thread's own */
+    /* one thread each */
     void *fault_page;
     void *eager_page;
-    /* who starts, waits and stops */
+    /* the thread that starts, waits and stops */
     GThread *fault_thread;
     GThread *eager_thread;
     /* atomic */
@@ -139,8 +139,8 @@ static void *two_thread_fault_main(void *opaque)
 }
 
 /*
- * Ends both threads, the fault thread when it has placed what it claimed;
- * from here on the kernel serves faults, with zeros.
+ * Ends both threads, the fault thread after it has placed what it claimed.
+ * From then on the kernel serves faults, with zeros.
  */
 static void two_thread_end(TwoThread *l)
 {

@@ -1,12 +1,11 @@
 /*
- * fastload-bench: what the contenders share.
+ * fastload-bench: the table of contenders, and functions that they share.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The table of all contenders, the books they keep about what has arrived,
- * reading a file to the last byte, and what else nearly all of them need.  No
- * contender's way of loading is here.  Reading fails with -errno, all else
- * with a sentence.
+ * Notes which pages have arrived, reads a file completely, and does what else
+ * nearly all contenders need.  No contender's way of loading is here.  Reading
+ * fails with -errno, everything else with a sentence.
  */
 #include "bench.h"
 #include <sys/uio.h>
@@ -56,7 +55,7 @@ void loader_note(LoaderRun *run, uint64_t guest_off, uint64_t len_bytes,
     for (; page < end; page++) {
         uint32_t none = 0;
 
-        /* Of two vCPUs that fault on one page the first one counts. */
+        /* If two vCPUs fault on one page, the first one counts. */
         if (!__atomic_load_n(&run->arrivals[page], __ATOMIC_RELAXED) &&
             __atomic_compare_exchange_n(&run->arrivals[page], &none, arrival,
                                         false, __ATOMIC_RELAXED,
@@ -74,7 +73,7 @@ int loader_open(const LoaderRun *run, GError **error)
 {
     const Snapshot *snapshot = run->snapshot;
     const Variant *variant = run->variant;
-    /* Who does not have this knob reads through the page cache. */
+    /* A loader without this knob reads through the page cache. */
     bool is_direct = variant->is_direct &&
                      (variant->loader->knobs & LOADER_HAS_DIRECT);
     int fd = open(snapshot->path,
@@ -111,7 +110,7 @@ int loader_read(int fd, void *buf, uint64_t len_bytes, uint64_t file_off)
         } else if (got == 0) {
             return -ENODATA;
         } else if (errno == EINVAL && done_bytes % BENCH_PAGE_BYTES) {
-            /* O_DIRECT stopped inside a page: there the file ends. */
+            /* O_DIRECT stops inside a page only where the file ends. */
             return -ENODATA;
         } else if (errno != EINTR ||
                    ++interrupted_count > LOADER_INTERRUPTED_COUNT_MAX) {

@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads arguments, calls what does the work, prints errors: one sentence
- * each.  Exit codes: 0, 1 when something failed (a wrong page included), 2
- * for usage, 3 when compare found something that is worse by more than its
- * limit, 130 when it was interrupted.
+ * Parses arguments, calls the functions that do the work, prints errors, one
+ * sentence each.  Exit codes: 0; 1: something failed (a wrong page included);
+ * 2: usage; 3: compare found something that is worse by more than its limit;
+ * 130: interrupted.
  */
 #include "bench.h"
 #include "bench-version.h"
@@ -35,7 +35,7 @@ static void main_catch_signals(void)
         .sa_flags = SA_RESTART | SA_RESETHAND,
     };
 
-    /* Ignored by whoever started us, there would be nothing to wait for. */
+    /* If the parent has ignored SIGCHLD, waitpid() would not work. */
     signal(SIGCHLD, SIG_DFL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
@@ -110,7 +110,7 @@ static GOptionContext *main_context(const char *parameters,
     return context;
 }
 
-/* A result as it is for an output of that kind. */
+/* An OutputMake for results. */
 static char *main_make(OutputKind kind, const void *opaque)
 {
     JsonNode *result = (JsonNode *)opaque;
@@ -135,7 +135,7 @@ static char *main_make(OutputKind kind, const void *opaque)
     return NULL;
 }
 
-/* Below the table: where else the result is. */
+/* Prints below the table where else the result was written. */
 static void main_tell_outputs(const Outputs *outputs)
 {
     static const char *const names[OUTPUT_COUNT] = {
@@ -151,7 +151,7 @@ static void main_tell_outputs(const Outputs *outputs)
     }
 }
 
-/* What run, report and compare can write besides what is their own. */
+/* Adds the output options of run, report and compare. */
 static void main_add_outputs(GOptionContext *context, Outputs *outputs)
 {
     const GOptionEntry entries[] = {
@@ -170,10 +170,10 @@ typedef struct MainRun {
     const Plan *plan;
     const char *command;
     const char *json_path;
-    bool has_failed;         /* it was said that rounds cannot be saved */
+    bool has_failed;         /* a failure to save was reported */
 } MainRun;
 
-/* Whatever ends the program later, this much is on the disk. */
+/* Saves the results so far, in case the program does not end regularly. */
 static void main_save_round(GPtrArray *works, void *opaque)
 {
     MainRun *run = opaque;
@@ -197,7 +197,7 @@ static void main_save_round(GPtrArray *works, void *opaque)
     }
 }
 
-/* Runs all, and writes what there is. */
+/* Runs the plan, and writes the results, also if it did not finish. */
 static int main_run_plan(const Plan *plan, const Outputs *outputs,
                          const char *command)
 {
@@ -295,7 +295,7 @@ static bool main_parse_gen(const char *size, const char *zero,
     return false;
 }
 
-/* Writes beside @path and renames: no half a snapshot is left behind. */
+/* Writes to a temporary name and renames: never leaves half a snapshot. */
 static bool main_gen_file(const char *path, const GenerateConfig *config,
                           bool is_forced, GError **error)
 {
@@ -416,7 +416,7 @@ static int main_working_set(int argc, char **argv)
     return 0;
 }
 
-/* The trace of a log, or of standard input; to a file that is new. */
+/* Makes a trace from a log or standard input; @path must not exist. */
 static bool main_record(const char *log_path, const char *path,
                         bool is_forced, GError **error)
 {
@@ -500,7 +500,7 @@ static int main_report(int argc, char **argv)
     return 0;
 }
 
-/* A comparison as it is for an output of that kind. */
+/* An OutputMake for comparisons. */
 static char *main_make_comparison(OutputKind kind, const void *opaque)
 {
     const Comparison *comparison = opaque;
@@ -515,7 +515,7 @@ static char *main_make_comparison(OutputKind kind, const void *opaque)
     return paper_close(&paper);
 }
 
-/* NAN without @text: nothing fails. */
+/* Without @text: NAN, so that nothing fails. */
 static bool main_parse_limit(const char *text, double *ret_limit,
                              GError **error)
 {
@@ -581,7 +581,7 @@ static int main_compare(int argc, char **argv)
     return compare_has_failed(comparison) ? EXIT_WORSE : 0;
 }
 
-/* A report of the doctor as it is for an output of that kind. */
+/* An OutputMake for the doctor's reports. */
 static char *main_make_report(OutputKind kind, const void *opaque)
 {
     JsonNode *report = (JsonNode *)opaque;
@@ -595,7 +595,7 @@ static char *main_make_report(OutputKind kind, const void *opaque)
     return paper_close(&paper);
 }
 
-/* Another user may stand elsewhere, and must find the same file. */
+/* An absolute path for a doctor that runs as another user. */
 static char *main_open_path(const char *path, const char *user)
 {
     g_autofree char *folder = g_get_current_dir();
@@ -648,7 +648,7 @@ static int main_doctor(int argc, char **argv)
     return doctor_is_ready(report) ? 0 : EXIT_FAILED;
 }
 
-/* Also when GLib has printed the help and ends the program. */
+/* An exit handler: also runs after GLib has printed the help. */
 static void main_close_stdout(void)
 {
     GError *error = NULL;
@@ -685,7 +685,7 @@ int main(int argc, char **argv)
             g_autofree char *name = g_strconcat("fastload-bench ", argv[1],
                                                 NULL);
 
-            g_set_prgname(name); /* in the line of --help */
+            g_set_prgname(name); /* for the usage line of --help */
             argv[1] = argv[0];
             return commands[i].func(argc - 1, argv + 1);
         }

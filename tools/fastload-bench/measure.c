@@ -3,18 +3,19 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A run is a process of its own: its memory, page tables, CPU seconds and
- * bytes read are the contender's, and a crash is a result and not the end.
- * The child writes into memory that it shares with the parent.  A run that
- * does not end in time is killed and counts as failed.
+ * A run is a process of its own: its memory, page tables, CPU time and bytes
+ * read belong to the contender, and a crash is a failed run, not the end of the
+ * program.  The child writes into memory that it shares with the parent.  A run
+ * that does not end in time is killed and counts as failed.
  *
  * Before it, another process touches and frees as much memory as the run will
  * need.  In a virtual machine that gives free memory back to its host (free
- * page reporting, ballooning) the first touch of a page can cost twenty times
- * what it costs afterwards, and who runs second would win.  The kernel reports
- * two seconds after memory became free: what the run before has freed must be
- * over, so that this run has two seconds of its own.  Where the kernel counts
- * its passes, the memory is freed when one has just ended.
+ * page reporting, ballooning), the first touch of a page can take twenty times
+ * as long as a later one, and the contender that runs second would win.  The
+ * kernel reports memory two seconds after it became free.  So the memory that
+ * the run before has freed must have been reported first, and then this run has
+ * two seconds before the next report.  Where the kernel counts its passes, the
+ * memory is freed when a pass has just ended.
  */
 #include "bench.h"
 #include <poll.h>
@@ -26,9 +27,9 @@
 
 #define TICK_MS 100
 #define POLL_US 1000
-/* Staging, page tables, the books of a run. */
+/* Memory of a run besides the guest's: staging, page tables, records. */
 #define TOUCH_MORE_BYTES (128u << 20)
-/* Linux mm/page_reporting.c waits 2 s; and some for the reporting. */
+/* Linux mm/page_reporting.c waits 2 s; the reporting itself takes some time. */
 #define TOUCH_HOLD_NS (2500 * 1000 * 1000ull)
 #define TOUCH_POLL_US 5000
 #define REPORTING_PATH "/sys/module/page_reporting"
@@ -37,7 +38,7 @@
 /* The child's side of a run. */
 typedef struct Measure {
     const MeasureConfig *config;
-    Clones *clones;          /* it is one of them; NULL: it is alone */
+    Clones *clones;          /* if it is one of several; or NULL */
     RunResult *result;
     LoaderRun run;
     Guest *guest;
@@ -53,7 +54,7 @@ typedef struct Measure {
     int is_over;             /* atomic: the sampler ends */
 } Measure;
 
-/* The number behind @key in a file of /proc, times @unit; 0: not there. */
+/* The number after @key in a file of /proc, times @unit; 0: none. */
 static uint64_t proc_number(const char *path, const char *key, uint64_t unit)
 {
     g_autofree char *text = NULL;
@@ -66,7 +67,7 @@ static uint64_t proc_number(const char *path, const char *key, uint64_t unit)
     return at ? g_ascii_strtoull(at + strlen(key), NULL, 10) * unit : 0;
 }
 
-/* The same from @file of a process in /proc; 0: of none. */
+/* The same from @file of a process; 0: none. */
 static uint64_t proc_number_of(pid_t pid, const char *file, const char *key,
                                uint64_t unit)
 {
@@ -88,7 +89,7 @@ static pid_t measure_helper(const Measure *m)
     return __atomic_load_n(&m->run.helper_pid, __ATOMIC_RELAXED);
 }
 
-/* Of this process and the loader's other one, if there is one. */
+/* The sum over this process and the loader's helper, if there is one. */
 static uint64_t measure_number(const Measure *m, const char *file,
                                const char *key, uint64_t unit)
 {
@@ -101,13 +102,13 @@ static uint64_t measure_resident_bytes(const Measure *m)
     return measure_number(m, "status", "VmRSS:", 1024);
 }
 
-/* The same, but what is shared with others counts in part. */
+/* Proportional set size: shared pages count in part. */
 static uint64_t measure_pss_bytes(const Measure *m)
 {
     return measure_number(m, "smaps_rollup", "\nPss:", 1024);
 }
 
-/* So far; what FUSE brings is not in the kernel's figures. */
+/* Bytes read so far; the kernel does not count reads through FUSE. */
 static uint64_t measure_read_bytes(const Measure *m)
 {
     const StorageMount *mount = m->config->snapshot->mount;
@@ -161,7 +162,7 @@ static void measure_sample(Measure *m)
     uint32_t c;
 
     if (begin_ns != m->sampled_begin_ns) {
-        /* null begins when it has its memory: what was before is no run. */
+        /* null begins when its memory is filled: drop earlier samples. */
         m->sampled_begin_ns = begin_ns;
         r->sample_count = 0;
     }
@@ -190,7 +191,7 @@ static void *measure_sampler(void *opaque)
     return NULL;
 }
 
-/* Shared: after a fork() by the loader, writing to it is no fault. */
+/* MAP_SHARED: after a fork() by the loader, writing causes no fault. */
 static void *measure_map(uint64_t len_bytes)
 {
     void *p = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE,
@@ -199,7 +200,7 @@ static void *measure_map(uint64_t len_bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
-/* The worst of both runs: for cold the most, for warm the least. */
+/* Notes the worst of both runs: for cold the most, for warm the least. */
 static void measure_note_cached(Measure *m, bool is_idle)
 {
     uint64_t before = m->result->cached_bytes;
@@ -210,7 +211,7 @@ static void measure_note_cached(Measure *m, bool is_idle)
         ? MAX(before, now) : MIN(before, now);
 }
 
-/* Fewer where each takes long: half a minute of waiting tells no more. */
+/* Fewer touches on slow storage, so that the run does not take too long. */
 static uint64_t measure_idle_touches(const Snapshot *snapshot)
 {
     const StorageClass *class = snapshot->mount
@@ -248,12 +249,12 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
         return false;
     }
     measure_note_cached(m, is_idle);
-    /* Neither what comes before nor checking is to use up the limits. */
+    /* The limits are for the run only, not for preparation and checking. */
     if (m->config->box && !box_enter(m->config->box, error)) {
         return false;
     }
     if (m->clones) {
-        /* What the parent has is divided by how many there are. */
+        /* The parent's memory is shared, in part, by all that are there. */
         clones_meet(m->clones, CLONES_THERE);
         m->base_pss_bytes = measure_pss_bytes(m);
     }
@@ -264,21 +265,21 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
     return true;
 }
 
-/* The loader was asked later than it was started: what was before is over. */
+/* The loader has set begin_ns: forgets what was counted before. */
 static void measure_begin_anew(Measure *m)
 {
     pid_t helper = measure_helper(m);
 
     m->base_cpu_ns = measure_cpu_ns(m);
     m->base_read_bytes = measure_read_bytes(m);
-    /* What a process inherits from this one takes no memory. */
+    /* Memory that the helper has inherited takes no extra memory. */
     __atomic_fetch_add(&m->base_rss_bytes,
                        proc_number_of(helper, "status", "VmRSS:", 1024),
                        __ATOMIC_RELAXED);
     m->base_table_bytes += proc_number_of(helper, "status", "VmPTE:", 1024);
 }
 
-/* The CPU time so far that was not the guest's own computing. */
+/* Notes the CPU time so far, without the guest's own computing. */
 static void measure_note_cpu(Measure *m)
 {
     uint64_t cpu_ns = measure_cpu_ns(m) - m->base_cpu_ns;
@@ -292,7 +293,7 @@ static void measure_note_read(Measure *m)
     m->result->read_bytes = measure_read_bytes(m) - m->base_read_bytes;
 }
 
-/* From the time when the guest may run until everything is loaded. */
+/* From the moment the guest may run until everything is loaded. */
 static bool measure_load_lazily(Measure *m, GError **error)
 {
     const BenchLoader *loader = m->config->variant->loader;
@@ -307,7 +308,7 @@ static bool measure_load_lazily(Measure *m, GError **error)
             loader->settle(&m->run);
         }
     } else {
-        /* Later touches of the window are no work of the loader's. */
+        /* A loader without an end is measured until the guest has worked. */
         while (!guest_worked_ns(m->guest)) {
             g_usleep(POLL_US);
         }
@@ -322,7 +323,7 @@ static bool measure_load(Measure *m, GError **error)
     RunResult *r = m->result;
     uint64_t asked_ns;
 
-    /* One that gets a processor late has waited as well. */
+    /* Time that a clone waits for a processor counts as well. */
     asked_ns = m->clones ? clones_meet(m->clones, CLONES_BEGIN)
                          : bench_now_ns();
     m->run.begin_ns = asked_ns;
@@ -335,7 +336,7 @@ static bool measure_load(Measure *m, GError **error)
         measure_begin_anew(m);
     }
     if (!loader->is_lazy) {
-        /* All is there: starting the vCPUs is no part of the load. */
+        /* Everything is loaded: starting the vCPUs is no part of that. */
         r->load_ns = r->run_ns;
         measure_note_cpu(m);
         guest_set_loaded(m->guest);
@@ -368,7 +369,7 @@ static int measure_by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Zero pages count as placed by nobody, whoever placed them how. */
+/* Zero pages count as ARRIVAL_NONE, even if the loader has placed them. */
 static void measure_fill_cell(Cell *cell, const Measure *m, uint64_t page,
                               uint64_t count, uint32_t *times)
 {
@@ -428,7 +429,7 @@ static void measure_memory(Measure *m)
                                     m->config->snapshot->guest_bytes);
 }
 
-/* While all clones are there, with what they share. */
+/* While all clones still exist and share memory. */
 static void measure_pss(Measure *m)
 {
     uint64_t pss_bytes;
@@ -470,7 +471,7 @@ static bool measure_main(Measure *m, GError **error)
         g_strlcpy(r->io_fallback, m->run.io_fallback, sizeof(r->io_fallback));
     }
     if (!is_loaded) {
-        /* The vCPUs may wait for pages that nobody will bring: leave. */
+        /* vCPUs may wait for pages that never come: does not join them. */
         return false;
     }
     if (loader->has_end) {
@@ -495,13 +496,13 @@ static bool measure_main(Measure *m, GError **error)
     }
     is_right = measure_verify(m, NULL, error);
     if (!loader->has_end) {
-        /* Until now it was to bring what nobody had touched. */
+        /* It was needed until now, to bring pages that the check touches. */
         loader->stop(&m->run);
     }
     return is_right;
 }
 
-/* Faults that nothing disturbs: the background stays off. */
+/* Measures faults without disturbance, with the background off. */
 static bool measure_idle(Measure *m, GError **error)
 {
     const BenchLoader *loader = m->config->variant->loader;
@@ -524,7 +525,7 @@ static bool measure_idle(Measure *m, GError **error)
     return is_right;
 }
 
-/* What becomes resident where every page with data brings its huge page. */
+/* How much becomes resident if each page with data is in a huge page. */
 static uint64_t measure_wanted_bytes(const Snapshot *snapshot)
 {
     uint64_t word_count = snapshot->guest_bytes / BENCH_PAGE_BYTES / 64;
@@ -543,8 +544,9 @@ static uint64_t measure_wanted_bytes(const Snapshot *snapshot)
 }
 
 /*
- * Until free memory is safe from the host for two seconds.  The counter of
- * passes is an addition of some kernels: others are given the time.
+ * Waits until free memory will not be reported to the host for two seconds.
+ * Only some kernels have the counter of passes; with others it waits for a
+ * fixed time.
  */
 static void measure_hold(uint8_t *hva)
 {
@@ -555,7 +557,7 @@ static void measure_hold(uint8_t *hva)
     if (!g_file_test(REPORTING_PATH, G_FILE_TEST_IS_DIR)) {
         return;
     }
-    /* There is a pass only when something became free. */
+    /* A pass only takes place after something became free. */
     madvise(hva, BENCH_HUGE_BYTES, MADV_DONTNEED);
     while (bench_now_ns() < end_ns &&
            proc_number(passes, "", 1) == before) {
@@ -579,8 +581,8 @@ static uint8_t *measure_touch_pages(uint64_t len_bytes, int advice,
 }
 
 /*
- * Leaves free memory behind that the host has backed: both in pieces, from
- * which the kernel takes small pages first, and whole.
+ * Touches memory and frees it, so that the host backs it: part of it as small
+ * pages, which the kernel hands out first, and part as huge pages.
  */
 static bool measure_touch(Measure *m, GError **error)
 {
@@ -598,9 +600,9 @@ static bool measure_touch(Measure *m, GError **error)
 
     if (m->config->scenario->cache == CACHE_COLD &&
         !m->config->variant->is_direct) {
-        wanted += snapshot->data_bytes; /* in the page cache */
+        wanted += snapshot->data_bytes; /* for the page cache */
     }
-    /* The allocator does not hand out just those pages again. */
+    /* More, since the allocator does not hand out exactly these pages. */
     wanted += wanted / 8 + TOUCH_MORE_BYTES;
     huge = MIN(wanted, limit) & mask;
     small = MIN(wanted, limit - huge) & mask;
@@ -623,7 +625,7 @@ typedef struct MeasureChild {
     RunResult *result;
 } MeasureChild;
 
-/* What is to be done by how many processes, and the state of it. */
+/* A function that runs in one or more processes, and their state. */
 typedef struct MeasureJob {
     const MeasureConfig *config;
     MeasureFunc *func;
@@ -635,7 +637,7 @@ typedef struct MeasureJob {
     struct pollfd *fds;      /* their pidfds; -1: none */
 } MeasureJob;
 
-/* Where memory runs out, a run ends and not the program that tells of it. */
+/* If memory runs out, the OOM killer should take a run, not the parent. */
 static void measure_offer_to_oom_killer(void)
 {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -669,11 +671,11 @@ static void measure_child(const MeasureJob *job, pid_t parent,
     if (error) {
         g_strlcpy(result->error, error->message, sizeof(result->error));
     }
-    /* All that is left goes with the process, waiting vCPUs included. */
+    /* Ends everything that is left, waiting vCPUs included. */
     _exit(0);
 }
 
-/* How a process ended that was not to end so. */
+/* Describes how a process ended that should have ended regularly. */
 static void measure_say_status(const MeasureConfig *config, int status,
                                bool is_oom, RunResult *result)
 {
@@ -718,7 +720,7 @@ static void measure_kill(const MeasureJob *job)
     }
 }
 
-/* Takes those that have ended; how many have not.  *@failed: the first. */
+/* Reaps children; returns how many still run.  *@failed: the first failed. */
 static uint32_t measure_reap(MeasureJob *job, MeasureChild **failed)
 {
     uint32_t left_count = 0, i;
@@ -769,9 +771,9 @@ static bool measure_await(MeasureJob *job, uint64_t timeout_ns,
 
     while (measure_reap(job, &failed)) {
         is_late = is_late || (bench_now_ns() > end_ns && !failed);
-        /* fastload waits for ever when its file has become another one. */
+        /* fastload waits for ever after its file was changed. */
         is_other = config->is_watched && !snapshot_is_same(config->snapshot);
-        /* Clones would wait for ever for one that has failed. */
+        /* The other clones would wait for a failed one for ever. */
         if ((is_late || is_other || failed || *config->is_stopped) &&
             !is_killed) {
             measure_kill(job);
@@ -801,7 +803,7 @@ static bool measure_await(MeasureJob *job, uint64_t timeout_ns,
     return false;
 }
 
-/* False: the others would wait for it, so they are killed. */
+/* False: it cannot be started, so the others have to be killed. */
 static bool measure_start_child(MeasureJob *job, uint32_t idx,
                                 RunResult *result)
 {
@@ -860,7 +862,7 @@ static bool measure_fork(const MeasureConfig *config, MeasureFunc *func,
             return false;
         }
     }
-    /* How long it takes to prepare the machine is no contender's fault. */
+    /* The time limit is for runs, not for preparing the machine. */
     return measure_await(&job, func == measure_touch
                          ? MAX(config->timeout_ns, TOUCH_TIMEOUT_NS)
                          : config->timeout_ns, result);
@@ -872,7 +874,7 @@ static bool measure_set_up(const MeasureConfig *config, bool is_idle,
 {
     g_autoptr(GError) error = NULL;
 
-    /* Who loads little, or before the clock runs, needs none. */
+    /* A run that loads little, or before the clock starts, needs none. */
     bool is_touched = config->scenario->is_pretouched && !is_idle &&
                       config->variant->loader->has_end &&
                       config->variant->loader != &loader_null;
@@ -882,7 +884,7 @@ static bool measure_set_up(const MeasureConfig *config, bool is_idle,
                                     result)) {
         return false;
     }
-    /* Last, for the touching may have driven the file out of memory. */
+    /* Last, for the touching may have evicted the file from the cache. */
     if (!storage_set_cache(config->snapshot, config->scenario->cache,
                            &error)) {
         g_strlcpy(result->error, error->message, sizeof(result->error));
@@ -916,7 +918,7 @@ static bool measure_clones(const MeasureConfig *config, MeasureTick *tick,
         result->clone_figures[CLONE_DEVICE_READ] = after_bytes - before_bytes;
     }
     if (is_right && is_known && config->snapshot->mount) {
-        /* Simulated storage does not tell which of them has asked. */
+        /* Simulated storage counts the reads of all clones together. */
         result->clone_figures[CLONE_READ] = after_bytes - before_bytes;
         result->read_bytes = (after_bytes - before_bytes) /
                              config->scenario->clone_count;

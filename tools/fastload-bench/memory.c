@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What each page should hold is read from the file once and kept as a 64-bit
- * hash a page, so that checking after a run costs one pass over memory and
- * no reading.  Fails when the file cannot be read or a page is wrong.
+ * The right contents of each page are read from the file once and kept as a
+ * 64-bit hash, so that checking after a run takes one pass over memory and no
+ * reads.  Fails when the file cannot be read or a page is wrong.
  */
 #include "bench.h"
 
@@ -16,7 +16,7 @@
 #define FINGERPRINT_DIGITS 32
 
 struct PageSums {
-    uint64_t *sums;          /* a page of the guest each */
+    uint64_t *sums;          /* one for each page of the guest */
     size_t len_bytes;
     uint64_t zero_sum;
 };
@@ -65,7 +65,7 @@ uint8_t *memory_map(uint64_t len_bytes, GError **error)
         munmap(all, hva - all);
     }
     munmap(hva + len_bytes, all + all_bytes - (hva + len_bytes));
-    /* As QEMU does; where huge pages are switched off it changes nothing. */
+    /* As QEMU does; has no effect if huge pages are switched off. */
     (void)madvise(hva, len_bytes, MADV_HUGEPAGE);
     return hva;
 }
@@ -147,7 +147,7 @@ char *memory_fingerprint(const Snapshot *snapshot, const PageSums *sums)
         g_checksum_update(all, (const guchar *)&block->len_bytes,
                           sizeof(block->len_bytes));
     }
-    /* A page without data has no sum, one of zeros has. */
+    /* A page without data has sum 0, a page of zeros in the file has not. */
     g_checksum_update(all, (const guchar *)sums->sums, sums->len_bytes);
     return g_strndup(g_checksum_get_string(all), FINGERPRINT_DIGITS);
 }
@@ -187,7 +187,7 @@ static bool verify_page(const Verify *v, uint64_t page)
     return memory_hash_page(copy) == sum;
 }
 
-/* Every VERIFY_THREAD_COUNTth huge page of each block. */
+/* Checks every VERIFY_THREAD_COUNTth huge page of each block. */
 static void *verify_share(void *opaque)
 {
     Verify *v = opaque;

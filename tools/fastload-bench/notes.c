@@ -1,15 +1,16 @@
 /*
- * fastload-bench: what a reader of the figures has to know.
+ * fastload-bench: notes for the readers of figures.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Sentences that stand beside the figures of a scenario: that cold was not
- * cold, who was left out and why.  Nothing here fails.
+ * Sentences that stand beside the figures of a scenario, for example that a
+ * cold cache was not cold, or why a contender was left out.  Nothing here
+ * fails.
  */
 #include "bench.h"
 #include <math.h>
 
-#define CACHE_SHARE 0.02     /* of the data: so much may be wrong */
+#define CACHE_SHARE 0.02     /* of the data may be cached wrongly */
 
 void notes_add(GPtrArray *notes, const char *format, ...)
 {
@@ -38,7 +39,7 @@ static void notes_find_cached(const ScenarioResult *s, double *ret_least,
             double cached = c->values[MEASURE_CACHED][round];
 
             if (isnan(c->values[MEASURE_RUN][round])) {
-                continue; /* there was no such run */
+                continue; /* no such run */
             }
             if (isnan(cached)) {
                 *ret_least = *ret_most = NAN;

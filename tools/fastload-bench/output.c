@@ -3,11 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Files and standard output.  What is written to standard output is looked
- * after as well: a full disk behind it is an error.  A regular file is
- * replaced at once, when all of the new one is on the disk; what is no regular
- * file (a device, a link, a pipe) is written into.  Knows nothing of what is
- * in a result.
+ * Files and standard output.  Write errors of standard output are detected as
+ * well: a full disk behind it is an error.  A regular file is replaced
+ * atomically, when all of the new one is on the disk; other files (a device, a
+ * link, a pipe) are written into.  Knows nothing of the contents.
  */
 #include "bench.h"
 #include <stdio_ext.h>
@@ -32,7 +31,7 @@ bool output_flush(GError **error)
     }
     g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                 "cannot write to standard output: %s", g_strerror(errno));
-    /* It is said once. */
+    /* The error is reported once. */
     __fpurge(stdout);
     clearerr(stdout);
     return false;
@@ -73,7 +72,7 @@ bool output_write_text(const char *path, const char *text, GError **error)
     return true;
 }
 
-/* A result that cannot be written is better known before the runs. */
+/* Can @path be written?  Checked before the runs. */
 static bool output_check_path(const char *path, GError **error)
 {
     struct stat st;
@@ -92,7 +91,7 @@ static bool output_check_path(const char *path, GError **error)
     return true;
 }
 
-/* An output must not be what is read. */
+/* An output must not overwrite an input. */
 static bool output_check_input(const char *path, const char *input,
                                GError **error)
 {
@@ -108,7 +107,7 @@ static bool output_check_input(const char *path, const char *input,
     return true;
 }
 
-/* One name for a file, whether it is there or not; NULL: it cannot be. */
+/* The canonical name of a file that may not exist yet; or NULL. */
 static char *output_real_path(const char *path)
 {
     g_autofree char *folder = NULL, *name = NULL, *real_folder = NULL;
@@ -123,7 +122,7 @@ static char *output_real_path(const char *path)
     return real;
 }
 
-/* Whether two outputs would overwrite each other. */
+/* Would two outputs overwrite each other? */
 static bool output_is_same(const char *a, const char *b)
 {
     g_autofree char *real_a = NULL, *real_b = NULL;
@@ -222,7 +221,7 @@ bool outputs_write(const Outputs *outputs, OutputMake *make,
         g_autofree char *text = make(OUTPUT_TABLE, opaque);
         g_autoptr(GError) cause = NULL;
 
-        /* Last: who reads it may go away, and that ends the program. */
+        /* Last: if its reader goes away, SIGPIPE ends the program. */
         if (!output_print(text, &cause)) {
             g_string_append_printf(failures, "%s%s",
                                    failures->len ? "; " : "", cause->message);

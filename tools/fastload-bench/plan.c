@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * One table says what can be turned, how a value is written and which are
- * legal; every knob takes a list, and a list means one more comparison for
- * each of its values.  Runs nothing.  Fails with a usage error.
+ * One table says which knobs there are, how a value is written and which values
+ * are legal.  Each knob takes a list, and each value of a list is a comparison
+ * of its own.  Runs nothing.  Fails with a usage error.
  */
 #include "bench.h"
 #include <limits.h>
@@ -17,7 +17,7 @@ typedef enum KnobKind {
     KNOB_KIND_SHARE,         /* in millionths */
     KNOB_KIND_WORD,
     KNOB_KIND_STORAGE,       /* see storage-class.c */
-    KNOB_KIND_AHEAD,         /* bytes; 0: as it is */
+    KNOB_KIND_AHEAD,         /* bytes; 0: not changed */
 } KnobKind;
 
 typedef struct Knob {
@@ -87,7 +87,7 @@ static const Knob knobs[KNOB_COUNT] = {
 
 #define OPTION_UNSET INT_MIN
 
-/* What the command line said; the strings are its own. */
+/* Options of the command line, as strings. */
 static struct PlanOptions {
     char *lists[KNOB_COUNT];
     char *contenders;
@@ -104,7 +104,7 @@ static struct PlanOptions {
 } options = { .repeat_count = 5, .warmup_count = OPTION_UNSET,
               .timeout_s = 300, .limit_s = OPTION_UNSET };
 
-/* What --quick takes where nothing else is asked for. */
+/* The contenders of --quick, unless others are named. */
 #define QUICK_CONTENDERS "eager,two-thread,mmap-ahead,fastload"
 #define QUICK_LIMIT_S 50
 static const char *const quick_initial[KNOB_COUNT] = {
@@ -113,7 +113,7 @@ static const char *const quick_initial[KNOB_COUNT] = {
     [KNOB_DIRECT] = "off",
 };
 
-/* Those that most people turn: --help shows them, and --help-knobs all. */
+/* The most common knobs, for --help; --help-knobs shows all. */
 static const char *const plan_common[] = {
     "size", "cache", "storage", "readahead", "pattern", "working-set",
     "vcpus", "clones", "threads", "direct", NULL,
@@ -129,7 +129,7 @@ bool plan_knob_has_list(const Plan *plan, KnobId knob)
     return plan->values[knob]->len > 1;
 }
 
-/* "none", of those sizes and shares that may be without limit. */
+/* Parses "none", for sizes and shares that may be without limit. */
 static bool plan_parse_none(const Knob *knob, const char *text,
                             uint64_t *ret_value)
 {
@@ -177,7 +177,7 @@ static bool plan_parse_value(const Knob *knob, const char *text,
             *ret_value = 0;
             return true;
         }
-        /* The kernel counts in pages; none at all is another thing. */
+        /* The kernel counts in pages; no read-ahead at all is not offered. */
         return text_parse_size(text, ret_value) && *ret_value &&
                *ret_value % BENCH_PAGE_BYTES == 0;
     }
@@ -192,7 +192,7 @@ static char *plan_number_text(double number, const char *unit)
                                                    "%.10g", number), unit);
 }
 
-/* Exact, unlike GLib's: labels of two values must differ. */
+/* Exact, unlike GLib's function: labels of two values must differ. */
 static char *plan_scaled_text(double number, const char *const *units,
                               double step)
 {
@@ -265,14 +265,14 @@ static bool plan_list_has(const GArray *values, uint64_t value)
     return false;
 }
 
-/* What a value of @knob looks like. */
+/* Describes the values of @knob. */
 static char *plan_expected_text(const Knob *knob)
 {
     g_auto(GStrv) words = g_strsplit(knob->words ? knob->words : "", " ", -1);
     g_autofree char *list = NULL;
 
     if (knob->words && g_strv_length(words) > knob->max + 1) {
-        /* The last one is for our own use. */
+        /* The last word is for internal use. */
         g_clear_pointer(&words[knob->max + 1], g_free);
     }
     list = g_strjoinv(", ", words);
@@ -373,7 +373,7 @@ void plan_add_options(GOptionContext *context)
         if (g_strv_contains(plan_common, knobs[i].name)) {
             common[common_count++] = entries[i];
         }
-        /* Under its own name, although --help-all shows some twice. */
+        /* Keeps its name, although --help-all shows some options twice. */
         entries[i].flags = G_OPTION_FLAG_NOALIAS;
     }
     g_option_group_add_entries(group, entries);
@@ -390,7 +390,7 @@ static bool plan_parse_loaders(Plan *plan, GError **error)
     uint32_t i;
     guint at;
 
-    /* Progress is measured against it, so it always takes part. */
+    /* Progress is relative to null, so it always takes part. */
     g_ptr_array_add(plan->loaders, (void *)&loader_null);
     for (i = 0; !wanted && bench_loaders[i]; i++) {
         if (bench_loaders[i] != &loader_null && !bench_loaders[i]->is_extra) {
@@ -489,7 +489,7 @@ bool plan_parse_options(GOptionContext *context, int *argc, char ***argv,
     if (g_option_context_parse(context, argc, argv, error)) {
         return true;
     }
-    /* GLib's own errors are all about usage, and do not name --help. */
+    /* GLib's errors are all about usage, and do not mention --help. */
     if (error) {
         g_autofree char *text = (*error)->message;
 
@@ -500,7 +500,7 @@ bool plan_parse_options(GOptionContext *context, int *argc, char ***argv,
     return false;
 }
 
-/* @loader_bits 0: all of them. */
+/* @loader_bits 0: all loaders. */
 static void plan_add_scenario(Plan *plan, const KnobValues values,
                               uint64_t loader_bits)
 {
@@ -522,7 +522,7 @@ static void plan_add_product(Plan *plan)
                        values));
 }
 
-/* Those of the plan that @list names; the first and the baseline always. */
+/* The loaders of the plan that @list names, and always null and baseline. */
 static bool plan_parse_also_contenders(const Plan *plan, const char *list,
                                        uint64_t *ret_bits, GError **error)
 {
@@ -553,7 +553,7 @@ static bool plan_parse_also_contenders(const Plan *plan, const char *list,
     return true;
 }
 
-/* One "KNOB=VALUE" of @text into @values. */
+/* Parses one "KNOB=VALUE" into @values. */
 static bool plan_parse_also_knob(const char *text, KnobValues values,
                                  GError **error)
 {
@@ -597,7 +597,7 @@ static bool plan_has_scenario(const Plan *plan, const KnobValues values)
     return false;
 }
 
-/* A scenario of its own: the first value of each knob but of those named. */
+/* Adds a scenario: the first value of each knob that @text does not set. */
 static bool plan_add_also(Plan *plan, const char *text, GError **error)
 {
     g_auto(GStrv) words = g_strsplit(text, " ", -1);
@@ -626,7 +626,7 @@ static bool plan_add_also(Plan *plan, const char *text, GError **error)
     return true;
 }
 
-/* Times come from nowhere but a trace. */
+/* --think recorded needs a trace, which has the times. */
 static bool plan_check_think(const Plan *plan, GError **error)
 {
     guint i;

@@ -3,22 +3,22 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What copy-threads and continue have in common.  N threads take the next
- * piece of a run of data, claim each of its pages by a bit, read and place
- * what they could claim; the fault thread claims one page, reads 4 KiB and
- * places it.  A fault on a page that is already claimed waits for the piece.
- * Pages without data are claimed by nobody until there is a fault: then the
- * kernel places a page of zeros.  What is read by nobody when all data is
- * there is no longer trapped, and the kernel's zeros are right.
+ * What copy-threads and continue have in common.  N threads take the next piece
+ * of a run of data, claim each of its pages with a bit, and read and place the
+ * pages that they could claim.  The fault thread claims one page, reads 4 KiB
+ * and places it.  A fault on a page that is claimed already waits for the
+ * piece.  A page without data is not claimed until there is a fault: then the
+ * kernel places a page of zeros.  When all data is there, memory is
+ * unregistered, and untouched pages are the kernel's zeros, which is right.
  *
- * Pages are placed in one of two ways: copied out of a thread's buffer, or,
- * with an alias, read into guest memory's second mapping and then continued.
- * Fails with the first error, and then loads no more.
+ * Pages are placed in one of two ways: copied out of a thread's buffer; or,
+ * with an alias, read into the second mapping of guest memory and then
+ * continued.  After the first error it fails and loads nothing more.
  */
 #include "bench.h"
 #include <pthread.h>
 
-/* So long may a fault wait for a page that is read ahead. */
+/* A fault may have to wait for a piece of this length. */
 #define POOL_PIECE_BYTES (256u << 10)
 
 typedef struct Pool Pool;
@@ -26,10 +26,10 @@ typedef struct Pool Pool;
 typedef struct PoolThread {
     /* constant after start */
     Pool *pool;
-    int fd;                  /* its own: the kernel reads ahead for each */
-    /* the thread's own */
+    int fd;                  /* own open file, with its own kernel readahead */
+    /* this thread */
     void *buf;               /* NULL with an alias */
-    /* who starts, waits and stops */
+    /* the thread that starts, waits and stops */
     GThread *thread;
 } PoolThread;
 
@@ -121,7 +121,7 @@ static bool pool_take(Pool *p, PoolPiece *ret_piece)
     return is_found;
 }
 
-/* Of a piece what the fault thread has not claimed, in as few reads. */
+/* Loads what the fault thread has not claimed, in as few reads as possible. */
 static bool pool_load_unclaimed(PoolThread *t, const PoolPiece *piece)
 {
     uint64_t i = 0;
@@ -140,7 +140,7 @@ static bool pool_load_unclaimed(PoolThread *t, const PoolPiece *piece)
         if (part.count && !pool_load(t, &part, ARRIVAL_BACKGROUND)) {
             return false;
         }
-        i++; /* it is there, or the fault thread's */
+        i++; /* loaded, or claimed by the fault thread */
     }
     return true;
 }
@@ -157,7 +157,7 @@ static void *pool_ahead_main(void *opaque)
     return NULL;
 }
 
-/* A fault; false when the load has failed. */
+/* Serves a fault; false when the load has failed. */
 static bool pool_serve(PoolThread *t, uint64_t page)
 {
     Pool *p = t->pool;
@@ -230,7 +230,7 @@ static void pool_join(PoolThread *t)
     }
 }
 
-/* Ends the fault thread when it has placed what it claimed. */
+/* Ends the fault thread after it has placed what it claimed. */
 static void pool_end(Pool *p)
 {
     uint32_t i;

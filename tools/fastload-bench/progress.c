@@ -1,13 +1,13 @@
 /*
- * fastload-bench: how far it is, on stderr.
+ * fastload-bench: progress of the runs, on stderr.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A terminal has one line that is written again about ten times a second and
- * never wraps: its width is asked for each time.  Whatever else reads stderr
- * gets a plain line after ten seconds, and further ones at growing distances,
- * so that a log of hours has dozens of them and a short run none.  Knows
- * nothing of what a run is.  Nothing here can fail.
+ * On a terminal one line is rewritten about ten times a second; it never wraps,
+ * since the width is read each time.  Otherwise a plain line is written after
+ * ten seconds, and further ones at growing intervals, so that a log of hours
+ * has dozens of them and a short run none.  Knows nothing of what a run is.
+ * Nothing here can fail.
  */
 #include "bench.h"
 
@@ -20,7 +20,7 @@
 struct Progress {
     bool is_terminal;
     uint64_t begin_ns;
-    uint64_t mark_ns;        /* the last run ended, after begin_ns */
+    uint64_t mark_ns;        /* when the last run ended, after begin_ns */
     uint64_t runs_ns;        /* what runs took so far */
     uint32_t done_count;
     uint32_t total_count;
@@ -34,7 +34,7 @@ Progress *progress_new(uint32_t total_count, uint64_t limit_ns)
 {
     Progress *progress = g_new0(Progress, 1);
 
-    /* A terminal that cannot clear a line is none for this purpose. */
+    /* A dumb terminal cannot clear a line. */
     progress->is_terminal = isatty(STDERR_FILENO) &&
                             g_strcmp0(g_getenv("TERM"), "dumb");
     progress->begin_ns = bench_now_ns();
@@ -89,8 +89,9 @@ void progress_skip(Progress *progress, uint32_t count)
 }
 
 /*
- * @now_ns is after begin_ns.  Runs take what they took so far; the one that
- * runs began at mark_ns, and that it takes longer shortens no other.
+ * Estimates the seconds that are left at @now_ns after begin_ns.  Each run is
+ * expected to take the average so far.  The current one began at mark_ns; if it
+ * takes longer, the others are not expected to be shorter.
  */
 static uint64_t progress_left_s(const Progress *progress, uint64_t now_ns)
 {
@@ -104,7 +105,7 @@ static uint64_t progress_left_s(const Progress *progress, uint64_t now_ns)
                MIN(progress->limit_ns, now_ns)) / 1000000000;
 }
 
-/* One line of a terminal; one that wraps could not be cleared. */
+/* Shows one line on the terminal, cut so that it does not wrap. */
 static void progress_show(const char *line, uint32_t columns)
 {
     fprintf(stderr, "\r\033[K%.*s", columns - 1, line);
@@ -148,7 +149,7 @@ static void progress_show_runs(const Progress *progress, uint64_t now_ns)
     progress_show(line->str, columns);
 }
 
-/* Whether a plain line is due; then the next one is later. */
+/* Is a plain line due?  Then sets when the next one is. */
 static bool progress_is_due(Progress *progress, uint64_t now_ns)
 {
     if (now_ns < progress->plain_ns) {

@@ -3,13 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads what QEMU logs of a fast load with -trace 'fastload_fault_*': where
- * the blocks of RAM are, and each fault of the guest.  Writes the first touch
- * of each page as trace.c reads it; a page that is read and written while it
- * is missing has a line for each.  Touches of pages that were loaded before
- * the guest came to them raise no fault and are not in the log.  Other lines
- * of the log are skipped.  Fails when the log holds no blocks or no faults,
- * or a fault outside of the blocks.
+ * Reads the log of a fast load of QEMU with -trace 'fastload_fault_*': the
+ * places of RAM blocks, and each fault of the guest.  Writes the first touch of
+ * each page in the format of trace.c; a page that was read and written while it
+ * was missing has two lines.  A touch of a page that was already loaded causes
+ * no fault and is not in the log.  Skips other lines of the log.  Fails if the
+ * log has no blocks or no faults, or a fault outside of the blocks.
  */
 #include "bench.h"
 
@@ -25,7 +24,7 @@ typedef struct RecordBlock {
 } RecordBlock;
 
 typedef struct RecordTouch {
-    uint64_t at_us;          /* 0 where the log has no times */
+    uint64_t at_us;          /* 0: the log has no times */
     uint64_t ram_off;
     uint32_t block_idx;
     bool is_write;
@@ -69,7 +68,7 @@ static bool record_time(const char *line, const char *event,
     return date;
 }
 
-/* NULL, or what is wrong with the line. */
+/* Notes a block.  NULL, or what is wrong with the line. */
 static const char *record_note_block(Record *r, const char *text)
 {
     RecordBlock block;
@@ -115,7 +114,7 @@ static const char *record_note_fault(Record *r, const char *line,
         return "has a fault outside of the blocks that the log names: log "
                "fastload_fault_* from the start of the load on";
     }
-    /* The kernel tells the same fault twice when two threads wait for it. */
+    /* The kernel reports a page twice when two threads fault on it. */
     seen = GPOINTER_TO_UINT(g_hash_table_lookup(r->seen, (void *)hva));
     if (seen & RECORD_WRITTEN || (seen && !touch.is_write)) {
         return NULL;
@@ -149,7 +148,7 @@ static char *record_text(Record *r, const char *name)
                            "log %s\n# BLOCK OFFSET r|w%s\n", safe_name,
                            r->has_times ? " @SECONDS" : "");
     if (r->has_times) {
-        /* Threads of the engine log on their own; sorting keeps equal ones. */
+        /* Engine threads log independently; the sort is stable. */
         g_array_sort(r->touches, record_by_time);
     }
     begin_us = g_array_index(r->touches, RecordTouch, 0).at_us;

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * One tree holds all that is known of a comparison; the table, the page with
- * pictures and the comparison of two results are made from nothing else.
+ * One tree holds everything about a comparison of contenders; tables, the HTML
+ * page and the comparison of two results are made from it alone.
  * docs/benchmarks.md describes its members.
  */
 #include "bench.h"
@@ -141,7 +141,7 @@ static const char *const fault_names[FAULT_FIGURES] = {
     [FAULT_FIGURE_SUM] = "sum_ns",
 };
 
-/* Whole numbers; 0 where there is none. */
+/* Adds a rounded number; 0 for NAN. */
 static void result_add_rounded(JsonBuilder *b, const char *name, double value)
 {
     result_add_int(b, name, isnan(value) ? 0 : llround(value));
@@ -173,7 +173,7 @@ static void result_add_fault_rounds(JsonBuilder *b, const FaultRounds *faults,
     json_builder_end_array(b);
 }
 
-/* Medians of what each round said, and the worst of all rounds beside them. */
+/* Adds medians over the rounds, and the maximum of all rounds. */
 static void result_add_faults(JsonBuilder *b, const char *name,
                               const FaultRounds *faults, uint32_t count)
 {
@@ -193,7 +193,7 @@ static void result_add_faults(JsonBuilder *b, const char *name,
     json_builder_end_object(b);
 }
 
-/* One member of all samples that are kept, a column of the timeline. */
+/* Adds one member of all samples that are kept: a column of the timeline. */
 static void result_add_column(JsonBuilder *b, const char *name,
                               const RunResult *r, size_t member_off)
 {
@@ -265,7 +265,7 @@ static void result_add_measures(JsonBuilder *b, const ScenarioResult *s,
     uint32_t count = s->round_count;
     g_autofree double *progress = g_new(double, count + 1);
     double least, most;
-    /* For null "runs" and the request are one. */
+    /* For null, "runs" and the request are the same moment. */
     double full = figures_median(null->values[MEASURE_PROGRESS_RUNNING],
                                  count, &least, &most);
     uint32_t m, i;
@@ -286,7 +286,7 @@ static void result_add_measures(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_object(b);
 }
 
-/* The median over the rounds of a figure over all clones. */
+/* The median over rounds of a figure over all clones. */
 static double result_clone_figure(const ScenarioResult *s, const Contender *c,
                                   CloneFigure figure)
 {
@@ -399,13 +399,13 @@ static void result_add_notes(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_array(b);
 }
 
-/* Whether it read from a mount of ours, and not from the file as it is. */
+/* Was simulated storage used, and not the file itself? */
 static bool result_has_own_storage(const ScenarioResult *s)
 {
     return s->values[KNOB_STORAGE] || s->values[KNOB_READAHEAD];
 }
 
-/* What the device did in the cold rounds of @count scenarios. */
+/* Adds the device's rates in the cold rounds of @count scenarios. */
 static void result_add_storage(JsonBuilder *b,
                                const ScenarioResult *const *scenarios,
                                uint32_t count)
@@ -428,7 +428,7 @@ static void result_add_storage(JsonBuilder *b,
     json_builder_end_object(b);
 }
 
-/* The knobs [first, end), as texts. */
+/* Adds the knobs [first, end), as texts. */
 static void result_add_knobs(JsonBuilder *b, const KnobValues values,
                              KnobId first, KnobId end)
 {
@@ -467,7 +467,7 @@ static void result_add_scenario(JsonBuilder *b, const ScenarioResult *s,
     json_builder_end_object(b);
 }
 
-/* The device itself, and no simulated one. */
+/* Adds the rates of the device itself, not of simulated storage. */
 static void result_add_device(JsonBuilder *b, const WorkResult *work)
 {
     g_autofree const ScenarioResult **real =
@@ -555,7 +555,7 @@ JsonNode *result_new(const Plan *plan, GPtrArray *works, const char *command,
     return json_builder_get_root(b);
 }
 
-/* Whether a contender of @works has a run that failed, or that did not. */
+/* Does a contender of @works have a run that failed, or one that did not? */
 static bool result_has(GPtrArray *works, bool is_failure)
 {
     guint w, i, k;
@@ -595,7 +595,7 @@ char *result_text(JsonNode *result)
     return g_strconcat(text, "\n", NULL);
 }
 
-/* The parser calls itself for each level: a stranger's file may have many. */
+/* The parser is recursive: a file that is not trusted may be nested deeply. */
 static bool result_check_depth(const char *text, gsize text_bytes,
                                GError **error)
 {

@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * All contenders of a scenario take turns, A B C A B C, so that what else
- * happens on the machine happens to all of them.  Ratios are those of medians:
- * in a ratio of two runs a disturbed one spoils the other.  A run that fails
- * is kept as a failure and the rounds go on.  Fails without a snapshot.
+ * All contenders of a scenario run in turns, A B C A B C, so that disturbances
+ * of the machine affect all of them.  Ratios are ratios of medians, since in a
+ * ratio of two runs a disturbed one spoils the other.  A run that fails is
+ * recorded as a failure, and the rounds go on.  Fails without a snapshot.
  */
 #include "bench.h"
 #include <math.h>
@@ -18,11 +18,11 @@ typedef struct Rounds {
     const volatile int *is_stopped;
     Lacks lacks;
     Box *box;                /* NULL: no run has a limit */
-    char *same_time;         /* when the snapshot was seen unchanged */
+    char *same_time;         /* when the snapshot was last seen unchanged */
     Progress *progress;
     uint64_t begin_ns;
-    uint32_t turns_left;     /* a run of each contender of each scenario,
-                              * with those of the scenario that runs */
+    uint32_t turns_left;     /* contenders of this scenario and of all that
+                              * follow */
     GPtrArray *works;        /* of WorkResult */
     RoundsDone *on_round;
     void *opaque;
@@ -112,7 +112,7 @@ static Contender *rounds_contender_new(const Plan *plan,
     return c;
 }
 
-/* Knobs that make no difference to a loader make no contender either. */
+/* Variants that differ only in knobs that a loader ignores are one. */
 static bool rounds_is_known(const GPtrArray *contenders, const char *label)
 {
     guint i;
@@ -193,7 +193,7 @@ void rounds_work_free(void *opaque)
     g_free(work);
 }
 
-/* ---- what a run said ---- */
+/* ---- the result of a run ---- */
 
 typedef struct Round {
     const Snapshot *snapshot;
@@ -201,7 +201,7 @@ typedef struct Round {
     Scenario scenario;
     ScenarioResult *result;
     int32_t idx;             /* below 0: warm-up */
-    double sequential;       /* of the storage, in this round; 0: unknown */
+    double sequential;       /* rate of the storage in this round; 0: unknown */
 } Round;
 
 static double rounds_or_nan(uint64_t value)
@@ -209,7 +209,7 @@ static double rounds_or_nan(uint64_t value)
     return value ? (double)value : NAN;
 }
 
-/* What tells runs apart: loading, or for want of that working. */
+/* The time by which runs are sorted: until loaded, or else until worked. */
 static double rounds_key(const Contender *c, uint32_t round)
 {
     double load = c->values[MEASURE_LOAD][round];
@@ -217,7 +217,7 @@ static double rounds_key(const Contender *c, uint32_t round)
     return isnan(load) ? c->values[MEASURE_WORK][round] : load;
 }
 
-/* Keeps the run whose figures are nearest to the median so far. */
+/* Keeps the run that is nearest to the median so far. */
 static void rounds_keep_typical(Contender *c, uint32_t round,
                                 RunResult **result)
 {
@@ -238,8 +238,8 @@ static void rounds_keep_typical(Contender *c, uint32_t round,
 }
 
 /*
- * Nothing read where something had to be: the kernel counts no bytes for this
- * file system (FUSE, memory).
+ * Has the kernel counted no bytes although something was read?  It does not
+ * count for some file systems (FUSE, tmpfs).
  */
 static bool rounds_is_uncounted(const Round *round, const Contender *c,
                                 const RunResult *r)
@@ -286,14 +286,14 @@ static void rounds_keep(const Round *round, Contender *c, RunResult **result)
         c->values[i][round->idx] = values[i];
     }
     for (i = 0; i < CLONE_FIGURE_COUNT && r->clone_count; i++) {
-        /* null's are loaded before the clock runs. */
+        /* Clones of null are loaded before the clock starts. */
         c->clone_figures[i][round->idx] =
             i == CLONE_DEVICE_READ && c->variant.loader == &loader_null
             ? NAN : r->clone_figures[i];
     }
     c->run_count++;
     figures_faults_add(&c->faults, round->idx, &r->faults);
-    /* Where nothing loads ahead, no background is ever in the way. */
+    /* A loader without background is never disturbed by it. */
     figures_faults_add(&c->faults_idle, round->idx,
                        c->variant.loader->has_end ? &r->faults_idle
                                                   : &r->faults);
@@ -320,13 +320,13 @@ static void rounds_note_failure(const Rounds *rounds, Contender *c,
 
 /* ---- runs ---- */
 
-/* Whether the snapshot is as it was when it was opened. */
+/* Is the snapshot unchanged since it was opened? */
 static bool rounds_check_same(Rounds *rounds, const Snapshot *snapshot,
                               GError **error)
 {
     g_autoptr(GDateTime) now = g_date_time_new_now_local();
 
-    /* What we have generated has no name by which it could be changed. */
+    /* A generated file has no name by which it could be changed. */
     if (!rounds->plan->snapshot_path || snapshot_is_same(snapshot)) {
         g_free(rounds->same_time);
         rounds->same_time = g_date_time_format(now, "%H:%M:%S");
@@ -341,8 +341,8 @@ static bool rounds_check_same(Rounds *rounds, const Snapshot *snapshot,
 
 /* False when it was stopped, or with an error when nothing counts any more. */
 /*
- * A run that counts nowhere, before all others of this contender: of one guest,
- * whose file is warm and near, whatever storage the others are to meet.
+ * A run before the first round that counts nowhere: of one guest, from the file
+ * itself with a warm cache, whatever storage the scenario has.
  */
 static bool rounds_rehearse(Rounds *rounds, const Round *round, Contender *c,
                             RunResult *result)
@@ -403,7 +403,7 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
     } else if (round->idx >= 0) {
         rounds_keep(round, c, result);
         if (!*result) {
-            /* Only when there is no memory for one more. */
+            /* Only if there is no memory for it. */
             return false;
         }
     }
@@ -422,7 +422,7 @@ static void rounds_tell_round(const Rounds *rounds, const Round *round)
     progress_begin_round(rounds->progress, text);
 }
 
-/* Without the device's rates the runs are worth as much. */
+/* Measures the device; a failure does not matter for the runs. */
 static void rounds_measure_storage(Round *round)
 {
     ScenarioResult *s = round->result;
@@ -491,7 +491,7 @@ static void rounds_fill_scenario(const Plan *plan, const KnobValues values,
     };
 }
 
-/* Whether one more round fits into what is left for this scenario. */
+/* Does one more round fit into the time left for this scenario? */
 static bool rounds_have_time(const Rounds *rounds, uint64_t end_ns,
                              uint64_t last_round_ns)
 {
@@ -499,7 +499,7 @@ static bool rounds_have_time(const Rounds *rounds, uint64_t end_ns,
            bench_now_ns() + last_round_ns <= end_ns;
 }
 
-/* What is left is for all scenarios, by how many contenders they have. */
+/* Divides the time left among scenarios, by their number of contenders. */
 static uint64_t rounds_end_ns(const Rounds *rounds, const ScenarioResult *s)
 {
     uint64_t limit_ns = rounds->begin_ns + rounds->plan->limit_ns;
@@ -556,7 +556,7 @@ static bool rounds_is_simulated(const KnobValues values)
     return values[KNOB_STORAGE] || values[KNOB_READAHEAD];
 }
 
-/* What the machine does not permit is said before anything has run. */
+/* Checks before any run that simulated storage works on this machine. */
 static bool rounds_check_storage(const Plan *plan, GError **error)
 {
     KnobValues values = { 0 };
@@ -573,7 +573,7 @@ static bool rounds_check_storage(const Plan *plan, GError **error)
     return true;
 }
 
-/* With the snapshot where the scenario wants it. */
+/* Runs with the snapshot on the storage of the scenario. */
 static bool rounds_run_stored(Rounds *rounds, const Snapshot *snapshot,
                               const PageSums *sums, ScenarioResult *s,
                               GError **error)
@@ -596,7 +596,7 @@ static bool rounds_run_stored(Rounds *rounds, const Snapshot *snapshot,
     return is_right;
 }
 
-/* A guest that cannot be is a usage error, before anything has run. */
+/* Checks before any run that the guest is possible. */
 static bool rounds_check_guest(const Plan *plan, const Snapshot *snapshot,
                                const KnobValues values, GError **error)
 {
@@ -661,7 +661,7 @@ static bool rounds_run_work(Rounds *rounds, const Snapshot *snapshot,
     return is_right;
 }
 
-/* A file without a name: it is gone when the process is, however that ends. */
+/* An unnamed file, which goes away with the process. */
 static int rounds_temporary_file(const char *folder, GError **error)
 {
     g_autofree char *path = g_build_filename(folder, "fastload-bench-XXXXXX",
@@ -726,7 +726,7 @@ static uint32_t rounds_count(const Plan *plan, KnobId first, KnobId end)
     return count;
 }
 
-/* How many contenders all scenarios of all works have together. */
+/* The number of contenders of all scenarios of all works together. */
 static uint32_t rounds_foresee_turns(const Rounds *rounds)
 {
     const Plan *plan = rounds->plan;
@@ -746,7 +746,7 @@ static uint32_t rounds_foresee_turns(const Rounds *rounds)
                                        KNOB_SCENARIO_FIRST);
 }
 
-/* Of all scenarios. */
+/* The largest number of clones of any scenario. */
 static uint32_t rounds_most_clones(const Plan *plan)
 {
     uint32_t most = 1;
@@ -760,7 +760,7 @@ static uint32_t rounds_most_clones(const Plan *plan)
     return most;
 }
 
-/* A cgroup for the runs, when a scenario has limits. */
+/* Makes a cgroup for the runs, if a scenario has limits. */
 static bool rounds_make_box(Rounds *rounds, GError **error)
 {
     const Plan *plan = rounds->plan;
@@ -791,7 +791,7 @@ static bool rounds_make_box(Rounds *rounds, GError **error)
     return rounds->box || !(has_cpu || has_memory);
 }
 
-/* What can be known before the first snapshot is there. */
+/* Checks what can be checked before there is a snapshot. */
 static bool rounds_check(Rounds *rounds, GError **error)
 {
     const Plan *plan = rounds->plan;

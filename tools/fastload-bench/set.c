@@ -1,12 +1,12 @@
 /*
- * What is in the file of a working set, for people.
+ * fastload-bench: prints the file of a working set.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * How much of which block a recorded guest touched, in how many runs, how long
- * those are, and when the guest came where: a row for each tenth of the runs,
- * with a picture of memory.  Lines have 79 columns at most, but for the file's
- * name.  The file is checked by the engine's parser.
+ * How much of which block a recorded guest touched, in how many runs of which
+ * lengths, and in which order: a row for each tenth of the runs, with a picture
+ * of memory.  Lines have 79 columns at most, except for the file's name.  The
+ * engine's parser checks the file.
  */
 #include "bench.h"
 #include "qemu/fastload_workset.h"
@@ -85,7 +85,7 @@ static void set_print_lengths(const FastloadWorkset *set, FILE *out)
             seen_counts[1]);
 }
 
-/* Adds the pages of a run to the columns of its block that they lie in. */
+/* Adds the pages of a run to the columns of the picture. */
 static void set_map_run(const FastloadWorkset *set,
                         const FastloadWorksetRun *run, double *columns)
 {
@@ -101,7 +101,7 @@ static void set_map_run(const FastloadWorkset *set,
     }
 }
 
-/* Of the largest block of the set: where the guest was, and when. */
+/* Prints the picture of the largest block. */
 static void set_print_map(const FastloadWorkset *set, FILE *out)
 {
     uint32_t i, row, largest = 0;

@@ -1,14 +1,14 @@
 /*
- * fastload-bench: tables and paragraphs on what they are printed on.
+ * fastload-bench: tables and paragraphs, as wide as the terminal.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A sheet is rows of texts in columns that are as wide as what they hold.
- * Where a sheet is wider than the paper, it becomes several blocks below each
- * other, each with the labels again, so that no figure is left out.  A column
- * that is tied to the one before it stays beside it, unless the two alone are
- * wider than the paper.  The same sheet can be written as Markdown.  Knows
- * nothing of what the texts mean.  Nothing here can fail.
+ * A sheet is a table whose columns are as wide as their texts.  If it is wider
+ * than the paper, it is printed as several blocks below each other, each with
+ * the labels again, so that no figure is left out.  A column that is tied to
+ * the one before it stays beside it, unless the two alone are wider than the
+ * paper.  A sheet can also be written as Markdown.  Knows nothing of what the
+ * texts mean.  Nothing here can fail.
  */
 #include "bench.h"
 #include <sys/ioctl.h>
@@ -24,12 +24,12 @@
 typedef struct SheetColumn {
     char *name;
     bool is_tied;
-    uint32_t columns;        /* how wide its texts are */
+    uint32_t columns;        /* width of its widest text */
 } SheetColumn;
 
 typedef struct SheetRow {
     char *label;
-    GPtrArray *texts;        /* none: the row is a heading */
+    GPtrArray *texts;        /* empty: the row is a heading */
 } SheetRow;
 
 struct Sheet {
@@ -71,7 +71,7 @@ char *paper_close(Paper *paper)
 
 /* ---- paragraphs ---- */
 
-/* So that a name from a file is no markup. */
+/* Escapes Markdown, for names from files. */
 static char *paper_escape(const char *text)
 {
     GString *escaped = g_string_new(NULL);
@@ -85,7 +85,7 @@ static char *paper_escape(const char *text)
     return g_string_free(escaped, FALSE);
 }
 
-/* Breaks @text at blanks, and where there is none at the edge. */
+/* Breaks @text at blanks, or at the edge if there is none. */
 static void paper_wrap(const Paper *paper, uint32_t indent, const char *text)
 {
     uint32_t room = paper->columns > indent + 1 ? paper->columns - indent : 1;
@@ -216,9 +216,7 @@ static uint32_t sheet_gap(const SheetColumn *column)
     return column->is_tied ? TIED_GAP : GAP;
 }
 
-/*
- * The columns [first, *ret_end) that belong together, and how wide they are.
- */
+/* The columns [first, *ret_end) that are tied; returns their width. */
 static uint32_t sheet_group(const Sheet *sheet, uint32_t first,
                             uint32_t *ret_end)
 {
@@ -235,7 +233,7 @@ static uint32_t sheet_group(const Sheet *sheet, uint32_t first,
     return columns;
 }
 
-/* Labels stand on lines of their own where little would fit beside them. */
+/* Do labels get lines of their own, since little would fit beside them? */
 static bool sheet_is_stacked(const Sheet *sheet, uint32_t columns)
 {
     uint32_t i = 0;
@@ -252,14 +250,14 @@ static bool sheet_is_stacked(const Sheet *sheet, uint32_t columns)
     return false;
 }
 
-/* The end of a block that begins with the column @first and has @room. */
+/* The end of the block that begins with column @first, @room wide. */
 static uint32_t sheet_block_end(const Sheet *sheet, uint32_t first,
                                 uint32_t room)
 {
     uint32_t end = first, next, used = sheet_group(sheet, first, &next);
 
     if (used > room) {
-        /* Even those that are tied do not fit: as many as do, one at least. */
+        /* Tied columns that do not fit: as many as fit, at least one. */
         const SheetColumn *column = sheet->columns->pdata[end++];
 
         used = GAP + column->columns;

@@ -8,27 +8,28 @@
  *   magic, version, a configuration section (may be missing), whatever a
  *   device wants to have before RAM, the section "ram" with
  *     the length of all blocks together
- *     each block: name, length, perhaps the size of its host pages, perhaps
- *       its guest address, a header with the places of bitmap and pages; the
+ *     each block: name, length, size of its host pages (optional), its guest
+ *       address (optional), a header with the places of bitmap and pages; the
  *       bitmap; the pages; the stream goes on where the pages end
  *     an end mark
  *   more rounds of "ram", the last one with the bitmaps in place
  *
- * Whether the two perhaps are there depends on capabilities of the QEMU that
- * saved.  The file names one of them; for the rest, the place is taken where
- * a header makes sense: two cannot be 8 or 16 bytes apart and both do.
+ * Whether the two optional fields are there depends on capabilities of the QEMU
+ * that saved.  The file names one of the capabilities; for the other, the
+ * parser takes the place at which a header makes sense: it cannot make sense at
+ * two places that are 8 or 16 bytes apart.
  *
- * QEMU's order of things, each behind the one before it, is demanded.  So
- * nothing overlaps, and every page lies in the file: the end mark is behind
- * the last one.  This also bounds all memory that is needed by the size of
- * the file.  A sparse file may still claim a lot for little; what is zero in
- * its bitmaps costs address space here, no memory.
+ * Each part must lie behind the one before it, as QEMU writes them.  So nothing
+ * overlaps, and every page lies in the file, for the end mark is behind the
+ * last one.  This also bounds the memory that the parser needs by the size of
+ * the file.  A sparse file may still be large for little; but zeros in its
+ * bitmaps take address space here, not memory.
  *
- * Not read: page contents and device state.  A bitmap that was written by a
- * big-endian host cannot be told from others and comes out scrambled.  A
- * block that was ignored for being shared (x-ignore-shared) is left out of the
- * file by QEMU 11; one that an older QEMU ignored cannot be told from one that
- * is all zero.  Either counts as zero here.
+ * Page contents and device state are not read.  A bitmap that was written by a
+ * big-endian host cannot be recognised and is read scrambled.  QEMU 11 leaves a
+ * block that was ignored because it is shared (x-ignore-shared) out of the
+ * file; with an older QEMU such a block looks as if it were all zero.  Either
+ * counts as zero here.
  *
  * Fails with one sentence: what is wrong, at which offset, what to do.
  */
@@ -59,19 +60,19 @@
 #define UUID_BYTES 16
 #define RAM_HEAD_BYTES 25
 
-/* Limits of ours. */
+/* Limits of this parser. */
 #define MACHINE_BYTES_MAX 255
 #define SUBSECTION_COUNT_MAX 16
 #define CAPABILITY_COUNT_MAX 256
-/* Files of QEMU 10.2 have a command there or nothing. */
+/* QEMU 10.2 writes a command there, or nothing. */
 #define BEFORE_RAM_BYTES_MAX (1u << 20)
-/* After so many rounds it is believed that the save came to its end. */
+/* After so many rounds the save is taken to be complete. */
 #define ROUND_COUNT_MAX (1u << 18)
 #define EXTRA_BYTES_MAX 16
 #define BITMAP_PIECE_BYTES (256u << 10)
 /* The section "globalstate" is one of the first behind RAM. */
 #define RUN_STATE_SEARCH_BYTES (4u << 20)
-/* From the length of its name on: where the state is, and where it ends. */
+/* Offsets of the state and its end, from the length of the name on. */
 #define RUN_STATE_OFF (1 + 11 + 4 + 4 + 4)
 #define RUN_STATE_BYTES (RUN_STATE_OFF + 32)
 #define YOUNG_NS (2000 * 1000 * 1000ll)
@@ -104,7 +105,7 @@ typedef struct Parser {
 
 /* ---- errors ---- */
 
-/* Why a file is refused; what is wrong with it stands in between. */
+/* Why a file is refused; the message has the defect between the two. */
 typedef struct Refusal {
     const char *verdict;
     const char *advice;
@@ -148,7 +149,7 @@ static bool parser_is_inside(const Parser *p, uint64_t off,
     return off <= p->file_bytes && len_bytes <= p->file_bytes - off;
 }
 
-/* All of it; the file has been found to be long enough. */
+/* Reads all of it; the file was checked to be long enough. */
 static bool parser_pread(Parser *p, void *buf, uint64_t len_bytes,
                          uint64_t off, GError **error)
 {
@@ -221,7 +222,7 @@ static bool parser_take(Parser *p, uint32_t byte_count, const char *what,
     return true;
 }
 
-/* A byte with a length and so many bytes; @ret_text gets a NUL at its end. */
+/* A byte with a length, and as many bytes; @ret_text gets a NUL at its end. */
 static bool parser_take_text(Parser *p, const char *what, char ret_text[256],
                              uint64_t *ret_byte_count, GError **error)
 {
@@ -320,7 +321,7 @@ static bool parse_capabilities(Parser *p, GError **error)
     return true;
 }
 
-/* *ret_is_known false: where the subsection ends is not known. */
+/* *ret_is_known false: the end of the subsection is not known. */
 static bool parse_subsection(Parser *p, bool *ret_is_known, GError **error)
 {
     uint64_t byte_count, version;
@@ -393,7 +394,7 @@ static bool parse_configuration(Parser *p, GError **error)
     return true;
 }
 
-/* Type, id, name, instance, version, length of all blocks with a flag. */
+/* Parses type, id, name, instance, version, length of all blocks and flag. */
 static bool parse_ram_head_at(Parser *p, const uint8_t *bytes)
 {
     static const uint8_t name_to_version[] = {
@@ -416,7 +417,7 @@ static bool parse_ram_head_at(Parser *p, const uint8_t *bytes)
 
 /*
  * Commands and early device state may come before RAM, and only the devices
- * know how long that is: so the head of the section is searched.
+ * know how long that is: so this searches for the head of the section.
  */
 static bool parse_ram_head(Parser *p, GError **error)
 {
@@ -510,8 +511,8 @@ static bool is_like_header(const FastloadHeader *header)
 }
 
 /*
- * Passes over the fields that may come before a block's header.  Where none
- * is found, the place is the one that the capabilities speak for.
+ * Skips the optional fields before a block's header.  If no header makes sense,
+ * takes the place that the capabilities suggest.
  */
 static bool parse_header_at(Parser *p, FastloadHeader *ret_header,
                             GError **error)
@@ -685,7 +686,7 @@ static bool parse_blocks(Parser *p, GError **error)
 
 /* ---- what comes after the blocks ---- */
 
-/* What ends a round of the section: a mark and a footer (may be missing). */
+/* The end of a round of the section: a mark and a footer (optional). */
 static bool parse_round_end(Parser *p, GError **error)
 {
     uint64_t flags;
@@ -722,8 +723,8 @@ static bool parse_round_end(Parser *p, GError **error)
 }
 
 /*
- * Passes over a command or a round of "ram".  *ret_is_more false: there is no
- * need to look further.  False and no error: the stream ends before it should.
+ * Skips a command or a round of "ram".  *ret_is_more false: no need to go on.
+ * False without an error: the stream ends too early.
  */
 static bool parse_round(Parser *p, bool *ret_is_more, GError **error)
 {
@@ -748,7 +749,7 @@ static bool parse_round(Parser *p, bool *ret_is_more, GError **error)
     }
     if (from_big_endian(bytes + 1, 4) != p->section_id ||
         (type != STREAM_SECTION_PART && type != STREAM_SECTION_END)) {
-        /* Nobody but its device knows how long that is. */
+        /* Only the device knows how long its state is. */
         *ret_is_more = false;
         return true;
     }
@@ -759,7 +760,7 @@ static bool parse_round(Parser *p, bool *ret_is_more, GError **error)
 
 /*
  * The bitmaps are written in the last round of "ram".  A save that broke off
- * before has empty ones and would pass for a guest without memory contents.
+ * before has empty bitmaps, and would look like a guest with empty memory.
  */
 static bool parse_rounds(Parser *p, GError **error)
 {
@@ -789,7 +790,7 @@ static bool parse_rounds(Parser *p, GError **error)
 
 /* ---- bitmaps ---- */
 
-/* Words that are zero are not written, so they cost no memory. */
+/* Does not write words that are zero, so they take no memory. */
 static void merge_words(uint64_t *ret_words, const uint64_t *words,
                         uint64_t word_count, uint64_t last_mask,
                         uint64_t *count)
@@ -809,7 +810,7 @@ static void merge_words(uint64_t *ret_words, const uint64_t *words,
     }
 }
 
-/* Bits past the block's end are ignored: so does QEMU when it loads. */
+/* Ignores bits behind the block's end, as QEMU does when it loads. */
 static bool read_bitmap(Parser *p, SnapshotBlock *block, uint64_t *data_bits,
                         void *piece, GError **error)
 {
@@ -869,8 +870,8 @@ static int64_t stat_ns(struct timespec ts)
 }
 
 /*
- * Some file systems in user space answer "now" when they are asked for a time:
- * then the times say nothing, and size and inode alone are compared.
+ * Some file systems in user space report the current time as the time of
+ * modification: then only size and inode are compared.
  */
 static bool has_times(int fd, const struct stat *st)
 {
@@ -915,7 +916,7 @@ bool snapshot_is_same(const Snapshot *snapshot)
                               a->touched_ns == b.touched_ns));
 }
 
-/* The words for what is no snapshot are those of QEMU's. */
+/* Uses QEMU's words for what is not a snapshot. */
 static bool find_size(Snapshot *snapshot, GError **error)
 {
     struct stat st;
@@ -993,7 +994,7 @@ Snapshot *snapshot_open_fd(int fd, const char *path, const char *label,
 
 Snapshot *snapshot_open(const char *path, GError **error)
 {
-    /* Without O_NONBLOCK, a named pipe would keep us here. */
+    /* Without O_NONBLOCK, open() of a named pipe would block. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
     if (fd < 0) {
@@ -1001,7 +1002,7 @@ Snapshot *snapshot_open(const char *path, GError **error)
                     "cannot open %s: %s", path, g_strerror(errno));
         return NULL;
     }
-    /* With it, io_uring would refuse to wait for the disk. */
+    /* With O_NONBLOCK, io_uring would not wait for the disk. */
     if (fcntl(fd, F_SETFL, 0) < 0) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "cannot set up %s for reading: %s", path,
@@ -1037,7 +1038,7 @@ char *snapshot_run_state(const Snapshot *snapshot)
     uint64_t end = MIN(snapshot->file_bytes,
                        snapshot->devices_off + RUN_STATE_SEARCH_BYTES);
     g_autofree char *bytes = g_malloc(RUN_STATE_SEARCH_BYTES);
-    /* The last footer may be cut short: then it begins behind the end. */
+    /* If the last footer is cut off, the devices begin behind the end. */
     ssize_t got = end < snapshot->devices_off ? 0
         : pread(snapshot->fd, bytes, end - snapshot->devices_off,
                 snapshot->devices_off);

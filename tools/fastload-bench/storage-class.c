@@ -3,10 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Names and parameters of simulated storage, how a list of them is written,
- * and the schedule that says when a read is answered.  Pure: no clock, no
- * threads, no I/O; storage-fuse.c has those.  Fails with false for text that
- * is no class.
+ * Names and parameters of simulated storage, the syntax of lists of them, and
+ * the schedule that says when a read is answered.  Pure: no clock, no threads,
+ * no I/O; storage-fuse.c has those.  Returns false for text that is no class.
  */
 #include "bench.h"
 
@@ -38,11 +37,11 @@ static const StorageClass named_classes[] = {
     { "object", 20000000, 10000000, 200000000ull, 0, 0 },
 };
 
-/* Those that command lines named: a knob's value is a place in here, + 1. */
+/* Classes that command lines have named; a knob's value is the index + 1. */
 static StorageClass known_classes[STORAGE_CLASS_COUNT_MAX];
 static uint32_t known_count;
 
-/* Where @class is in known_classes, + 1; 0: there are too many. */
+/* The index of @class in known_classes, + 1; 0: there are too many. */
 static uint64_t storage_class_value(const StorageClass *class)
 {
     uint32_t i;
@@ -71,7 +70,7 @@ const StorageClass *storage_class_get(uint64_t value)
     return value ? &known_classes[value - 1] : NULL;
 }
 
-/* One KEY=VALUE into @class; its KEYS_ bit, or 0 when it is none. */
+/* Parses one KEY=VALUE into @class; its KEYS_ bit, or 0: it is none. */
 static uint32_t storage_class_parse_key(const char *text, StorageClass *class)
 {
     uint64_t value;
@@ -132,7 +131,7 @@ bool storage_class_parse(const char *text, uint64_t *ret_value)
         }
         keys |= key;
     }
-    /* Jitter or luck alone would be no storage. */
+    /* Storage needs a round trip or a rate. */
     value = class.name || keys & (KEYS_RTT | KEYS_RATE)
         ? storage_class_value(&class) : 0;
     if (value) {
@@ -192,7 +191,7 @@ char *storage_class_text(uint64_t value)
     return g_string_free(text, FALSE);
 }
 
-/* Whether @text sets a key that @entry has set, or one of them is a name. */
+/* Does @text begin a new entry: repeat a key of @entry, or is one a name? */
 static bool storage_class_begins(const char *entry, const char *text)
 {
     g_auto(GStrv) items = g_strsplit_set(text, "+:", -1);
@@ -250,7 +249,7 @@ void storage_schedule_restart(StorageSchedule *schedule)
     schedule->end_ns = schedule->rest = schedule->read_count = 0;
 }
 
-/* From 0 to 2^31 - 1, evenly. */
+/* A random number from 0 to 2^31 - 1. */
 static uint32_t storage_schedule_draw(StorageSchedule *schedule)
 {
     schedule->random = schedule->random * 6364136223846793005ull +
@@ -283,7 +282,7 @@ uint64_t storage_schedule_next(StorageSchedule *schedule, uint64_t now_ns,
         schedule->rest = 0;
     }
     if (class->rate_bytes_per_s) {
-        /* What division leaves over counts for the read behind it. */
+        /* The remainder of the division counts for the next read. */
         uint64_t units = len_bytes * SECOND_NS + schedule->rest;
 
         schedule->end_ns += units / class->rate_bytes_per_s;

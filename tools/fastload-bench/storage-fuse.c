@@ -1,25 +1,26 @@
 /*
- * fastload-bench: storage of a kind, as a file that all contenders read.
+ * fastload-bench: simulated storage, as a file that all contenders read.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A FUSE file system with one read-only file, its root, answered by a process
- * of its own.  Of a class of storage: from the snapshot's pages in memory, when
- * the schedule of storage-class.c says so.  Without one, for a readahead of the
- * file's own: from the snapshot's file by O_DIRECT, at once.
+ * A FUSE file system with one read-only file, its root, served by a process of
+ * its own.  With a class of storage: from the snapshot's pages in memory, at
+ * the time that the schedule of storage-class.c says.  Without one (to set a
+ * readahead of its own): from the snapshot's file with O_DIRECT, at once.
  *
- * The mount is made with fsmount() and never attached to a folder: nobody else
- * sees it, and it is gone with the last descriptor, also after SIGKILL.  Who
- * may not mount mounts in a user namespace, which only the server enters.
+ * The mount is made with fsmount() and never attached to a folder: no other
+ * process sees it, and it goes away with the last descriptor, also after
+ * SIGKILL.  Without the permission to mount, the server enters a user namespace
+ * and mounts there.
  *
- * What FUSE needs to be like a disk: FOPEN_KEEP_CACHE, or each open would empty
- * the page cache; asynchronous and direct reads in parallel, which need one
- * thread of the server each, as long as they wait; max_background and its
- * congestion threshold above what the kernel reads ahead, or it would stop
- * doing so.  The kernel sends reads of 1 MiB at most.
+ * What makes FUSE behave like a disk: FOPEN_KEEP_CACHE, or each open() would
+ * empty the page cache; asynchronous and direct reads in parallel, each of
+ * which needs a thread of the server while it waits; max_background and its
+ * congestion threshold above the kernel's readahead, or the kernel would stop
+ * reading ahead.  The kernel sends reads of 1 MiB at most.
  *
- * Fails with one sentence where the kernel or the machine refuses; a server
- * that is gone fails the reads of contenders with ENOTCONN.
+ * Fails with one sentence if the kernel or the machine refuses.  If the server
+ * dies, reads of contenders fail with ENOTCONN.
  */
 #include "bench.h"
 #ifdef CONFIG_FUSE
@@ -40,7 +41,7 @@
 #endif
 
 struct StorageMount {
-    Snapshot *snapshot;      /* through the mount; owned */
+    Snapshot *snapshot;      /* read through the mount; owned */
     const StorageClass *class; /* NULL: none */
     struct StorageControl *control;
     int file_fd;             /* the snapshot's own; borrowed */
@@ -51,7 +52,7 @@ struct StorageMount {
 
 /* Shared with the server; atomic. */
 typedef struct StorageControl {
-    uint32_t is_fast;        /* futex: who waits is woken when it is set */
+    uint32_t is_fast;        /* futex: setting it wakes threads that wait */
     uint64_t read_bytes;
 } StorageControl;
 
@@ -77,7 +78,7 @@ uint64_t storage_mount_read_bytes(const StorageMount *mount)
 
 #ifdef CONFIG_FUSE
 
-/* Reads that can be waiting; as many threads. */
+/* Reads that can wait at the same time, each in a thread. */
 #define SERVER_THREAD_COUNT_MAX 256
 #define SERVER_BACKGROUND_COUNT_MAX 1024
 #define SERVER_READ_BYTES_MAX (1u << 20)
@@ -88,14 +89,14 @@ uint64_t storage_mount_read_bytes(const StorageMount *mount)
 #define MADV_POPULATE_READ 22
 #endif
 
-/* The server's; constant but for what the lock guards. */
+/* State of the server; constant, except what the lock guards. */
 typedef struct Server {
     StorageControl *control;
     const Snapshot *snapshot;
     bool has_class;
     uint64_t read_ahead_bytes;
-    int direct_fd;           /* without a class; -1: file system has none */
-    uint8_t *map;            /* of the whole file */
+    int direct_fd;           /* without a class; -1: O_DIRECT does not work */
+    uint8_t *map;            /* of the whole snapshot file */
     int socket;
     int mount_fd;
     struct fuse_session *session;
@@ -116,7 +117,7 @@ static uint64_t server_due_ns(Server *server, uint64_t len_bytes)
 
     pthread_mutex_lock(&server->lock);
     if (server_is_fast(server)) {
-        server->schedule.end_ns = now_ns; /* nothing is on its way now */
+        server->schedule.end_ns = now_ns; /* no read is in flight now */
     } else {
         due_ns = storage_schedule_next(&server->schedule, now_ns, len_bytes);
     }
@@ -124,7 +125,7 @@ static uint64_t server_due_ns(Server *server, uint64_t len_bytes)
     return due_ns;
 }
 
-/* Sleeps until then, or until somebody wants everything to be fast. */
+/* Sleeps until @due_ns, or until is_fast is set. */
 static void server_wait(Server *server, uint64_t due_ns)
 {
     struct timespec due = {
@@ -137,7 +138,7 @@ static void server_wait(Server *server, uint64_t due_ns)
     }
 }
 
-/* By O_DIRECT, which wants all of it aligned; @buf has room for that. */
+/* Reads with O_DIRECT, which needs alignment; @buf has room for that. */
 static int64_t server_read_file(const Server *server, uint8_t *buf,
                                 uint64_t len_bytes, uint64_t file_off,
                                 const uint8_t **ret_data)
@@ -155,7 +156,7 @@ static int64_t server_read_file(const Server *server, uint8_t *buf,
     return MIN((uint64_t)ret - MIN((uint64_t)ret, before), len_bytes);
 }
 
-/* The file ended earlier since it was opened: what was mapped is gone. */
+/* Was the file shortened after it was opened?  Its mapping is cut then. */
 static bool server_is_cut(const Server *server, uint64_t end_off)
 {
     struct stat st;
@@ -204,7 +205,7 @@ static void server_answer_getattr(fuse_req_t req, fuse_ino_t ino,
     Server *server = fuse_req_userdata(req);
     struct stat st;
 
-    /* Times of the file itself: a change of it shows here, too, at once. */
+    /* The times of the snapshot file, so that a change of it shows here. */
     if (fstat(server->snapshot->fd, &st) < 0) {
         fuse_reply_err(req, errno);
         return;
@@ -225,7 +226,7 @@ static void server_answer_open(fuse_req_t req, fuse_ino_t ino,
     fuse_reply_open(req, info);
 }
 
-/* The holes of the file are those of the snapshot's. */
+/* The file has the same holes as the snapshot file. */
 static void server_answer_lseek(fuse_req_t req, fuse_ino_t ino, off_t off,
                                 int whence, struct fuse_file_info *info)
 {
@@ -245,11 +246,11 @@ static void server_answer_init(void *opaque, struct fuse_conn_info *info)
 
     info->max_background = SERVER_BACKGROUND_COUNT_MAX;
     info->congestion_threshold = SERVER_BACKGROUND_COUNT_MAX;
-    /* The kernel takes less than its own; more is set in its backing device. */
+    /* The kernel accepts less than its default; more is set in the bdi. */
     info->max_readahead = server->read_ahead_bytes
         ? MIN(server->read_ahead_bytes, UINT32_MAX) : UINT32_MAX;
     info->want |= info->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO);
-    /* A new time of the file must not cost its page cache. */
+    /* A new time of modification must not empty the page cache. */
     info->want &= ~FUSE_CAP_AUTO_INVAL_DATA;
 }
 
@@ -277,7 +278,7 @@ static bool server_write_file(const char *path, const char *text)
     return is_ok;
 }
 
-/* As the same user, but for the right to mount. */
+/* Enters a user namespace as the same user, with the right to mount. */
 static bool server_enter_namespace(void)
 {
     g_autofree char *uids = g_strdup_printf("%d %d 1\n", geteuid(),
@@ -297,7 +298,7 @@ static bool server_configure(int fs_fd, const char *key, const char *value)
                    0) == 0;
 }
 
-/* Both descriptors stay open for good; false with errno. */
+/* Mounts; both descriptors stay open.  False: errno is set. */
 static bool server_mount_once(Server *server, int *ret_fuse_fd)
 {
     int fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -356,7 +357,7 @@ static bool server_mount(Server *server, int *ret_fuse_fd, char *ret_error)
     return is_mounted;
 }
 
-/* Before anybody opens the file: an open file keeps what it found. */
+/* Before the file is opened: an open file keeps the old readahead. */
 static bool server_set_read_ahead(const Server *server, char *ret_error)
 {
     g_autofree char *path = NULL, *kib = NULL;
@@ -384,7 +385,7 @@ static bool server_set_read_ahead(const Server *server, char *ret_error)
     return true;
 }
 
-/* So that nothing but the schedule makes anybody wait. */
+/* Populates the mapping, so that only the schedule makes reads wait. */
 static void server_populate(const Server *server)
 {
     off_t begin = 0, end = 0;
@@ -404,7 +405,7 @@ static void *server_loop(void *opaque)
 
     fuse_loop_cfg_set_max_threads(config, SERVER_THREAD_COUNT_MAX);
     fuse_session_loop_mt(server->session, config);
-    _exit(0); /* the kernel has ended the connection */
+    _exit(0); /* the kernel has closed the connection */
 }
 
 static bool server_start(Server *server, char *ret_error)
@@ -443,7 +444,7 @@ static bool server_start(Server *server, char *ret_error)
     return server_set_read_ahead(server, ret_error);
 }
 
-/* The error, empty for none, and then the mount. */
+/* Sends the error (empty: none), and then the mount. */
 static void server_send_mount(const Server *server, const char *text)
 {
     char control[CMSG_SPACE(sizeof(int))] = { 0 };
@@ -467,8 +468,8 @@ static void server_send_mount(const Server *server, const char *text)
 }
 
 /*
- * A device does not wait for a processor that a guest keeps busy: as far as
- * permitted.  Sleeps end when they should, and not up to 50 us later.
+ * A device does not wait for a processor: gets priority over the guest as far
+ * as permitted, and timers without the default slack of 50 us.
  */
 static void server_be_a_device(void)
 {
@@ -490,7 +491,7 @@ static void server_main(Server *server, pid_t parent)
     prctl(PR_SET_NAME, "fastload-store");
     server_be_a_device();
     server_start(server, text);
-    /* After the namespace, which takes it back. */
+    /* After entering the namespace, which resets it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) {
         _exit(1);
@@ -625,7 +626,7 @@ StorageMount *storage_mount_new(const Snapshot *snapshot,
         return NULL;
     }
     mount->snapshot = snapshot_open_fd(fd, path, snapshot->label, error);
-    /* It is in memory before the first read is to be slow. */
+    /* Loads all data into memory before the first slow read. */
     if (!mount->snapshot || !storage_mount_set_fast(mount, true, error) ||
         !storage_mount_set_fast(mount, false, error)) {
         storage_mount_free(mount);

@@ -3,11 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Brings the page cache into a known state, and measures what the device
- * gives without any loader: the yardstick for everybody's figures.  Only
- * stretches that the snapshot has data for count, since a hole reads faster
- * than any disk.  Where io_uring is refused, as in many containers, threads
- * read instead.  Measuring fails when the file cannot be read with O_DIRECT.
+ * Brings the page cache into a known state, and measures the device without any
+ * loader, as a reference for all figures.  Only stretches with data count,
+ * since a hole reads faster than any disk.  Where io_uring is refused, as in
+ * many containers, threads read instead.  Measuring fails if the file cannot be
+ * read with O_DIRECT.
  */
 #include "bench.h"
 #include <liburing.h>
@@ -27,7 +27,7 @@
 #define DROP_TRIES 5
 #define DROP_WAIT_US 20000
 
-/* Whether the kernel tells us what the cache has; see cachestat(2). */
+/* Does the kernel tell what is cached?  See cachestat(2). */
 static bool storage_may_look(int fd)
 {
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
@@ -37,7 +37,7 @@ static bool storage_may_look(int fd)
            (fstat(fd, &st) == 0 && st.st_uid == geteuid());
 }
 
-/* By mincore(), which calls all of a file resident that is another user's. */
+/* By mincore(), which reports another user's file as fully resident. */
 static uint64_t storage_count_resident(const Snapshot *snapshot, int fd)
 {
     uint64_t cached_pages = 0, at, i;
@@ -64,9 +64,9 @@ static uint64_t storage_count_resident(const Snapshot *snapshot, int fd)
 }
 
 /*
- * Pages of the file that the page cache has, those included that a process
- * which is gone has asked for and the device has not brought yet.  False: not
- * told, or the kernel is older than 6.5.
+ * Pages of the file in the page cache, including pages that are still being
+ * read for a process that has ended.  False: the kernel does not tell, or is
+ * older than 6.5.
  */
 static bool storage_cachestat(int fd, uint64_t *ret_pages)
 {
@@ -159,7 +159,7 @@ bool storage_device_read(const Snapshot *snapshot, uint64_t *ret_bytes)
     dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
     path = g_strdup_printf("/sys/dev/block/%u:%u/stat", major(dev),
                            minor(dev));
-    /* Reads done, reads merged, sectors read: of 512 bytes on any device. */
+    /* Reads done, reads merged, sectors read; a sector has 512 bytes here. */
     if (!g_file_get_contents(path, &text, NULL, NULL) ||
         sscanf(text, "%*u %*u %" SCNu64, &sectors) != 1) {
         return false;
@@ -168,7 +168,7 @@ bool storage_device_read(const Snapshot *snapshot, uint64_t *ret_bytes)
     return true;
 }
 
-/* Whether any page of the file is cached, or on its way. */
+/* Is any page of the file cached, or being read into the cache? */
 static bool storage_has_cache(const Snapshot *snapshot)
 {
     uint64_t pages;
@@ -176,7 +176,7 @@ static bool storage_has_cache(const Snapshot *snapshot)
     if (storage_cachestat(snapshot->fd, &pages)) {
         return pages;
     }
-    /* mincore() does not see those that the device has not brought yet. */
+    /* mincore() does not see pages that are still being read. */
     g_usleep(DROP_WAIT_US);
     return storage_cached_bytes(snapshot);
 }
@@ -189,7 +189,7 @@ static bool storage_bring_cache(const Snapshot *snapshot, CacheState state,
     if (state == CACHE_WARM) {
         return storage_fill_cache(snapshot, error);
     }
-    /* Only clean pages that nobody holds can go: a second look may help. */
+    /* Only clean pages that are not in use are dropped: try again. */
     for (i = 0; i < DROP_TRIES; i++) {
         int ret = posix_fadvise(snapshot->fd, 0, 0, POSIX_FADV_DONTNEED);
 
@@ -213,7 +213,7 @@ bool storage_set_cache(const Snapshot *snapshot, CacheState state,
     StorageMount *mount = snapshot->mount;
     bool is_right;
 
-    /* Simulated storage makes nobody wait for preparations. */
+    /* Preparations do not wait for simulated storage. */
     if (mount && !storage_mount_set_fast(mount, true, error)) {
         return false;
     }
@@ -228,7 +228,7 @@ typedef struct Stretch {
     uint32_t data_bytes;
 } Stretch;
 
-/* Those that are data for the most part, or the best there are. */
+/* Stretches that are mostly data, or the best ones there are. */
 static GArray *storage_stretches(const Snapshot *snapshot)
 {
     GArray *list = g_array_new(FALSE, FALSE, sizeof(Stretch));
@@ -281,7 +281,7 @@ static void raw_queue(RawRead *raw, uint64_t slot)
 
     io_uring_prep_read(sqe, raw->fd, raw->bufs + slot * RAW_READ_BYTES,
                        RAW_READ_BYTES, stretch->file_off);
-    /* Which buffer it is, and how many bytes of it count. */
+    /* The buffer, and how many of its bytes count. */
     sqe->user_data = slot << 32 | stretch->data_bytes;
     raw->next++;
     raw->inflight_count++;
@@ -349,7 +349,7 @@ static void *raw_thread_main(void *opaque)
     return NULL;
 }
 
-/* The same as raw_sequential() where io_uring is refused: a thread a slot. */
+/* As raw_sequential(), without io_uring: one thread for each slot. */
 static double raw_sequential_threads(RawRead *raw)
 {
     RawThread threads[RAW_DEPTH_MAX] = { 0 };
@@ -405,7 +405,7 @@ static int raw_random(RawRead *raw, uint64_t seed, Hist *hist)
 static int storage_measure_raw(RawRead *raw, uint64_t seed,
                                StorageRates *rates)
 {
-    /* Somewhere else each time: a host may have the same place cached. */
+    /* At another place each time, since a host may have one place cached. */
     raw->next = (seed + 1) * 0x9e3779b97f4a7c15ull % raw->stretches->len;
     if (io_uring_queue_init(raw->depth, &raw->ring, 0) == 0) {
         rates->sequential_bytes_per_s = raw_sequential(raw);
@@ -425,7 +425,7 @@ bool storage_has_direct(const Snapshot *snapshot)
     bool has_direct = fd >= 0 || errno != EINVAL;
     void *buf = NULL;
 
-    /* Some file systems let the file be opened and refuse the reading. */
+    /* Some file systems accept O_DIRECT in open() and refuse reads. */
     if (fd >= 0 && posix_memalign(&buf, BENCH_PAGE_BYTES,
                                   BENCH_PAGE_BYTES) == 0) {
         has_direct = pread(fd, buf, BENCH_PAGE_BYTES, 0) >= 0 ||
@@ -438,7 +438,7 @@ bool storage_has_direct(const Snapshot *snapshot)
     return has_direct;
 }
 
-/* A long way takes more reads at once to be filled. */
+/* Far storage needs a larger queue depth. */
 static uint32_t raw_depth(const Snapshot *snapshot)
 {
     const StorageClass *class = snapshot->mount
@@ -461,7 +461,7 @@ bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
     int ret;
 
     if (!stretches->len) {
-        *ret_rates = rates; /* too small a file to say anything */
+        *ret_rates = rates; /* the file is too small for a measurement */
         return true;
     }
     raw.fd = open(snapshot->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
@@ -471,7 +471,7 @@ bool storage_measure(const Snapshot *snapshot, uint64_t seed, uint64_t ns,
                     "system that has it", snapshot->label, g_strerror(errno));
         return false;
     }
-    /* Huge pages: a read into small ones is split into many requests. */
+    /* Huge pages, since a read into small pages is split up. */
     raw.bufs = memory_map(raw.depth * RAW_READ_BYTES, error);
     if (!raw.bufs) {
         close(raw.fd);

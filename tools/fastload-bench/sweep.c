@@ -3,23 +3,23 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A sweep is a knob with several values while every other knob stays as it
- * is, so that a contender's figures can be drawn over it.  Of words (a class
- * of storage, say) there have to be three: two are told apart by two tables.
- * Works from what stands in a result, which a stranger may have written.
+ * A sweep is a knob with several values while all other knobs are constant, so
+ * that a contender's figures can be drawn over it.  A knob with words (classes
+ * of storage, for example) needs three values: for two, the tables are enough.
+ * Works from a result, which is not trusted.
  */
 #include "bench.h"
 #include <math.h>
 
 #define WORD_COUNT_MIN 3
-/* A result that has more does not come from our own lists. */
+/* A result of this program does not have more. */
 #define POINT_COUNT_MAX 5000
 
 typedef struct Knob {
     char *name;
     char *text;
     double number;           /* NAN: it is a word */
-    bool is_contender;       /* else all contenders meet it */
+    bool is_contender;       /* of the contender; else of the scenario */
 } Knob;
 
 /* One contender in one scenario. */
@@ -79,7 +79,7 @@ static void sweep_free(void *data)
 
 /* ---- knobs of all that was run ---- */
 
-/* "64 MiB", "20 us", "25 %", "2": NAN when it is something else. */
+/* The number in "64 MiB", "20 us", "25 %", "2"; NAN for other texts. */
 static double sweep_number(const char *text)
 {
     static const struct {
@@ -168,7 +168,7 @@ static void sweep_add_points(GPtrArray *points, JsonObject *snapshot,
             sweep_add_knobs(point->knobs, tree_object(snapshot, "knobs"),
                             false, NAN);
         } else {
-            /* Which snapshot it is, at least. */
+            /* The snapshot's label serves as a knob. */
             Knob *knob = g_new0(Knob, 1);
 
             knob->name = g_strdup("snapshot");
@@ -206,15 +206,15 @@ static GPtrArray *sweep_points(JsonObject *root)
 
 /* ---- which of them vary ---- */
 
-/* "\n" stands between what is the name and what is the contender's. */
+/* The name of the knob, "\n" and the name of the contender. */
 static char *sweep_vary_key(const char *knob_name, const char *contender_name)
 {
     return g_strdup_printf("%s\n%s", knob_name, contender_name);
 }
 
 /*
- * From each knob's key to a set of its texts; a contender's knob has one with
- * the contender's name besides.
+ * Maps each knob's key to the set of its texts; a contender's knob also has a
+ * key with the contender's name.
  */
 static GHashTable *sweep_texts(const GPtrArray *points)
 {
@@ -266,8 +266,10 @@ static Knob *sweep_knob_of(const Point *point, const char *name)
     return NULL;
 }
 
-/* All other knobs of a side, so that two points with the same belong together.
- * @ret_shown gets those that vary, for people. */
+/*
+ * All other knobs: two points with the same key belong to one line.  @ret_shown
+ * gets those that vary, as text for people.
+ */
 static char *sweep_key(GHashTable *texts, const Point *point,
                        const char *swept, bool is_contender, char **ret_shown)
 {
@@ -368,7 +370,7 @@ static int sweep_by_number(const void *a, const void *b)
     return x->number < y->number ? -1 : x->number > y->number;
 }
 
-/* Numbers in their order; words as they came, at equal distances. */
+/* Sorts numbers; words keep their order, at equal distances. */
 static void sweep_order_values(Sweep *sweep)
 {
     guint i;

@@ -3,16 +3,15 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Prints what a result holds, three tables for each scenario: when things
- * were done, what faults cost, what it all cost.  Measures nothing; a member
- * that is missing becomes a dash.
+ * Prints a result: three tables for each scenario, with times, faults, and the
+ * use of resources.  Measures nothing; a missing member becomes a dash.
  */
 #include "bench.h"
 #include <math.h>
 
 typedef enum TableKind {
     TABLE_NS, TABLE_BYTES, TABLE_PERCENT, TABLE_RATIO, TABLE_COUNT,
-    TABLE_SPREAD,            /* of the measure's rounds; has no member */
+    TABLE_SPREAD,            /* of the measure over rounds; without member */
 } TableKind;
 
 typedef struct TableColumn {
@@ -77,7 +76,7 @@ static const TableColumn table_costs[] = {
     { NULL, 0, NULL, NULL },
 };
 
-/* A member of a measure of a contender; of faults only when there are any. */
+/* A member of a contender's measure; NAN if there were no faults. */
 static double table_member(JsonObject *contender, const char *measure,
                            const char *member)
 {
@@ -91,7 +90,7 @@ static double table_member(JsonObject *contender, const char *measure,
     } else if (!strcmp(measure, "waited_ns") &&
                !(tree_number(tree_object(contender, "faults"), "count") >
                  0)) {
-        /* Some touches look like faults and are none: nobody waited. */
+        /* No faults: nobody waited, some touches were only slow. */
         return NAN;
     } else if (!g_str_has_prefix(measure, "faults")) {
         object = tree_object(tree_object(contender, "measures"), measure);
@@ -101,7 +100,7 @@ static double table_member(JsonObject *contender, const char *measure,
     return tree_number(object, member);
 }
 
-/* One run has no spread. */
+/* The spread over rounds; a single run has none. */
 static char *table_spread(JsonObject *contender, const char *measure)
 {
     return tree_number(contender, "run_count") < 2 ? g_strdup("")
@@ -132,7 +131,7 @@ static char *table_text(JsonObject *contender, const TableColumn *column)
     return table_spread(contender, column->measure);
 }
 
-/* How many rounds the medians are of. */
+/* The number of rounds. */
 static double table_round_count(JsonArray *contenders)
 {
     double most = 0;
@@ -217,7 +216,7 @@ static void table_failures(const Paper *paper, JsonArray *contenders)
     }
 }
 
-/* Once each: many are about the whole snapshot.  @said: of char *. */
+/* Prints each note once; many are about the snapshot.  @said: of char *. */
 static void table_notes(const Paper *paper, JsonObject *scenario,
                         GHashTable *said)
 {
@@ -279,7 +278,7 @@ static void table_scenario(const Paper *paper, JsonObject *scenario,
               table_round_count(contenders));
 }
 
-/* A dash for what could not be found out. */
+/* A member as text, or a dash if it is unknown. */
 static char *table_known_text(JsonObject *env, const char *name)
 {
     g_autofree char *text = tree_safe_text(env, name);

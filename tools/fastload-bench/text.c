@@ -37,7 +37,7 @@ char *text_bytes(double bytes)
         return g_strdup("-");
     }
     text = g_format_size_full(bytes, G_FORMAT_SIZE_IEC_UNITS);
-    /* GLib puts a no-break space there, which not every terminal knows. */
+    /* GLib uses a no-break space there, which some terminals do not know. */
     words = g_strsplit(text, "\302\240", -1);
     return g_strjoinv(" ", words);
 }

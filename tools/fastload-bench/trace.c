@@ -3,13 +3,13 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads text, one touch a line; knows nothing of how it was recorded.  Fails
- * at the first line it does not understand, with its number.
+ * Reads text with one touch a line.  Knows nothing of how it was recorded.
+ * Fails at the first line that it does not understand, and names its number.
  */
 #include "bench.h"
 #include <math.h>
 
-/* Eleven days: what a double keeps to the nanosecond. */
+/* Eleven days: a double is exact to the nanosecond up to here. */
 #define TRACE_SECONDS_MAX 1e6
 
 static const SnapshotBlock *trace_block(const Snapshot *snapshot,

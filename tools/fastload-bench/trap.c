@@ -4,11 +4,11 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Registers guest memory, waits for faults or for the end, places pages.
- * Nothing here prints; what is not about setting up returns -errno.  Missing
- * pages of private anonymous memory, or missing and minor ones of a memfd.
- * The engine has its own, and shares nothing with these.  A partly done ioctl
- * goes on where it stopped; what stops without any progress, again and again,
- * is given up with -EAGAIN.
+ * Handles missing pages of private anonymous memory, or missing and minor
+ * faults of a memfd.  Shares no code with the engine, which has its own.
+ * Prints nothing; functions that are not for setting up return -errno.  An
+ * ioctl that was done in part goes on where it stopped; one that stops without
+ * progress, again and again, fails with -EAGAIN.
  */
 #include "bench.h"
 #include <linux/userfaultfd.h>
@@ -17,12 +17,12 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
-/* The kernel answers EAGAIN while the mappings change, which is short. */
+/* The kernel returns EAGAIN for the short time while mappings change. */
 #define TRAP_STUCK_COUNT_MAX 100000
 /* Signals are not expected here at all. */
 #define TRAP_INTERRUPTED_COUNT_MAX 1000
 
-/* A userfaultfd from wherever there is one, or -errno. */
+/* Opens a userfaultfd by system call or device; or -errno. */
 static int trap_create(void)
 {
     int uffd = -1;
@@ -45,13 +45,13 @@ static int trap_create(void)
 #define TRAP_MINOR_MODE UFFDIO_REGISTER_MODE_MINOR
 #define TRAP_MINOR_IOCTLS (1ull << _UFFDIO_CONTINUE)
 #else
-/* No kernel has all of them, so that opening fails with the sentence. */
+/* No kernel has all features, so opening fails with the right message. */
 #define TRAP_MINOR_FEATURES UINT64_MAX
 #define TRAP_MINOR_MODE 0
 #define TRAP_MINOR_IOCTLS 0
 #endif
 
-/* A userfaultfd that may be used, or -1. */
+/* A userfaultfd after the handshake, or -1. */
 static int trap_create_ready(const LoaderRun *run, TrapMode mode,
                              GError **error)
 {
@@ -164,8 +164,8 @@ void trap_unregister(Trap *trap)
 
         (void)ioctl(trap->uffd, UFFDIO_UNREGISTER, &range);
         /*
-         * The kernel wakes before it unregisters, and a fault under the lock
-         * of its mapping alone (Linux 6.7) may begin to wait in between.
+         * The kernel wakes threads before it unregisters, and a fault that only
+         * takes the lock of its mapping (Linux 6.7) may begin to wait between.
          */
         (void)ioctl(trap->uffd, UFFDIO_WAKE, &range);
     }
@@ -201,7 +201,7 @@ static int trap_next(int uffd, uint64_t *ret_hva)
         ssize_t got = read(uffd, &msg, sizeof(msg));
 
         if (got == sizeof(msg)) {
-            /* No other event was asked for. */
+            /* No other events were requested. */
             if (msg.event != UFFD_EVENT_PAGEFAULT) {
                 return -EPROTO;
             }
@@ -245,8 +245,8 @@ int trap_wait(Trap *trap, bool is_waiting, uint64_t *ret_page)
 }
 
 /*
- * What a placing ioctl did: @done is its progress field, negative when there
- * was none.  Returns 1 to go on, 0 when all is placed, or -errno.
+ * Evaluates an ioctl that places pages: @done is its progress field, negative
+ * for none.  Returns 1: go on; 0: all is placed; or -errno.
  */
 static int trap_advance(int64_t done, int failed_errno, uint64_t len_bytes,
                         uint64_t *done_bytes, uint32_t *stuck_count)

@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads members of a tree that a stranger may have written: a member that is
- * missing, or of another kind, reads as NULL, 0, NAN or "".  Knows nothing of
- * what the members mean.  Nothing here can fail.
+ * Reads members of a tree that is not trusted: a member that is missing, or of
+ * another kind, reads as NULL, 0, NAN or "".  Knows nothing of what the members
+ * mean.  Nothing here can fail.
  */
 #include "bench.h"
 #include <math.h>
@@ -66,7 +66,7 @@ const char *tree_text(JsonObject *object, const char *name)
         ? json_node_get_string(node) : "";
 }
 
-/* As a stranger may have written it: nothing in it may steer a terminal. */
+/* With control characters escaped, since the text is not trusted. */
 char *tree_safe_text(JsonObject *object, const char *name)
 {
     return g_strescape(tree_text(object, name), NULL);
