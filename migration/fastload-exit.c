@@ -86,8 +86,8 @@ static void exit_forget_old_waits(IncomingLoad *load)
 }
 
 /*
- * vCPUs that wait for a page now are left where they are: nobody minds.  A
- * signal may have them ask for the same page again.
+ * vCPUs that wait for a page now stay where they are, which keeps nothing else
+ * from ending.  A signal may make such a vCPU ask for the same page again.
  */
 static void exit_leave_vcpus(IncomingLoad *load)
 {
@@ -186,8 +186,8 @@ static void *exit_watch(void *opaque)
         qemu_cond_timedwait(&load->watch_cond, &load->lock, EXIT_WATCH_MS);
     }
     if (load->engine) {
-        error_report("fast load: QEMU cannot end in good order, it waits for "
-                     "pages that cannot be read; ending at once");
+        error_report("fast load: QEMU waits for pages that cannot be read, and "
+                     "ends without cleaning up");
         _exit(EXIT_FAILURE);
     }
     qemu_mutex_unlock(&load->lock);
@@ -290,8 +290,8 @@ void incoming_load_stop_vcpus(IncomingLoad *load)
         exit_pause_vcpus();
     }
     if (count) {
-        warn_report("fast load: %d vCPUs wait for pages that do not come; they "
-                    "are left where they are", count);
+        warn_report("fast load: QEMU ends while %d vCPUs wait for pages that "
+                    "do not come", count);
         load->has_left_vcpus = true;
     }
     /*

@@ -255,7 +255,7 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
 
 bool migration_fastload_check_capabilities(Error **errp)
 {
-    /* What ends the load would look for what others make at its begin. */
+    /* The end of the load undoes what capabilities made the start set up. */
     return load_leaves_migration("capabilities", "capabilities cannot be "
                                  "changed before it is completed", HINT_WAIT,
                                  errp);
