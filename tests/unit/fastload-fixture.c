@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <math.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -113,6 +114,44 @@ void fixture_init(int *argc, char ***argv)
     fixture_restart_deadline();
     g_test_init(argc, argv, NULL);
     fixture_warm_up();
+}
+
+void fixture_run_seeds(FixtureSeedFunc *func, uint32_t count)
+{
+    const char *text = g_getenv("FASTLOAD_TEST_SEED");
+    const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
+    uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
+    int64_t end_us = g_get_monotonic_time() +
+                     (seconds ? strtoul(seconds, NULL, 10) : 0) *
+                     G_USEC_PER_SEC;
+    uint64_t page_count = 0;
+    uint32_t done_count = 0;
+
+    do {
+        fixture_note("FASTLOAD_TEST_SEED=%u", seed + done_count);
+        page_count += func(seed + done_count);
+        done_count++;
+    } while (!text && (seconds ? g_get_monotonic_time() < end_us
+                               : done_count < count));
+    g_test_message("%u loads of %" PRIu64 " pages, from seed %u", done_count,
+                   page_count, seed);
+}
+
+uint64_t fixture_random_ns(GRand *rand)
+{
+    return (uint64_t)(1000.0 * exp2(g_rand_double(rand) * 20));
+}
+
+static int fixture_compare_ns(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+void fixture_sort_ns(uint64_t *times_ns, uint32_t count)
+{
+    qsort(times_ns, count, sizeof(times_ns[0]), fixture_compare_ns);
 }
 
 /* ---- what is needed ---- */

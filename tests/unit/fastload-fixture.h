@@ -77,6 +77,19 @@ bool fixture_may_refuse(void);
 void fixture_refuse(int number);
 /* As above, with @error_number. */
 void fixture_refuse_with(int number, int error_number);
+/*
+ * Runs @func with @count seeds in a row, from a random one on.  With
+ * FASTLOAD_TEST_SECONDS in the environment, for so long; with
+ * FASTLOAD_TEST_SEED, which a failure prints, once with that seed.  @func
+ * returns how many pages it has loaded, for the message.
+ */
+typedef uint64_t FixtureSeedFunc(uint32_t seed);
+void fixture_run_seeds(FixtureSeedFunc *func, uint32_t count);
+
+/* Random times from a microsecond to about a second, log-uniform. */
+uint64_t fixture_random_ns(GRand *rand);
+void fixture_sort_ns(uint64_t *times_ns, uint32_t count);
+
 /* Starts the deadline anew; fixture_new() does it too. */
 void fixture_restart_deadline(void);
 

@@ -100,19 +100,6 @@ static void test_short_times_are_exact(void)
     }
 }
 
-static int figures_compare(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static uint64_t figures_random_ns(GRand *rand)
-{
-    /* Log-uniform from a microsecond to about a second. */
-    return (uint64_t)(1000.0 * exp2(g_rand_double(rand) * 20));
-}
-
 static void test_percentiles_are_close(void)
 {
     /* Percentiles of random times are within 6 % of the exact ones. */
@@ -125,10 +112,10 @@ static void test_percentiles_are_close(void)
 
     fixture_note("seed %u", seed);
     for (i = 0; i < SAMPLE_COUNT; i++) {
-        samples[i] = figures_random_ns(rand);
+        samples[i] = fixture_random_ns(rand);
         hist_add(hist, samples[i]);
     }
-    qsort(samples, SAMPLE_COUNT, sizeof(samples[0]), figures_compare);
+    fixture_sort_ns(samples, SAMPLE_COUNT);
     for (i = 0; i < G_N_ELEMENTS(permilles); i++) {
         uint64_t exact_ns = samples[SAMPLE_COUNT * permilles[i] / 1000];
         uint64_t ns = hist_percentile_ns(hist, permilles[i]);
@@ -149,7 +136,7 @@ static void test_percentiles_are_ordered(void)
 
     fixture_note("seed %u", seed);
     for (i = 0; i < 50; i++) {
-        hist_add(hist, figures_random_ns(rand));
+        hist_add(hist, fixture_random_ns(rand));
     }
     for (i = 0; i <= 1000; i++) {
         uint64_t ns = hist_percentile_ns(hist, i);
@@ -236,7 +223,7 @@ static void test_merge_is_as_adding_all(void)
 
     fixture_note("seed %u", seed);
     for (i = 0; i < SAMPLE_COUNT; i++) {
-        uint64_t ns = figures_random_ns(rand);
+        uint64_t ns = fixture_random_ns(rand);
 
         hist_add(g_rand_boolean(rand) ? a : b, ns);
         hist_add(all, ns);

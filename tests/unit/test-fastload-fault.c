@@ -3026,31 +3026,6 @@ static uint64_t fault_random_load(uint32_t seed)
     return loaded_count;
 }
 
-/*
- * Loads with one seed after the other, SEED_COUNT of them, or for
- * FASTLOAD_TEST_SECONDS; FASTLOAD_TEST_SEED repeats one.
- */
-static void fault_try_seeds(uint64_t (*load_func)(uint32_t seed))
-{
-    const char *text = g_getenv("FASTLOAD_TEST_SEED");
-    const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
-    uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
-    uint64_t end_ns = fastload_stats_now_ns() +
-                      (seconds ? strtoul(seconds, NULL, 10) : 0) *
-                      1000000000ull;
-    uint64_t page_count = 0;
-    uint32_t count = 0;
-
-    do {
-        fixture_note("FASTLOAD_TEST_SEED=%u", seed + count);
-        page_count += load_func(seed + count);
-        count++;
-    } while (!text && (seconds ? fastload_stats_now_ns() < end_ns
-                               : count < SEED_COUNT));
-    g_test_message("%u loads of %" PRIu64 " pages, from seed %u", count,
-                   page_count, seed);
-}
-
 static void test_broken_backend_is_left(const void *opaque)
 {
     /* What comes in late for it is in nobody's way, then or ever after. */
@@ -3096,13 +3071,13 @@ static void test_broken_backend_is_left(const void *opaque)
 static void test_many_seeds(const void *opaque)
 {
     /* Random loads from random storage. */
-    fault_try_seeds(fault_random_load);
+    fixture_run_seeds(fault_random_load, SEED_COUNT);
 }
 
 static void test_many_meetings(const void *opaque)
 {
     /* Everybody at once, and a cancel at any time. */
-    fault_try_seeds(fault_random_meeting);
+    fixture_run_seeds(fault_random_meeting, SEED_COUNT);
 }
 
 static void add_test(const char *behaviour, GTestDataFunc func)

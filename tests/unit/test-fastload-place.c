@@ -814,7 +814,7 @@ static void *place_watcher_main(void *opaque)
  * A region is dropped at any time, also when the load is cancelled or about
  * to be complete; its memory is another's at once.
  */
-static void place_drop_anytime(uint32_t seed)
+static uint64_t place_drop_anytime(uint32_t seed)
 {
     g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
     SimConfig config = {
@@ -826,6 +826,7 @@ static void place_drop_anytime(uint32_t seed)
     PlaceWatcher watcher = { 0 };
     FixtureToucher touchers[4];
     bool is_cancelled = g_rand_int_range(rand, 0, 3) == 0;
+    uint64_t page_count;
     Fixture *stayer;
     PlaceTest *t;
     int uffd, i;
@@ -867,27 +868,16 @@ static void place_drop_anytime(uint32_t seed)
     __atomic_store_n(&watcher.is_over, 1, __ATOMIC_RELEASE);
     g_thread_join(watcher.thread);
     place_check_untouched(t, uffd);
+    page_count = stayer->data_bytes / PAGE;
     place_free(t);
     fixture_free(stayer);
+    return page_count;
 }
 
 static void test_many_drops(const void *opaque)
 {
     /* Workers, touchers, statistics and a cancel meet one who drops. */
-    const char *text = g_getenv("FASTLOAD_TEST_SEED");
-    const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
-    uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
-    uint64_t end_ns = fastload_stats_now_ns() +
-                      (seconds ? strtoul(seconds, NULL, 10) : 0) *
-                      1000000000ull;
-    uint32_t count = 0;
-
-    do {
-        fixture_note("FASTLOAD_TEST_SEED=%u", seed + count);
-        place_drop_anytime(seed + count);
-        count++;
-    } while (!text && (seconds ? fastload_stats_now_ns() < end_ns
-                               : count < DROP_COUNT));
+    fixture_run_seeds(place_drop_anytime, DROP_COUNT);
 }
 
 static void add_test(const char *behaviour, GTestDataFunc func)

@@ -1604,7 +1604,7 @@ static void random_touch(RecordTest *t, GRand *rand, uint32_t seed)
 }
 
 /* Once to record, once to replay, with other storage and other workers. */
-static void random_load(uint32_t seed)
+static uint64_t random_load(uint32_t seed)
 {
     static FixtureHasData *const contents[] = {
         fixture_mixed, fixture_all_data, record_some_zero, replay_every_other,
@@ -1643,25 +1643,13 @@ static void random_load(uint32_t seed)
     }
     record_finish(t);
     record_finish(first);
+    return 2 * page_count;
 }
 
 static void test_many_seeds(const void *opaque)
 {
-    /* FASTLOAD_TEST_SEED repeats one, _SECONDS says for how long. */
-    const char *text = g_getenv("FASTLOAD_TEST_SEED");
-    const char *seconds = g_getenv("FASTLOAD_TEST_SECONDS");
-    uint32_t seed = text ? strtoul(text, NULL, 10) : g_test_rand_int();
-    uint64_t end_ns = fastload_stats_now_ns() +
-                      (seconds ? strtoul(seconds, NULL, 10) : 0) *
-                      1000000000ull;
-    uint32_t count = 0;
-
-    do {
-        fixture_note("FASTLOAD_TEST_SEED=%u", seed + count);
-        random_load(seed + count);
-        count++;
-    } while (!text && (seconds ? fastload_stats_now_ns() < end_ns
-                               : count < SEED_COUNT));
+    /* Random recordings are replayed, each on storage of its own. */
+    fixture_run_seeds(random_load, SEED_COUNT);
 }
 
 static const struct {

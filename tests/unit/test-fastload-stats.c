@@ -69,19 +69,6 @@ static void test_floor_is_the_inverse(void)
     }
 }
 
-static int stats_compare(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static uint64_t stats_random_ns(GRand *rand)
-{
-    /* Log-uniform from a microsecond to about a second. */
-    return (uint64_t)(1000.0 * exp2(g_rand_double(rand) * 20));
-}
-
 static void test_percentiles_are_close(void)
 {
     /* Percentiles of random times are within 13 % of the exact ones. */
@@ -94,10 +81,10 @@ static void test_percentiles_are_close(void)
 
     fixture_note("seed %u", seed);
     for (i = 0; i < SAMPLE_COUNT; i++) {
-        samples[i] = stats_random_ns(rand);
+        samples[i] = fixture_random_ns(rand);
         fastload_stats_fault_done(c, samples[i]);
     }
-    qsort(samples, SAMPLE_COUNT, sizeof(samples[0]), stats_compare);
+    fixture_sort_ns(samples, SAMPLE_COUNT);
     for (i = 0; i < G_N_ELEMENTS(permilles); i++) {
         uint32_t rank = (SAMPLE_COUNT * permilles[i] + 999) / 1000;
         uint64_t exact_ns = samples[rank - 1];
@@ -120,7 +107,7 @@ static void test_percentiles_are_ordered(void)
 
     fixture_note("seed %u", seed);
     for (i = 0; i < 50; i++) {
-        fastload_stats_fault_done(c, stats_random_ns(rand));
+        fastload_stats_fault_done(c, fixture_random_ns(rand));
     }
     for (i = 0; i <= 1000; i++) {
         uint64_t ns = fastload_stats_percentile_ns(c->hist, i,
