@@ -1,5 +1,5 @@
 /*
- * The clock that the engine looks at, in the hands of a unit test.
+ * A clock of the engine that unit tests control.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,8 +12,8 @@
 
 /* Both atomic. */
 static struct {
-    uint64_t stopped_ns; /* 0: it is not */
-    uint64_t ahead_ns;   /* of the kernel's */
+    uint64_t stopped_ns; /* where it stands; 0: it is not stopped */
+    uint64_t ahead_ns;   /* how far it is ahead of the kernel's clock */
 } test_clock;
 
 static uint64_t clock_kernel_ns(void)
@@ -65,7 +65,7 @@ void test_clock_skip(uint64_t ns)
                        ns, __ATOMIC_ACQ_REL);
 }
 
-/* Comes before the C library's, in the test programs. */
+/* In the test programs this is found before the C library's function. */
 int clock_gettime(clockid_t id, struct timespec *ret_ts)
 {
     uint64_t ns;

@@ -24,8 +24,8 @@
 
 static struct {
     char note[256];
-    char hugepages[32]; /* what to put back */
-    int hugepages_fd;   /* -1: nothing to put back */
+    char hugepages[32]; /* the setting to restore */
+    int hugepages_fd;   /* -1: nothing to restore */
 } fixture = {
     .hugepages_fd = -1,
 };
@@ -52,7 +52,7 @@ static void fixture_put_back_hugepages(void)
     }
 }
 
-/* On SIGABRT and SIGALRM; calls only what signal-safety(7) allows. */
+/* Handles SIGABRT and SIGALRM; only calls what signal-safety(7) allows. */
 static void fixture_on_signal(int signal_number)
 {
     if (fixture.note[0]) {
@@ -91,11 +91,11 @@ static void *fixture_nothing_main(void *opaque)
     return NULL;
 }
 
-/* What a sanitized process does once, and late, is done before it counts. */
+/* Lets a sanitizer do its late initialization before a test counts threads. */
 static void fixture_warm_up(void)
 {
     if (FIXTURE_IS_TSAN) {
-        /* With the first thread comes one of the sanitizer's own, to stay. */
+        /* The sanitizer starts a thread of its own with the first thread. */
         g_thread_join(g_thread_new("warm-up", fixture_nothing_main, NULL));
         /* G_DEFINE_QUARK() stores the same value twice, on purpose. */
         fastload_error_quark();
@@ -294,9 +294,9 @@ static void fixture_set_bits(Fixture *f, FixtureHasData *has_data)
     }
 }
 
-/* ---- what a process may not do ---- */
+/* ---- system calls that are refused ---- */
 
-/* Before our own deadline, which would not end the child. */
+/* Shorter than the deadline of the parent, which would not end the child. */
 #define CHILD_TIMEOUT_US ((FIXTURE_DEADLINE_S - 20) * G_USEC_PER_SEC)
 
 bool fixture_run_child(void)
@@ -396,7 +396,7 @@ uint64_t fixture_storage_bytes(void)
 
 /* ---- memory ---- */
 
-/* Root may have huge pages for the time of a test, one process at a time. */
+/* As root, reserves huge pages for a test, in one process at a time. */
 static void fixture_get_hugepages(uint64_t map_bytes)
 {
     g_autofree char *want = NULL;
@@ -457,7 +457,7 @@ static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
     int flags = memory == FIXTURE_SHARED ? MAP_SHARED : MAP_PRIVATE;
     void *map;
 
-    /* Room to begin wherever we like relative to 2 MiB, and for two guards. */
+    /* Room for any start relative to 2 MiB, and for two guard pages. */
     f->map_bytes = f->len_bytes + skew_bytes + HUGE_BYTES + 2 * PAGE;
     if (memory == FIXTURE_HUGETLB) {
         f->map_bytes = f->len_bytes;
@@ -477,7 +477,7 @@ static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
     f->map = map;
     if (memory == FIXTURE_HUGETLB) {
         f->hva = f->map;
-        /* No reservation was made: are there as many pages? */
+        /* MAP_NORESERVE: are there enough huge pages? */
         return madvise(map, f->map_bytes, MADV_POPULATE_WRITE) == 0 &&
                madvise(map, f->map_bytes, MADV_DONTNEED) == 0;
     }
@@ -485,11 +485,11 @@ static bool fixture_map(Fixture *f, FixtureMemory memory, uint64_t skew_bytes)
                          HUGE_BYTES * HUGE_BYTES) + skew_bytes;
     g_assert_true(f->hva + f->len_bytes + PAGE <= f->map + f->map_bytes);
     if (memory == FIXTURE_THP) {
-        /* Without huge pages it is as good as other memory. */
+        /* Where huge pages are off, it is memory like any other. */
         f->wants_huge = true;
         madvise(map, f->map_bytes, MADV_HUGEPAGE);
     }
-    /* The kernel would make one mapping of it and its equals next to it. */
+    /* Guard pages, or the kernel would merge it with its neighbours. */
     return mprotect(map, PAGE, PROT_NONE) == 0 &&
            mprotect(f->map + f->map_bytes - PAGE, PAGE, PROT_NONE) == 0;
 }
@@ -510,7 +510,7 @@ bool fixture_may_fill_mappings(void)
 void fixture_fill_mappings(uint32_t room_count)
 {
     uint64_t i, max = FIXTURE_MAPPING_COUNT_MAX;
-    /* Shared, so that it is a mapping apart whatever lies next to it. */
+    /* MAP_SHARED, so that it is not merged with a neighbour. */
     uint8_t *map = mmap(NULL, max * PAGE, PROT_NONE,
                         MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -628,7 +628,7 @@ bool fixture_has_move(void)
     bool has_move = uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0;
     uint64_t nothing[5] = { 0 };
 
-    /* EINVAL: the kernel looked at it; EPERM: a filter is before the kernel */
+    /* EINVAL: the kernel knows the call; EPERM: a seccomp filter refused it */
     has_move = has_move && ioctl(uffd, _IOWR(UFFDIO, 0x05, nothing), nothing)
                            < 0 && errno == EINVAL;
     if (uffd >= 0) {
@@ -641,8 +641,8 @@ bool fixture_has_move(void)
 }
 
 /*
- * The sum of what smaps says as "@field: N kB" of the region's mappings; NULL:
- * their number.
+ * The sum of "@field: N kB" in smaps over the region's mappings; NULL: their
+ * number.
  */
 static uint64_t fixture_smaps_sum(const Fixture *f, const char *field)
 {
@@ -828,7 +828,7 @@ void fixture_placed_func(void *hva, uint64_t len_bytes, FastloadClass class,
                        len_bytes, __ATOMIC_RELAXED);
     for (; page < end; page++) {
         g_assert_true(has_data == placed_has_data(f, page));
-        /* Were it not there, this would wait for us. */
+        /* A page that is not there would make this thread wait for itself. */
         g_assert_true(fixture_page_is_right(f, page));
         g_assert_cmpuint(__atomic_exchange_n(&placed->told[page], 1 + class,
                                              __ATOMIC_RELEASE), ==, 0);
@@ -875,7 +875,7 @@ bool fixture_thread_waits(pid_t tid)
                                             tid);
     g_autofree char *text = NULL;
 
-    /* The number of the call; "running" outside of any. */
+    /* The number of the system call; "running": in none. */
     return g_file_get_contents(path, &text, NULL, NULL) &&
            atoi(text) == SYS_futex;
 }
@@ -971,7 +971,7 @@ void fixture_use_check(const FixtureUse *before)
 {
     FixtureUse now;
 
-    /* A joined thread stays in /proc for an instant: it is still exiting. */
+    /* A joined thread may still be in /proc for a moment, while it exits. */
     fixture_wait_until(use_count_tasks() <= before->thread_count);
     fixture_use_get(&now);
     g_assert_cmpuint(now.uffd_count, ==, before->uffd_count);

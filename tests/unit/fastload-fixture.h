@@ -3,10 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The file's pages hold a pattern that names their index; pages that the
- * bitmap calls zero hold rubbish in the file, as stale pages of a live save
- * do, so that a loader that reads holes as data is caught.  A test that hangs
- * is ended by a deadline; one that fails says its note first.
+ * The file's pages hold a pattern with their index.  Pages that are zero by the
+ * bitmap hold rubbish in the file, like stale pages of a live save, so that a
+ * loader that reads holes as data fails.  A deadline ends a test that hangs; a
+ * test that fails prints its note first.
  */
 #ifndef FASTLOAD_FIXTURE_H
 #define FASTLOAD_FIXTURE_H
@@ -16,7 +16,7 @@
 
 #define FIXTURE_PAGE_BYTES 4096u
 #define FIXTURE_CHUNK_PAGE_COUNT 512u
-/* No test, and no wait in one, takes longer. */
+/* A test, or a wait in one, that takes longer has failed. */
 #define FIXTURE_DEADLINE_S 120
 
 #if defined(__SANITIZE_THREAD__)
@@ -30,7 +30,7 @@ typedef enum FixtureMemory {
     FIXTURE_THP,     /* anonymous, with transparent huge pages */
     FIXTURE_SHARED,  /* memfd */
     FIXTURE_HUGETLB, /* 2 MiB pages */
-    FIXTURE_PRIVATE_FILE, /* cannot be trapped, and full of rubbish */
+    FIXTURE_PRIVATE_FILE, /* cannot be trapped, and is full of rubbish */
 } FixtureMemory;
 
 typedef struct Fixture {
@@ -47,17 +47,17 @@ typedef struct Fixture {
     uint64_t data_bytes;     /* of pages with data, in backing pages */
 } Fixture;
 
-/* Says whether page @page_idx (of 4096 bytes) has data. */
+/* Does page @page_idx (of 4096 bytes) have data? */
 typedef bool FixtureHasData(uint64_t page_idx);
 
 /* Sets up deadline and notes, then g_test_init(). */
 void fixture_init(int *argc, char ***argv);
-/* What a failure prints first: a seed, a round. */
+/* Sets what a failure prints first, for example a seed. */
 void fixture_note(const char *format, ...) G_GNUC_PRINTF(1, 2);
 void fixture_note_clear(void);
 /*
- * As g_test_add_data_func(); the test is skipped, visibly, where this process
- * may not have what it @needs.
+ * As g_test_add_data_func(); the test is visibly skipped if this process may
+ * not have what it @needs.
  */
 typedef enum FixtureNeeds {
     FIXTURE_NEEDS_URING = 1,
@@ -67,11 +67,11 @@ typedef enum FixtureNeeds {
 void fixture_add_test(const char *path, uint32_t needs, GTestDataFunc func,
                       const void *data);
 /*
- * Runs the test's other half in a child, where what is refused is refused for
- * good; true in the parent, whose test is over.
+ * Runs the rest of the test in a child, in which system calls can be refused
+ * for good.  True in the parent: the test is over.
  */
 bool fixture_run_child(void);
-/* False, and the test is skipped, where system calls cannot be refused. */
+/* False, and the test is skipped: system calls cannot be refused here. */
 bool fixture_may_refuse(void);
 /* From here on system call @number fails with EPERM, in every thread. */
 void fixture_refuse(int number);
@@ -90,11 +90,11 @@ void fixture_run_seeds(FixtureSeedFunc *func, uint32_t count);
 uint64_t fixture_random_ns(GRand *rand);
 void fixture_sort_ns(uint64_t *times_ns, uint32_t count);
 
-/* Starts the deadline anew; fixture_new() does it too. */
+/* Restarts the deadline, as fixture_new() does. */
 void fixture_restart_deadline(void);
 
 /*
- * NULL when this kind of memory cannot be had; the test was then skipped.
+ * NULL: this kind of memory is not available, and the test was skipped.
  * @page_count: pages of 4096 bytes; a multiple of 512 for FIXTURE_HUGETLB
  */
 Fixture *fixture_new(FixtureMemory memory, uint64_t page_count,
@@ -103,13 +103,13 @@ Fixture *fixture_new(FixtureMemory memory, uint64_t page_count,
 Fixture *fixture_new_skewed(FixtureMemory memory, uint64_t page_count,
                             uint64_t skew_count, FixtureHasData *has_data);
 void fixture_free(Fixture *f);
-/* Puts back what was cut off the end of the file. */
+/* Writes the file again, for example after it was cut. */
 void fixture_write_file(Fixture *f);
 /* How much of the file is in the page cache, by mincore(). */
 uint64_t fixture_cached_bytes(const Fixture *f);
-/* Makes the file cold; returns what stayed in the page cache. */
+/* Empties the page cache of the file; returns how many bytes stayed. */
 uint64_t fixture_drop_cache(const Fixture *f);
-/* What came from storage for this process so far. */
+/* Bytes that this process has read from storage so far. */
 uint64_t fixture_storage_bytes(void);
 void fixture_region(const Fixture *f, FastloadRegion *ret_region);
 bool fixture_page_has_data(const Fixture *f, uint64_t page_idx);
@@ -119,14 +119,14 @@ uint64_t fixture_word(const Fixture *f, uint64_t page_idx, uint64_t word_idx);
 uint64_t *fixture_page(const Fixture *f, uint64_t page_idx);
 /* Does the page hold what the snapshot says?  Touches the page. */
 bool fixture_page_is_right(const Fixture *f, uint64_t page_idx);
-/* Pages that are wrong, of all. */
+/* How many of all pages are wrong. */
 uint64_t fixture_wrong_count(const Fixture *f);
 /* Is the page there?  Does not touch it. */
 bool fixture_page_is_resident(const Fixture *f, uint64_t page_idx);
 
 bool fixture_all_data(uint64_t page_idx);
 bool fixture_all_zero(uint64_t page_idx);
-/* A file without a name, in TMPDIR. */
+/* An unnamed file in TMPDIR. */
 int fixture_temp_file(void);
 
 /* Runs and single pages of both kinds, dense and sparse chunks, wide holes. */
@@ -138,14 +138,14 @@ bool fixture_has_move(void);
 uint64_t fixture_huge_bytes(const Fixture *f);
 /* How many huge pages the kernel has made by itself since it started. */
 uint64_t fixture_khugepaged_count(void);
-/* How much of it has memory of its own; the shared zero page does not count. */
+/* How much of the region has memory; the shared zero page does not count. */
 uint64_t fixture_own_bytes(const Fixture *f);
-/* Of how many mappings the kernel makes the region. */
+/* How many mappings the region consists of. */
 uint32_t fixture_mapping_count(const Fixture *f);
 
-/* False, and the test is skipped, where vm.max_map_count is too high. */
+/* False, and the test is skipped: vm.max_map_count is too high. */
 bool fixture_may_fill_mappings(void);
-/* Uses up mappings until just @room_count more can be had; for a child. */
+/* Uses up mappings until only @room_count are left; in a child. */
 void fixture_fill_mappings(uint32_t room_count);
 
 /* ---- loads ---- */
@@ -174,8 +174,8 @@ void fixture_events_wait(FixtureEvents *events, FastloadEvent event);
     } while (0)
 
 /*
- * The same, and the engine's clock goes fast meanwhile: what waits for a time
- * to be over, but for threads that sleep in the kernel, need not wait so long.
+ * The same, and meanwhile the engine's clock runs fast, so that the engine's
+ * time limits pass sooner, except for threads that sleep in the kernel.
  */
 #define fixture_hurry_until(condition) \
     do { \
@@ -185,7 +185,7 @@ void fixture_events_wait(FixtureEvents *events, FastloadEvent event);
         } \
     } while (0)
 
-/* So many faults of @uffd have not been read. */
+/* How many faults of @uffd have not been read. */
 uint64_t fixture_unread_fault_count(int uffd);
 /* Does the thread wait for another one, in futex(2)? */
 bool fixture_thread_waits(pid_t tid);
@@ -209,7 +209,7 @@ bool fixture_toucher_is_done(FixtureToucher *t);
 /* Returns the number of wrong pages it has seen. */
 uint32_t fixture_toucher_join(FixtureToucher *t);
 
-/* What the placed callback of one load has told, page by page. */
+/* What the placed callback of a load has reported, page by page. */
 typedef struct FixturePlaced {
     const Fixture *f;
     uint8_t *told;      /* 0 or 1 + FastloadClass, atomic */
@@ -220,12 +220,12 @@ typedef struct FixturePlaced {
 void fixture_placed_init(FixturePlaced *placed, const Fixture *f);
 void fixture_placed_clear(FixturePlaced *placed);
 FastloadPlacedFunc fixture_placed_func; /* @opaque: a FixturePlaced */
-/* FASTLOAD_CLASS_MAX: not told yet. */
+/* FASTLOAD_CLASS_MAX: not reported yet. */
 FastloadClass fixture_placed_class(FixturePlaced *placed, uint64_t page_idx);
-/* Asserts that a load that is complete has told all there is. */
+/* Asserts that a complete load has reported all pages. */
 void fixture_placed_check(FixturePlaced *placed, const FastloadStats *stats);
 
-/* What a process holds: a load leaves as much as it found. */
+/* Resources of the process, which must be the same after a load. */
 typedef struct FixtureUse {
     uint32_t thread_count;
     uint32_t fd_count;
@@ -234,7 +234,7 @@ typedef struct FixtureUse {
 } FixtureUse;
 
 void fixture_use_get(FixtureUse *ret_use);
-/* Asserts that it is as much as @before. */
+/* Asserts that the process uses what it used @before. */
 void fixture_use_check(const FixtureUse *before);
 
 #endif /* FASTLOAD_FIXTURE_H */

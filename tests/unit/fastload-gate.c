@@ -109,7 +109,7 @@ static void gate_pass(unsigned long request, GateSide side)
     g_mutex_unlock(&gate.lock);
 }
 
-/* Asks the kernel, for all of it or for as much as it may do. */
+/* Calls the kernel, for all bytes or for as many as it may place. */
 static int gate_call(int fd, unsigned long request, void *arg)
 {
     struct uffdio_copy *copy = arg;
@@ -133,7 +133,7 @@ static int gate_call(int fd, unsigned long request, void *arg)
     return -1;
 }
 
-/* Comes before the C library's, in the test programs. */
+/* In the test programs this is found before the C library's function. */
 int ioctl(int fd, unsigned long request, ...)
 {
     int ret, error_number;

@@ -3,32 +3,32 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The test programs' own ioctl(), which the engine in them calls too.  It can
- * fail calls as a kernel without memory does, and hold one where a schedule
- * has to be forced.  Everything else goes to the kernel at once.  One request
- * at a time; all calls may be made while a load runs.
+ * The test programs define ioctl(), which the engine in them calls, too.  It
+ * can fail calls like a kernel without memory, and hold one call to force a
+ * schedule.  Everything else goes to the kernel at once.  The gate acts on one
+ * kind of request at a time; all functions may be called while a load runs.
  */
 #ifndef FASTLOAD_GATE_H
 #define FASTLOAD_GATE_H
 
 typedef enum GateSide {
-    GATE_BEFORE, /* the kernel has not been asked yet */
-    GATE_AFTER,  /* the kernel has answered, the caller does not know yet */
+    GATE_BEFORE, /* before the call to the kernel */
+    GATE_AFTER,  /* after it, before the caller has the result */
 } GateSide;
 
-/* From here on calls of @request fail with @error_number; 0: no more. */
+/* From here on calls of @request fail with @error_number; 0: work again. */
 void gate_refuse(unsigned long request, int error_number);
 /* So many calls have failed since gate_refuse(). */
 uint32_t gate_refused_count(void);
 /*
- * From here on calls of @request that place more than @page_bytes do so much
- * and fail with EAGAIN, as the kernel's do when something comes between; 0: no
- * more.  UFFDIO_COPY and what has its layout.
+ * From here on calls of @request that are to place more than @page_bytes place
+ * just so much and fail with EAGAIN, as the kernel does when it is disturbed;
+ * 0: work again.  For UFFDIO_COPY and requests with its layout.
  */
 void gate_shorten(unsigned long request, uint64_t page_bytes);
-/* The next call of @request, just that one, is held until gate_open(). */
+/* Holds the next call of @request, and only that one, until gate_open(). */
 void gate_hold(unsigned long request, GateSide side);
-/* Waits until there is a call that is held. */
+/* Waits until a call is held. */
 void gate_wait_held(void);
 void gate_open(void);
 

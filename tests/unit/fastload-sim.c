@@ -1,5 +1,5 @@
 /*
- * A read backend that behaves as bad storage does, from a seed.
+ * A read backend that behaves like bad storage, from a seed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -11,7 +11,7 @@
 #include "fastload-clock.h"
 #include "fastload-sim.h"
 
-/* Who has polled so often while the test waits for it never sleeps. */
+/* A worker that polls so often while the test waits for it never sleeps. */
 #define SIM_POLL_COUNT_MAX (200 * 1000)
 /* What comes late comes so many times, so far apart. */
 #define SIM_LATE_COUNT 3
@@ -44,7 +44,7 @@ static struct {
     FastloadIo *ios;
 } sim;
 
-/* What was not complete when a backend broke. */
+/* Requests that were not complete when a backend broke. */
 typedef struct SimLate {
     uint32_t count;
     struct iovec targets[];
@@ -68,13 +68,13 @@ struct FastloadIo {
     FastloadIo *next;
     uint64_t poll_count;
     bool serves_faults;
-    bool is_asleep;   /* it has looked at all there is, and would sleep on */
-    uint64_t due_ns;  /* when it wakes by itself; UINT64_MAX: never */
+    bool is_asleep;   /* it has nothing to do, and would go on sleeping */
+    uint64_t due_ns;  /* the limit of its sleep; UINT64_MAX: none */
 };
 
 /* ---- control ---- */
 
-/* Who sleeps looks again whether there is a reason to. */
+/* Makes workers that sleep check again whether they have to. */
 static void sim_wake_all_locked(void)
 {
     const uint64_t one = 1;
@@ -499,7 +499,7 @@ static bool sim_turn(FastloadIo *io)
     return is_busy;
 }
 
-/* Once only: who breaks is not asked again. */
+/* Does the backend break now?  Not called again after that. */
 static bool sim_breaks(FastloadIo *io)
 {
     uint32_t break_permille, break_turn;
@@ -516,7 +516,7 @@ static bool sim_breaks(FastloadIo *io)
                       : g_rand_int_range(io->rand, 0, 1000) < break_permille;
 }
 
-/* All that is pending is held, and nothing is due: is the worker to sleep? */
+/* Does the worker sleep?  If all pending requests are held, and none is due. */
 static bool sim_falls_asleep(FastloadIo *io)
 {
     FastloadIoReq *req = io->pending;
@@ -594,8 +594,8 @@ static FastloadIoReq *sim_reap(FastloadIo *io)
 }
 
 /*
- * As the kernel does: into this process, at whatever is at the address then,
- * if anything is.
+ * Writes late, as the kernel would: to the address of the buffer in this
+ * process, whatever is mapped there by then.
  */
 static void *sim_late_main(void *opaque)
 {
@@ -660,7 +660,7 @@ static void sim_close(FastloadIo *io)
     *at = io->next;
     g_mutex_unlock(&sim.lock);
     close(io->watch_fds[SIM_WATCH_OWN]);
-    /* A sound one is left, too, when another worker's is broken. */
+    /* A sound backend is closed, too, after another worker's has broken. */
     if (io->pending) {
         sim_leave_pending(io);
     }

@@ -4,8 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * GLib locks with futex(2) and is not built with the sanitizer, which then
- * takes everything for a race.  In a sanitized build these functions come
- * before GLib's own, tell the sanitizer and call them.  Otherwise: nothing.
+ * reports races everywhere.  In a sanitized build these functions are found
+ * before GLib's, tell the sanitizer, and call GLib's.  In other builds this
+ * file is empty.
  */
 #include "qemu/osdep.h"
 

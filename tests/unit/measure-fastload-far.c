@@ -1,22 +1,21 @@
 /*
- * How fast the engine loads from storage that is far away; there is none.
+ * How fast the engine loads from far storage, which is simulated.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A measuring program, no test: it prints figures and judges nothing.  The
- * engine reads through a backend that answers when such storage would, in real
- * time.  All reads share one line of a given rate; a round trip later they are
- * there.  Some are lucky: a cache on the way has them, so they come after 60 us
- * and do not use the line.
+ * A measuring program, not a test: it prints figures and judges nothing.  The
+ * engine reads through a backend that completes requests when such storage
+ * would, in real time.  All reads share one line of a given rate, and return a
+ * round trip later.  Some are lucky: they hit a cache on the way, return after
+ * 60 us and do not use the line.
  *
- * No data is copied, for a device's DMA costs no processor.  Each page gets
- * only its number in its first word, which is checked after every load; all the
- * rest of memory is the same.  So figures are of the engine, the kernel and
- * memory, and of nothing that reads.
+ * No data is copied, since the DMA of a device takes no processor time.  Each
+ * page only gets its number in its first word, which is checked after every
+ * load.  So the figures show the engine, the kernel and memory, but no reading.
  *
- * With --file the engine reads a real file in its own ways instead.
+ * With --file the engine reads a real file by io_uring or preadv() instead.
  *
- * Fails with one line on stderr where the machine refuses something.
+ * Fails with one line on stderr if the machine refuses something.
  */
 #include "qemu/osdep.h"
 #include <poll.h>
@@ -29,7 +28,7 @@
 #define SECOND_NS 1000000000ull
 #define LUCKY_NS 60000u
 #define RUN_COUNT_MAX 1000
-/* How often the toucher draws a page before it has found a missing one. */
+/* How often the toucher draws a page until it finds a missing one. */
 #define DRAW_COUNT_MAX 64
 #define SEED 1
 
@@ -72,7 +71,7 @@ typedef struct FarStorage {
     uint64_t line_ns;          /* the line is busy until then */
 } FarStorage;
 
-/* The one that all backends read from: open() is told of none. */
+/* The storage of all backends, since open() has no parameter for it. */
 static FarStorage far_storage;
 
 typedef struct FarPending {
@@ -121,7 +120,7 @@ static FastloadIo *far_open(const FastloadIoSetup *setup,
     }
     io->is_ready = setup->is_ready;
     io->pending = g_new0(FarPending, setup->req_count_max);
-    /* A device's interrupt is not 50 us late. */
+    /* No timer slack: the interrupt of a device is not 50 us late. */
     prctl(PR_SET_TIMERSLACK, 1);
     return io;
 }
@@ -136,12 +135,12 @@ static void far_queue(FastloadIo *io, FastloadIoReq *req)
     };
 }
 
-/* The completion of @req has come in. */
+/* Completes @req. */
 static void far_finish(FastloadIo *io, FastloadIoReq *req)
 {
     uint64_t at;
 
-    /* Offsets in the file are those in memory. */
+    /* Offsets in the file and in memory are the same. */
     for (at = 0; at < req->len_bytes; at += PAGE_BYTES) {
         uint64_t page_idx = (req->file_off + at) / PAGE_BYTES;
 
@@ -151,7 +150,7 @@ static void far_finish(FastloadIo *io, FastloadIoReq *req)
     fastload_io_list_append(&io->done, req);
 }
 
-/* Finishes what is due; when the next read is, UINT64_MAX for none. */
+/* Completes what is due; returns when the next read is, or UINT64_MAX. */
 static uint64_t far_collect(FastloadIo *io, uint64_t now_ns)
 {
     uint64_t next_ns = UINT64_MAX;
@@ -171,7 +170,7 @@ static uint64_t far_collect(FastloadIo *io, uint64_t now_ns)
     return next_ns;
 }
 
-/* Says which descriptors are readable; without a sleep, nobody has looked. */
+/* Sets is_ready; without a sleep, it has not looked at the descriptors. */
 static void far_tell(FastloadIo *io, bool has_slept)
 {
     int i;
@@ -230,14 +229,14 @@ static const FastloadIoOps far_ops = {
     .close = far_close,
 };
 
-/* ---- what is asked for ---- */
+/* ---- options ---- */
 
 typedef struct FarOptions {
     char *rtt, *rate, *size, *memory, *file, *folder;
     int64_t fast_every, first, faults_per_second, only_faults;
     int worker_count, run_count;
     gboolean is_json;
-    /* from the texts */
+    /* parsed from the texts */
     uint64_t size_bytes;
 } FarOptions;
 
@@ -280,7 +279,7 @@ typedef struct FarUnit {
     double factor;
 } FarUnit;
 
-/* A number and one of @units, of which NULL is the last. */
+/* Parses a number with one of @units, a list that ends with NULL. */
 static uint64_t far_parse(const char *option, const char *text,
                           const FarUnit *units, const char *expected)
 {
@@ -376,7 +375,7 @@ typedef struct FarLoad {
     uint32_t is_over;        /* atomic: the toucher ends */
 } FarLoad;
 
-/* Every page has its number in it; written through to the disk. */
+/* Writes the number of each page into it, through to the disk. */
 static void far_write_file(const FarLoad *l)
 {
     g_autofree uint8_t *buf = g_malloc0(HUGE_BYTES);
@@ -397,7 +396,7 @@ static void far_write_file(const FarLoad *l)
     }
 }
 
-/* A hole as large as memory, or a real file; without a name. */
+/* Makes an unnamed file: a hole as large as memory, or a real file. */
 static void far_make_file(FarLoad *l)
 {
     g_autofree char *path = g_build_filename(options.folder ?: "/var/tmp",
@@ -411,7 +410,7 @@ static void far_make_file(FarLoad *l)
     if (options.file) {
         far_write_file(l);
     } else if (fcntl(l->fd, F_SETFL, O_DIRECT) < 0) {
-        /* So that the engine expects nothing from the page cache. */
+        /* With O_DIRECT the engine does not expect cached pages. */
         far_die("there is no O_DIRECT in %s: %s; --dir names another folder",
                 options.folder ?: "/var/tmp", g_strerror(errno));
     }
@@ -433,9 +432,9 @@ static void far_make_memory(FarLoad *l)
 }
 
 /*
- * Empty memory, for which a virtual machine's host has found room already, and
- * a file that is in the page cache or not.  The kernel zeroes memory meanwhile,
- * as it has to for every load: no load can be faster for long.
+ * Prepares empty memory that the host of a virtual machine backs already, and a
+ * file that is cached or not.  Measures how long the kernel takes to zero
+ * memory, as it has to in every load: no load can be faster.
  */
 static void far_prepare(FarLoad *l)
 {
@@ -449,7 +448,7 @@ static void far_prepare(FarLoad *l)
     l->zero_ns = MIN(l->zero_ns, far_now_ns() - begin_ns);
     madvise(l->hva, l->len_bytes, MADV_DONTNEED);
     far_storage.read_count = far_storage.line_ns = 0;
-    /* It is warm since it was written. */
+    /* Since it was just written, it is warm. */
     if (!g_strcmp0(options.file, "cold")) {
         posix_fadvise(l->fd, 0, 0, POSIX_FADV_DONTNEED);
     }
@@ -473,7 +472,7 @@ static void far_check(const FarLoad *l)
 
 /* ---- the guest ---- */
 
-/* A page that is missing, or the count of all pages: none was found. */
+/* A page that is missing, or the number of pages if none was found. */
 static uint64_t far_missing_page(const FarLoad *l, GRand *rand)
 {
     uint64_t page_count = l->len_bytes / PAGE_BYTES;
@@ -536,7 +535,7 @@ static void *far_guest_main(void *opaque)
     return NULL;
 }
 
-/* Pages far from each other, none of them twice; no system call of its own. */
+/* Touches pages far from each other, none twice, without system calls. */
 static void far_touch_only(FarLoad *l)
 {
     uint64_t page_count = l->len_bytes / PAGE_BYTES, at_ns = far_now_ns();
@@ -627,7 +626,7 @@ static int far_compare_ns(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* In us; of sorted times; 0 for none. */
+/* A percentile of sorted times in us; 0: there are none. */
 static double far_touch_us(const GArray *touch_ns, uint32_t permille)
 {
     guint last = touch_ns->len - 1;
@@ -637,7 +636,7 @@ static double far_touch_us(const GArray *touch_ns, uint32_t permille)
                         (uint64_t)last * permille / 1000) / 1e3 : 0;
 }
 
-/* @rates: sorted; what there is no figure for is null. */
+/* @rates: sorted.  A figure that does not exist is null. */
 static void far_print_json(const double *rates, double median,
                            const FarLoad *l)
 {

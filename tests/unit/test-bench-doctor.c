@@ -144,7 +144,7 @@ static void test_filters_and_profiles(Tree *tree, gconstpointer opaque)
 
 static void test_user_namespaces(Tree *tree, gconstpointer opaque)
 {
-    /* Who a user is on the host; in no namespace he is himself. */
+    /* The user's id on the host, which is the same without a namespace. */
     uint64_t uid = 0;
 
     g_assert_false(doctor_is_in_namespace(&tree->doctor, 7, &uid));

@@ -138,7 +138,7 @@ static void test_waiting_goes_on_when_all_is_loaded(void)
 
 static void test_progress_counts_from_the_request(void)
 {
-    /* Who gets the guest to run after the window has no progress in it. */
+    /* A guest that runs only after the window has made no progress in it. */
     GuestFixture *f = guest_fixture_new();
     g_autofree GuestCounters *counters = g_new0(GuestCounters, 1);
     Guest *guest;

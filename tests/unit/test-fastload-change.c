@@ -17,9 +17,9 @@
  * twice what the engine allows for that, a write is one of its own.
  */
 #define CLOCK_TICK_NS (2 * FASTLOAD_FILE_TICK_NS)
-/* So much that it is not all there when something else happens. */
+/* So much data that a load is not complete before the test acts. */
 #define LARGE_PAGE_COUNT (32 * CHUNK_PAGES)
-/* Where the snapshot begins, with a file whose begin is not the snapshot's. */
+/* Where the snapshot begins in a file with a header before it. */
 #define STREAM_OFF (2 * PAGE + 100)
 
 typedef struct ChangeTest {
@@ -37,7 +37,7 @@ static uint64_t change_ns(const struct timespec *ts)
     return ts->tv_sec * 1000000000ull + ts->tv_nsec;
 }
 
-/* By the clock that times of modification are taken from. */
+/* The clock from which times of modification are taken. */
 static uint64_t change_file_now_ns(void)
 {
     struct timespec now;
@@ -46,7 +46,7 @@ static uint64_t change_file_now_ns(void)
     return change_ns(&now);
 }
 
-/* What is written from now on is another write than the last one. */
+/* Waits until a write gets another time of modification. */
 static void change_make_old(const ChangeTest *t)
 {
     uint64_t ns = change_file_now_ns() - CLOCK_TICK_NS;
@@ -141,7 +141,7 @@ static void change_finish(ChangeTest *t)
     change_free(t);
 }
 
-/* Flips each bit of the page in the file: done twice, it is as it was. */
+/* Flips each bit of the page in the file; done twice, it is unchanged. */
 static void change_flip_page(const ChangeTest *t, uint64_t page_idx)
 {
     off_t off = t->f->file_off + page_idx * PAGE;
@@ -169,7 +169,7 @@ static uint64_t change_error_count(ChangeTest *t)
     return stats.io_error_count;
 }
 
-/* So many reads more have failed, those of whoever waits among them. */
+/* Waits until so many more reads have failed, urgent ones among them. */
 static void change_let_it_fail(ChangeTest *t, uint32_t count)
 {
     uint64_t error_count = change_error_count(t);
@@ -207,7 +207,7 @@ static void test_changed_file(const void *opaque)
     change_check_stalled(t, touchers);
     g_assert_false(fixture_page_is_resident(t->f, 700));
 
-    /* It has the right bytes again, which nobody but the caller can know. */
+    /* It has the right bytes again, which only the caller can know. */
     change_flip_page(t, 700);
     change_check_stalled(t, touchers);
     g_assert_true(fastload_recover(t->fl, -1, NULL));
@@ -366,7 +366,7 @@ static ChangeTest *change_new_behind(FastloadIoKind io_kind)
     return change_new_settling(io_kind, FASTLOAD_FILE_TICK_NS);
 }
 
-/* As who saved the file writes its own header. */
+/* Writes the header, as the software that has saved the file does. */
 static void change_write_before(const ChangeTest *t, off_t off, uint8_t byte)
 {
     change_wait_old(t);
@@ -384,7 +384,7 @@ static void change_check_no_stall(ChangeTest *t)
                                           FASTLOAD_EVENT_STALLED), ==, 0);
 }
 
-/* Somebody looks, and cannot tell what the file's new time is for. */
+/* Waits until a check could not tell why the time has moved. */
 static void change_wait_for_doubt(ChangeTest *t)
 {
     FastloadFailure failure;
@@ -555,7 +555,7 @@ static uint8_t *change_map_begin(const ChangeTest *t)
 
 static void test_bytes_after_their_time(const void *opaque)
 {
-    /* Who writes changes the time first: nobody decides before the bytes. */
+    /* A write changes the time first: the engine must wait for the bytes. */
     ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
     uint8_t *map = change_map_begin(t);
     FixtureToucher toucher;

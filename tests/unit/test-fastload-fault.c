@@ -121,7 +121,7 @@ static void fault_wait(FaultTest *t)
     g_assert_no_error(error);
 }
 
-/* Where the clock is stopped: has it go on until all is loaded. */
+/* Moves the stopped clock on until all is loaded. */
 static void fault_run(FaultTest *t)
 {
     sim_run_until(fault_remaining(t) == 0);
@@ -186,7 +186,7 @@ static const FastloadEvent fault_healed_events[] = {
     FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED, FASTLOAD_EVENT_COMPLETED,
 };
 
-/* Several more failures, so that the load has had its chance to go wrong. */
+/* Waits for some more failures, so that the load could go wrong. */
 static void fault_let_it_fail(void)
 {
     uint64_t count = sim_failed_count();
@@ -221,7 +221,7 @@ static void test_late_and_out_of_order(const void *opaque)
 
 static void test_transient_errors_are_retried(const void *opaque)
 {
-    /* Reads that fail now and then are repeated, and nobody else notices. */
+    /* Reads that fail now and then are repeated without an event. */
     SimConfig config = {
         .seed = 2, .delay_turns_max = 3,
         .eio_permille = 100, .eagain_permille = 50,
@@ -303,7 +303,7 @@ static void fault_check_ring_short(int error_number)
 
 static void test_no_memory_is_no_failure(const void *opaque)
 {
-    /* A ring without memory for reads costs nobody but the processor. */
+    /* Reads that io_uring has no memory for succeed with preadv(). */
     fault_check_ring_short(ENOMEM);
 }
 
@@ -345,7 +345,7 @@ static void test_claim_is_given_up(const void *opaque)
     fault_free(t);
 }
 
-/* ---- who waits ---- */
+/* ---- threads that wait ---- */
 
 static uint64_t fault_oldest_ns(FaultTest *t)
 {
@@ -373,7 +373,7 @@ static void fault_check_it_ages(FaultTest *t, uint64_t begin_ns, uint32_t ms)
 
 static void test_oldest_fault_of_a_read_that_hangs(const void *opaque)
 {
-    /* Who waits for a read that does not come back is seen to wait. */
+    /* A thread that waits for a read which hangs is reported as waiting. */
     SimConfig config = { .seed = 30 };
     FixtureToucher toucher;
     uint64_t begin_ns;
@@ -441,7 +441,7 @@ static void test_oldest_fault_of_reads_that_fail(const void *opaque)
 
 static void test_oldest_fault_of_a_cancelled_load(const void *opaque)
 {
-    /* Who was released does not wait any more. */
+    /* A thread that was released is not reported as waiting. */
     SimConfig config = { .seed = 32 };
     FixtureToucher toucher;
     FaultTest *t;
@@ -466,7 +466,7 @@ static void test_oldest_fault_of_a_cancelled_load(const void *opaque)
 
 static void test_dropped_region_is_not_missing(const void *opaque)
 {
-    /* Its waiter is released, its addresses are another's, the rest loads. */
+    /* A dropped region's waiter is released; the rest loads. */
     SimConfig sim_config = { .seed = 33 };
     FixtureToucher toucher;
     FastloadRegion first, second;
@@ -588,7 +588,7 @@ static void test_hiccup_does_not_stall(const void *opaque)
 
 static void test_blocked_toucher_goes_on_when_healed(const void *opaque)
 {
-    /* Who waits for a page that fails waits, and gets it in the end. */
+    /* A thread that waits for a page which fails gets it in the end. */
     SimConfig config = { .seed = 6 };
     FixtureToucher touchers[2];
     uint64_t bad_off, begin_ns;
@@ -633,7 +633,7 @@ static void test_blocked_toucher_goes_on_when_healed(const void *opaque)
 
 static void test_retries_back_off(const void *opaque)
 {
-    /* The pauses double, up to a second: what is broken is not hammered. */
+    /* The pauses between retries double, up to a second. */
     uint64_t pause_ns = FASTLOAD_BACKOFF_NS_MIN, begin_ns, now_ns, last_ns = 0;
     SimConfig config = { .seed = 22 };
     bool is_stalled;
@@ -1260,7 +1260,7 @@ static bool fault_page_is_zero(const Fixture *f, uint64_t page_idx)
 
 static void test_cancel_releases_waiters(const void *opaque)
 {
-    /* Who waits for a page when the load is cancelled finds zeros in it. */
+    /* A thread that waits for a page of a cancelled load finds zeros in it. */
     SimConfig config = { .seed = 13 };
     FixtureToucher touchers[2];
     FixtureUse before;
@@ -1296,7 +1296,7 @@ static void test_cancel_releases_waiters(const void *opaque)
 
 static void test_cancel_waits_for_reads(const void *opaque)
 {
-    /* Reads in flight come home before their memory goes; nobody spins. */
+    /* A cancelled load waits for reads in flight, without spinning. */
     SimConfig config = { .seed = 14 };
     FixtureToucher toucher;
     FaultTest *t;
@@ -1325,7 +1325,7 @@ static void test_cancel_waits_for_reads(const void *opaque)
 
 static void test_cancel_leaves_reads_behind(const void *opaque)
 {
-    /* Storage that does not answer at all keeps nobody waiting for long. */
+    /* Storage that does not answer at all delays the end only shortly. */
     static const FastloadEvent want[] = { FASTLOAD_EVENT_CANCELLED };
     SimConfig config = { .seed = 53 };
     FixtureToucher toucher;
@@ -2335,7 +2335,7 @@ static void test_small_reads_are_limited(const void *opaque)
 
 static void test_move_wakes_who_waits(const void *opaque)
 {
-    /* Who waits for a page in a chunk that is moved goes on. */
+    /* A thread that waits for a page in a chunk that is moved goes on. */
     FaultTest *t = fault_new_huge(SIM_HOLD_ALL);
     FixtureToucher touchers[2];
     int i;

@@ -740,7 +740,7 @@ static int load_nice_of(const char *name)
 
 static void test_guests_come_first(const void *opaque)
 {
-    /* Who only places steps back; who answers faults does not. */
+    /* Workers that only place get a higher nice value; the first does not. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES, fixture_all_data);
     LoadCase two = { .io_kind = lc->io_kind, .worker_count = 2 };
@@ -1086,7 +1086,7 @@ static void *watcher_main(void *opaque)
 
 static void test_statistics_are_monotone(const void *opaque)
 {
-    /* Whoever watches a load sees it go forward. */
+    /* Statistics that are read during a load never go back. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
     Fastload *fl = load_start(f, lc->io_kind, 2);

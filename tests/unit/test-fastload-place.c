@@ -1,5 +1,5 @@
 /*
- * Who waits for a page goes on, however the page came or went.
+ * A thread that waits for a page goes on, however the page came or went.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -876,7 +876,7 @@ static uint64_t place_drop_anytime(uint32_t seed)
 
 static void test_many_drops(const void *opaque)
 {
-    /* Workers, touchers, statistics and a cancel meet one who drops. */
+    /* Workers, touchers, statistics and a cancel while a region is dropped. */
     fixture_run_seeds(place_drop_anytime, DROP_COUNT);
 }
 

@@ -107,7 +107,7 @@ static void test_io_uring_refused_falls_back(const void *opaque)
 
 static void test_preadv_by_choice_lacks_nothing(const void *opaque)
 {
-    /* Who asks for preadv is not told that io_uring lacks anything. */
+    /* A caller that asks for preadv gets no reason why io_uring is not used. */
     Fixture *f = probe_fixture();
     FastloadStats stats;
     uint32_t ring_count;
@@ -320,7 +320,7 @@ static void test_no_ring_for_any(const void *opaque)
 
 static void test_ring_insisted_on_names_the_limit(const void *opaque)
 {
-    /* Who insists on io_uring is told which limit is in the way. */
+    /* FASTLOAD_IO_IO_URING fails with the limit that is in the way. */
     FixtureUse before;
     GError *error = NULL;
     Fastload *fl;
@@ -344,7 +344,7 @@ static void test_ring_insisted_on_names_the_limit(const void *opaque)
 
 static void test_io_uring_refused_is_an_error(const void *opaque)
 {
-    /* Who insists on io_uring is told that it cannot be had. */
+    /* FASTLOAD_IO_IO_URING fails where io_uring is refused. */
     FixtureUse before;
     GError *error = NULL;
     Fastload *fl;

@@ -335,7 +335,7 @@ static void test_join_keeps_the_order(void)
 
 static void test_join_of_a_scan(void)
 {
-    /* Who goes through memory leaves one run, however long. */
+    /* A guest that touches memory in order leaves one run, however long. */
     g_autoptr(FastloadWorkset) set = workset_new(10000);
     uint32_t i;
 
