@@ -6,9 +6,9 @@
  * As many threads as the load has workers take a chunk at a time in file
  * order.  Each reads into staging and copies from there, for three reasons:
  * holes that are read over must not reach memory; memory that should be zero is
- * written only if it is not; and O_DIRECT must not read into a mapping of
- * another file, and of its page cache.  The first failure ends it, and the
- * contents of memory are undefined then.
+ * written only if it is not, and not even looked at if it is empty; and
+ * O_DIRECT must not read into a mapping of another file, and of its page cache.
+ * The first failure ends it, and the contents of memory are undefined then.
  */
 #include "qemu/osdep.h"
 #include "qemu/fastload_int.h"
@@ -115,7 +115,7 @@ static void eager_place(const FastloadArea *area, FastloadSpan span,
         if (fastload_bit_test(area->data_bits,
                               ram_off >> area->granule_shift)) {
             memcpy(area->hva + ram_off, buf + at, FASTLOAD_PAGE_BYTES_MIN);
-        } else {
+        } else if (!area->is_empty) {
             eager_clear(area->hva + ram_off);
         }
     }

@@ -7,9 +7,10 @@
  * help while it is swamped or blocks in its reads.  Some faults are answered at
  * once: a page that is zero in the snapshot is placed, and the threads that
  * wait for a page which is there already are woken.  All others go to the
- * scheduler's fault queue.  Messages for which the queue has no room stay in
- * the kernel, and so do those beyond FASTLOAD_FAULT_TURN_MAX until the worker's
- * next turn.
+ * scheduler's fault queue; so do the pages that another process wants
+ * (fastload_want()), whose faults do not come here.  Messages for which the
+ * queue has no room stay in the kernel, and so do those beyond
+ * FASTLOAD_FAULT_TURN_MAX until the worker's next turn.
  */
 #include "qemu/osdep.h"
 #include "trace.h"

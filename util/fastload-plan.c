@@ -39,6 +39,7 @@ FastloadArea *fastload_plan_area_new(const FastloadRegion *region)
     area->len_bytes = region->len_bytes;
     area->file_off = region->file_off;
     area->is_eager = region->is_eager;
+    area->is_empty = region->is_empty;
     area->is_early = region->is_early;
     area->is_off_grid = region->is_off_grid;
     area->wants_huge = region->wants_huge;

@@ -1232,6 +1232,31 @@ bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes)
     return true;
 }
 
+FastloadWanted fastload_want(Fastload *fl, const void *hva)
+{
+    FastloadArea *area = fastload_fault_find_area(fl, hva);
+    FastloadFault fault = { .area = area, .begin_ns = fastload_stats_now_ns() };
+
+    if (!area || fastload_is_loaded(fl, hva, 1)) {
+        return FASTLOAD_WANTED_THERE;
+    }
+    fault.page_idx = ((const uint8_t *)hva - area->hva) >> area->page_shift;
+    /* Zeros are placed without a read, so no neighbour comes along. */
+    fault.is_alone = !fastload_plan_page_has_data(area, fault.page_idx);
+    trace_fastload_page_wanted(fl, (uintptr_t)hva);
+    __atomic_store_n(&fl->sched.last_fault_ns, fault.begin_ns,
+                     __ATOMIC_RELAXED);
+    if (fastload_record_is_on(fl)) {
+        fastload_record_touch(fl, area, fault.page_idx, fault.begin_ns);
+    }
+    if (!fastload_sched_push_fault(fl, &fault)) {
+        return FASTLOAD_WANTED_BUSY;
+    }
+    /* All: the one that minds the faults may be kept by storage that hangs. */
+    fastload_session_kick_all(fl, NULL);
+    return FASTLOAD_WANTED_QUEUED;
+}
+
 void fastload_set_background_rate(Fastload *fl, uint64_t bytes_per_s)
 {
     fastload_sched_rate_set(fl, fastload_stats_now_ns(), bytes_per_s);

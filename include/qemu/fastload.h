@@ -41,7 +41,7 @@
  * Order: new -> add_region* -> use_workset? -> start -> wait -> settle -> free.
  *   free is legal after any of them; cancel, guest_runs, get_stats, is_failing,
  *   oldest_fault_ns, is_settled and set_background_rate after new,
- *   has_failed_faults, is_loaded and recover after start.
+ *   has_failed_faults, is_loaded, want and recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
  *   regions are plain memory again, with no registration left.
@@ -204,6 +204,7 @@ typedef struct FastloadRegion {
     const uint64_t *data_bits;
     uint32_t granule_bytes;
     bool is_eager;       /* load it in fastload_start(), do not trap it */
+    bool is_empty;       /* eager: it was emptied, so zero pages stay holes */
     /*
      * Read ahead before all regions that are not early.  The background rate
      * neither delays it nor is charged for it, but FASTLOAD_BACKGROUND_OFF
@@ -376,7 +377,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error);
  * @fl: a load that has not started
  * @region: must not overlap a region added before, nor lie before the
  *   configuration's stream_off; no page of it may be populated yet, for a
- *   populated page would keep what it has
+ *   populated page would keep what it has; unless it is eager and not is_empty
  * @error: FASTLOAD_ERROR_INVALID: what is wrong with @region
  *
  * The region must be private anonymous memory, shared memory (memfd, tmpfs)
@@ -493,6 +494,29 @@ bool fastload_is_settled(Fastload *fl);
  * was dropped.
  */
 bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes);
+
+/* What fastload_want() has done about a page. */
+typedef enum FastloadWanted {
+    FASTLOAD_WANTED_THERE,  /* nothing: whoever touches it does not wait */
+    FASTLOAD_WANTED_QUEUED, /* the placed callback tells when it is there */
+    FASTLOAD_WANTED_BUSY,   /* nothing: too many wait; ask again */
+} FastloadWanted;
+
+/**
+ * fastload_want: a page is wanted now, as if a thread had touched it   [any]
+ * @fl: a load whose fastload_start() has returned
+ * @hva: an address in the page
+ *
+ * For memory that another process maps as well: its touches do not reach the
+ * userfaultfd of this one.  The page is read and placed as an urgent one, and
+ * counts as a fault in the figures; the fault callback is not called.  Returns
+ * at once.  The placed callback may run before this returns, so note who waits
+ * before you call it.
+ * THERE also outside of any region, in one that was dropped, and for zeros that
+ * are not trapped: shared memory may have no page there yet, until this process
+ * touches it.
+ */
+FastloadWanted fastload_want(Fastload *fl, const void *hva);
 
 /**
  * fastload_cancel: ask a running load to stop                          [any]

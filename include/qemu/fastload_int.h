@@ -316,6 +316,7 @@ typedef struct FastloadArea {
     uint64_t *data_bits;
     uint64_t zero_bytes;
     bool is_eager;
+    bool is_empty;
     bool is_early;
     bool is_off_grid;
     bool wants_huge;
@@ -400,7 +401,7 @@ typedef struct FastloadFault {
     uint64_t begin_ns;
     uint64_t not_before_ns; /* 0, or when to try again after a failure */
     bool is_discarded;      /* placed, then given back: it waits for zeros */
-    bool is_alone;          /* a read with neighbours failed: read it alone */
+    bool is_alone;          /* without neighbours: it is zero, or they failed */
 } FastloadFault;
 
 /* What each means, and who moves it: util/fastload-read.c */

@@ -2107,6 +2107,89 @@ static void test_far_faults_beside_zeros(const void *opaque)
     fault_finish_far(t);
 }
 
+/* ---- pages that another process wants ---- */
+
+static bool want_is_there(FaultTest *t, uint64_t page)
+{
+    return fastload_is_loaded(t->fl, fixture_page(t->f, page), 1);
+}
+
+static void test_wanted_pages_come(const void *opaque)
+{
+    /* Nobody here touches them; zeros lie between data that comes along. */
+    FaultTest *t = fault_new_far(fixture_mixed, SIM_HOLD_NONE);
+    uint64_t count = 0, page;
+
+    for (page = 0; page < fixture_page_count(t->f); page += 7) {
+        FastloadWanted wanted = fastload_want(t->fl, fixture_page(t->f, page));
+
+        g_assert_cmpint(wanted, !=, FASTLOAD_WANTED_BUSY);
+        count += wanted == FASTLOAD_WANTED_QUEUED;
+        fixture_wait_until(want_is_there(t, page));
+        g_assert_true(fixture_page_is_right(t->f, page));
+        g_assert_cmpint(fastload_want(t->fl, fixture_page(t->f, page)), ==,
+                        FASTLOAD_WANTED_THERE);
+    }
+    g_assert_cmpuint(count, >, 0);
+    fixture_wait_until(fault_stats(t).fault_count == count);
+    g_assert_cmpuint(fault_told(t), ==, 0);
+    fault_finish_far(t);
+}
+
+static void test_wanted_is_told_when_placed(const void *opaque)
+{
+    FaultTest *t = fault_new_config(NULL, (FastloadConfig) {
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+        .placed_func = fixture_placed_func,
+    }, FIXTURE_SHARED, 2 * CHUNK_PAGES, fixture_all_data);
+
+    fault_start(t);
+    g_assert_cmpint(fastload_want(t->fl, fixture_page(t->f, 9)), ==,
+                    FASTLOAD_WANTED_QUEUED);
+    fixture_wait_until(fixture_placed_class(&t->placed, 9) ==
+                       FASTLOAD_CLASS_URGENT);
+    g_assert_cmpint(fixture_placed_class(&t->placed, CHUNK_PAGES), ==,
+                    FASTLOAD_CLASS_MAX);
+    g_assert_true(fixture_page_is_resident(t->f, 9));
+    fastload_set_background_rate(t->fl, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_check_placed(t);
+    fault_free(t);
+}
+
+static void test_wanted_outside_is_there(const void *opaque)
+{
+    FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
+
+    g_assert_cmpint(fastload_want(t->fl, t), ==, FASTLOAD_WANTED_THERE);
+    g_assert_cmpuint(fault_stats(t).fault_count, ==, 0);
+    fault_finish_far(t);
+}
+
+static void test_wanted_beyond_room_is_busy(const void *opaque)
+{
+    FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_ALL);
+    uint64_t page = 0;
+    uint32_t again;
+
+    /* Some are taken out of the queue, to be read. */
+    while (fastload_want(t->fl, fixture_page(t->f, page)) ==
+           FASTLOAD_WANTED_QUEUED) {
+        page++;
+        g_assert_cmpuint(page, <, fixture_page_count(t->f));
+    }
+    g_assert_cmpuint(page, >=, FASTLOAD_FAULT_COUNT_MAX);
+    /* The same page does not take room twice. */
+    for (again = 0; again < 3; again++) {
+        g_assert_cmpint(fastload_want(t->fl, fixture_page(t->f, page - 1)), ==,
+                        FASTLOAD_WANTED_QUEUED);
+    }
+    sim_hold(SIM_HOLD_NONE);
+    fixture_wait_until(want_is_there(t, page - 1));
+    fault_finish_far(t);
+}
+
 static void test_faults_around_share_a_read(const void *opaque)
 {
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_URGENT);
@@ -3175,6 +3258,10 @@ int main(int argc, char **argv)
     add_test("far-fault-brings-neighbours", test_far_fault_brings_neighbours);
     add_test("near-fault-brings-its-page", test_near_fault_brings_its_page);
     add_test("far-faults-beside-zeros", test_far_faults_beside_zeros);
+    add_test("wanted-pages-come", test_wanted_pages_come);
+    add_test("wanted-is-told-when-placed", test_wanted_is_told_when_placed);
+    add_test("wanted-outside-is-there", test_wanted_outside_is_there);
+    add_test("wanted-beyond-room-is-busy", test_wanted_beyond_room_is_busy);
     add_test("faults-around-share-a-read", test_faults_around_share_a_read);
     add_test("far-fault-beside-a-bad-page", test_far_fault_beside_a_bad_page);
     add_test("bad-pages-are-left-to-the-back-off",

@@ -210,6 +210,29 @@ static void test_eager_region_is_loaded_by_start(const void *opaque)
     load_check_eager(opaque, FIXTURE_ANON, true);
 }
 
+static void test_empty_eager_memory_keeps_holes(const void *opaque)
+{
+    /* In shared memory even a look at a hole would make a page of it. */
+    const LoadCase *lc = opaque;
+    Fixture *f = fixture_new(FIXTURE_SHARED, PAGE_COUNT, fixture_mixed);
+    Fastload *fl = load_new(f->fd, lc->io_kind, 2, NULL);
+    FastloadRegion region;
+    uint64_t i;
+
+    fixture_region(f, &region);
+    region.is_eager = region.is_empty = true;
+    load_add(fl, &region);
+    load_go(fl);
+    for (i = 0; i < PAGE_COUNT; i++) {
+        g_assert_cmpint(fixture_page_is_resident(f, i), ==,
+                        fixture_page_has_data(f, i));
+    }
+    g_assert_cmpuint(fixture_wrong_count(f), ==, 0);
+    load_wait(fl);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
 static bool load_far_apart(uint64_t page_idx)
 {
     return page_idx / CHUNK_PAGES % 4 == 1;
@@ -2190,6 +2213,8 @@ static void add_all(FastloadIoKind io_kind)
              test_private_file_is_loaded_by_start, lc);
     add_case("eager-region-is-loaded-by-start",
              test_eager_region_is_loaded_by_start, lc);
+    add_case("empty-eager-memory-keeps-holes",
+             test_empty_eager_memory_keeps_holes, lc);
     add_case("cold-eager-file-stays-cold", test_cold_eager_file_stays_cold,
              lc);
     add_case("eager-end-of-file", test_eager_end_of_file, lc);
