@@ -62,15 +62,19 @@ def left_minds_the_limit(bench: Bench) -> None:
 @case("with a time limit far away, what is left is what runs took")
 def left_of_a_far_limit(bench: Bench) -> None:
     gate = Gate(bench)
-    let_pass = held_until(gate, "", "", r", \d+:\d*[1-9]\d* left")
-    begin: list[float] = []
+    came: list[float] = []
 
     def on_turn(said: str, terminal: int) -> None:
-        if " 0/" in said and not begin:
-            begin.append(time.monotonic())
-        # The first run takes so long, so that those to come are seconds.
-        if not begin or time.monotonic() - begin[0] > 1.5:
-            let_pass(said, terminal)
+        """Each is held for so long that those to come take seconds."""
+        if gate.is_open or not gate.has_somebody():
+            return
+        if re.search(r", \d+:\d*[1-9]\d* left", said):
+            gate.open()
+        elif not came:
+            came.append(time.monotonic())
+        elif time.monotonic() - came[0] > 1.5:
+            came.clear()
+            gate.let_pass()
 
     code, _, err = on_terminal(
         bench, *TINY, *MADE, "--repeat", "3", "--time-limit", "3600",
