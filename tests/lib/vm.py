@@ -292,6 +292,15 @@ class Qemu(qmp.Monitor, guest.Verifier):
             found.append(MappedPart(begin, end, part))
         return found
 
+    def thread_waits(self) -> str:
+        """What each thread is called, and the kernel's function it is in."""
+        waits = []
+        for task in sorted(self.proc("task").iterdir()):
+            with contextlib.suppress(OSError):
+                waits.append(f"{(task / 'comm').read_text().strip()} in "
+                             f"{(task / 'wchan').read_text()}")
+        return ", ".join(waits)
+
     def main_thread_waits_in(self) -> str:
         """The kernel function in which the main loop sleeps, for root."""
         try:
