@@ -66,11 +66,16 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
                                 void *opaque)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
+    const IncomingLoad *load = opaque;
     RAMBlock *block;
     uint8_t *page = hva;
 
+    incoming_load_shared_placed(hva, len_bytes);
+    if (!load->has_blocktime) {
+        return;
+    }
     QEMU_LOCK_GUARD(&mis->page_request_mutex);
-    block = load_block_at(opaque, hva);
+    block = load_block_at(load, hva);
     if (!block) {
         return;
     }
@@ -140,6 +145,7 @@ void incoming_load_drop_device(IncomingLoad *load, DeviceState *dev)
 
             trace_fastload_block_dropped(loaded->block->idstr);
             fastload_drop_region(load->engine, loaded->host);
+            incoming_load_shared_placed(loaded->host, loaded->length);
             load_forget_block(loaded);
             memory_region_unref(mr);
         }
@@ -282,6 +288,13 @@ static bool load_has_peers(const RAMBlock *block)
                                           memory_region_owner(block->mr));
 }
 
+/* Does somebody need all of it before the guest runs? */
+static bool load_is_eager(const IncomingLoad *load, RAMBlock *block)
+{
+    return load->eager == LOAD_EAGER_ALL ||
+           (load->eager == LOAD_EAGER_SHARED && qemu_ram_is_shared(block));
+}
+
 /* Do huge pages of the memory's file begin elsewhere than on host's grid? */
 static bool load_is_off_grid(RAMBlock *block)
 {
@@ -344,7 +357,7 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
         .bitmap_bytes = bitmap_bytes,
     };
     FastloadRegion region;
-    bool is_trappable;
+    bool is_empty, is_trappable;
 
     if (target_page < FASTLOAD_PAGE_BYTES_MIN) {
         return incoming_load_refuse(errp, "page size", "Set it to 0.",
@@ -372,14 +385,16 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
     }
     /* Of a block that is longer here, the rest keeps what it has. */
     loaded.length = MIN(length, block->used_length);
-    is_trappable = !load_has_peers(block) &&
-                   load_empty_block(block, loaded.length);
+    is_empty = !load->is_pinned && !load_has_peers(block) &&
+               load_empty_block(block, loaded.length);
+    is_trappable = is_empty && !load_is_eager(load, block);
     region = (FastloadRegion) {
         .hva = block->host,
         .len_bytes = loaded.length,
         .file_off = header->pages_off,
         .page_bytes = is_trappable ? block->page_size : target_page,
         .is_eager = !is_trappable,
+        .is_empty = is_empty,
         .is_early = loaded.length < LOAD_EARLY_BYTES_MAX,
         .is_off_grid = load_is_off_grid(block),
         .data_bits = bitmap,

@@ -26,8 +26,7 @@
 #include "postcopy-ram.h"
 #include "trace.h"
 
-#define HINT_WAIT \
-    "Wait until x-query-fast-load has the state 'completed'."
+#define HINT_WAIT FASTLOAD_HINT_WAIT
 #define HINT_REMOVE "Remove it, or set x-fast-load-threads to 0."
 /* How often requests are looked at that wait for pages to be readable. */
 #define HOLD_POLL_MS 50
@@ -100,31 +99,48 @@ static DeviceListener load_listener = {
     .unrealize = load_device_unrealized,
 };
 
-bool incoming_load_check_machine(Error **errp)
+/*
+ * How much must be there before the guest runs, and in @why for whom.  Whoever
+ * does not look at QEMU's page tables must not find pages missing.
+ */
+static LoadEager load_find_eager(IncomingLoad *load, Error **why)
 {
-    if (postcopy_has_notifiers()) {
-        return incoming_load_refuse(errp, "vhost-user", HINT_REMOVE,
-            "x-fast-load-threads cannot be used with vhost-user: its process "
-            "reads guest memory by itself");
+    load->is_pinned = ram_block_discard_is_disabled();
+    if (load->is_pinned) {
+        error_setg(why, "a device has pinned guest memory");
+        return LOAD_EAGER_ALL;
     }
     if (load_has_mapping_node()) {
-        return incoming_load_refuse(errp, "block driver", HINT_REMOVE,
-            "x-fast-load-threads cannot be used with a block driver whose "
-            "device reads guest memory by itself, such as "
-            "virtio-blk-vhost-user");
+        error_setg(why, "the device of a block driver, such as "
+                   "virtio-blk-vhost-user, reads guest memory by itself");
+        return LOAD_EAGER_ALL;
     }
+    if (object_child_foreach_recursive(object_get_root(), load_find_blob,
+                                       NULL)) {
+        error_setg(why, "blobs of virtio-gpu pin guest memory");
+        return LOAD_EAGER_ALL;
+    }
+    if (!incoming_load_can_serve_shared(why)) {
+        return LOAD_EAGER_SHARED;
+    }
+    return LOAD_EAGER_NONE;
+}
+
+bool incoming_load_check_machine(IncomingLoad *load, Error **errp)
+{
+    g_autoptr(Error) why = NULL;
+
     if (object_child_foreach_recursive(object_get_root(), load_find_remote,
                                        NULL)) {
         return incoming_load_refuse(errp, "remote", HINT_REMOVE,
             "x-fast-load-threads cannot be used with x-remote or "
             "x-pci-proxy-dev: another process reads guest memory by itself");
     }
-    if (object_child_foreach_recursive(object_get_root(), load_find_blob,
-                                       NULL)) {
-        return incoming_load_refuse(errp, "blob",
-            "Set blob=off on the device, or x-fast-load-threads to 0.",
-            "x-fast-load-threads cannot be used with blobs of virtio-gpu, "
-            "which pin guest memory");
+    load->eager = load_find_eager(load, &why);
+    if (load->eager != LOAD_EAGER_NONE) {
+        warn_report("fast load: %s: %s is loaded before the guest runs",
+                    error_get_pretty(why), load->eager == LOAD_EAGER_ALL
+                    ? "all memory" : "shared memory");
     }
     return true;
 }
@@ -133,15 +149,16 @@ bool incoming_load_check_machine(Error **errp)
  * VFIO, iommufd, vDPA, NVMe, SEV, and whatever else pins guest memory, refuse
  * by themselves to start while somebody requires that memory can be discarded.
  */
-bool incoming_load_guard(IncomingLoad *load, Error **errp)
+void incoming_load_guard(IncomingLoad *load)
 {
-    if (ram_block_discard_require(true) < 0) {
-        return incoming_load_refuse(errp, "pinned memory", HINT_REMOVE,
-            "x-fast-load-threads cannot be used: a device has pinned guest "
-            "memory");
+    int ret;
+
+    if (load->is_pinned) {
+        return; /* nothing is discarded, and nothing will be missing */
     }
+    ret = ram_block_discard_require(true);
+    assert(ret == 0); /* load_find_eager() has asked for what forbids it */
     load->is_guarded = true;
-    return true;
 }
 
 void incoming_load_unguard(IncomingLoad *load)
@@ -190,8 +207,8 @@ bool migration_fastload_check_vhost_user(Error **errp)
 {
     if (incoming_load_is_in(&incoming_load, LOAD_UNDER_WAY)) {
         return incoming_load_refuse(errp, "vhost-user", HINT_WAIT,
-            "vhost-user cannot be used while fast load is under way: its "
-            "process reads guest memory by itself");
+            "a network device cannot be given a vhost-user backend while fast "
+            "load is under way");
     }
     return true;
 }

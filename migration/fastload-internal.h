@@ -15,9 +15,11 @@
  *   fastload-exit.c     ending QEMU while pages are missing
  *   fastload-report.c   figures and sentences for QMP and HMP
  *   fastload-settings.c migration parameters, set and shown
+ *   fastload-shared.c   vhost-user: memory that another process maps
  *   fastload-stub.c     the same calls where liburing is absent
  *
- * Locks: the BQL, then IncomingLoad.lock, then waits_lock.  The engine calls
+ * Locks: the BQL, then IncomingLoad.lock, then waits_lock; that of
+ *   fastload-shared.c is the last.  The engine calls
  *   back on threads of its own, which never take the BQL: they take the locks,
  *   and leave to a bottom half what needs the BQL.  No lock is held over file
  *   I/O, and nobody frees the engine while holding one, because freeing waits
@@ -109,6 +111,16 @@ typedef enum LoadPhase {
     (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_IN(TRAPPED) | \
      LOAD_IN(FILLED) | LOAD_IN(FAILED))
 
+/*
+ * What is loaded before the guest runs, because somebody who cannot wait for a
+ * page reads or writes it past QEMU's page tables.
+ */
+typedef enum LoadEager {
+    LOAD_EAGER_NONE,
+    LOAD_EAGER_SHARED, /* memory that other processes may map */
+    LOAD_EAGER_ALL,
+} LoadEager;
+
 /* A RAM block that is being loaded. */
 typedef struct LoadBlock {
     /*
@@ -131,6 +143,8 @@ typedef struct IncomingLoad {
     int64_t begin_ns;
     uint64_t run_us;
     bool is_guarded;         /* memory is promised to be discardable */
+    LoadEager eager;         /* what is loaded before the guest runs */
+    bool is_pinned;          /* memory must not be emptied */
     bool is_unlocked;        /* -overcommit mem-lock does not hold now */
     QEMUTimer *hold_timer;   /* wakes the main loop; from listen to unlisten */
     VMChangeStateEntry *run_entry; /* the same */
@@ -222,10 +236,16 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
 
 /* ---- what is refused: fastload-guard.c ---- */
 
-/* May all memory of this machine be trapped, as it is now? */
-bool incoming_load_check_machine(Error **errp);
+#define FASTLOAD_HINT_WAIT \
+    "Wait until x-query-fast-load has the state 'completed'."
+
+/*
+ * Finds out what of this machine's memory can be trapped, as it is now, and
+ * warns of what has to be loaded before the guest runs.
+ */
+bool incoming_load_check_machine(IncomingLoad *load, Error **errp);
 /* From now on, and until unguard, devices that need all memory are refused. */
-bool incoming_load_guard(IncomingLoad *load, Error **errp);
+void incoming_load_guard(IncomingLoad *load);
 void incoming_load_unguard(IncomingLoad *load);
 /*
  * From prepare to release: devices that are unplugged leave the load, and the
@@ -233,6 +253,24 @@ void incoming_load_unguard(IncomingLoad *load);
  */
 void incoming_load_listen(IncomingLoad *load);
 void incoming_load_unlisten(IncomingLoad *load);
+
+/* ---- memory that another process maps: fastload-shared.c; BQL ---- */
+
+/* Can all vhost-user backends wait for a missing page?  @errp: why not. */
+bool incoming_load_can_serve_shared(Error **errp);
+/* All that can be served learn that memory will be missing, and are served. */
+bool incoming_load_begin_shared(Error **errp);
+/* Memory is trapped: from now on @engine knows what is missing. */
+void incoming_load_start_shared(Fastload *engine);
+/*
+ * Backends learn that nothing is missing, or that it does not matter any more.
+ * @engine is not used after that.
+ */
+void incoming_load_end_shared(void);
+/* Pages are there: backends that wait for them are woken.  Any thread. */
+void incoming_load_shared_placed(void *hva, uint64_t len_bytes);
+/* Page faults of backends, since the load began.  Any thread. */
+uint64_t incoming_load_shared_faults(void);
 
 /* ---- files: fastload-recover.c ---- */
 

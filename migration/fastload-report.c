@@ -160,6 +160,7 @@ static void load_copy_figures(const FastloadStats *stats,
     info->moved_bytes = stats->moved_bytes;
     info->collapsed_bytes = stats->collapsed_bytes;
     info->fault_count = stats->fault_count;
+    info->shared_fault_count = incoming_load_shared_faults();
     info->fault_latency_p50_us = stats->fault_p50_ns / SCALE_US;
     info->fault_latency_p95_us = stats->fault_p95_ns / SCALE_US;
     info->fault_latency_p99_us = stats->fault_p99_ns / SCALE_US;
@@ -274,6 +275,10 @@ void migration_fastload_print(Monitor *mon, const MigrationFastLoad *stats)
                    stats->fault_count, stats->fault_latency_p50_us,
                    stats->fault_latency_p95_us, stats->fault_latency_p99_us,
                    stats->fault_latency_max_us);
+    if (stats->shared_fault_count) {
+        monitor_printf(mon, "  Of vhost-user: \tfaults=%" PRIu64 "\n",
+                       stats->shared_fault_count);
+    }
     monitor_printf(mon, "  Errors: \t\tretries=%" PRIu64 ", failed reads=%"
                    PRIu64 "\n", stats->retry_count, stats->error_count);
     if (stats->working_set) {

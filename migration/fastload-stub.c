@@ -164,3 +164,30 @@ bool migration_fastload_holds_requests(void)
 {
     return false;
 }
+
+bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
+                                       Error **errp)
+{
+    return true;
+}
+
+bool migration_fastload_add_shared(const struct PostCopyFD *pcfd)
+{
+    return false;
+}
+
+void migration_fastload_drop_shared(const struct PostCopyFD *pcfd)
+{
+}
+
+bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
+                                    RAMBlock *block, uint64_t ram_off)
+{
+    return false;
+}
+
+bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
+                                        Error **errp)
+{
+    return true;
+}

@@ -291,17 +291,20 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     }
     /* What mapped-ram works with has been checked: files only. */
     assert(addr->transport == MIGRATION_ADDRESS_TYPE_FILE);
-    if (!incoming_load_check_machine(errp)) {
+    if (!incoming_load_check_machine(load, errp)) {
         return false;
     }
     if (!fastload_probe(&gerr)) {
         return incoming_load_refuse(errp, "no userfaultfd", NULL,
             "x-fast-load-threads cannot be used: %s", gerr->message);
     }
-    if (!incoming_load_guard(load, errp)) {
+    incoming_load_guard(load);
+    if (load->eager == LOAD_EAGER_NONE && !incoming_load_begin_shared(errp)) {
+        incoming_load_unguard(load);
         return false;
     }
     if (!load_take_file(load, &addr->u.file, errp)) {
+        incoming_load_end_shared();
         incoming_load_unguard(load);
         return false;
     }
@@ -362,6 +365,7 @@ static void load_finish(IncomingLoad *load)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
 
+    incoming_load_end_shared();
     load_give_back_memory(load);
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         incoming_load_move_locked(load, LOAD_SETTLING);
@@ -411,6 +415,7 @@ static void load_release(IncomingLoad *load)
         }
     }
     incoming_load_stop_watch(load);
+    incoming_load_end_shared();
     if (engine) {
         fastload_free(engine);
         object_unref(OBJECT(migrate_get_current()));
@@ -627,6 +632,8 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
         .event_opaque = load,
         .fault_func = load_page_wanted,
         .fault_opaque = load,
+        .placed_func = incoming_load_pages_placed,
+        .placed_opaque = load,
         .stream_off = load->file_off,
     };
     MigrationIncomingState *mis = migration_incoming_get_current();
@@ -636,8 +643,6 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
 
     load->has_blocktime = migrate_postcopy_blocktime();
     if (load->has_blocktime) {
-        config.placed_func = incoming_load_pages_placed;
-        config.placed_opaque = load;
         mis->blocktime_ctx = mis->blocktime_ctx ?: blocktime_context_new();
     }
     if (!load_find_file(load, f, &end, errp)) {
@@ -733,6 +738,7 @@ static bool load_start(IncomingLoad *load, Error **errp)
                    load->filename, gerr->message);
         return false;
     }
+    incoming_load_start_shared(load->engine);
     if (!incoming_load_start_watch(load, errp)) {
         return false;
     }

@@ -23,7 +23,10 @@
 #include "qapi/qapi-types-fastload.h"
 #include "qapi/qapi-types-migration.h"
 #include "qapi/qapi-types-run-state.h"
+#include "qemu/notify.h"
 #include "qemu/typedefs.h"
+
+struct PostCopyFD;
 
 /**
  * migration_fastload_prepare: may fast load be used with @addr, if it is on?
@@ -144,8 +147,41 @@ bool migration_fastload_check_save(Error **errp);
 /* May @dev be unplugged?  Not memory that is being loaded. */
 bool migration_fastload_check_unplug(DeviceState *dev, Error **errp);
 
-/* May a vhost-user backend be set up?  Not while a load is under way. */
+/*
+ * May a network device be given a vhost-user backend?  Not while a load is
+ * under way: QEMU would wait for ever for one that is refused.
+ */
 bool migration_fastload_check_vhost_user(Error **errp);
+
+/*
+ * A vhost-user backend is there, maybe again: @notifier tells it of postcopy.
+ * While a load is under way it is refused if it cannot wait for pages.
+ */
+bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
+                                       Error **errp);
+
+/*
+ * Asked by a probe whether a backend with these @protocol_features can wait for
+ * pages: false if it is fast load's probe, and it cannot.
+ */
+bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
+                                        Error **errp);
+
+/*
+ * A backend has handed over its userfaultfd.  True: fast load serves it, and
+ * until it is dropped nobody else is to.
+ */
+bool migration_fastload_add_shared(const struct PostCopyFD *pcfd);
+
+/* The backend of @pcfd is going, or has been told of the end. */
+void migration_fastload_drop_shared(const struct PostCopyFD *pcfd);
+
+/*
+ * A backend waits for a page, at @ram_off in @block.  True: it will be woken;
+ * false: the fault was not read by fast load.
+ */
+bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
+                                    RAMBlock *block, uint64_t ram_off);
 
 /* Ours among the parameters are checked whenever any is set. */
 void migration_fastload_init_parameters(MigrationParameters *params);

@@ -223,6 +223,15 @@ static bool page_starts_zero(uint64_t page)
     return hash % 64 == 0;                      /* dense, a few holes */
 }
 
+bool core_page_is_sound(const uint64_t *mem, uint64_t page)
+{
+    uint64_t head = *(const volatile uint64_t *)mem;
+    unsigned version = head >> 40 & VERSION_MASK;
+
+    return (version || page_starts_zero(page)) &&
+           pattern_check(mem, page, version) == PAGE_WORDS;
+}
+
 /* ---- what is said */
 
 static void report_wrong(uint64_t page, const uint64_t *mem, unsigned version,

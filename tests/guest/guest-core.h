@@ -120,6 +120,12 @@ bool core_command(char byte);
 /* Report what ended meanwhile; to be called every few milliseconds. */
 void core_poll(void);
 
+/*
+ * For who reads the guest's memory beside it: may @mem be page @page, in any
+ * version?  Not while a processor writes it: ask again, then.
+ */
+bool core_page_is_sound(const uint64_t *mem, uint64_t page);
+
 /* The last processor keeps to one page from now on. */
 void core_keep(void);
 

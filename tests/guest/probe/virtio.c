@@ -1,5 +1,5 @@
 /*
- * One request at a time to the virtio disk and random number device
+ * One request at a time to the virtio disks and the random number device
  *
  * The legacy interface (VIRTIO 1.2, section 4.1.4.8), because it takes a
  * handful of ports and no more.  The rings and buffers lie in guest memory,
@@ -67,7 +67,7 @@ typedef struct Device {
     uint8_t buffer[BUFFER_BYTES] __attribute__((aligned(4096)));
 } Device;
 
-static Device disk, random_device;
+static Device disk, other_disk, random_device;
 static _Atomic uint64_t answered;
 static _Atomic bool is_sector_wanted;
 
@@ -138,7 +138,7 @@ void virtio_begin(void)
         uint32_t name = pci_read(slot, 0);
 
         if (name == VIRTIO_DISK) {
-            device_begin(&disk, slot, true);
+            device_begin(disk.is_there ? &other_disk : &disk, slot, true);
         } else if (name == VIRTIO_RANDOM) {
             device_begin(&random_device, slot, false);
         }
@@ -189,7 +189,7 @@ static void answer(Device *device)
         return;
     }
     atomic_fetch_add(&answered, 1);
-    if (atomic_exchange(&is_sector_wanted, false)) {
+    if (device == &disk && atomic_exchange(&is_sector_wanted, false)) {
         /* What lies behind the sector is as it was, if nothing was lost. */
         for (unsigned i = 0; i < BUFFER_BYTES; i++) {
             sum += ((volatile uint8_t *)device->buffer)[i];
@@ -221,6 +221,7 @@ void virtio_poll(uint64_t now)
     if (now - last_ns >= EVERY_MS * 1000000ULL) {
         last_ns = now;
         device_poll(&disk, now);
+        device_poll(&other_disk, now);
         device_poll(&random_device, now);
     }
 }

@@ -1,0 +1,607 @@
+/*
+ * Fast load of a mapped-ram snapshot: memory that another process maps.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The process behind a vhost-user device reads and writes guest memory by
+ * itself, so its page faults do not come to QEMU's userfaultfd.  A backend with
+ * the protocol feature PAGEFAULT makes a userfaultfd of its own and hands it to
+ * QEMU, as in network postcopy; QEMU's own functions send the messages and know
+ * which of its addresses is which page of which RAM block.  Here is what
+ * remains: one thread that reads those descriptors, asks the engine for what
+ * is missing, and wakes the backends once it is there.
+ *
+ *   backend touches a page -> its userfaultfd -> shared_main()
+ *     -> QEMU's handler finds the RAM block -> ..._want_shared() notes the page
+ *     -> shared_answer(): is it there?  yes: wake.  no: the engine reads it
+ *        -> incoming_load_shared_placed() on an engine thread: wake
+ *
+ * Zeros that are not trapped have no page in shared memory until somebody
+ * touches them: shared_answer() does so, through QEMU's own mapping.
+ *
+ * Locks: shared_lock is the innermost of all.  Nothing that may wait for a page
+ * is done while it is held, as engine threads take it to wake.
+ */
+#include "qemu/osdep.h"
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/event_notifier.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/userfaultfd.h"
+#include "qemu/rcu.h"
+#include "hw/virtio/vhost-user.h"
+#include "fastload-internal.h"
+#include "postcopy-ram.h"
+#include "trace.h"
+
+/* So many messages are read of one backend before the next one has its turn. */
+#define SHARED_BATCH 16
+
+/* How often a backend looks again at what is no guest memory. */
+#define SHARED_STRAY_MS 20
+/* After so many QEMU is not asked any more, which prints a line each time. */
+#define SHARED_STRAYS_MAX 8
+/* Stands for the threads of all backends, whose numbers nobody tells. */
+#define SHARED_TID 0
+
+/* A backend that is told of pages.  shared_lock */
+typedef struct SharedBackend {
+    struct PostCopyFD pcfd;
+    GHashTable *waiting; /* of SharedPage, by hva: it waits for them */
+    bool is_broken;     /* its descriptor gives no messages any more */
+    uint32_t stray_count;
+} SharedBackend;
+
+/* An address of a backend that is no guest memory that we know. */
+typedef struct SharedStray {
+    int fd;             /* of its backend */
+    uint64_t address;   /* there, of the page's first byte */
+} SharedStray;
+
+/* A page that a backend wants. */
+typedef struct SharedPage {
+    int fd;             /* its userfaultfd */
+    uint8_t *hva;       /* of the page's first byte, in QEMU */
+    RAMBlock *block;
+    uint64_t ram_off;   /* in the block */
+} SharedPage;
+
+typedef struct IncomingShared {
+    QemuMutex lock;     /* shared_lock */
+    GArray *backends;   /* of SharedBackend */
+    GArray *strays;     /* of SharedStray */
+    bool is_stray_told;
+
+    /* shared_main() alone */
+    GArray *wanted;     /* of SharedPage: asked for, not answered yet */
+
+    QemuThread thread;
+    EventNotifier kick; /* the list has changed, or the thread is to end */
+    /* BQL */
+    bool has_thread;
+    bool is_told;       /* backends listen, and have to be told of the end */
+    bool is_probing;
+    uint32_t probed_count; /* backends that a probe has asked */
+    /* atomic */
+    bool is_ending;
+    uint32_t waiting_count; /* of pages, in all backends */
+    Fastload *engine;   /* once RAM is trapped; outlives the thread */
+    uint64_t fault_count;
+} IncomingShared;
+
+static IncomingShared shared;
+
+static void shared_clear_backend(void *opaque)
+{
+    SharedBackend *backend = opaque;
+
+    g_hash_table_destroy(backend->waiting);
+}
+
+static void __attribute__((constructor)) shared_init(void)
+{
+    qemu_mutex_init(&shared.lock);
+    shared.backends = g_array_new(false, true, sizeof(SharedBackend));
+    g_array_set_clear_func(shared.backends, shared_clear_backend);
+    shared.wanted = g_array_new(false, false, sizeof(SharedPage));
+    shared.strays = g_array_new(false, false, sizeof(SharedStray));
+}
+
+/* ---- waking ---- */
+
+/* NULL: it has gone. */
+static SharedBackend *shared_find_locked(int fd)
+{
+    guint i;
+
+    for (i = 0; i < shared.backends->len; i++) {
+        SharedBackend *backend = &g_array_index(shared.backends,
+                                                SharedBackend, i);
+
+        if (backend->pcfd.fd == fd) {
+            return backend;
+        }
+    }
+    return NULL;
+}
+
+static void shared_count_locked(void)
+{
+    uint32_t count = 0;
+    guint i;
+
+    for (i = 0; i < shared.backends->len; i++) {
+        count += g_hash_table_size(g_array_index(shared.backends,
+                                                 SharedBackend, i).waiting);
+    }
+    /* pairs with the read in incoming_load_shared_placed() */
+    qatomic_set(&shared.waiting_count, count);
+}
+
+static void shared_wait_for(const SharedPage *page)
+{
+    SharedBackend *backend;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    backend = shared_find_locked(page->fd);
+    if (backend) {
+        g_hash_table_replace(backend->waiting, page->hva,
+                             g_memdup2(page, sizeof(*page)));
+        shared_count_locked();
+    }
+}
+
+/* Whoever waits for @page touches it again. */
+static void shared_wake(const SharedPage *page)
+{
+    SharedBackend *backend;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    backend = shared_find_locked(page->fd);
+    if (backend) {
+        g_hash_table_remove(backend->waiting, page->hva);
+        shared_count_locked();
+        backend->pcfd.waker(&backend->pcfd, page->block, page->ram_off);
+    }
+}
+
+typedef struct SharedRange {
+    const uint8_t *begin, *end;
+    SharedBackend *backend;
+} SharedRange;
+
+static gboolean shared_wake_if_in(gpointer hva, gpointer value,
+                                  gpointer opaque)
+{
+    const SharedRange *range = opaque;
+    const SharedPage *page = value;
+
+    if (page->hva < range->begin || page->hva >= range->end) {
+        return false;
+    }
+    range->backend->pcfd.waker(&range->backend->pcfd, page->block,
+                               page->ram_off);
+    return true;
+}
+
+void incoming_load_shared_placed(void *hva, uint64_t len_bytes)
+{
+    SharedRange range = { hva, (uint8_t *)hva + len_bytes };
+    guint i;
+
+    /*
+     * The engine has marked the pages as placed before it calls.  Who waits is
+     * in the table before it asks whether the page is placed: one of the two
+     * sees what the other has written.
+     */
+    smp_mb();
+    if (!qatomic_read(&shared.waiting_count)) {
+        return;
+    }
+    QEMU_LOCK_GUARD(&shared.lock);
+    for (i = 0; i < shared.backends->len; i++) {
+        range.backend = &g_array_index(shared.backends, SharedBackend, i);
+        g_hash_table_foreach_remove(range.backend->waiting, shared_wake_if_in,
+                                    &range);
+    }
+    shared_count_locked();
+}
+
+/* ---- the thread ---- */
+
+bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
+                                    RAMBlock *block, uint64_t ram_off)
+{
+    uint64_t page_off = ROUND_DOWN(ram_off, qemu_ram_pagesize(block));
+    SharedPage page = {
+        .fd = pcfd->fd,
+        .hva = (uint8_t *)qemu_ram_get_host_addr(block) + page_off,
+        .block = block,
+        .ram_off = page_off,
+    };
+
+    /* QEMU's handlers run on one thread: on ours, or on network postcopy's. */
+    if (!shared.has_thread || !qemu_thread_is_self(&shared.thread)) {
+        return false;
+    }
+    qatomic_set(&shared.fault_count, shared.fault_count + 1);
+    trace_fastload_shared_wanted(pcfd->fd, page.hva);
+    g_array_append_val(shared.wanted, page);
+    return true;
+}
+
+static void shared_stray_locked(SharedBackend *backend, uint64_t address)
+{
+    SharedStray stray = {
+        .fd = backend->pcfd.fd,
+        .address = ROUND_DOWN(address, qemu_real_host_page_size()),
+    };
+
+    g_array_append_val(shared.strays, stray);
+    backend->stray_count++;
+    if (!shared.is_stray_told) {
+        shared.is_stray_told = true;
+        warn_report("fast load: a vhost-user backend has touched an address "
+                    "that is no guest memory: it waits there");
+    }
+}
+
+/* Reads what @backend asks for; its handler notes the pages. */
+static void shared_read_locked(SharedBackend *backend)
+{
+    struct uffd_msg msgs[SHARED_BATCH];
+    ssize_t got = read(backend->pcfd.fd, msgs, sizeof(msgs));
+    ssize_t i;
+
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return; /* whoever asked has been woken meanwhile */
+    }
+    if (got <= 0 || got % sizeof(msgs[0])) {
+        backend->is_broken = true;
+        warn_report("fast load: a vhost-user backend can no longer ask for "
+                    "pages: its userfaultfd gives no messages");
+        return;
+    }
+    for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
+        if (msgs[i].event == UFFD_EVENT_PAGEFAULT &&
+            (backend->stray_count >= SHARED_STRAYS_MAX ||
+             backend->pcfd.handler(&backend->pcfd, &msgs[i]))) {
+            shared_stray_locked(backend, msgs[i].arg.pagefault.address);
+        }
+    }
+}
+
+/*
+ * Whoever touches what cannot be told from guest memory is woken now and then:
+ * if it is guest memory after all, the page is there one day.
+ */
+static void shared_wake_strays(void)
+{
+    SharedStray stray;
+    guint i;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    for (i = 0; i < shared.strays->len; i++) {
+        stray = g_array_index(shared.strays, SharedStray, i);
+        uffd_wakeup(stray.fd, (void *)(uintptr_t)stray.address,
+                    qemu_real_host_page_size());
+    }
+    g_array_set_size(shared.strays, 0);
+}
+
+/* Fills in what to wait for: the kick, then the backends. */
+static void shared_poll_set(GArray *pollfds)
+{
+    struct pollfd pollfd = {
+        .fd = event_notifier_get_fd(&shared.kick),
+        .events = POLLIN,
+    };
+    guint i;
+
+    g_array_set_size(pollfds, 0);
+    g_array_append_val(pollfds, pollfd);
+    QEMU_LOCK_GUARD(&shared.lock);
+    for (i = 0; i < shared.backends->len; i++) {
+        SharedBackend *backend = &g_array_index(shared.backends,
+                                                SharedBackend, i);
+
+        if (!backend->is_broken) {
+            pollfd.fd = backend->pcfd.fd;
+            g_array_append_val(pollfds, pollfd);
+        }
+    }
+}
+
+/* @pollfd was ready a moment ago: its backend may have gone since. */
+static void shared_look_at(const struct pollfd *pollfd)
+{
+    SharedBackend *backend;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    backend = shared_find_locked(pollfd->fd);
+    if (backend && (pollfd->revents & POLLIN)) {
+        shared_read_locked(backend);
+    } else if (backend) {
+        backend->is_broken = true; /* POLLERR: its memory is gone */
+    }
+}
+
+/* A page that is there, or that the kernel makes when it is touched. */
+static void shared_touch(const SharedPage *page)
+{
+    (void)*(volatile uint8_t *)page->hva;
+}
+
+static void shared_answer(Fastload *engine, const SharedPage *page)
+{
+    FastloadWanted wanted;
+
+    shared_wait_for(page);
+    wanted = engine ? fastload_want(engine, page->hva)
+                    : FASTLOAD_WANTED_THERE;
+    if (wanted == FASTLOAD_WANTED_QUEUED) {
+        incoming_load_note_wait(&incoming_load, page->hva, SHARED_TID);
+        return;
+    }
+    if (wanted == FASTLOAD_WANTED_THERE) {
+        shared_touch(page);
+    }
+    /* BUSY: it asks again, and others have their turn meanwhile. */
+    shared_wake(page);
+}
+
+static void *shared_main(void *opaque)
+{
+    g_autoptr(GArray) pollfds = g_array_new(false, true,
+                                            sizeof(struct pollfd));
+    guint i;
+
+    rcu_register_thread();
+    while (!qatomic_read(&shared.is_ending)) {
+        shared_poll_set(pollfds);
+        if (poll((struct pollfd *)pollfds->data, pollfds->len,
+                 shared.strays->len ? SHARED_STRAY_MS : -1) < 0) {
+            continue; /* EINTR */
+        }
+        shared_wake_strays();
+        if (g_array_index(pollfds, struct pollfd, 0).revents) {
+            event_notifier_test_and_clear(&shared.kick);
+        }
+        for (i = 1; i < pollfds->len; i++) {
+            struct pollfd *pollfd = &g_array_index(pollfds, struct pollfd, i);
+
+            if (pollfd->revents) {
+                shared_look_at(pollfd);
+            }
+        }
+        for (i = 0; i < shared.wanted->len; i++) {
+            shared_answer(qatomic_read(&shared.engine),
+                          &g_array_index(shared.wanted, SharedPage, i));
+        }
+        g_array_set_size(shared.wanted, 0);
+    }
+    rcu_unregister_thread();
+    return NULL;
+}
+
+static bool shared_start_thread(Error **errp)
+{
+    int ret;
+
+    if (shared.has_thread) {
+        return true;
+    }
+    ret = event_notifier_init(&shared.kick, false);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "cannot serve vhost-user backends");
+        return false;
+    }
+    shared.is_stray_told = false;
+    qatomic_set(&shared.is_ending, false);
+    shared.has_thread = true;
+    qemu_thread_create(&shared.thread, "fastload-shared", shared_main, NULL,
+                       QEMU_THREAD_JOINABLE);
+    return true;
+}
+
+static void shared_stop_thread(void)
+{
+    if (shared.has_thread) {
+        qatomic_set(&shared.is_ending, true);
+        event_notifier_set(&shared.kick);
+        qemu_thread_join(&shared.thread);
+        event_notifier_cleanup(&shared.kick);
+        shared.has_thread = false;
+    }
+}
+
+/* ---- what backends there are ---- */
+
+bool migration_fastload_add_shared(const struct PostCopyFD *pcfd)
+{
+    SharedBackend backend = { .pcfd = *pcfd };
+
+    if (!shared.has_thread) {
+        return false; /* network postcopy */
+    }
+    backend.waiting = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        g_array_append_val(shared.backends, backend);
+    }
+    event_notifier_set(&shared.kick);
+    return true;
+}
+
+void migration_fastload_drop_shared(const struct PostCopyFD *pcfd)
+{
+    guint i;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    for (i = 0; i < shared.backends->len; i++) {
+        if (g_array_index(shared.backends, SharedBackend, i).pcfd.fd ==
+            pcfd->fd) {
+            g_array_remove_index_fast(shared.backends, i);
+            shared_count_locked();
+            break;
+        }
+    }
+    for (i = shared.strays->len; i-- > 0; ) {
+        if (g_array_index(shared.strays, SharedStray, i).fd == pcfd->fd) {
+            g_array_remove_index_fast(shared.strays, i);
+        }
+    }
+    if (shared.has_thread) {
+        event_notifier_set(&shared.kick);
+    }
+}
+
+/* As if there had been none. */
+static void shared_forget(void)
+{
+    QEMU_LOCK_GUARD(&shared.lock);
+    g_array_set_size(shared.backends, 0);
+}
+
+/* To one backend alone: the others have been told. */
+static int shared_tell_one(NotifierWithReturn *notifier,
+                           enum PostcopyNotifyReason reason, Error **errp)
+{
+    struct PostcopyNotifyData data = { .reason = reason };
+
+    return notifier->notify(notifier, &data, errp);
+}
+
+bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
+                                        Error **errp)
+{
+    if (!shared.is_probing) {
+        return true;
+    }
+    shared.probed_count++;
+    if (!virtio_has_feature(protocol_features,
+                            VHOST_USER_PROTOCOL_F_PAGEFAULT)) {
+        error_setg(errp, "a vhost-user backend lacks the protocol feature "
+                   "PAGEFAULT");
+        return false;
+    }
+    /*
+     * That is what libvhost-user has, of which (QEMU 10.0 to 10.2) postcopy is
+     * broken: it ends when it is told of regions one by one, and where it is
+     * told of all at once it answers with QEMU's addresses, not with its own.
+     */
+    if (virtio_has_feature(protocol_features,
+                           VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) {
+        error_setg(errp, "a vhost-user backend has the protocol feature "
+                   "CONFIGURE_MEM_SLOTS, with which libvhost-user cannot wait "
+                   "for pages");
+        return false;
+    }
+    return true;
+}
+
+bool incoming_load_can_serve_shared(Error **errp)
+{
+    int ret;
+
+    shared.is_probing = true;
+    shared.probed_count = 0;
+    ret = postcopy_notify(POSTCOPY_NOTIFY_PROBE, errp);
+    shared.is_probing = false;
+    return ret == 0;
+}
+
+bool incoming_load_begin_shared(Error **errp)
+{
+    qatomic_set(&shared.fault_count, 0);
+    if (!shared.probed_count) {
+        return true; /* there is no backend */
+    }
+    if (!shared_start_thread(errp)) {
+        return false;
+    }
+    /*
+     * Where one has not understood, those before it have a userfaultfd that
+     * traps nothing: they are not told of an end, which closes what a backend
+     * that was not advised has never opened.
+     */
+    if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_ADVISE, errp)) {
+        shared_forget();
+        shared_stop_thread();
+        return false;
+    }
+    shared.is_told = true;
+    if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_LISTEN, errp)) {
+        incoming_load_end_shared();
+        return false;
+    }
+    return true;
+}
+
+void incoming_load_start_shared(Fastload *engine)
+{
+    qatomic_set(&shared.engine, engine);
+}
+
+void incoming_load_end_shared(void)
+{
+    Error *err = NULL;
+    guint left;
+
+    if (shared.is_told) {
+        shared.is_told = false;
+        /* Served meanwhile: a backend may wait for a page before it answers. */
+        if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_END, &err)) {
+            warn_reportf_err(err, "fast load: a vhost-user backend was not "
+                             "told that all memory is there: ");
+        }
+    }
+    shared_stop_thread();
+    qatomic_set(&shared.engine, NULL);
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        /* Nobody has placed what a load that failed did not load. */
+        for (left = 0; left < shared.backends->len; left++) {
+            g_hash_table_remove_all(g_array_index(shared.backends,
+                                                  SharedBackend,
+                                                  left).waiting);
+        }
+        shared_count_locked();
+    }
+    if (left && !shared_start_thread(&err)) {
+        warn_reportf_err(err, "fast load: ");
+    }
+}
+
+uint64_t incoming_load_shared_faults(void)
+{
+    return qatomic_read(&shared.fault_count);
+}
+
+bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
+                                       Error **errp)
+{
+    IncomingLoad *load = &incoming_load;
+    int ret;
+
+    if (!incoming_load_is_in(load, LOAD_UNDER_WAY) ||
+        load->eager != LOAD_EAGER_NONE) {
+        return true;
+    }
+    shared.is_probing = true;
+    ret = shared_tell_one(notifier, POSTCOPY_NOTIFY_PROBE, errp);
+    shared.is_probing = false;
+    if (ret) {
+        error_prepend(errp, "not while fast load is under way: ");
+        return incoming_load_refuse(NULL, "vhost-user", NULL, "%s",
+                                    "backend that cannot wait for pages");
+    }
+    if (!shared_start_thread(errp) ||
+        shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_ADVISE, errp) ||
+        shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_LISTEN, errp)) {
+        return false;
+    }
+    shared.is_told = true;
+    return true;
+}
