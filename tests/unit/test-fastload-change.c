@@ -58,7 +58,7 @@ static void change_make_old(const ChangeTest *t)
                     ==, 0);
 }
 
-/* The same, where the time has to stay as it is. */
+/* The same for a file whose time of modification must not change. */
 static void change_wait_old(const ChangeTest *t)
 {
     struct stat st;
@@ -156,7 +156,7 @@ static void change_flip_page(const ChangeTest *t, uint64_t page_idx)
     g_assert_cmpint(pwrite(t->f->fd, bytes, PAGE, off), ==, PAGE);
 }
 
-/* The engine's clock goes fast, and workers that sleep by it look again. */
+/* Lets the engine's clock run fast, and wakes workers that sleep by it. */
 #define change_hurry_until(t, condition) \
     fixture_hurry_until((fastload_session_kick_all((t)->fl, NULL), \
                          (condition)))
@@ -177,7 +177,7 @@ static void change_let_it_fail(ChangeTest *t, uint32_t count)
     change_hurry_until(t, change_error_count(t) >= error_count + count);
 }
 
-/* Stalled, since the file is another: neither of the pages comes. */
+/* Waits until the load stalls with CHANGED; neither of the pages comes. */
 static void change_check_stalled(ChangeTest *t, FixtureToucher *touchers)
 {
     FastloadFailure failure;
@@ -195,7 +195,7 @@ static void change_check_stalled(ChangeTest *t, FixtureToucher *touchers)
 
 static void test_changed_file(const void *opaque)
 {
-    /* Overwritten at the same length: nothing of it is loaded any more. */
+    /* Nothing is loaded from a file that was overwritten at the same length. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
@@ -218,7 +218,7 @@ static void test_changed_file(const void *opaque)
 
 static void test_longer_file(const void *opaque)
 {
-    /* One that grows is another file, too, whatever its time says. */
+    /* A file that grows has changed, too, even with the same time. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
     struct stat st;
@@ -233,7 +233,7 @@ static void test_longer_file(const void *opaque)
     g_assert_cmpint(ftruncate(t->f->fd, st.st_size), ==, 0);
     g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
         st.st_atim, st.st_mtim }), ==, 0);
-    /* As it looked before; what was written in between nobody can see. */
+    /* A change stays noted though size and time are put back. */
     change_check_stalled(t, touchers);
     g_assert_true(fastload_recover(t->fl, -1, NULL));
     g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 0);
@@ -252,7 +252,7 @@ static void change_check_file(ChangeTest *t, uint32_t file_generation,
 
 static void test_reads_of_a_replaced_file(const void *opaque)
 {
-    /* What was begun before a recovery is not taken for what came after. */
+    /* A read that began before a recovery does not count for the new file. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
     uint32_t file_generation = t->fl->file.generation;
     int copy_fd;
@@ -273,7 +273,7 @@ static void test_reads_of_a_replaced_file(const void *opaque)
 
 static void test_while_it_is_replaced(const void *opaque)
 {
-    /* Between two files nothing is placed: it may be of either. */
+    /* While the file is being replaced nothing is placed. */
     ChangeTest *t = change_new_started(*(const FastloadIoKind *)opaque);
     FixtureToucher toucher;
     FastloadStats stats;
@@ -281,7 +281,7 @@ static void test_while_it_is_replaced(const void *opaque)
     __atomic_add_fetch(&t->fl->file.generation, 1, __ATOMIC_SEQ_CST);
     fixture_toucher_start_page(&toucher, t->f, 9);
     fastload_set_background_rate(t->fl, 0);
-    /* The page's read and those of chunks come back, again and again. */
+    /* Lets the reads of the page and of chunks return, again and again. */
     change_hurry_until(t, ({
         fastload_get_stats(t->fl, &stats);
         stats.retry_count >= 100 && stats.read_bytes >= 2 * t->f->len_bytes;
@@ -296,7 +296,7 @@ static void test_while_it_is_replaced(const void *opaque)
 
 static void test_changed_file_is_left_alone(const void *opaque)
 {
-    /* What is of no use is not read to its end: chunks are not begun. */
+    /* While the file counts as changed, hardly any chunk is begun. */
     ChangeTest *t = change_new(*(const FastloadIoKind *)opaque, FIXTURE_ANON,
                                LARGE_PAGE_COUNT, FASTLOAD_BACKGROUND_OFF);
     FastloadStats stats;
@@ -413,7 +413,7 @@ static void change_check_recovery(ChangeTest *t, FixtureToucher *touchers)
 
 static void test_before_the_stream(const void *opaque)
 {
-    /* Written to twice before the stream: nobody notices. */
+    /* Two writes before the stream do not disturb the load. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
 
     g_assert_true(fixture_page_is_right(t->f, 3));
@@ -427,7 +427,7 @@ static void test_before_the_stream(const void *opaque)
 
 static void test_saved_anew(const void *opaque)
 {
-    /* Another header, and another snapshot behind it, while nobody reads. */
+    /* A new save with a new header, while no read is in flight, is noticed. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
@@ -446,7 +446,7 @@ static void test_saved_anew(const void *opaque)
 
 static void test_being_saved_anew(const void *opaque)
 {
-    /* Another header, and more to come: nothing is taken for right so soon. */
+    /* After a new header nothing is placed until the time has stood still. */
     ChangeTest *t = change_new_settling(*(const FastloadIoKind *)opaque,
                                         UINT64_MAX / 2);
     FixtureToucher touchers[2];
@@ -469,7 +469,7 @@ static void test_being_saved_anew(const void *opaque)
 
 static void test_first_byte_of_the_stream(const void *opaque)
 {
-    /* What is read along with the prefix is the snapshot's. */
+    /* The first byte of the stream is not part of the prefix. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
@@ -483,7 +483,7 @@ static void test_first_byte_of_the_stream(const void *opaque)
 
 static void test_behind_the_begin(const void *opaque)
 {
-    /* Data is rewritten, before the stream is what was there: a change. */
+    /* Data is rewritten, the prefix with the same bytes: a change. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
@@ -503,7 +503,7 @@ static void test_behind_the_begin(const void *opaque)
 
 static void test_data_then_before(const void *opaque)
 {
-    /* A change that was seen is not explained by another write. */
+    /* A change of the snapshot is not explained by a later write before it. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
@@ -598,7 +598,7 @@ static void change_wait_for_more_doubt(ChangeTest *t)
 
 static void test_writes_in_a_row(const void *opaque)
 {
-    /* Of several writes in a row, one that changes bytes explains them all. */
+    /* In a burst of writes, one that changes the prefix explains all. */
     ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
     uint8_t *map = change_map_begin(t);
     FixtureToucher toucher;
@@ -626,7 +626,7 @@ static void test_writes_in_a_row(const void *opaque)
 
 static void test_writes_not_in_a_row(const void *opaque)
 {
-    /* So many in a row are one after the other, and the last is another's. */
+    /* Writes that go on for longer than a burst are not all explained. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
     struct stat st;
@@ -645,7 +645,7 @@ static void test_writes_not_in_a_row(const void *opaque)
 
 static void test_soon_after_the_begin(const void *opaque)
 {
-    /* What was written last before the load excuses nobody. */
+    /* Bytes written before the load do not explain a later time. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
     struct stat st;
@@ -715,7 +715,7 @@ static void test_two_writes_of_one_time(const void *opaque)
 
 static void test_before_an_old_stream(const void *opaque)
 {
-    /* Of a file that is not young, nothing is read twice. */
+    /* The prefix of a file that is not young is read once. */
     ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
 
     g_assert_cmpint(futimens(t->f->fd, (struct timespec[]) {
@@ -733,7 +733,7 @@ static void test_before_an_old_stream(const void *opaque)
 
 static void test_before_a_copys_stream(const void *opaque)
 {
-    /* A copy has its own bytes there, and they may change as well. */
+    /* A copy has a prefix of its own, which may change as well. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     off_t len_bytes = lseek(t->f->fd, 0, SEEK_END);
     g_autofree uint8_t *bytes = g_malloc(len_bytes);
@@ -790,7 +790,7 @@ static void test_before_the_stream_direct(const void *opaque)
 
 static void test_before_the_stream_at_start(const void *opaque)
 {
-    /* Memory that is loaded before the guest runs is none the worse for it. */
+    /* Memory that start loads is right all the same. */
     ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
 
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
@@ -800,7 +800,7 @@ static void test_before_the_stream_at_start(const void *opaque)
 
 static void test_data_at_start(const void *opaque)
 {
-    /* The same memory, where it is data that was written. */
+    /* The same memory fails where the snapshot itself was written to. */
     ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
 
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
@@ -810,7 +810,7 @@ static void test_data_at_start(const void *opaque)
 
 static void test_region_before_the_stream(const void *opaque)
 {
-    /* What others may write to is no guest memory. */
+    /* A region may not lie before stream_off, where others may write. */
     FastloadConfig config = { .io_kind = *(const FastloadIoKind *)opaque };
     ChangeTest *t = change_new_file(FIXTURE_ANON, PAGE_COUNT);
     FastloadRegion region;
@@ -839,7 +839,7 @@ static const char *change_io_name(ChangeTest *t)
 
 static void test_uring_set_up_and_refused(const void *opaque)
 {
-    /* A ring that may be opened and not used is none. */
+    /* A ring that can be set up but not used counts as refused. */
     ChangeTest *t;
 
     if (!fixture_may_refuse() || fixture_run_child()) {
@@ -875,7 +875,7 @@ static uint8_t *change_add_missing(ChangeTest *t)
 
 static void test_uring_refused_later(const void *opaque)
 {
-    /* Every worker reads on with preadv, and what was on its way comes too. */
+    /* All workers go on with preadv, and reads in flight are repeated. */
     FixtureToucher touchers[4];
     FastloadStats stats;
     uint8_t *missing;

@@ -277,7 +277,7 @@ static void test_one_bad_read_is_silent(const void *opaque)
 
 static void fault_check_ring_short(int error_number)
 {
-    /* The second chunk begins well; from the middle of a page on it fails. */
+    /* io_uring has no memory for two chunks, from the middle of a page on. */
     static const FastloadEvent want[] = { FASTLOAD_EVENT_COMPLETED };
     SimConfig config = { .seed = 31, .delay_turns_max = 3 };
     FixtureToucher toucher;
@@ -315,7 +315,7 @@ static void test_memory_not_pinned_is_no_failure(const void *opaque)
 
 static void test_claim_is_given_up(const void *opaque)
 {
-    /* An urgent page whose read fails for good is read again, urgently. */
+    /* An urgent read that has used up its tries is repeated, urgently. */
     SimConfig config = { .seed = 4 };
     FixtureToucher touchers[3];
     FaultTest *t;
@@ -421,7 +421,7 @@ static void test_oldest_fault_of_reads_that_fail(const void *opaque)
     fault_check_it_ages(t, begin_ns, 2000);
     g_assert_cmpuint(sim_failed_urgent_count(), >,
                      5 * FASTLOAD_READ_TRIES_MAX);
-    /* Another one for the same page does not make it younger. */
+    /* A second fault on the same page does not make the first one younger. */
     fixture_toucher_start_page(&touchers[1], t->f, 1000);
     fixture_wait_until(fault_told(t) == 2);
     fault_check_it_ages(t, begin_ns, 2000);
@@ -521,7 +521,7 @@ static void test_dropped_region_is_not_missing(const void *opaque)
 
 static void test_bad_range_stalls_and_heals(const void *opaque)
 {
-    /* A range that fails stalls the load, costs nobody else and heals. */
+    /* A range that fails stalls the load; other pages come, and it heals. */
     SimConfig config = { .seed = 5 };
     uint64_t bad_off, i;
     FaultTest *t;
@@ -559,7 +559,7 @@ static void test_bad_range_stalls_and_heals(const void *opaque)
 
 static void test_hiccup_does_not_stall(const void *opaque)
 {
-    /* Reads fail nine rounds long while nobody waits, and then no more. */
+    /* Reads fail nine rounds while no thread waits: no event. */
     const uint32_t round_count = FASTLOAD_STALL_ROUND_COUNT + 4;
     SimConfig config = { .seed = 34 };
     uint64_t begin_ns;
@@ -672,7 +672,7 @@ static void test_retries_back_off(const void *opaque)
 
 static void test_recovery_is_at_once(const void *opaque)
 {
-    /* Pages and chunks are read again without a pause, which begin anew. */
+    /* fastload_recover() retries at once, and resets the back-off. */
     SimConfig config = { .seed = 24 };
     uint64_t bad_off, begin_ns, failed_count;
     FastloadFailure failure;
@@ -721,7 +721,7 @@ static void test_recovery_is_at_once(const void *opaque)
 
 static void test_failed_faults_are_known(const void *opaque)
 {
-    /* From a fault's failure on until its page is there. */
+    /* fastload_has_failed_faults() is true until the page is there. */
     SimConfig config = { .seed = 25 };
     FixtureToucher touchers[2];
     uint64_t bad_off;
@@ -765,7 +765,7 @@ static void test_failed_faults_are_known(const void *opaque)
 
 static void test_nothing_fails_when_complete(const void *opaque)
 {
-    /* A chunk comes while faults of it are read, which fail: none is left. */
+    /* A chunk brings pages whose urgent reads fail: nothing is failing then. */
     SimConfig config = { .seed = 23 };
     FixtureToucher touchers[16];
     FastloadFailure failure;
@@ -922,7 +922,7 @@ static void fault_check_truncated(const Backend *b, uint64_t odd_bytes)
     g_assert_cmpuint(failure.file_off, >=, fault_file_off(t, cut_page));
     g_assert_cmpuint(failure.file_off, <, fault_file_off(t, 4 * CHUNK_PAGES));
 
-    /* What the file still has comes, what it has not does not. */
+    /* Of a truncated file, what it still has is loaded, and no more. */
     g_assert_cmpuint(fixture_toucher_join(&inside), ==, 0);
     fixture_wait_until(fault_remaining(t) <= 2 * CHUNK_BYTES - PAGE);
     g_assert_false(fixture_toucher_is_done(&past));
@@ -963,7 +963,7 @@ static bool fault_even_pages(uint64_t page_idx)
 
 static void test_faults_are_counted(const void *opaque)
 {
-    /* Each page touched for the first time is one fault. */
+    /* The first touch of each page is one fault. */
     SimConfig config = { .seed = 10 };
     FastloadStats stats;
     FaultTest *t;
@@ -1076,7 +1076,7 @@ static void test_discarded_page_is_zero(const void *opaque)
 
 static void test_more_faults_than_room(const void *opaque)
 {
-    /* More threads wait for pages, all of them failing, than are queued. */
+    /* More threads than the queue has room for wait for pages that fail. */
     SimConfig config = { .seed = 12 };
     uint32_t count = FASTLOAD_FAULT_COUNT_MAX + 200, i;
     g_autofree FixtureToucher *touchers = g_new0(FixtureToucher, count);
@@ -1137,7 +1137,7 @@ static void fault_count_in_turn(void *hva, uint32_t tid, void *opaque)
 
 static void test_reads_have_their_turn(const void *opaque)
 {
-    /* However many faults are ready, a worker sees to its reads in between. */
+    /* A worker reaps its reads between faults, however many are ready. */
     SimConfig sim_config = { .seed = 50 };
     uint32_t count = 3 * FASTLOAD_FAULT_TURN_MAX, i;
     g_autofree FixtureToucher *touchers = g_new0(FixtureToucher, count);
@@ -1209,7 +1209,7 @@ static void test_a_thread_that_hangs_is_known(const void *opaque)
 
 static void test_wake_without_the_lock(const void *opaque)
 {
-    /* Who is woken for want of room is woken while others may ask for work. */
+    /* A thread without room in the queue is woken with no lock held. */
     SimConfig config = { .seed = 51 };
     uint32_t count = FASTLOAD_FAULT_COUNT_MAX + 200, i;
     g_autofree FixtureToucher *touchers = g_new0(FixtureToucher, count);
@@ -1685,7 +1685,7 @@ static void test_settled_is_known(const void *opaque)
 
 static void test_free_at_any_time(const void *opaque)
 {
-    /* Free ends a load in every state and leaves nothing behind. */
+    /* fastload_free() ends a load in every state, and releases everything. */
     SimConfig config = { .seed = 18 };
     FixtureUse before;
     FaultTest *t;
@@ -1934,7 +1934,7 @@ static FastloadStats fault_load_of_some(bool is_first_refused)
 
 static void test_first_has_the_only_ring(const void *opaque)
 {
-    /* Where one worker alone gets a ring, it is the first one. */
+    /* If only one worker can have a ring, the first one has it. */
     FastloadStats stats = fault_load_of_some(false);
 
     g_assert_cmpstr(stats.io_name, ==, sim_ops.name);
@@ -2214,7 +2214,7 @@ static void test_faults_around_share_a_read(const void *opaque)
 
 static void test_far_fault_beside_a_bad_page(const void *opaque)
 {
-    /* A neighbour cannot be read: who waits for others goes on. */
+    /* A page whose neighbour cannot be read is read alone. */
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_URGENT);
     FixtureToucher touchers[2];
     uint64_t i;
@@ -2474,7 +2474,7 @@ static void test_unknown_page_in_a_chunk(const void *opaque)
 
 static void test_one_worker_is_woken(const void *opaque)
 {
-    /* A fault wakes the first worker, and nobody for nothing. */
+    /* A fault wakes the first worker only. */
     SimConfig sim_config = { .seed = 1 };
     FastloadConfig config = {
         .worker_count = 4,
@@ -2540,7 +2540,7 @@ static void test_who_may_not_read_sleeps(const void *opaque)
 
 static void test_surplus_workers_wait(const void *opaque)
 {
-    /* Beyond the processors they neither read ahead, nor place, nor spin. */
+    /* Workers beyond the number of processors neither read, place nor spin. */
     SimConfig sim_config = { .seed = 1 };
     FastloadConfig config = {
         .worker_count = MIN(MAX(g_get_num_processors(), 2) + 2,
@@ -2713,7 +2713,7 @@ static FaultTest *fault_new_rated(uint32_t worker_count,
 
 static void test_rate_is_kept(const void *opaque)
 {
-    /* A rate is what all workers together read: no more, and no less. */
+    /* All workers together read exactly at the rate. */
     static const uint32_t worker_counts[] = { 1, 2, 8 };
     uint32_t i;
 
@@ -2740,7 +2740,7 @@ static void test_zeros_are_not_rated(const void *opaque)
 
 static void test_nothing_is_read_ahead(const void *opaque)
 {
-    /* Switched off, nothing but what is touched is read, however long. */
+    /* With FASTLOAD_BACKGROUND_OFF only touched pages are read. */
     FaultTest *t = fault_new_rated(2, fixture_all_data);
     FastloadStats stats;
 
@@ -2784,7 +2784,7 @@ static void test_repeated_reads_are_rated(const void *opaque)
 
 static void test_slower_rate_forgives(const void *opaque)
 {
-    /* What a fast rate let through in advance is not paid for at a slow one. */
+    /* A slow rate does not pay for what a fast one let through before. */
     g_autoptr(Fastload) fl = fastload_new(0, NULL, NULL);
     const uint64_t slow_bytes_per_s = 1000 * 1000;
     uint64_t now_ns;
@@ -2887,7 +2887,7 @@ static void test_healed_at_a_low_rate(const void *opaque)
 
 static void test_healed_without_background(const void *opaque)
 {
-    /* With nothing read ahead it is known as well whether reads fail. */
+    /* With FASTLOAD_BACKGROUND_OFF failed chunks are tried again as well. */
     fault_check_healed(FASTLOAD_BACKGROUND_OFF, 2);
 }
 
@@ -3111,7 +3111,7 @@ static uint64_t fault_random_load(uint32_t seed)
 
 static void test_broken_backend_is_left(const void *opaque)
 {
-    /* What comes in late for it is in nobody's way, then or ever after. */
+    /* Late writes of a broken backend never reach memory that is in use. */
     static const FixtureMemory memories[] = {
         FIXTURE_ANON, FIXTURE_SHARED, FIXTURE_THP,
     };
@@ -3159,7 +3159,7 @@ static void test_many_seeds(const void *opaque)
 
 static void test_many_meetings(const void *opaque)
 {
-    /* Everybody at once, and a cancel at any time. */
+    /* Touchers, workers, a balloon, recover and cancel at the same time. */
     fixture_run_seeds(fault_random_meeting, SEED_COUNT);
 }
 

@@ -266,7 +266,7 @@ static void test_cold_eager_file_stays_cold(const void *opaque)
 
 static void test_eager_end_of_file(const void *opaque)
 {
-    /* Of several threads that fail, the first place in the file is told. */
+    /* If several threads fail, the lowest file offset is reported. */
     const LoadCase *lc = opaque;
     const uint64_t cut_pages = 5 * CHUNK_PAGES + 100;
     Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_all_data);
@@ -298,7 +298,7 @@ static void load_count_placed(void *hva, uint64_t len_bytes,
 
 static void test_eager_cancelled(const void *opaque)
 {
-    /* Cancelled before it is loaded, memory is not told to be there. */
+    /* A start that is cancelled reports no page as placed. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_all_data);
     uint64_t placed_bytes = 0;
@@ -368,7 +368,7 @@ static void test_zeros_are_populated(const void *opaque)
 
 static void test_all_zero_registers_nothing(const void *opaque)
 {
-    /* A snapshot of zeros is complete at once; touching it faults nobody. */
+    /* A snapshot of zeros is complete at once, and no page is trapped. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_all_zero);
     Fastload *fl = load_start(f, lc->io_kind, 2);
@@ -425,7 +425,7 @@ static void test_mapping_is_whole_again(const void *opaque)
 
 static void test_populated_pages_are_kept(const void *opaque)
 {
-    /* A page that was there before, of data or zero, keeps what it has. */
+    /* A page that was populated before keeps its contents. */
     static const uint64_t pages[] = { 0, 7, 8, 511, 513, 514 };
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 2 * CHUNK_PAGES, fixture_mixed);
@@ -582,7 +582,7 @@ static void test_kinds_of_memory_together(const void *opaque)
 
 static void test_two_at_once(const void *opaque)
 {
-    /* Two loads in one process do not know of each other. */
+    /* Two loads in one process do not influence each other. */
     const LoadCase *lc = opaque;
     Fixture *f[2];
     Fastload *fl[2];
@@ -644,7 +644,7 @@ static bool load_around_cache(const LoadCase *lc, Fixture *f)
 
 static void test_cold_file_stays_cold(const void *opaque)
 {
-    /* What is not in the page cache does not come there by a load. */
+    /* A load does not fill the page cache. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
 
@@ -781,7 +781,7 @@ static void test_guests_come_first(const void *opaque)
 
 static void test_mostly_cached_chunks(const void *opaque)
 {
-    /* Of which three quarters are in the page cache, chunks come from it. */
+    /* A chunk with three quarters of its data cached is read from the cache. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES, fixture_all_data);
     Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
@@ -935,7 +935,7 @@ static void *writer_main(void *opaque)
 
 static void test_writes_are_kept(const void *opaque)
 {
-    /* What the guest wrote during the load is there after it. */
+    /* Writes of the guest during the load are kept. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(lc->memory, 8 * CHUNK_PAGES, lc->has_data);
     Writer writers[WRITER_COUNT];
@@ -1005,7 +1005,7 @@ static void test_nothing_is_left(const void *opaque)
 
 static void test_many_in_a_row(const void *opaque)
 {
-    /* The fiftieth load finds what the first one found. */
+    /* Fifty loads in a row leave nothing behind. */
     const LoadCase *lc = opaque;
     FixtureUse before;
     int i;
@@ -1334,7 +1334,7 @@ static void test_staging_is_given_back(const void *opaque)
 
 static void test_first_serves_faults(const void *opaque)
 {
-    /* While faults come one after the other, one worker answers them all. */
+    /* Faults that come one by one are all answered by the first worker. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 8 * CHUNK_PAGES, fixture_all_data);
     Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
@@ -1355,7 +1355,7 @@ static void test_first_serves_faults(const void *opaque)
 
 static void test_background_off(const void *opaque)
 {
-    /* Switched off, only what is touched is read; switched on, all is. */
+    /* FASTLOAD_BACKGROUND_OFF reads touched pages only, until it is changed. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 8 * CHUNK_PAGES, lc->has_data);
     Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
@@ -1495,7 +1495,7 @@ static void test_move_disabled(const void *opaque)
 
 static void test_touched_chunks_are_collapsed(const void *opaque)
 {
-    /* A page that came urgently costs its chunk the move, not the huge page */
+    /* A chunk with an urgent page is not moved, but collapsed later. */
     const LoadCase *lc = opaque;
     Fixture *f = load_new_huge(fixture_all_data);
     FixtureToucher toucher;
@@ -1638,7 +1638,7 @@ static void load_discard_first(FastloadEvent event,
 
 static void test_discarded_chunks_stay_small(const void *opaque)
 {
-    /* What a balloon takes once the load is complete does not come back. */
+    /* Collapsing does not populate what a balloon took after completion. */
     const LoadCase *lc = opaque;
     Fixture *f = load_new_huge(fixture_all_data);
     FastloadConfig config = {
@@ -1753,7 +1753,7 @@ static void test_sparse_chunks_stay_sparse(const void *opaque)
 
 static void test_locked_memory_is_copied(const void *opaque)
 {
-    /* Where the kernel refuses to move, all is copied, and right. */
+    /* If the kernel refuses UFFDIO_MOVE, all is copied. */
     const LoadCase *lc = opaque;
     Fixture *f = load_new_huge(fixture_mixed);
     FastloadStats stats;
@@ -1782,7 +1782,7 @@ static void test_locked_memory_is_copied(const void *opaque)
 
 static void test_placed_pages_are_told(const void *opaque)
 {
-    /* Each page is told once, when it is there, as what it is. */
+    /* The placed callback reports each page once, with its class. */
     const LoadCase *lc = opaque;
     bool is_huge = lc->memory == FIXTURE_HUGETLB;
     Fixture *f = fixture_new(lc->memory,
@@ -1823,7 +1823,7 @@ static void test_placed_pages_are_told(const void *opaque)
 
 static void test_faulted_pages_are_told_urgent(const void *opaque)
 {
-    /* Pages that somebody waited for are told so, of data or zero. */
+    /* Pages that a thread waited for are reported as URGENT. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 6 * CHUNK_PAGES, fixture_mixed);
     FixturePlaced placed;
@@ -1902,7 +1902,7 @@ static void load_fault_comes_late(void *hva, uint32_t tid, void *opaque)
 
 static void test_fault_told_after_its_page(const void *opaque)
 {
-    /* Between a fault's message and its bookkeeping others place the page. */
+    /* Another worker places a page between its fault message and the answer. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(lc->memory, 16 * CHUNK_PAGES, fixture_all_data);
     LateFault told = { 0 };

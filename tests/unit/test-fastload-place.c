@@ -173,7 +173,7 @@ static void test_discarded_page_waits_for_memory(const void *opaque)
 
 static void test_data_waits_for_memory(const void *opaque)
 {
-    /* What was read has no page to go to: it is read again until it has. */
+    /* Without memory for its pages, data is read again until there is some. */
     static const FastloadEvent want[] = {
         FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED,
         FASTLOAD_EVENT_COMPLETED,
@@ -237,7 +237,7 @@ static void test_kernel_stops_half_way(const void *opaque)
 
 static void test_again_is_no_failure(const void *opaque)
 {
-    /* While the address space changes the kernel wants to be asked again. */
+    /* EAGAIN while the address space changes is tried again. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
     FastloadFailure failure;
     FixtureToucher toucher;
@@ -256,7 +256,7 @@ static void test_again_is_no_failure(const void *opaque)
 
 static void test_again_has_a_bound(const void *opaque)
 {
-    /* A kernel that never does it is asked now and then, and it fails. */
+    /* EAGAIN without end is a failure, with few tries. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
     FastloadFailure failure;
     FixtureToucher toucher;
@@ -413,7 +413,7 @@ static void test_queued_page_given_back(const void *opaque)
 
 static void test_late_read_of_a_page_given_back(const void *opaque)
 {
-    /* Its chunk brings a page, it is given back, then comes its own read. */
+    /* A chunk brings a page, it is given back, then its urgent read returns. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
     FixtureToucher toucher;
 
@@ -501,7 +501,7 @@ static void *place_caller_main(void *opaque)
 
 static void test_page_that_is_unmapped(const void *opaque)
 {
-    /* While a page is read, its memory goes: who waits is told. */
+    /* Memory that is unmapped while it is read wakes the threads that wait. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
     PlaceCaller caller = { .page = fixture_page(t->f, REGION_PAGES - 1) };
     GThread *thread;
@@ -614,7 +614,7 @@ static Fixture *place_add_stayer(PlaceTest *t)
 
 static void test_dropped_memory_is_anothers(const void *opaque)
 {
-    /* Reads that come back later place nothing there, nor count as failed. */
+    /* Reads of a dropped region that return later neither place nor fail. */
     SimConfig config = { .seed = 42 };
     FixtureToucher toucher;
     FastloadStats stats;
@@ -762,7 +762,7 @@ static void test_drop_waits_for_the_last_worker(const void *opaque)
 
 static void test_drop_after_cancel(const void *opaque)
 {
-    /* What a load that was cancelled still reads has nowhere to go. */
+    /* A cancelled load places nothing of what it still reads. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
     FixtureToucher toucher;
     int uffd;

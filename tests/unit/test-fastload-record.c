@@ -338,7 +338,7 @@ static void test_page_that_faults_again(const void *opaque)
 
 static void test_ends_when_it_is_quiet(const void *opaque)
 {
-    /* No new page for so long; one that is touched again is not new. */
+    /* Ends after quiet_ns without a new page; a second touch does not count. */
     RecordTest *t = record_new(fixture_all_data);
 
     record_start(t);
@@ -360,7 +360,7 @@ static void test_ends_when_it_is_quiet(const void *opaque)
 
 static void test_ends_not_before(const void *opaque)
 {
-    /* However quiet it is. */
+    /* Lasts for least_ns, even without touches. */
     RecordTest *t = record_new(fixture_all_data);
 
     t->workset.quiet_ns = 1;
@@ -375,7 +375,7 @@ static void test_ends_not_before(const void *opaque)
 
 static void test_ends_at_the_most(const void *opaque)
 {
-    /* However much is touched. */
+    /* Ends after most_ns, even with touches. */
     RecordTest *t = record_new(fixture_all_data);
     uint64_t page;
 
@@ -414,7 +414,7 @@ static void test_ends_when_it_is_full(const void *opaque)
 
 static void test_times_begin_with_the_guest(const void *opaque)
 {
-    /* What devices touch before is in it; the guest may come late. */
+    /* Touches before the guest runs are recorded; it may run late. */
     static const RecordRun want[] = { { 9, 1 }, { 100, 1 } };
     RecordTest *t = record_new(fixture_all_data);
 
@@ -438,7 +438,7 @@ static void test_times_begin_with_the_guest(const void *opaque)
 
 static void test_guest_that_never_runs(const void *opaque)
 {
-    /* Then nothing is written, and the load is not held up for ever. */
+    /* If the guest never runs, nothing is written, and the load goes on. */
     RecordTest *t = record_new(fixture_all_data);
 
     t->workset.awaits_guest = true;
@@ -545,7 +545,7 @@ static void test_failed_start_leaves_nothing(const void *opaque)
 
 static void test_far_faults_come_alone(const void *opaque)
 {
-    /* A page that came along would hide its first touch. */
+    /* No pages around a fault are read: their first touch would be hidden. */
     RecordTest *t = record_new(fixture_all_data);
 
     t->fl->window.round_trip_ns = 10 * MS_NS;
@@ -1069,7 +1069,7 @@ static void test_first_worker_leaves_the_guest_alone(const void *opaque)
 
 static void test_hint_that_hangs(const void *opaque)
 {
-    /* It holds nobody else up: the background brings its page. */
+    /* A hint that hangs delays nothing: the background brings its page. */
     static const RecordRun runs[] = { { 100, 1 }, { 1000, 1 }, { 2000, 1 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
 
@@ -1083,7 +1083,7 @@ static void test_hint_that_hangs(const void *opaque)
 
 static void test_late_pages_are_counted(const void *opaque)
 {
-    /* Touched before they were there: once each, whatever brought them. */
+    /* Pages touched before they were placed count as late, once each. */
     static const RecordRun runs[] = { { 100, 1 }, { 1000, 1 }, { 2000, 1 } };
     FixtureToucher touchers[3];
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
@@ -1135,7 +1135,7 @@ static void test_near_pages_share_a_read(const void *opaque)
 
 static void test_far_pages_share_a_read(const void *opaque)
 {
-    /* The farther away the storage is, the longer a hole may be. */
+    /* Hints read over longer holes if the storage is farther away. */
     static const RecordRun runs[] = { { 1110, 1 }, { 1126, 1 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
 
@@ -1165,7 +1165,7 @@ static void test_reads_are_short(const void *opaque)
 
 static void test_short_reads_tell_no_rate(const void *opaque)
 {
-    /* A window that followed them would be ever narrower. */
+    /* Hints are no samples for the window, which would shrink with them. */
     RecordRun runs[60];
     RecordTest *t;
     uint32_t i;
@@ -1211,7 +1211,7 @@ static bool replay_every_other(uint64_t page_idx)
 
 static void test_pages_that_are_not_trapped(const void *opaque)
 {
-    /* Nobody can place them, and nobody waits for them. */
+    /* Pages of the set that are not trapped are neither read nor awaited. */
     static const RecordRun runs[] = { { 1000, 100 }, { 1500, 2 }, { 9, 1 } };
     RecordTest *t = replay_new(replay_every_other, runs, G_N_ELEMENTS(runs));
 
@@ -1288,7 +1288,7 @@ static bool replay_few(uint64_t page_idx)
 
 static void test_zero_pages_make_no_chunk(const void *opaque)
 {
-    /* However many of them are in the set: they are not read. */
+    /* Zero pages of the set are not read. */
     static const RecordRun runs[] = { { 512, 80 } };
     RecordTest *t = replay_new(replay_few, runs, G_N_ELEMENTS(runs));
 
@@ -1447,7 +1447,7 @@ static void test_bad_whole_chunk_is_retried(const void *opaque)
 
 static void test_page_given_back(const void *opaque)
 {
-    /* What a hint has placed is zero once it is given back. */
+    /* A page that a hint has placed is zero after it was given back. */
     static const RecordRun runs[] = { { 100, 1 }, { 1000, 1 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
 
@@ -1528,7 +1528,7 @@ static void test_cancel_with_hints_out(const void *opaque)
 
 static void test_another_copy(const void *opaque)
 {
-    /* What is being read of the old file then is given up, and comes. */
+    /* Reads of the old file in flight are dropped; all pages come anyway. */
     static const RecordRun runs[] = { { 100, 1 }, { 1000, 1 }, { 1600, 300 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     Fixture *copy = fixture_new(FIXTURE_ANON, 8 * CHUNK_PAGES,
