@@ -2131,7 +2131,9 @@ static void test_wanted_pages_come(const void *opaque)
                         FASTLOAD_WANTED_THERE);
     }
     g_assert_cmpuint(count, >, 0);
-    fixture_wait_until(fault_stats(t).fault_count == count);
+    /* A page that comes along with another one in time is no fault. */
+    g_assert_cmpuint(fault_stats(t).fault_count, >, 0);
+    g_assert_cmpuint(fault_stats(t).fault_count, <=, count);
     g_assert_cmpuint(fault_told(t), ==, 0);
     fault_finish_far(t);
 }
