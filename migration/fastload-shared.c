@@ -329,6 +329,19 @@ static void shared_look_at(const struct pollfd *pollfd)
     }
 }
 
+static void shared_look_at_all(GArray *pollfds)
+{
+    guint i;
+
+    for (i = 1; i < pollfds->len; i++) {
+        struct pollfd *pollfd = &g_array_index(pollfds, struct pollfd, i);
+
+        if (pollfd->revents) {
+            shared_look_at(pollfd);
+        }
+    }
+}
+
 /* A page that is there, or that the kernel makes when it is touched. */
 static void shared_touch(const SharedPage *page)
 {
@@ -344,7 +357,10 @@ static void shared_answer(Fastload *engine, const SharedPage *page)
                     : FASTLOAD_WANTED_THERE;
     if (wanted == FASTLOAD_WANTED_QUEUED) {
         incoming_load_note_wait(&incoming_load, page->hva, SHARED_TID);
-        return;
+        /* Of memory that was unplugged just now, nobody tells any more. */
+        if (!fastload_is_loaded(engine, page->hva, 1)) {
+            return;
+        }
     }
     if (wanted == FASTLOAD_WANTED_THERE) {
         shared_touch(page);
@@ -370,16 +386,13 @@ static void *shared_main(void *opaque)
         if (g_array_index(pollfds, struct pollfd, 0).revents) {
             event_notifier_test_and_clear(&shared.kick);
         }
-        for (i = 1; i < pollfds->len; i++) {
-            struct pollfd *pollfd = &g_array_index(pollfds, struct pollfd, i);
-
-            if (pollfd->revents) {
-                shared_look_at(pollfd);
+        /* From finding a RAM block until its page is touched, it stays. */
+        WITH_RCU_READ_LOCK_GUARD() {
+            shared_look_at_all(pollfds);
+            for (i = 0; i < shared.wanted->len; i++) {
+                shared_answer(qatomic_read(&shared.engine),
+                              &g_array_index(shared.wanted, SharedPage, i));
             }
-        }
-        for (i = 0; i < shared.wanted->len; i++) {
-            shared_answer(qatomic_read(&shared.engine),
-                          &g_array_index(shared.wanted, SharedPage, i));
         }
         g_array_set_size(shared.wanted, 0);
     }
