@@ -138,6 +138,8 @@ def chosen_cases(parser: argparse.ArgumentParser,
     """What --only leaves; ends the program when that is nothing."""
     chosen = [c for c in CASES
               if not options.only or options.only.search(c.name)]
+    if not chosen and not CASES:
+        parser.error("none of its cases runs with these options")
     if not chosen:
         parser.error(f"no case matches '{options.only.pattern}'; --list names "
                      "them")
