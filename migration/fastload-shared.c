@@ -24,7 +24,9 @@
  */
 #include "qemu/osdep.h"
 #include <linux/userfaultfd.h>
+#include <linux/magic.h>
 #include <poll.h>
+#include <sys/vfs.h>
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/event_notifier.h"
@@ -32,6 +34,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/userfaultfd.h"
 #include "qemu/rcu.h"
+#include "hw/virtio/vhost.h"
 #include "hw/virtio/vhost-user.h"
 #include "fastload-internal.h"
 #include "postcopy-ram.h"
@@ -40,19 +43,23 @@
 /* So many messages are read of one backend before the next one has its turn. */
 #define SHARED_BATCH 16
 
-/* How often a backend looks again at what is no guest memory. */
-#define SHARED_STRAY_MS 20
-/* After so many QEMU is not asked any more, which prints a line each time. */
+/* How often a backend looks again at what cannot be placed. */
+#define SHARED_STRAY_US (20 * 1000)
+/* After so many seldom, for QEMU prints a line each time. */
 #define SHARED_STRAYS_MAX 8
+/*
+ * How often the engine is asked again for pages that have not come.  It forgets
+ * who waits when a page was to come along with another one, and that one fails.
+ */
+#define SHARED_AGAIN_US (1000 * 1000)
 /* Stands for the threads of all backends, whose numbers nobody tells. */
 #define SHARED_TID 0
 
 /* A backend that is told of pages.  shared_lock */
 typedef struct SharedBackend {
     struct PostCopyFD pcfd;
-    GHashTable *waiting; /* of SharedPage, by hva: it waits for them */
+    GHashTable *waiting; /* of SharedPage, by address: it waits for them */
     bool is_broken;     /* its descriptor gives no messages any more */
-    uint32_t stray_count;
 } SharedBackend;
 
 /* An address of a backend that is no guest memory that we know. */
@@ -64,16 +71,17 @@ typedef struct SharedStray {
 /* A page that a backend wants. */
 typedef struct SharedPage {
     int fd;             /* its userfaultfd */
-    uint8_t *hva;       /* of the page's first byte, in QEMU */
-    RAMBlock *block;
-    uint64_t ram_off;   /* in the block */
+    uint64_t address;   /* of the page's first byte, there */
+    uint8_t *hva;       /* the same, in QEMU */
+    uint64_t page_bytes;
 } SharedPage;
 
 typedef struct IncomingShared {
     QemuMutex lock;     /* shared_lock */
     GArray *backends;   /* of SharedBackend */
     GArray *strays;     /* of SharedStray */
-    bool is_stray_told;
+    uint32_t stray_count; /* so far */
+    int64_t stray_due_us; /* when they are woken next */
 
     /* shared_main() alone */
     GArray *wanted;     /* of SharedPage: asked for, not answered yet */
@@ -143,37 +151,52 @@ static void shared_count_locked(void)
 
 static void shared_wait_for(const SharedPage *page)
 {
-    SharedBackend *backend;
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        SharedBackend *backend = shared_find_locked(page->fd);
 
-    QEMU_LOCK_GUARD(&shared.lock);
-    backend = shared_find_locked(page->fd);
+        if (backend) {
+            g_hash_table_replace(backend->waiting,
+                                 (gpointer)(uintptr_t)page->address,
+                                 g_memdup2(page, sizeof(*page)));
+            shared_count_locked();
+        }
+    }
+    /* before the engine is asked; pairs with incoming_load_shared_placed() */
+    smp_mb();
+}
+
+/* Where the backend touched it: what else it maps may be changing just now. */
+static void shared_wake_locked(const SharedPage *page)
+{
+    uffd_wakeup(page->fd, (void *)(uintptr_t)page->address, page->page_bytes);
+}
+
+static bool shared_forget_page_locked(const SharedPage *page)
+{
+    SharedBackend *backend = shared_find_locked(page->fd);
+
     if (backend) {
-        g_hash_table_replace(backend->waiting, page->hva,
-                             g_memdup2(page, sizeof(*page)));
+        g_hash_table_remove(backend->waiting,
+                            (gpointer)(uintptr_t)page->address);
         shared_count_locked();
     }
+    return backend;
 }
 
 /* Whoever waits for @page touches it again. */
 static void shared_wake(const SharedPage *page)
 {
-    SharedBackend *backend;
-
     QEMU_LOCK_GUARD(&shared.lock);
-    backend = shared_find_locked(page->fd);
-    if (backend) {
-        g_hash_table_remove(backend->waiting, page->hva);
-        shared_count_locked();
-        backend->pcfd.waker(&backend->pcfd, page->block, page->ram_off);
+    if (shared_forget_page_locked(page)) {
+        shared_wake_locked(page);
     }
 }
 
 typedef struct SharedRange {
     const uint8_t *begin, *end;
-    SharedBackend *backend;
 } SharedRange;
 
-static gboolean shared_wake_if_in(gpointer hva, gpointer value,
+static gboolean shared_wake_if_in(gpointer address, gpointer value,
                                   gpointer opaque)
 {
     const SharedRange *range = opaque;
@@ -182,8 +205,7 @@ static gboolean shared_wake_if_in(gpointer hva, gpointer value,
     if (page->hva < range->begin || page->hva >= range->end) {
         return false;
     }
-    range->backend->pcfd.waker(&range->backend->pcfd, page->block,
-                               page->ram_off);
+    shared_wake_locked(page);
     return true;
 }
 
@@ -203,50 +225,52 @@ void incoming_load_shared_placed(void *hva, uint64_t len_bytes)
     }
     QEMU_LOCK_GUARD(&shared.lock);
     for (i = 0; i < shared.backends->len; i++) {
-        range.backend = &g_array_index(shared.backends, SharedBackend, i);
-        g_hash_table_foreach_remove(range.backend->waiting, shared_wake_if_in,
-                                    &range);
+        g_hash_table_foreach_remove(g_array_index(shared.backends,
+                                                  SharedBackend, i).waiting,
+                                    shared_wake_if_in, &range);
     }
     shared_count_locked();
 }
 
 /* ---- the thread ---- */
 
-bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
-                                    RAMBlock *block, uint64_t ram_off)
+/* Holds the lock.  Nobody may wait for what is wanted by @fd at @address. */
+static void shared_stray_locked(int fd, uint64_t address)
 {
-    uint64_t page_off = ROUND_DOWN(ram_off, qemu_ram_pagesize(block));
-    SharedPage page = {
-        .fd = pcfd->fd,
-        .hva = (uint8_t *)qemu_ram_get_host_addr(block) + page_off,
-        .block = block,
-        .ram_off = page_off,
+    SharedStray stray = {
+        .fd = fd,
+        .address = ROUND_DOWN(address, qemu_real_host_page_size()),
     };
+
+    g_array_append_val(shared.strays, stray);
+    if (!shared.stray_count++) {
+        warn_report("fast load: a vhost-user backend has touched an address "
+                    "that is no guest memory: it waits there");
+    }
+}
+
+bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
+                                    RAMBlock *block, uint64_t address,
+                                    uint64_t ram_off)
+{
+    SharedPage page = { .fd = pcfd->fd };
 
     /* QEMU's handlers run on one thread: on ours, or on network postcopy's. */
     if (!shared.has_thread || !qemu_thread_is_self(&shared.thread)) {
         return false;
     }
+    if (!block || ram_off >= qemu_ram_get_used_length(block)) {
+        shared_stray_locked(pcfd->fd, address);
+        return true;
+    }
+    page.page_bytes = qemu_ram_pagesize(block);
+    page.address = ROUND_DOWN(address, page.page_bytes);
+    page.hva = (uint8_t *)qemu_ram_get_host_addr(block) +
+               ROUND_DOWN(ram_off, page.page_bytes);
     qatomic_set(&shared.fault_count, shared.fault_count + 1);
     trace_fastload_shared_wanted(pcfd->fd, page.hva);
     g_array_append_val(shared.wanted, page);
     return true;
-}
-
-static void shared_stray_locked(SharedBackend *backend, uint64_t address)
-{
-    SharedStray stray = {
-        .fd = backend->pcfd.fd,
-        .address = ROUND_DOWN(address, qemu_real_host_page_size()),
-    };
-
-    g_array_append_val(shared.strays, stray);
-    backend->stray_count++;
-    if (!shared.is_stray_told) {
-        shared.is_stray_told = true;
-        warn_report("fast load: a vhost-user backend has touched an address "
-                    "that is no guest memory: it waits there");
-    }
 }
 
 /* Reads what @backend asks for; its handler notes the pages. */
@@ -267,9 +291,9 @@ static void shared_read_locked(SharedBackend *backend)
     }
     for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
         if (msgs[i].event == UFFD_EVENT_PAGEFAULT &&
-            (backend->stray_count >= SHARED_STRAYS_MAX ||
-             backend->pcfd.handler(&backend->pcfd, &msgs[i]))) {
-            shared_stray_locked(backend, msgs[i].arg.pagefault.address);
+            backend->pcfd.handler(&backend->pcfd, &msgs[i])) {
+            shared_stray_locked(backend->pcfd.fd,
+                                msgs[i].arg.pagefault.address);
         }
     }
 }
@@ -278,18 +302,23 @@ static void shared_read_locked(SharedBackend *backend)
  * Whoever touches what cannot be told from guest memory is woken now and then:
  * if it is guest memory after all, the page is there one day.
  */
-static void shared_wake_strays(void)
+static void shared_wake_strays(int64_t now_us)
 {
     SharedStray stray;
     guint i;
 
     QEMU_LOCK_GUARD(&shared.lock);
+    if (now_us < shared.stray_due_us) {
+        return;
+    }
     for (i = 0; i < shared.strays->len; i++) {
         stray = g_array_index(shared.strays, SharedStray, i);
         uffd_wakeup(stray.fd, (void *)(uintptr_t)stray.address,
                     qemu_real_host_page_size());
     }
     g_array_set_size(shared.strays, 0);
+    shared.stray_due_us = now_us + (shared.stray_count < SHARED_STRAYS_MAX
+                                    ? SHARED_STRAY_US : SHARED_AGAIN_US);
 }
 
 /* Fills in what to wait for: the kick, then the backends. */
@@ -365,24 +394,60 @@ static void shared_answer(Fastload *engine, const SharedPage *page)
     if (wanted == FASTLOAD_WANTED_THERE) {
         shared_touch(page);
     }
-    /* BUSY: it asks again, and others have their turn meanwhile. */
+    if (wanted == FASTLOAD_WANTED_BUSY) {
+        return; /* it is asked for again */
+    }
     shared_wake(page);
+}
+
+/* All that backends wait for, when that was done the last time long ago. */
+static void shared_ask_again(int64_t now_us, int64_t *due_us)
+{
+    guint i;
+
+    if (now_us < *due_us) {
+        return;
+    }
+    *due_us = now_us + SHARED_AGAIN_US;
+    QEMU_LOCK_GUARD(&shared.lock);
+    for (i = 0; i < shared.backends->len; i++) {
+        GHashTable *waiting = g_array_index(shared.backends, SharedBackend,
+                                            i).waiting;
+        GHashTableIter iter;
+        gpointer page;
+
+        g_hash_table_iter_init(&iter, waiting);
+        while (g_hash_table_iter_next(&iter, NULL, &page)) {
+            g_array_append_vals(shared.wanted, page, 1);
+        }
+    }
+}
+
+/* Milliseconds for poll(); -1: nothing is due. */
+static int shared_poll_ms(void)
+{
+    QEMU_LOCK_GUARD(&shared.lock);
+    return shared.strays->len ? SHARED_STRAY_US / 1000 :
+           shared.waiting_count ? SHARED_AGAIN_US / 1000 : -1;
 }
 
 static void *shared_main(void *opaque)
 {
     g_autoptr(GArray) pollfds = g_array_new(false, true,
                                             sizeof(struct pollfd));
+    int64_t again_us = 0, now_us;
     guint i;
 
     rcu_register_thread();
     while (!qatomic_read(&shared.is_ending)) {
         shared_poll_set(pollfds);
         if (poll((struct pollfd *)pollfds->data, pollfds->len,
-                 shared.strays->len ? SHARED_STRAY_MS : -1) < 0) {
+                 shared_poll_ms()) < 0) {
             continue; /* EINTR */
         }
-        shared_wake_strays();
+        now_us = g_get_monotonic_time();
+        shared_wake_strays(now_us);
+        shared_ask_again(now_us, &again_us);
         if (g_array_index(pollfds, struct pollfd, 0).revents) {
             event_notifier_test_and_clear(&shared.kick);
         }
@@ -412,7 +477,7 @@ static bool shared_start_thread(Error **errp)
         error_setg_errno(errp, -ret, "cannot serve vhost-user backends");
         return false;
     }
-    shared.is_stray_told = false;
+    shared.stray_count = 0;
     qatomic_set(&shared.is_ending, false);
     shared.has_thread = true;
     qemu_thread_create(&shared.thread, "fastload-shared", shared_main, NULL,
@@ -487,17 +552,23 @@ static int shared_tell_one(NotifierWithReturn *notifier,
     return notifier->notify(notifier, &data, errp);
 }
 
-bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
+bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
                                         Error **errp)
 {
     if (!shared.is_probing) {
         return true;
     }
     shared.probed_count++;
-    if (!virtio_has_feature(protocol_features,
+    if (!virtio_has_feature(dev->protocol_features,
                             VHOST_USER_PROTOCOL_F_PAGEFAULT)) {
         error_setg(errp, "a vhost-user backend lacks the protocol feature "
                    "PAGEFAULT");
+        return false;
+    }
+    /* QEMU tells of memory on behalf of the first pair alone, and waits. */
+    if (dev->vq_index) {
+        error_setg(errp, "a vhost-user backend has several pairs of queues, "
+                   "with which QEMU's postcopy does not work");
         return false;
     }
     /*
@@ -505,7 +576,7 @@ bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
      * broken: it ends when it is told of regions one by one, and where it is
      * told of all at once it answers with QEMU's addresses, not with its own.
      */
-    if (virtio_has_feature(protocol_features,
+    if (virtio_has_feature(dev->protocol_features,
                            VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) {
         error_setg(errp, "a vhost-user backend has the protocol feature "
                    "CONFIGURE_MEM_SLOTS, with which libvhost-user cannot wait "
@@ -513,6 +584,16 @@ bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
         return false;
     }
     return true;
+}
+
+/* userfaultfd traps neither here nor there what lies in a file on a disk. */
+static int shared_find_disk_file(RAMBlock *block, void *opaque)
+{
+    struct statfs found;
+
+    return qemu_ram_is_shared(block) && qemu_ram_get_fd(block) >= 0 &&
+           fstatfs(qemu_ram_get_fd(block), &found) == 0 &&
+           found.f_type != TMPFS_MAGIC && found.f_type != HUGETLBFS_MAGIC;
 }
 
 bool incoming_load_can_serve_shared(Error **errp)
@@ -523,6 +604,12 @@ bool incoming_load_can_serve_shared(Error **errp)
     shared.probed_count = 0;
     ret = postcopy_notify(POSTCOPY_NOTIFY_PROBE, errp);
     shared.is_probing = false;
+    if (ret == 0 && shared.probed_count &&
+        qemu_ram_foreach_block(shared_find_disk_file, NULL)) {
+        error_setg(errp, "vhost-user backends cannot wait for pages of memory "
+                   "in a file on a disk");
+        return false;
+    }
     return ret == 0;
 }
 

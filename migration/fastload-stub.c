@@ -181,12 +181,13 @@ void migration_fastload_drop_shared(const struct PostCopyFD *pcfd)
 }
 
 bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
-                                    RAMBlock *block, uint64_t ram_off)
+                                    RAMBlock *block, uint64_t address,
+                                    uint64_t ram_off)
 {
     return false;
 }
 
-bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
+bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
                                         Error **errp)
 {
     return true;

@@ -27,6 +27,7 @@
 #include "qemu/typedefs.h"
 
 struct PostCopyFD;
+struct vhost_dev;
 
 /**
  * migration_fastload_prepare: may fast load be used with @addr, if it is on?
@@ -161,10 +162,10 @@ bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
                                        Error **errp);
 
 /*
- * Asked by a probe whether a backend with these @protocol_features can wait for
- * pages: false if it is fast load's probe, and it cannot.
+ * Asked by a probe whether the backend of @dev can wait for pages: false if it
+ * is fast load's probe, and it cannot.
  */
-bool migration_fastload_fits_vhost_user(uint64_t protocol_features,
+bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
                                         Error **errp);
 
 /*
@@ -177,11 +178,12 @@ bool migration_fastload_add_shared(const struct PostCopyFD *pcfd);
 void migration_fastload_drop_shared(const struct PostCopyFD *pcfd);
 
 /*
- * A backend waits for a page, at @ram_off in @block.  True: it will be woken;
- * false: the fault was not read by fast load.
+ * A backend waits for a page: at @address there, at @ram_off in @block here.
+ * True: it will be woken; false: the fault was not read by fast load.
  */
 bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
-                                    RAMBlock *block, uint64_t ram_off);
+                                    RAMBlock *block, uint64_t address,
+                                    uint64_t ram_off);
 
 /* Ours among the parameters are checked whenever any is set. */
 void migration_fastload_init_parameters(MigrationParameters *params);
