@@ -420,9 +420,8 @@ static int place_page(FastloadWorker *w, FastloadRead *read)
     FastloadSpan page = fastload_read_page(read);
     uint8_t *buf = read->buf + (page.ram_off - read->span.ram_off);
 
-    /* The page is zero, whatever lies around it, or was placed before. */
-    if (!fastload_plan_page_has_data(area, read->fault.page_idx) ||
-        !read->extent_count ||
+    /* Nothing was read: the page is zero, or was placed before the read. */
+    if (!read->extent_count ||
         fastload_bit_test(area->placed, read->fault.page_idx)) {
         return fastload_place_zero(w, area, page.ram_off, page.len_bytes,
                                    FASTLOAD_CLASS_URGENT);

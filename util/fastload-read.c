@@ -156,8 +156,10 @@ FastloadSpan fastload_read_page(const FastloadRead *read)
 bool fastload_read_aim(FastloadRead *read, uint64_t around_bytes)
 {
     FastloadArea *area = read->area = read->fault.area;
+    /* A zero page is placed without a read: what it has is in no buffer. */
     bool has_around = around_bytes > area->page_bytes &&
-                      !read->fault.not_before_ns && !read->fault.is_alone;
+                      !read->fault.not_before_ns && !read->fault.is_alone &&
+                      fastload_plan_page_has_data(area, read->fault.page_idx);
 
     read->span = fastload_read_page(read);
     if (has_around) {

@@ -1241,8 +1241,6 @@ FastloadWanted fastload_want(Fastload *fl, const void *hva)
         return FASTLOAD_WANTED_THERE;
     }
     fault.page_idx = ((const uint8_t *)hva - area->hva) >> area->page_shift;
-    /* Zeros are placed without a read, so no neighbour comes along. */
-    fault.is_alone = !fastload_plan_page_has_data(area, fault.page_idx);
     trace_fastload_page_wanted(fl, (uintptr_t)hva);
     __atomic_store_n(&fl->sched.last_fault_ns, fault.begin_ns,
                      __ATOMIC_RELAXED);

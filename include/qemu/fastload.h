@@ -497,9 +497,9 @@ bool fastload_is_loaded(Fastload *fl, const void *hva, uint64_t len_bytes);
 
 /* What fastload_want() has done about a page. */
 typedef enum FastloadWanted {
-    FASTLOAD_WANTED_THERE,  /* nothing: whoever touches it does not wait */
-    FASTLOAD_WANTED_QUEUED, /* the placed callback tells when it is there */
-    FASTLOAD_WANTED_BUSY,   /* nothing: too many wait; ask again */
+    FASTLOAD_WANTED_THERE,  /* nothing: a thread that touches it goes on */
+    FASTLOAD_WANTED_QUEUED, /* it is read; the placed callback tells the end */
+    FASTLOAD_WANTED_BUSY,   /* nothing: too many faults are queued; ask again */
 } FastloadWanted;
 
 /**
@@ -511,7 +511,8 @@ typedef enum FastloadWanted {
  * userfaultfd of this one.  The page is read and placed as an urgent one, and
  * counts as a fault in the figures; the fault callback is not called.  Returns
  * at once.  The placed callback may run before this returns, so note who waits
- * before you call it.
+ * before you call it.  Ask again after a while for a page that does not come:
+ * a request is forgotten when another read was to bring the page, and fails.
  * THERE also outside of any region, in one that was dropped, and for zeros that
  * are not trapped: shared memory may have no page there yet, until this process
  * touches it.
