@@ -225,6 +225,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 #define FASTLOAD_REQ_BYTES_NEAR (160u << 10)
 #define FASTLOAD_REQ_BYTES_MAX (512u << 10)
 #define FASTLOAD_REQ_SHARE 16
+/* From far storage the first worker alone reads: it must reach the window. */
+QEMU_BUILD_BUG_ON((uint64_t)FASTLOAD_AHEAD_COUNT_MAX * FASTLOAD_REQ_BYTES_MAX <
+                  FASTLOAD_WINDOW_BYTES_MAX);
+/* And the window must fit into staging, beside what one worker places. */
+QEMU_BUILD_BUG_ON(FASTLOAD_WINDOW_BYTES_MAX / FASTLOAD_CHUNK_BYTES +
+                  FASTLOAD_POOL_EXTRA_COUNT + FASTLOAD_POOL_EXTRA_EACH >
+                  FASTLOAD_POOL_READ_COUNT);
 /*
  * A guest counts as faulting until FASTLOAD_FAULT_QUIET_NS after a fault, and
  * then, until FASTLOAD_FAULT_CALM_NS after it, as one that may fault soon.
@@ -401,7 +408,7 @@ typedef struct FastloadFault {
     uint64_t begin_ns;
     uint64_t not_before_ns; /* 0, or when to try again after a failure */
     bool is_discarded;      /* placed, then given back: it waits for zeros */
-    bool is_alone;          /* without neighbours: it is zero, or they failed */
+    bool is_alone;          /* a read with neighbours failed: read it alone */
 } FastloadFault;
 
 /* What each means, and who moves it: util/fastload-read.c */
