@@ -66,16 +66,11 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
                                 void *opaque)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    const IncomingLoad *load = opaque;
     RAMBlock *block;
     uint8_t *page = hva;
 
-    incoming_load_shared_placed(hva, len_bytes);
-    if (!load->has_blocktime) {
-        return;
-    }
     QEMU_LOCK_GUARD(&mis->page_request_mutex);
-    block = load_block_at(load, hva);
+    block = load_block_at(opaque, hva);
     if (!block) {
         return;
     }

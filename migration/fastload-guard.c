@@ -26,7 +26,8 @@
 #include "postcopy-ram.h"
 #include "trace.h"
 
-#define HINT_WAIT FASTLOAD_HINT_WAIT
+#define HINT_WAIT \
+    "Wait until x-query-fast-load has the state 'completed'."
 #define HINT_REMOVE "Remove it, or set x-fast-load-threads to 0."
 /* How often requests are looked at that wait for pages to be readable. */
 #define HOLD_POLL_MS 50

@@ -18,12 +18,11 @@
  *   fastload-shared.c   vhost-user: memory that another process maps
  *   fastload-stub.c     the same calls where liburing is absent
  *
- * Locks: the BQL, then IncomingLoad.lock, then waits_lock; that of
- *   fastload-shared.c is the last.  The engine calls
- *   back on threads of its own, which never take the BQL: they take the locks,
- *   and leave to a bottom half what needs the BQL.  No lock is held over file
- *   I/O, and nobody frees the engine while holding one, because freeing waits
- *   for callbacks to return.
+ * Locks: the BQL, then IncomingLoad.lock, then waits_lock, then the lock of
+ *   fastload-shared.c.  The engine calls back on threads of its own, which
+ *   never take the BQL: they take the locks, and leave to a bottom half what
+ *   needs the BQL.  No lock is held over file I/O, and nobody frees the engine
+ *   while holding one, because freeing waits for callbacks to return.
  */
 #ifndef QEMU_MIGRATION_FASTLOAD_INTERNAL_H
 #define QEMU_MIGRATION_FASTLOAD_INTERNAL_H
@@ -235,9 +234,6 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
                                 void *opaque);
 
 /* ---- what is refused: fastload-guard.c ---- */
-
-#define FASTLOAD_HINT_WAIT \
-    "Wait until x-query-fast-load has the state 'completed'."
 
 /*
  * Finds out what of this machine's memory can be trapped, as it is now, and

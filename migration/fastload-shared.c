@@ -19,8 +19,8 @@
  * Zeros that are not trapped have no page in shared memory until somebody
  * touches them: shared_answer() does so, through QEMU's own mapping.
  *
- * Locks: shared_lock is the innermost of all.  Nothing that may wait for a page
- * is done while it is held, as engine threads take it to wake.
+ * Locks: IncomingShared.lock is the innermost of all.  Nothing that may wait
+ * for a page is done while it is held, as engine threads take it to wake.
  */
 #include "qemu/osdep.h"
 #include <linux/userfaultfd.h>
@@ -32,8 +32,8 @@
 #include "qemu/event_notifier.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
-#include "qemu/userfaultfd.h"
 #include "qemu/rcu.h"
+#include "qemu/userfaultfd.h"
 #include "hw/virtio/vhost.h"
 #include "hw/virtio/vhost-user.h"
 #include "fastload-internal.h"
@@ -55,7 +55,7 @@
 /* Stands for the threads of all backends, whose numbers nobody tells. */
 #define SHARED_TID 0
 
-/* A backend that is told of pages.  shared_lock */
+/* A backend that is told of pages. */
 typedef struct SharedBackend {
     struct PostCopyFD pcfd;
     GHashTable *waiting; /* of SharedPage, by address: it waits for them */
@@ -77,7 +77,8 @@ typedef struct SharedPage {
 } SharedPage;
 
 typedef struct IncomingShared {
-    QemuMutex lock;     /* shared_lock */
+    /* lock */
+    QemuMutex lock;
     GArray *backends;   /* of SharedBackend */
     GArray *strays;     /* of SharedStray */
     uint32_t stray_count; /* so far */
@@ -694,8 +695,8 @@ bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
     shared.is_probing = false;
     if (ret) {
         error_prepend(errp, "not while fast load is under way: ");
-        return incoming_load_refuse(NULL, "vhost-user", NULL, "%s",
-                                    "backend that cannot wait for pages");
+        trace_fastload_load_refused("vhost-user");
+        return false;
     }
     if (!shared_start_thread(errp) ||
         shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_ADVISE, errp) ||

@@ -549,6 +549,18 @@ static void load_page_wanted(void *hva, uint32_t tid, void *opaque)
     }
 }
 
+static void load_pages_placed(void *hva, uint64_t len_bytes,
+                              FastloadClass class, bool has_data,
+                              void *opaque)
+{
+    const IncomingLoad *load = opaque;
+
+    incoming_load_shared_placed(hva, len_bytes);
+    if (load->has_blocktime) {
+        incoming_load_pages_placed(hva, len_bytes, class, has_data, opaque);
+    }
+}
+
 static void load_event(FastloadEvent event, const FastloadFailure *failure,
                        void *opaque)
 {
@@ -632,7 +644,7 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
         .event_opaque = load,
         .fault_func = load_page_wanted,
         .fault_opaque = load,
-        .placed_func = incoming_load_pages_placed,
+        .placed_func = load_pages_placed,
         .placed_opaque = load,
         .stream_off = load->file_off,
     };
