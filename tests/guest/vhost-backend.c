@@ -10,6 +10,7 @@
  *   BACKEND STARTED postcopy=0|1     the device starts; are pages trapped?
  *   BACKEND SWEEP pages=N wrong=N worst_us=N      one thread has been over all
  *   BACKEND WRONG page=N head=...
+ *   BACKEND TOUCHED N                all of N threads have the page they want
  *   BACKEND OUTSIDE                  a thread touches what is no guest memory
  *   BACKEND DONE requests=N          QEMU has gone
  *
@@ -48,6 +49,8 @@ enum {
     LOOKS_MAX = 5000,
     LOOK_EVERY_US = 1000,
     OUTSIDE_BYTES = 1 << 20,
+    TOUCHERS_MAX = 4096,
+    THREAD_STACK_BYTES = 64 << 10,
     STRIDE = 1000003,       /* a prime: each page has its turn */
 };
 
@@ -65,7 +68,7 @@ typedef struct Sweeper {
 /* constant once the device has started */
 static CoreOptions options;
 static uint64_t first_address;
-static unsigned sweeper_count = 2;
+static unsigned sweeper_count = 2, toucher_count;
 static bool lacks_pagefault, has_slots, touches_outside;
 
 /* the main thread */
@@ -75,7 +78,7 @@ static Sweeper sweepers[SWEEPERS_MAX];
 static bool has_started, is_gone;
 static uint64_t request_count;
 
-static _Atomic uint64_t wrong_count;
+static _Atomic uint64_t wrong_count, touched_count;
 
 /* ---- what guest-core.h wants of a platform */
 
@@ -181,6 +184,18 @@ static void *sweep(void *opaque)
     return NULL;
 }
 
+/* Each has a page of its own, far from that of the others. */
+static void *touch_one(void *opaque)
+{
+    uint64_t idx = (uintptr_t)opaque;
+
+    check_page(idx * (core_page_count() / toucher_count));
+    if (atomic_fetch_add(&touched_count, 1) + 1 == toucher_count) {
+        say("TOUCHED %u", toucher_count);
+    }
+    return NULL;
+}
+
 /* What QEMU is asked for then is no part of the guest. */
 static void *touch_outside(void *opaque)
 {
@@ -200,8 +215,13 @@ static void *touch_outside(void *opaque)
 
 static void start_thread(pthread_t *thread, void *(*func)(void *), void *data)
 {
-    int error_number = pthread_create(thread, NULL, func, data);
+    pthread_attr_t attr;
+    int error_number;
 
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
+    error_number = pthread_create(thread, &attr, func, data);
+    pthread_attr_destroy(&attr);
     if (error_number) {
         die("no thread: %s", strerror(error_number));
     }
@@ -269,7 +289,7 @@ static int set_config(VuDev *dev, const uint8_t *data, uint32_t offset,
 
 static void queue_set_started(VuDev *dev, int idx, bool is_started)
 {
-    static pthread_t outside_thread;
+    pthread_t thread;
 
     vu_set_queue_handler(dev, vu_get_queue(dev, idx),
                          is_started ? answer_requests : NULL);
@@ -283,7 +303,10 @@ static void queue_set_started(VuDev *dev, int idx, bool is_started)
         start_thread(&sweepers[i].thread, sweep, &sweepers[i]);
     }
     if (touches_outside) {
-        start_thread(&outside_thread, touch_outside, NULL);
+        start_thread(&thread, touch_outside, NULL);
+    }
+    for (uintptr_t i = 0; i < toucher_count; i++) {
+        start_thread(&thread, touch_one, (void *)i);
     }
 }
 
@@ -412,6 +435,7 @@ int main(int argc, char **argv)
     static const struct option names[] = {
         { "first", required_argument, NULL, 'f' },
         { "sweepers", required_argument, NULL, 's' },
+        { "touchers", required_argument, NULL, 't' },
         { "no-pagefault", no_argument, NULL, 'n' },
         { "slots", no_argument, NULL, 'l' },
         { "outside", no_argument, NULL, 'o' },
@@ -427,6 +451,9 @@ int main(int argc, char **argv)
         case 's':
             sweeper_count = strtoul(optarg, NULL, 0);
             break;
+        case 't':
+            toucher_count = strtoul(optarg, NULL, 0);
+            break;
         case 'n':
             lacks_pagefault = true;
             break;
@@ -440,11 +467,11 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (argc - optind != 2 || sweeper_count > SWEEPERS_MAX) {
+    if (argc - optind != 2 || sweeper_count > SWEEPERS_MAX ||
+        toucher_count > TOUCHERS_MAX) {
         fputs("usage: vhost-backend [--first=ADDRESS] [--sweepers=0..8] "
-              "[--no-pagefault] [--slots] [--outside] SOCKET "
-              "'fl.fill_mib=N ...'\n",
-              stderr);
+              "[--touchers=0..4096] [--no-pagefault] [--slots] [--outside] "
+              "SOCKET 'fl.fill_mib=N ...'\n", stderr);
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);

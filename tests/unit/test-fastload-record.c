@@ -885,6 +885,16 @@ static void test_stream_that_begins_elsewhere(const void *opaque)
 
 /* ---- replaying ---- */
 
+/* Runs of one page each, so many pages apart. */
+static void replay_set_apart(RecordRun *runs, uint32_t count, uint64_t step)
+{
+    uint32_t i;
+
+    for (i = 0; i < count; i++) {
+        runs[i] = (RecordRun) { i * step, 1 };
+    }
+}
+
 /* As record_new(), and there is a set of these runs. */
 static RecordTest *replay_new(FixtureHasData *has_data, const RecordRun *runs,
                               uint32_t count)
@@ -987,9 +997,7 @@ static void test_faults_then_hints_then_the_rest(const void *opaque)
     RecordTest *t;
     uint32_t i;
 
-    for (i = 0; i < G_N_ELEMENTS(runs); i++) {
-        runs[i] = (RecordRun) { i * 40, 1 };
-    }
+    replay_set_apart(runs, G_N_ELEMENTS(runs), 40);
     t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     sim_hold(SIM_HOLD_BACKGROUND);
     record_start(t);
@@ -1026,11 +1034,8 @@ static RecordTest *replay_new_cached(void)
 {
     RecordRun runs[60];
     RecordTest *t;
-    uint32_t i;
 
-    for (i = 0; i < G_N_ELEMENTS(runs); i++) {
-        runs[i] = (RecordRun) { i * 64, 1 };
-    }
+    replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
     t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     t->fl->file.is_cached = 1;
     t->fl->window.first_ns = 1; /* it is near */
@@ -1168,11 +1173,8 @@ static void test_short_reads_tell_no_rate(const void *opaque)
     /* Hints are no samples for the window, which would shrink with them. */
     RecordRun runs[60];
     RecordTest *t;
-    uint32_t i;
 
-    for (i = 0; i < G_N_ELEMENTS(runs); i++) {
-        runs[i] = (RecordRun) { i * 64, 1 };
-    }
+    replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
     t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     t->fl->file.is_direct_lost = true; /* none of it counts as cached */
     replay_set(t);
