@@ -1309,6 +1309,9 @@ void csv_end_line(GString *csv);
 
 /* ---- doctor.c ---- */
 
+/* The engine uses one part in so many of the mappings: FASTLOAD_SPAN_SHARE. */
+#define DOCTOR_SPAN_SHARE 8u
+
 /* About one thing that a load can use. */
 typedef enum DoctorVerdict {
     DOCTOR_YES,

@@ -27,8 +27,6 @@
 /* A generous estimate of QEMU's own threads and descriptors. */
 #define QEMU_THREAD_COUNT 64u
 #define QEMU_DESCRIPTOR_COUNT 256u
-/* The engine uses one part in so many of the mappings: FASTLOAD_SPAN_SHARE. */
-#define SPAN_SHARE 8u
 #define SPANS_A_GIB 256u
 /* QEMU alone, before any load, has some hundreds. */
 #define MAP_COUNT_MIN 2000u
@@ -336,7 +334,7 @@ void doctor_huge_probe(const Doctor *doctor)
         doctor_say(doctor, "map-count", DOCTOR_YES, NULL, "%" PRIu64 ": zero "
                    "runs cost nothing in a guest of any shape up to %" PRIu64
                    " GiB; in larger ones some zeros may be trapped", count,
-                   count / SPAN_SHARE / SPANS_A_GIB);
+                   count / DOCTOR_SPAN_SHARE / SPANS_A_GIB);
     }
 }
 

@@ -20,7 +20,6 @@
 #endif
 
 #define DIRECT_ALIGN 4096u   /* of the engine's reads */
-#define SPAN_SHARE 8u        /* as in doctor-host.c */
 
 typedef struct Place {
     const Doctor *doctor;
@@ -381,12 +380,12 @@ static void say_holes(const Place *place, const Snapshot *snapshot)
     bool has_enough = !doctor_number(place->doctor,
                                      "/proc/sys/vm/max_map_count",
                                      &map_count) ||
-                      count <= map_count / SPAN_SHARE;
+                      count <= map_count / DOCTOR_SPAN_SHARE;
 
     doctor_say(place->doctor, "holes", has_enough ? DOCTOR_YES : DOCTOR_NO,
                has_enough ? NULL : g_strdup_printf(
                    "sudo sysctl vm.max_map_count=%" PRIu64,
-                   count * SPAN_SHARE),
+                   count * DOCTOR_SPAN_SHARE),
                "%" PRIu64 " of 2 MiB and more%s", count, !count ? ""
                : has_enough ? ": neither read nor trapped"
                : ": some are trapped, for want of mappings");
