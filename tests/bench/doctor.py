@@ -30,6 +30,7 @@ OF_A_SNAPSHOT = {"snapshot", "machine", "run-state", "memory", "memlock",
                  "space"}
 COLOUR = re.compile(r"\033\[[0-9;]*m")
 WIDTHS = (20, 40, 60, 80, 200)
+HOST_TRIES = 10      # to find a host that stays as it is for three reports
 
 
 class Finding(NamedTuple):
@@ -353,18 +354,29 @@ def shown(bench: Bench, columns: int, *args: object) -> str:
     return text.replace("\r\n", "\n")
 
 
+def verdicts(text: str) -> list[str]:
+    return re.findall(r"^  (yes|no|NO|-) ", text, re.M)
+
+
 @case("doctor: lines fit into terminals, and are whole without one")
 def lines_fit(bench: Bench) -> None:
     path = bench.generated("--size", "4M")
-    whole = bench.raw("doctor", path, env={
-        name: value for name, value in os.environ.items()
-        if name != "COLUMNS"}).out
-    words = re.findall(r"^  (yes|no|NO|-) ", whole, re.M)
-    check(len(words) > len(ALWAYS), f"only {len(words)} lines")
+    unlimited = {name: value for name, value in os.environ.items()
+                 if name != "COLUMNS"}
+
+    def whole() -> list[str]:
+        return verdicts(bench.raw("doctor", path, env=unlimited).out)
+
     for columns in WIDTHS:
-        text = COLOUR.sub("", shown(bench, columns, path))
+        # Other programs may change the host between two reports.
+        for _ in range(HOST_TRIES):
+            before = whole()
+            text = COLOUR.sub("", shown(bench, columns, path))
+            if whole() == before:
+                break
+        check(len(before) > len(ALWAYS), f"only {len(before)} lines")
         check_width(text, columns)
-        check(re.findall(r"^  (yes|no|NO|-) ", text, re.M) == words,
+        check(verdicts(text) == before,
               f"{columns} columns have other verdicts")
         narrow = bench.raw("doctor", path, env={**os.environ,
                                                 "COLUMNS": str(columns)}).out
