@@ -233,6 +233,17 @@ static void record_touch(RecordTest *t, uint64_t page_idx)
     g_assert_true(fixture_page_is_right(t->f, page_idx));
 }
 
+/*
+ * Time passes while no worker is at work: one in the middle of a turn would
+ * sleep for as long as it had to when the turn began.
+ */
+static void record_skip(uint64_t ns)
+{
+    sim_wait_asleep();
+    sim_skip(ns);
+    sim_wait_asleep();
+}
+
 /* NULL: there is no file. */
 static FastloadWorkset *record_read(const char *path)
 {
@@ -343,14 +354,11 @@ static void test_ends_when_it_is_quiet(const void *opaque)
 
     record_start(t);
     record_touch(t, 1);
-    sim_skip(290 * MS_NS);
-    sim_wait_asleep();
+    record_skip(290 * MS_NS);
     record_touch(t, 2);
-    sim_skip(250 * MS_NS);
-    sim_wait_asleep();
+    record_skip(250 * MS_NS);
     record_touch(t, 1);
-    sim_skip(49 * MS_NS);
-    sim_wait_asleep();
+    record_skip(49 * MS_NS);
     g_assert_cmpint(record_state(t), ==, FASTLOAD_WORKSET_RECORDING);
     record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
     g_assert_cmpuint(record_stats(t).workset.took_ns, ==, 590 * MS_NS);
@@ -382,8 +390,7 @@ static void test_ends_at_the_most(const void *opaque)
     record_start(t);
     for (page = 0; page < 10; page++) {
         record_touch(t, page * 20);
-        sim_skip(200 * MS_NS);
-        sim_wait_asleep();
+        record_skip(200 * MS_NS);
     }
     record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
     g_assert_cmpuint(record_stats(t).workset.took_ns, ==, 2000 * MS_NS);
@@ -421,13 +428,11 @@ static void test_times_begin_with_the_guest(const void *opaque)
     t->workset.awaits_guest = true;
     record_start(t);
     record_touch(t, 9);
-    sim_skip(3000 * MS_NS);
-    sim_wait_asleep();
+    record_skip(3000 * MS_NS);
     g_assert_cmpint(record_state(t), ==, FASTLOAD_WORKSET_RECORDING);
     fastload_guest_runs(t->fl);
     record_touch(t, 100);
-    sim_wait_asleep();
-    sim_skip(100 * MS_NS);
+    record_skip(100 * MS_NS);
     fastload_guest_runs(t->fl); /* once more is no matter */
     record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
     g_assert_cmpuint(record_stats(t).workset.took_ns, ==, 3300 * MS_NS);
@@ -1063,8 +1068,7 @@ static void test_first_worker_leaves_the_guest_alone(const void *opaque)
     RecordTest *t = replay_new_cached();
 
     replay_set(t);
-    sim_skip(100 * FASTLOAD_FAULT_QUIET_NS);
-    sim_wait_asleep();
+    record_skip(100 * FASTLOAD_FAULT_QUIET_NS);
     fastload_set_background_rate(t->fl, 0);
     record_run(t);
     g_assert_cmpuint(t->fl->workers[0].counters.loaded_bytes[
