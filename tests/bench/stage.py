@@ -26,10 +26,9 @@ PROGRESS = re.compile(
 LOADERS = ("null", "eager", "eager-multi", "two-thread", "alternate", "mmap",
            "mmap-ahead", "fastload")
 LABELS = LOADERS + ("eager-multi direct", "fastload direct")
-EXTRAS = ("replay", "copy-threads", "continue",
-          "handler")        # only when they are named
-EXTRA_LABELS = EXTRAS + ("replay direct", "copy-threads direct",
-                         "continue direct")
+EXTRAS = ("copy-threads", "continue", "handler", "reap",
+          "e2b")            # only when they are named
+EXTRA_LABELS = EXTRAS + ("copy-threads direct", "continue direct")
 TRAPPED = ("two-thread", "alternate", "fastload")   # need userfaultfd
 LAZY = TRAPPED + ("mmap", "mmap-ahead")
 

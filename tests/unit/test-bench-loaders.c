@@ -194,6 +194,181 @@ static void test_short_file_is_told(const void *opaque)
     load_close(&l);
 }
 
+/* A name for a file that does not exist. */
+static char *load_new_name(void)
+{
+    g_autoptr(GError) error = NULL;
+    char *name = NULL;
+    int fd = g_file_open_tmp("test-bench-loaders-XXXXXX", &name, &error);
+
+    g_assert_no_error(error);
+    close(fd);
+    unlink(name);
+    return name;
+}
+
+/* What a guest touches: with data and without, runs and single pages. */
+static uint32_t load_choose(const Load *l, uint64_t *ret_pages)
+{
+    uint64_t first = load_find(l, 700, true);
+
+    ret_pages[0] = first;
+    ret_pages[1] = load_find(l, 100, true);
+    ret_pages[2] = ret_pages[1] + 1;
+    ret_pages[3] = load_find(l, 300, false);
+    ret_pages[4] = ret_pages[1] + 2;
+    ret_pages[5] = load_find(l, first + 50, true);
+    return 6;
+}
+
+static void load_touch(const Load *l, uint64_t page)
+{
+    (void)*(const volatile uint8_t *)(l->run.hva + page * PAGE);
+}
+
+/* A run that records; false, and the test is skipped, without userfaultfd. */
+static bool load_record(const BenchLoader *loader, const char *path,
+                        GError **error)
+{
+    uint64_t pages[6];
+    uint32_t count, i;
+    bool is_started;
+    Load l;
+
+    load_open(&l, loader);
+    l.run.record_path = path;
+    is_started = load_start(&l, error);
+    if (is_started) {
+        count = load_choose(&l, pages);
+        for (i = 0; i < count; i++) {
+            load_touch(&l, pages[i]);
+            load_touch(&l, pages[0]);
+        }
+        g_assert_true(loader->record(&l.run, error));
+        loader->stop(&l.run);
+    }
+    load_close(&l);
+    return is_started;
+}
+
+static void load_check_file(const Load *l, const char *path)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GArray) pages = serve_read_pages(path, &error);
+    g_autoptr(Set) set = l->variant.loader->read_set(l->snapshot, path,
+                                                     &error);
+    uint64_t chosen[6], last = 0;
+    uint32_t count = load_choose(l, chosen), i;
+
+    g_assert_no_error(error);
+    g_assert_nonnull(set);
+    g_assert_cmpuint(pages->len, ==, count);
+    for (i = 0; i < count; i++) {
+        uint64_t page = g_array_index(pages, uint64_t, i);
+
+        if (l->variant.loader->has_set_pages) {
+            g_assert_cmpuint(page, >=, last);
+        } else {
+            g_assert_cmpuint(page, ==, chosen[i]);
+        }
+        last = page;
+    }
+}
+
+/* Have all pages of the set arrived, ahead of the guest? */
+static bool load_has_set(const Load *l)
+{
+    uint64_t pages[6];
+    uint32_t count = load_choose(l, pages), i;
+
+    for (i = 0; i < count; i++) {
+        if (arrival_class(__atomic_load_n(&l->run.arrivals[pages[i]],
+                                          __ATOMIC_RELAXED)) !=
+            ARRIVAL_HINT) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void test_replays_what_was_recorded(const void *opaque)
+{
+    /* The pages that one guest touched are there for the next one. */
+    const BenchLoader *loader = opaque;
+    g_autofree char *path = load_new_name();
+    Rehearsal rehearsal = { .path = path, .contents_path = path };
+    g_autoptr(GError) error = NULL;
+    uint64_t other, page;
+    uint32_t arrived_count = 0;
+    Load l;
+
+    if (!load_record(loader, path, &error)) {
+        return;
+    }
+    load_open(&l, loader);
+    load_check_file(&l, path);
+    l.variant.rehearsal = &rehearsal;
+    g_assert_true(load_start(&l, &error));
+    other = load_find(&l, 1200, true);
+    if (loader == &loader_reap) {
+        /* Fetched, and placed at the first fault. */
+        for (page = 0; page < l.page_count; page++) {
+            g_assert_cmpuint(l.run.arrivals[page], ==, 0);
+        }
+    }
+    load_touch(&l, other);
+    /* A page is noted when it has been placed. */
+    fixture_wait_until(load_has_set(&l) &&
+                       __atomic_load_n(&l.run.arrivals[other],
+                                       __ATOMIC_RELAXED));
+    for (page = 0; page < l.page_count; page++) {
+        arrived_count += l.run.arrivals[page] != 0;
+    }
+    g_assert_cmpuint(arrived_count, ==, 7);
+    g_assert_cmpint(arrival_class(l.run.arrivals[other]), ==,
+                    ARRIVAL_URGENT);
+    memory_verify(l.snapshot, l.sums, l.run.hva, NULL, NULL, &error);
+    g_assert_no_error(error);
+    loader->stop(&l.run);
+    load_close(&l);
+    unlink(path);
+}
+
+static void test_bad_set_is_told(const void *opaque)
+{
+    /* A set that is cut is an error, and no page comes from behind its end. */
+    const BenchLoader *loader = opaque;
+    const uint64_t lone[] = { 100, 1 }, too_many[] = { 100, 2 };
+    const struct {
+        const void *bytes;
+        size_t len_bytes;
+    } files[] = { { lone, 7 }, { too_many, sizeof(too_many) },
+                  { lone, sizeof(lone) } };
+    g_autofree char *path = load_new_name();
+    Rehearsal rehearsal = { .path = path, .contents_path = path };
+    uint32_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_autoptr(GError) error = NULL;
+        bool is_right = i == 2 && !loader->has_set_pages;
+        Load l;
+
+        g_assert_true(g_file_set_contents(path, files[i].bytes,
+                                          files[i].len_bytes, NULL));
+        load_open(&l, loader);
+        l.variant.rehearsal = &rehearsal;
+        g_assert_cmpint(loader->start(&l.run, &error), ==, is_right);
+        if (error && strstr(error->message, "userfaultfd")) {
+            g_test_skip(error->message);
+        } else if (!is_right) {
+            g_assert_nonnull(strstr(error->message, "working set"));
+        }
+        loader->stop(&l.run);
+        load_close(&l);
+    }
+    unlink(path);
+}
+
 static void test_touches_where_it_cannot_populate(void)
 {
     /* A kernel without MADV_POPULATE_READ is no reason to load less. */
@@ -329,9 +504,14 @@ int main(int argc, char **argv)
         /* The engine's own tests are about its errors. */
         /* The engine waits for a file that is put right. */
         if (loader->has_end && loader != &loader_fastload &&
-            loader != &loader_replay && loader != &loader_null) {
+            loader != &loader_null) {
             loaders_add(loader, "short-file-is-told",
                         test_short_file_is_told);
+        }
+        if (loader->record) {
+            loaders_add(loader, "replays-what-was-recorded",
+                        test_replays_what_was_recorded);
+            loaders_add(loader, "bad-set-is-told", test_bad_set_is_told);
         }
     }
     g_test_add_func("/bench/loaders/mmap-ahead/touches-where-it-cannot-"

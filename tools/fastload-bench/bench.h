@@ -14,12 +14,13 @@
  *   snapshot.c     a mapped-ram file to blocks and bitmaps, all of it checked
  *   generate.c     a mapped-ram file from a seed
  *   inspect.c      what is in a snapshot, for people
- *   set.c          what is in the file of a working set, for people
+ *   set.c          what is in a recorded working set, for people
  *   memory.c       guest memory: mapping it, checking every page of it
  *   guest.c        vCPU threads: what they touch, when, how long it took
  *   trace.c        the file of touches that a guest model can replay
  *   record.c       such a file from the log of a real guest
  *   measure.c      one run of one contender, in a process of its own
+ *   rehearsal.c    a run that records what the guest touches, and its set
  *   clones.c       processes that restore the same file at once
  *   storage.c      page cache dropped or filled; what the device can do
  *   cgroup.c       limits of memory, CPU and threads that this process has
@@ -47,11 +48,14 @@
  *   table.c        results for people
  *   csv.c          results for other programs
  *   html.c         results with pictures: report.html, filled
- *   chart.c        bars and lines in such a page
+ *   html-set.c     the part of such a page that is about working sets
+ *   chart.c        bars, lines and strips of memory in such a page
  *   sweep.c        which knobs a result sweeps
  *   trap.c         userfaultfd for contenders that are not the engine: blocks
  *                  registered, faults waited for, pages placed
  *   pool.c         threads that read ahead, and one for faults
+ *   serve.c        faults answered from a mapping of the file, and a record of
+ *                  them
  *   hist.c         histograms of latencies
  *   loader.c       the table of contenders, and functions that they share
  *   loader-NAME.c  one contender each
@@ -76,6 +80,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -215,8 +220,22 @@ void inspect_print(const Snapshot *snapshot, FILE *out);
 
 /* ---- set.c ---- */
 
-/* Prints the blocks and runs of a recorded working set, and where they are. */
-bool set_print(const char *path, FILE *out, GError **error);
+/* A working set: which pages, and in which order they were touched. */
+typedef struct FastloadWorkset Set;
+
+/* The file that fast load has recorded; it is not trusted. */
+Set *set_read(const char *path, GError **error);
+/*
+ * @pages: of uint64_t, pages of the guest in the order of their first touch,
+ * none twice.
+ */
+Set *set_of_pages(const Snapshot *snapshot, const GArray *pages);
+void set_free(Set *set);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Set, set_free)
+/* Prints its blocks and runs, and where they are; @path: what it is called. */
+void set_print(const Set *set, const char *path, FILE *out);
+/* The same as JSON, for html-set.c; docs/benchmarks.md describes it. */
+JsonNode *set_node(const Set *set);
 
 /* ---- hist.c ---- */
 
@@ -285,7 +304,9 @@ typedef struct Variant {
     uint32_t thread_count;
     bool is_direct;          /* O_DIRECT */
     BenchIo io;
-    const char *set_path;    /* of a loader that is_rehearsed; borrowed */
+    bool is_replayed;        /* of a loader with LOADER_HAS_REPLAY */
+    const struct Rehearsal *rehearsal; /* what it has recorded; NULL: nothing;
+                              * borrowed */
 } Variant;
 
 /* ---- loaders ---- */
@@ -333,6 +354,9 @@ typedef struct LoaderRun {
     uint8_t *hva;            /* of guest_off 0; 2 MiB aligned, anonymous,
                               * nothing populated, huge pages advised */
     bool is_background_off;  /* serve faults, load nothing ahead of them */
+    const char *record_path; /* a rehearsal: record what the guest touches,
+                              * and write that to a new file with this name;
+                              * NULL: a run that counts */
     /* the loader's own */
     void *state;
     const char *io_name;     /* read backend in use, or NULL; static */
@@ -351,6 +375,7 @@ typedef struct LoaderRun {
 #define LOADER_HAS_DIRECT 2u
 #define LOADER_HAS_IO 4u
 #define LOADER_NEEDS_TRAP 8u /* no knob: it cannot run without userfaultfd */
+#define LOADER_HAS_REPLAY 16u /* may replay what a rehearsal has recorded */
 
 typedef struct BenchLoader {
     const char *name;
@@ -359,16 +384,16 @@ typedef struct BenchLoader {
     bool is_lazy;            /* the guest runs before all is loaded */
     bool has_end;            /* there is a time when all is loaded */
     bool is_extra;           /* takes part only when it is named */
-    /*
-     * Has a rehearsal: a run before the first round that counts nowhere.  It
-     * writes what it has learned about the guest to set_path, a new file.
-     */
-    bool is_rehearsed;
+    bool has_set_pages;      /* the file that a rehearsal writes begins with
+                              * the contents of pages */
     /*
      * start() returns when the guest may run, wait() when everything is
      * loaded.  wait() is only called with is_lazy and has_end and without
      * is_background_off; otherwise it may be NULL.
      * settle() waits for what the loader does after that; it may be NULL.
+     * record() writes record_path when the guest of a rehearsal has stopped;
+     * NULL: the loader does so until the end of stop().
+     * read_set() says what is in that file; NULL: there is no rehearsal.
      * stop() ends all threads and frees.  After wait(), all of guest memory
      * stays as it is; without wait(), missing pages may become zero.  A loader
      * without has_end goes on until memory has been verified.
@@ -376,6 +401,9 @@ typedef struct BenchLoader {
     bool (*start)(LoaderRun *run, GError **error);
     bool (*wait)(LoaderRun *run, GError **error);
     void (*settle)(LoaderRun *run);
+    bool (*record)(LoaderRun *run, GError **error);
+    Set *(*read_set)(const Snapshot *snapshot, const char *path,
+                     GError **error);
     void (*stop)(LoaderRun *run);
 } BenchLoader;
 
@@ -385,8 +413,8 @@ const BenchLoader *bench_loader_by_name(const char *name);
 
 extern const BenchLoader loader_null, loader_eager, loader_eager_multi,
     loader_two_thread, loader_alternate, loader_mmap, loader_mmap_ahead,
-    loader_fastload, loader_replay, loader_copy_threads, loader_continue,
-    loader_handler;
+    loader_fastload, loader_copy_threads, loader_continue, loader_handler,
+    loader_reap, loader_e2b;
 
 /*
  * Notes that the pages of [guest_off, +len_bytes) have arrived, by @class;
@@ -472,6 +500,9 @@ void trap_close(Trap *trap);
  * the threads that wait for it.
  */
 int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes);
+/* The same, and threads that wait for these pages go on waiting. */
+int trap_copy_quietly(int uffd, void *hva, const void *from,
+                      uint64_t len_bytes);
 int trap_zero(int uffd, void *hva, uint64_t len_bytes);
 /* With TRAP_MINOR: maps the page that the memfd has. */
 int trap_continue(int uffd, void *hva, uint64_t len_bytes);
@@ -487,6 +518,51 @@ int trap_wake(int uffd, void *hva, uint64_t len_bytes);
 bool pool_start(LoaderRun *run, uint8_t *alias, GError **error);
 bool pool_wait(LoaderRun *run, GError **error);
 void pool_stop(LoaderRun *run);
+
+/* ---- serve.c ---- */
+
+/*
+ * Answers faults with a copy of one page each, out of a mapping of the
+ * snapshot, and notes which pages these were.
+ */
+typedef struct Serve {
+    /* constant after serve_open() */
+    LoaderRun *run;
+    Trap trap;
+    int fd;
+    uint8_t *map;            /* of the snapshot's file */
+    uint8_t *zero_page;
+    /* lock: mutex */
+    pthread_mutex_t mutex;
+    GArray *record;          /* of uint64_t: pages in the order of their
+                              * faults; NULL: this is no rehearsal */
+} Serve;
+
+/* Traps faults.  serve_close() has to follow, even if it fails. */
+bool serve_open(Serve *s, LoaderRun *run, GError **error);
+/* No thread uses @s any more. */
+void serve_close(Serve *s);
+/* The contents of a page of a block: of the mapping, or zeros. */
+const uint8_t *serve_page(const Serve *s, uint64_t page);
+/* Places a page that may be there already.  0 or -errno.  [any] */
+int serve_place(Serve *s, uint64_t page, ArrivalClass class);
+/* Answers a fault.  0 or -errno.  [any] */
+int serve_fault(Serve *s, uint64_t page);
+/*
+ * A thread cannot go on, and a guest that waits for pages cannot either: ends
+ * the process by SIGBUS, as a mapping does whose page cannot be read.
+ */
+G_NORETURN void serve_fail(void);
+/*
+ * Writes the record to run->record_path: with @has_contents in ascending order
+ * and with the contents of the pages first.
+ */
+bool serve_write_set(Serve *s, bool has_contents, GError **error);
+/* The pages in a file of serve_write_set(), as recorded. */
+GArray *serve_read_pages(const char *path, GError **error);
+/* BenchLoader's. */
+Set *serve_read_set(const Snapshot *snapshot, const char *path,
+                    GError **error);
 
 /* ---- memory.c ---- */
 
@@ -657,6 +733,7 @@ typedef struct MeasureConfig {
     const Variant *variant;
     uint64_t timeout_ns;     /* a run that takes longer is killed: failed */
     const struct Box *box;   /* where runs are limited; or NULL */
+    const char *record_path; /* a rehearsal; or NULL */
     bool is_watched;         /* killed, too, if the snapshot's file changes */
     const volatile int *is_stopped;
 } MeasureConfig;
@@ -673,6 +750,33 @@ bool measure_run(const MeasureConfig *config, MeasureTick *tick, void *opaque,
                  RunResult *ret_result);
 RunResult *measure_result_new(void);
 void measure_result_free(RunResult *result);
+
+/* ---- rehearsal.c ---- */
+
+/* What a rehearsal has recorded, in a file without a name. */
+typedef struct Rehearsal {
+    int fd;
+    char *path;              /* opens the file */
+    struct StorageMount *mount; /* a file with contents of pages, on storage
+                              * like the snapshot's; or NULL */
+    char *contents_path;     /* opens it there; the same as path without */
+    JsonNode *set;           /* of set_node() */
+} Rehearsal;
+
+/* Does a run of this variant need one? */
+bool rehearsal_is_needed(const Variant *variant);
+/*
+ * Runs one guest from the file itself with a warm cache, whatever storage and
+ * how many clones the scenario has; that counts nowhere.  @config: of the runs
+ * that follow; @folder: where the set lies.  NULL: stopped, or @error is set.
+ */
+Rehearsal *rehearsal_new(const MeasureConfig *config, const char *folder,
+                         MeasureTick *tick, void *opaque,
+                         RunResult *result, GError **error);
+/* There will be no more runs: keeps the set as JSON alone. */
+void rehearsal_close(Rehearsal *rehearsal);
+void rehearsal_free(Rehearsal *rehearsal);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Rehearsal, rehearsal_free)
 
 /* ---- clones.c ---- */
 
@@ -806,6 +910,12 @@ StorageMount *storage_mount_new(const Snapshot *snapshot,
                                 uint64_t read_ahead_bytes, uint64_t seed,
                                 GError **error);
 void storage_mount_free(StorageMount *mount);
+/*
+ * Any file on storage like that of @like, on a line of its own.  The caller
+ * keeps @fd until the mount is freed.  *ret_path: opens it.
+ */
+StorageMount *storage_mount_beside(const StorageMount *like, int fd,
+                                   char **ret_path, GError **error);
 /* The same snapshot, read through the mount; borrowed. */
 const Snapshot *storage_mount_snapshot(const StorageMount *mount);
 /*
@@ -832,7 +942,7 @@ typedef enum KnobId {
     KNOB_CLONES, KNOB_THINK, KNOB_WRITE_SHARE, KNOB_WORKING_SET, KNOB_WINDOW,
     KNOB_CPU_QUOTA, KNOB_MEMORY_MAX, KNOB_MEMORY,
     /* the contender */
-    KNOB_THREADS, KNOB_DIRECT, KNOB_IO,
+    KNOB_THREADS, KNOB_DIRECT, KNOB_IO, KNOB_REPLAY,
     KNOB_COUNT,
 } KnobId;
 #define KNOB_WORK_FIRST KNOB_SIZE
@@ -965,7 +1075,7 @@ typedef struct FaultRounds {
 typedef struct Contender {
     Variant variant;
     char *label;             /* name, and the knobs that distinguish it */
-    char *set_path;          /* of a loader that was rehearsed, or NULL */
+    Rehearsal *rehearsal;    /* or NULL: none yet, or it needs none */
     double *values[MEASURE_COUNT]; /* for each round; NAN: not measured */
     uint32_t run_count;      /* that succeeded */
     uint32_t failed_count;
@@ -1432,6 +1542,20 @@ DoctorProbe doctor_qemu_probe;
 /* ---- html.c ---- */
 
 char *html_text(JsonNode *result);
+/* The page of a working set, of set_node(). */
+char *html_set_text(JsonNode *set, const char *path);
+
+/* ---- html-set.c ---- */
+
+/* What is in a working set: figures, and a picture of where it lies. */
+void html_set_facts(GString *out, JsonObject *set);
+void html_set_picture(GString *out, JsonObject *set);
+/* What the picture's colours mean. */
+void html_set_legend(GString *out);
+/* The blocks of the set as a table. */
+void html_set_table(GString *out, JsonObject *set);
+/* The sets that contenders of a scenario have replayed, if there are any. */
+void html_replayed_sets(GString *out, const GPtrArray *contenders);
 
 /* ---- chart.c ---- */
 
@@ -1484,6 +1608,24 @@ typedef struct ChartLines {
 
 /* A line through the medians of each, a dot for each run. */
 void chart_lines(const ChartLines *chart, GString *out);
+
+/* A strip of memory for each row, from its begin on the left to its end. */
+typedef struct ChartStrips {
+    const char *name;        /* of the picture, for who cannot see it */
+    double len_bytes;        /* of the memory */
+    guint column_count;
+    guint row_count;
+    const double *shares;    /* row by row: how much of a cell is meant, 0..1 */
+    const char *first, *last; /* what is beside the first and the last row */
+} ChartStrips;
+
+/* Shares up to these have a colour each. */
+#define CHART_SHARE_COUNT 4
+extern const double chart_share_tops[CHART_SHARE_COUNT];
+extern const char *const chart_share_classes[CHART_SHARE_COUNT];
+
+/* All rows together in a high strip, and below it each of them. */
+void chart_strips(const ChartStrips *chart, GString *out);
 
 /* ---- sweep.c ---- */
 

@@ -3,10 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Writes bars and lines as SVG into a page.  Horizontal positions are in
- * percent and vertical ones in pixels: so a chart fills the width of its place
- * without being scaled, and its text has the size of the page's text.  Colours
- * and margins are in report.html.  Knows nothing of results.
+ * Writes bars, lines and strips of memory as SVG into a page.  Horizontal
+ * positions are in percent and vertical ones in pixels: so a chart fills the
+ * width of its place without being scaled, and its text has the size of the
+ * page's text.  Colours and margins are in report.html.  Knows nothing of
+ * results.
  */
 #include "bench.h"
 #include <math.h>
@@ -18,6 +19,9 @@
 #define LABEL_PX 13          /* from one line of a label to the next */
 #define LABEL_CHARS 17
 #define LABEL_LINES_MAX 3
+#define STRIP_PX 26
+#define STRIP_ROW_PX 10
+#define STRIP_GAP_PX 5
 /* A bar that is so many times longer than all others is cut. */
 #define CUT_RATIO 3.0
 
@@ -561,4 +565,105 @@ void chart_lines(const ChartLines *chart, GString *out)
         chart_draw_label(out, labels->pdata[i]);
     }
     g_string_append(out, "</svg></div>\n");
+}
+
+/* ---- strips of memory ---- */
+
+const double chart_share_tops[CHART_SHARE_COUNT] = { 0.01, 0.1, 0.5, 1 };
+/* More is closer to the ink, which has more contrast than any colour. */
+const char *const chart_share_classes[CHART_SHARE_COUNT] = {
+    "hint bin-3", "hint bin-2", "hint bin-1", "hint bin-0",
+};
+
+/* The colour of a share; CHART_SHARE_COUNT: none at all. */
+static guint chart_share_bin(double share)
+{
+    guint bin = 0;
+
+    if (!(share > 0)) {
+        return CHART_SHARE_COUNT;
+    }
+    while (bin + 1 < CHART_SHARE_COUNT && share > chart_share_tops[bin]) {
+        bin++;
+    }
+    return bin;
+}
+
+/* One strip; neighbours of one colour are one shape. */
+static void chart_strip(GString *out, const double *shares, guint count,
+                        int y, int height)
+{
+    guint c, end;
+
+    for (c = 0; c < count; c = end) {
+        guint bin = chart_share_bin(shares[c]);
+
+        for (end = c + 1; end < count &&
+             chart_share_bin(shares[end]) == bin; end++) {
+            continue;
+        }
+        if (bin < CHART_SHARE_COUNT) {
+            g_string_append_printf(
+                out, "<rect class=\"fill %s\" x=\"%.3f%%\" y=\"%d\" "
+                "width=\"%.3f%%\" height=\"%d\"/>",
+                chart_share_classes[bin], 100.0 * c / count, y,
+                100.0 * (end - c) / count, height);
+        }
+    }
+}
+
+static void chart_strips_axis(GString *out, const ChartStrips *chart, int y)
+{
+    Scale scale = { .max = chart->len_bytes };
+    guint i;
+
+    chart_set_unit(&scale, CHART_BYTES);
+    for (i = 0; i <= 4; i++) {
+        g_string_append_printf(
+            out, "<line class=\"axis-line\" x1=\"%u%%\" x2=\"%u%%\" "
+            "y1=\"%d\" y2=\"%d\"/><text class=\"%s\" x=\"%u%%\" "
+            "y=\"%d\">", i * 25, i * 25, y, y + 4,
+            i == 0 ? "tick tick-first" : i == 4 ? "tick tick-last" : "tick",
+            i * 25, y + 15);
+        chart_tick_text(out, &scale, chart->len_bytes * i / 4);
+        g_string_append_printf(out, "%s%s</text>", i ? "" : " ",
+                               i ? "" : scale.unit_name);
+    }
+}
+
+void chart_strips(const ChartStrips *chart, GString *out)
+{
+    guint columns = chart->column_count, row, c;
+    g_autofree double *all = g_new0(double, columns);
+    int top = STRIP_PX + STRIP_GAP_PX;
+    int bottom = top + (int)chart->row_count * STRIP_ROW_PX;
+
+    for (row = 0; row < chart->row_count; row++) {
+        for (c = 0; c < columns; c++) {
+            all[c] += chart->shares[row * columns + c];
+        }
+    }
+    g_string_append_printf(out, "<svg class=\"plot strips\" height=\"%d\" "
+                           "role=\"img\" aria-label=\"Where the working set "
+                           "lies in ", bottom + 20);
+    text_append_html(out, chart->name);
+    g_string_append(out, "\">");
+    chart_strip(out, all, columns, 0, STRIP_PX);
+    g_string_append_printf(out, "<rect class=\"frame\" x=\"0\" y=\"0\" "
+                           "width=\"100%%\" height=\"%d\"/>", STRIP_PX);
+    for (row = 0; row < chart->row_count; row++) {
+        chart_strip(out, &chart->shares[row * columns], columns,
+                    top + row * STRIP_ROW_PX, STRIP_ROW_PX - 1);
+    }
+    g_string_append_printf(out, "<rect class=\"frame\" x=\"0\" y=\"%d\" "
+                           "width=\"100%%\" height=\"%d\"/>", top,
+                           bottom - top);
+    g_string_append_printf(
+        out, "<text class=\"tick-y\" x=\"0\" dx=\"-7\" y=\"%d\">all</text>"
+        "<text class=\"tick-y\" x=\"0\" dx=\"-7\" y=\"%d\">%s</text>"
+        "<text class=\"tick-y\" x=\"0\" dx=\"-7\" y=\"%d\">%s</text>",
+        STRIP_PX / 2 + 4, top + STRIP_ROW_PX, chart->first, bottom - 1,
+        chart->last);
+    chart_strips_axis(out, chart, bottom);
+    g_string_append(out, "</svg>\n");
 }

@@ -1110,6 +1110,7 @@ static void html_scenario(GString *out, JsonObject *work,
         html_tiles(out, scenario, contenders);
         html_all_bars(out, scenario, contenders);
         html_outliers(out, contenders);
+        html_replayed_sets(out, contenders);
         g_string_append_printf(out, "<div class=\"drawn\" data-work=\"%u\" "
                                "data-scenario=\"%u\"></div>\n", w, s);
         html_all_tables(out, contenders, storage ? storage
@@ -1317,6 +1318,32 @@ static void html_report(GString *out, JsonObject *root)
     html_sweeps(out, root);
     html_contender_list(out, works);
     html_environment(out, root);
+    g_string_append(out, "</div>\n<noscript><p class=\"how\">A script draws "
+                    "faults, loading and progress over time, and the map of "
+                    "memory; it is switched off here. All figures are in the "
+                    "tables.</p></noscript>\n");
+}
+
+static void html_set_page(GString *out, JsonObject *set, const char *path)
+{
+    g_autofree char *name = g_filename_display_basename(path);
+
+    g_string_append(out, "<div class=\"one\">\n<h1>fastload-bench: what a "
+                    "guest touches first</h1>\n");
+    html_element(out, "h3", "", name);
+    html_set_facts(out, set);
+    if (tree_number(set, "page_count") > 0) {
+        g_string_append(out, "<p class=\"how\">Each block of guest memory "
+                        "from its begin on the left to its end: the whole set "
+                        "above, and below it a row for each tenth of its "
+                        "runs, in the order in which they were touched.</p>"
+                        "\n");
+        html_set_legend(out);
+        g_string_append(out, "<figure class=\"set\">\n");
+        html_set_picture(out, set);
+        g_string_append(out, "</figure>\n");
+        html_set_table(out, set);
+    }
     g_string_append(out, "</div>\n");
 }
 
@@ -1332,12 +1359,13 @@ static void html_append_json(GString *out, const char *json)
     }
 }
 
-char *html_text(JsonNode *result)
+/* The page with @body, and @node for its script. */
+static char *html_fill(const GString *body, JsonNode *node)
 {
     GResource *resource = bench_report_get_resource();
     g_autoptr(GBytes) page = g_resource_lookup_data(
         resource, "/fastload/report.html", 0, NULL);
-    g_autofree char *json = json_to_string(result, FALSE);
+    g_autofree char *json = json_to_string(node, FALSE);
     const char *all = page ? g_bytes_get_data(page, NULL) : NULL;
     const char *report = all ? strstr(all, PLACE_STATIC) : NULL;
     const char *data = report ? strstr(report, PLACE_JSON) : NULL;
@@ -1345,10 +1373,27 @@ char *html_text(JsonNode *result)
 
     assert(data); /* report.html has both places, in this order */
     g_string_append_len(text, all, report - all);
-    html_report(text, json_node_get_object(result));
+    g_string_append_len(text, body->str, body->len);
     report += strlen(PLACE_STATIC);
     g_string_append_len(text, report, data - report);
     html_append_json(text, json);
     g_string_append(text, data + strlen(PLACE_JSON));
     return g_string_free(text, FALSE);
+}
+
+char *html_text(JsonNode *result)
+{
+    g_autoptr(GString) body = g_string_new(NULL);
+
+    html_report(body, json_node_get_object(result));
+    return html_fill(body, result);
+}
+
+char *html_set_text(JsonNode *set, const char *path)
+{
+    g_autoptr(GString) body = g_string_new(NULL);
+
+    /* The script draws results, and this is none. */
+    html_set_page(body, json_node_get_object(set), path);
+    return html_fill(body, set);
 }

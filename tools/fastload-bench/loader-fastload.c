@@ -2,8 +2,8 @@
  * fastload: this project's engine: N threads with a ring each, faults before
  * background, chunks of 2 MiB, zero runs neither read nor registered.
  * Source: include/qemu/fastload.h.
- * Also as "replay": a rehearsal has recorded what the guest touches, and the
- * runs read that first (fastload_use_workset()).
+ * With --replay a rehearsal has recorded what the guest touches, and the runs
+ * read that first (fastload_use_workset()).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -64,6 +64,7 @@ static bool fastload_add_blocks(LoaderFastload *l, GError **error)
             .data_bits = bits,
             .granule_bytes = BENCH_PAGE_BYTES,
             .wants_huge = true,
+            .label = block->name,
         };
 
         if (!fastload_add_region(l->fl, &region, error)) {
@@ -75,7 +76,11 @@ static bool fastload_add_blocks(LoaderFastload *l, GError **error)
 
 static bool fastload_use_set(LoaderFastload *l, GError **error)
 {
-    FastloadWorksetConfig config = { .path = l->run->variant->set_path };
+    const Rehearsal *rehearsal = l->run->variant->rehearsal;
+    FastloadWorksetConfig config = {
+        .path = l->run->record_path ? l->run->record_path
+              : rehearsal ? rehearsal->path : NULL,
+    };
 
     /* With the background off, faults are measured: no working set then. */
     return !config.path || l->run->is_background_off ||
@@ -146,30 +151,22 @@ static void loader_fastload_settle(LoaderRun *run)
     fastload_settle(l->fl);
 }
 
+static Set *loader_fastload_read_set(const Snapshot *snapshot,
+                                     const char *path, GError **error)
+{
+    return set_read(path, error);
+}
+
 const BenchLoader loader_fastload = {
     .name = "fastload",
     .summary = "this project's engine",
     .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT | LOADER_HAS_IO |
-             LOADER_NEEDS_TRAP,
+             LOADER_HAS_REPLAY | LOADER_NEEDS_TRAP,
     .is_lazy = true,
     .has_end = true,
     .start = loader_fastload_start,
     .wait = loader_fastload_wait,
     .settle = loader_fastload_settle,
-    .stop = loader_fastload_stop,
-};
-
-const BenchLoader loader_replay = {
-    .name = "replay",
-    .summary = "the same, with what an earlier run of the guest has recorded",
-    .knobs = LOADER_HAS_THREADS | LOADER_HAS_DIRECT | LOADER_HAS_IO |
-             LOADER_NEEDS_TRAP,
-    .is_lazy = true,
-    .has_end = true,
-    .is_extra = true,
-    .is_rehearsed = true,
-    .start = loader_fastload_start,
-    .wait = loader_fastload_wait,
-    .settle = loader_fastload_settle,
+    .read_set = loader_fastload_read_set,
     .stop = loader_fastload_stop,
 };

@@ -22,10 +22,11 @@ const BenchLoader *const bench_loaders[] = {
     &loader_mmap,
     &loader_mmap_ahead,
     &loader_fastload,
-    &loader_replay,
     &loader_copy_threads,
     &loader_continue,
     &loader_handler,
+    &loader_reap,
+    &loader_e2b,
     NULL,
 };
 

@@ -86,7 +86,7 @@ static char *main_describe(void)
         "  fastload-bench [run] [OPTION...]        compare contenders\n"
         "  fastload-bench gen [OPTION...] FILE     write a snapshot\n"
         "  fastload-bench inspect FILE             what a snapshot holds\n"
-        "  fastload-bench working-set FILE         what a recorded set holds\n"
+        "  fastload-bench working-set [...] FILE   what a recorded set holds\n"
         "  fastload-bench trace [-f] LOG FILE|-    what a real guest touches\n"
         "  fastload-bench report [OPTION...] FILE  a saved result again\n"
         "  fastload-bench compare [OPTION...] A B  two saved results\n"
@@ -398,10 +398,39 @@ static int main_inspect(int argc, char **argv)
     return 0;
 }
 
+typedef struct MainSet {
+    const Set *set;
+    const char *path;
+} MainSet;
+
+/* An OutputMake for working sets. */
+static char *main_make_set(OutputKind kind, const void *opaque)
+{
+    const MainSet *s = opaque;
+    Paper paper;
+
+    if (kind == OUTPUT_HTML) {
+        g_autoptr(JsonNode) node = set_node(s->set);
+
+        return html_set_text(node, s->path);
+    }
+    paper_open(&paper, 0, false);
+    set_print(s->set, s->path, paper.file);
+    return paper_close(&paper);
+}
+
 static int main_working_set(int argc, char **argv)
 {
+    static Outputs outputs;
+    static const GOptionEntry entries[] = {
+        { "html", 0, 0, G_OPTION_ARG_FILENAME, &outputs.paths[OUTPUT_HTML],
+          "write a page with a picture", "PAGE" },
+        G_OPTION_ENTRY_NULL
+    };
     g_autoptr(GOptionContext) context = main_context(
-        "FILE", "Shows what is in the file of a recorded working set.", NULL);
+        "FILE", "Shows what is in the file of a recorded working set.",
+        entries);
+    g_autoptr(Set) set = NULL;
     GError *error = NULL;
 
     if (!plan_parse_options(context, &argc, &argv, &error)) {
@@ -410,7 +439,12 @@ static int main_working_set(int argc, char **argv)
     if (argc != 2) {
         return main_usage("working-set needs the name of one file");
     }
-    if (!set_print(argv[1], stdout, &error)) {
+    if (!outputs_check(&outputs, (const char *[]) { argv[1] }, 1, &error)) {
+        return main_fail(error);
+    }
+    set = set_read(argv[1], &error);
+    if (!set || !outputs_write(&outputs, main_make_set,
+                               &(MainSet) { set, argv[1] }, &error)) {
         return main_fail(error);
     }
     return 0;

@@ -112,9 +112,12 @@ static uint64_t measure_pss_bytes(const Measure *m)
 static uint64_t measure_read_bytes(const Measure *m)
 {
     const StorageMount *mount = m->config->snapshot->mount;
+    const Rehearsal *rehearsal = m->config->variant->rehearsal;
 
-    return mount ? storage_mount_read_bytes(mount)
-                 : measure_number(m, "io", "\nread_bytes:", 1);
+    return !mount ? measure_number(m, "io", "\nread_bytes:", 1)
+        : storage_mount_read_bytes(mount) +
+          (rehearsal && rehearsal->mount
+           ? storage_mount_read_bytes(rehearsal->mount) : 0);
 }
 
 static uint64_t measure_cpu_ns(const Measure *m)
@@ -235,6 +238,7 @@ static bool measure_prepare(Measure *m, bool is_idle, GError **error)
     m->run.snapshot = snapshot;
     m->run.variant = m->config->variant;
     m->run.is_background_off = is_idle;
+    m->run.record_path = m->config->record_path;
     m->writes = measure_map(m->page_count * sizeof(*m->writes));
     m->run.arrivals = measure_map(m->page_count * sizeof(*m->run.arrivals));
     if (!m->writes || !m->run.arrivals) {
@@ -472,6 +476,10 @@ static bool measure_main(Measure *m, GError **error)
     }
     if (!is_loaded) {
         /* vCPUs may wait for pages that never come: does not join them. */
+        return false;
+    }
+    if (m->run.record_path && loader->record &&
+        !loader->record(&m->run, error)) {
         return false;
     }
     if (loader->has_end) {
@@ -874,10 +882,16 @@ static bool measure_set_up(const MeasureConfig *config, bool is_idle,
 {
     g_autoptr(GError) error = NULL;
 
-    /* A run that loads little, or before the clock starts, needs none. */
+    /*
+     * A run that loads little, or before the clock starts, needs none, and one
+     * that counts nowhere.
+     */
     bool is_touched = config->scenario->is_pretouched && !is_idle &&
-                      config->variant->loader->has_end &&
+                      !config->record_path &&
+                      (config->variant->loader->has_end ||
+                       config->variant->rehearsal) &&
                       config->variant->loader != &loader_null;
+    const Rehearsal *rehearsal = config->variant->rehearsal;
 
     result->is_ok = false;
     if (is_touched && !measure_fork(config, measure_touch, NULL, tick, opaque,
@@ -887,6 +901,14 @@ static bool measure_set_up(const MeasureConfig *config, bool is_idle,
     /* Last, for the touching may have evicted the file from the cache. */
     if (!storage_set_cache(config->snapshot, config->scenario->cache,
                            &error)) {
+        g_strlcpy(result->error, error->message, sizeof(result->error));
+        result->is_ok = false;
+        return false;
+    }
+    /* The next read of the set is the first of a run. */
+    if (rehearsal && rehearsal->mount &&
+        (!storage_mount_set_fast(rehearsal->mount, true, &error) ||
+         !storage_mount_set_fast(rehearsal->mount, false, &error))) {
         g_strlcpy(result->error, error->message, sizeof(result->error));
         result->is_ok = false;
         return false;
@@ -940,7 +962,7 @@ bool measure_run(const MeasureConfig *config, MeasureTick *tick, void *opaque,
          : measure_fork(config, measure_main, NULL, tick, opaque,
                         ret_result));
     if (is_right && loader->is_lazy && loader->has_end &&
-        !*config->is_stopped &&
+        !config->record_path && !*config->is_stopped &&
         measure_set_up(config, true, tick, opaque, ret_result)) {
         measure_fork(config, measure_idle, NULL, tick, opaque, ret_result);
     }

@@ -78,11 +78,14 @@ static const Knob knobs[KNOB_COUNT] = {
         "(touched)" },
     [KNOB_THREADS] = { "threads", KNOB_KIND_COUNT, "2", 1,
         BENCH_THREAD_COUNT_MAX, NULL,
-        "threads of fastload, channels of eager-multi (2)" },
+        "threads of fastload and others, channels of eager-multi (2)" },
     [KNOB_DIRECT] = { "direct", KNOB_KIND_WORD, "off,on", 0, 1, "off on",
         "O_DIRECT of fastload and eager-multi: off, on (off,on)" },
     [KNOB_IO] = { "io", KNOB_KIND_WORD, "auto", 0, 2, "auto io_uring preadv",
         "read backend of fastload: auto, io_uring, preadv (auto)" },
+    [KNOB_REPLAY] = { "replay", KNOB_KIND_WORD, "off", 0, 1, "off on",
+        "fastload records a working set first, and replays it: off, on "
+        "(off)" },
 };
 
 #define OPTION_UNSET INT_MIN
@@ -116,7 +119,7 @@ static const char *const quick_initial[KNOB_COUNT] = {
 /* The most common knobs, for --help; --help-knobs shows all. */
 static const char *const plan_common[] = {
     "size", "cache", "storage", "readahead", "pattern", "working-set",
-    "vcpus", "clones", "threads", "direct", NULL,
+    "vcpus", "clones", "threads", "direct", "replay", NULL,
 };
 
 const char *plan_knob_name(KnobId knob)

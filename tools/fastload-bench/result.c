@@ -349,6 +349,11 @@ static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
     if (knobs & LOADER_HAS_IO) {
         result_add_text(b, "io", io_names[c->variant.io]);
     }
+    if (c->variant.is_replayed) {
+        /* Older results have no such member, and mean the same without it. */
+        json_builder_set_member_name(b, "replay");
+        json_builder_add_boolean_value(b, true);
+    }
     json_builder_end_object(b);
     if (*c->io_name) {
         result_add_text(b, "io_name", c->io_name);
@@ -371,6 +376,10 @@ static void result_add_contender(JsonBuilder *b, const ScenarioResult *s,
     result_add_faults(b, "faults_idle", &c->faults_idle, s->round_count);
     if (s->values[KNOB_CLONES] > 1) {
         result_add_clones(b, s, c);
+    }
+    if (c->rehearsal) {
+        json_builder_set_member_name(b, "working_set");
+        json_builder_add_value(b, json_node_copy(c->rehearsal->set));
     }
     if (c->typical) {
         result_add_timeline(b, c->typical);

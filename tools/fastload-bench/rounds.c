@@ -34,7 +34,8 @@ static bool rounds_knob_matters(const BenchLoader *loader, KnobId knob)
 {
     return (knob == KNOB_THREADS && loader->knobs & LOADER_HAS_THREADS) ||
            (knob == KNOB_DIRECT && loader->knobs & LOADER_HAS_DIRECT) ||
-           (knob == KNOB_IO && loader->knobs & LOADER_HAS_IO);
+           (knob == KNOB_IO && loader->knobs & LOADER_HAS_IO) ||
+           (knob == KNOB_REPLAY && loader->knobs & LOADER_HAS_REPLAY);
 }
 
 static char *rounds_label(const Plan *plan, const BenchLoader *loader,
@@ -49,8 +50,9 @@ static char *rounds_label(const Plan *plan, const BenchLoader *loader,
         if (!rounds_knob_matters(loader, i)) {
             continue;
         }
-        if (i == KNOB_DIRECT) {
-            g_string_append(label, values[i] ? " direct" : "");
+        if (i == KNOB_DIRECT || i == KNOB_REPLAY) {
+            g_string_append_printf(label, "%s%s", values[i] ? " " : "",
+                                   values[i] ? plan_knob_name(i) : "");
         } else if (plan_knob_has_list(plan, i)) {
             g_string_append_printf(label, " %s=%s", plan_knob_name(i), text);
         }
@@ -72,10 +74,7 @@ static void rounds_contender_free(void *opaque)
         g_free(c->clone_figures[i]);
     }
     g_ptr_array_unref(c->errors);
-    if (c->set_path) {
-        unlink(c->set_path);
-    }
-    g_free(c->set_path);
+    rehearsal_free(c->rehearsal);
     g_free(c->label);
     measure_result_free(c->typical);
     g_free(c);
@@ -93,6 +92,8 @@ static Contender *rounds_contender_new(const Plan *plan,
     c->variant.is_direct = values[KNOB_DIRECT] &&
                            (loader->knobs & LOADER_HAS_DIRECT);
     c->variant.io = values[KNOB_IO];
+    c->variant.is_replayed = values[KNOB_REPLAY] &&
+                             (loader->knobs & LOADER_HAS_REPLAY);
     c->label = rounds_label(plan, loader, values);
     c->errors = g_ptr_array_new_with_free_func(g_free);
     figures_faults_init(&c->faults, plan->repeat_count);
@@ -339,45 +340,30 @@ static bool rounds_check_same(Rounds *rounds, const Snapshot *snapshot,
     return false;
 }
 
-/* False when it was stopped, or with an error when nothing counts any more. */
-/*
- * A run before the first round that counts nowhere: of one guest, from the file
- * itself with a warm cache, whatever storage the scenario has.
- */
-static bool rounds_rehearse(Rounds *rounds, const Round *round, Contender *c,
-                            RunResult *result)
+/* False when it was stopped.  A failure is the failure of the run. */
+static bool rounds_measure(Rounds *rounds, Contender *c,
+                           const MeasureConfig *config, RunResult *result)
 {
-    static uint32_t set_count;
-    Scenario scenario = round->scenario;
-    MeasureConfig config = {
-        .snapshot = round->snapshot->origin ? round->snapshot->origin
-                                            : round->snapshot,
-        .sums = round->sums,
-        .scenario = &scenario,
-        .variant = &c->variant,
-        .timeout_ns = rounds->plan->timeout_ns,
-        .is_watched = rounds->plan->snapshot_path,
-        .is_stopped = rounds->is_stopped,
-    };
+    g_autoptr(GError) error = NULL;
 
-    if (!c->variant.loader->is_rehearsed || c->set_path) {
-        return true;
+    if (rehearsal_is_needed(&c->variant) && !c->rehearsal) {
+        c->rehearsal = rehearsal_new(config, rounds->plan->folder,
+                                     progress_tick, rounds->progress, result,
+                                     &error);
+        if (error) {
+            result->is_ok = false;
+            g_strlcpy(result->error, error->message, sizeof(result->error));
+            return true;
+        }
+        if (!c->rehearsal) {
+            return false;
+        }
+        c->variant.rehearsal = c->rehearsal;
     }
-    c->set_path = g_strdup_printf("%s/fastload-bench-%d-%u.set",
-                                  g_get_tmp_dir(), (int)getpid(),
-                                  set_count++);
-    c->variant.set_path = c->set_path;
-    scenario.cache = CACHE_WARM;
-    scenario.clone_count = 1;
-    if (!measure_run(&config, progress_tick, rounds->progress, result)) {
-        return false;
-    }
-    if (!result->is_ok) {
-        rounds_note_failure(rounds, c, result->error);
-    }
-    return true;
+    return measure_run(config, progress_tick, rounds->progress, result);
 }
 
+/* False when it was stopped, or with an error when nothing counts any more. */
 static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
                            RunResult **result, GError **error)
 {
@@ -393,8 +379,7 @@ static bool rounds_one_run(Rounds *rounds, const Round *round, Contender *c,
     };
 
     progress_begin_run(rounds->progress, c->label);
-    if (!rounds_rehearse(rounds, round, c, *result) ||
-        !measure_run(&config, progress_tick, rounds->progress, *result) ||
+    if (!rounds_measure(rounds, c, &config, *result) ||
         !rounds_check_same(rounds, round->snapshot, error)) {
         return false;
     }
@@ -518,6 +503,7 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
     RunResult *result = measure_result_new();
     uint64_t end_ns = rounds_end_ns(rounds, s), last_round_ns = 0;
     bool is_right;
+    guint i;
 
     rounds_fill_scenario(plan, s->values, &round.scenario);
     is_right = !rounds->box ||
@@ -548,6 +534,13 @@ static bool rounds_run_scenario(Rounds *rounds, const Snapshot *snapshot,
         is_right = false;
     }
     measure_result_free(result);
+    for (i = 0; i < s->contenders->len; i++) {
+        Contender *c = s->contenders->pdata[i];
+
+        if (c->rehearsal) {
+            rehearsal_close(c->rehearsal);
+        }
+    }
     return is_right;
 }
 

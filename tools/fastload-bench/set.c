@@ -1,12 +1,13 @@
 /*
- * fastload-bench: prints the file of a working set.
+ * fastload-bench: what is in a recorded working set.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * How much of which block a recorded guest touched, in how many runs of which
  * lengths, and in which order: a row for each tenth of the runs, with a picture
- * of memory.  Lines have 79 columns at most, except for the file's name.  The
- * engine's parser checks the file.
+ * of memory.  As text, in lines of 79 columns at most, except for the file's
+ * name; and as JSON, from which html-set.c draws.  A set is the file of a fast
+ * load, which the engine's parser checks, or a list of pages.
  */
 #include "bench.h"
 #include "qemu/fastload_workset.h"
@@ -14,6 +15,10 @@
 #define NAME_COLUMNS 30
 #define MAP_COLUMNS 60
 #define MAP_ROWS 10
+/* So many blocks, those with most of the set, have cells in the JSON. */
+#define CELL_BLOCKS_MAX 8
+#define CELL_COLUMNS 96
+#define CELL_ROWS 10
 
 static const char map_marks[] = " .:+#";
 
@@ -133,29 +138,12 @@ static void set_print_map(const FastloadWorkset *set, FILE *out)
     }
 }
 
-bool set_print(const char *path, FILE *out, GError **error)
+void set_print(const Set *set, const char *path, FILE *out)
 {
-    g_autoptr(FastloadWorkset) set = NULL;
-    g_autofree char *bytes = NULL, *len = NULL, *took = NULL, *name = NULL;
-    const char *refusal = NULL;
-    gsize len_bytes;
-    GError *cause = NULL;
+    g_autofree char *name = g_strescape(path, NULL);
+    g_autofree char *len = text_bytes(set->page_count * BENCH_PAGE_BYTES);
+    g_autofree char *took = text_ns(set->took_ns);
 
-    if (!g_file_get_contents(path, &bytes, &len_bytes, &cause)) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "cannot read the working set: %s", cause->message);
-        g_error_free(cause);
-        return false;
-    }
-    set = fastload_workset_parse((uint8_t *)bytes, len_bytes, &refusal);
-    if (!set) {
-        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED, "%s: %s", path,
-                    refusal);
-        return false;
-    }
-    name = g_strescape(path, NULL);
-    len = text_bytes(set->page_count * BENCH_PAGE_BYTES);
-    took = text_ns(set->took_ns);
     fprintf(out, "%s: %" PRIu64 " pages in %u runs, %s, recorded in %s%s\n"
             "of the snapshot %016" PRIx64 "\n\n", name, set->page_count,
             set->run_count, len, took,
@@ -166,5 +154,194 @@ bool set_print(const char *path, FILE *out, GError **error)
         set_print_lengths(set, out);
         set_print_map(set, out);
     }
-    return true;
+}
+
+Set *set_read(const char *path, GError **error)
+{
+    g_autofree char *bytes = NULL;
+    const char *refusal = NULL;
+    gsize len_bytes;
+    GError *cause = NULL;
+    Set *set;
+
+    if (!g_file_get_contents(path, &bytes, &len_bytes, &cause)) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot read the working set: %s", cause->message);
+        g_error_free(cause);
+        return NULL;
+    }
+    set = fastload_workset_parse((uint8_t *)bytes, len_bytes, &refusal);
+    if (!set) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED, "%s: %s", path,
+                    refusal);
+    }
+    return set;
+}
+
+void set_free(Set *set)
+{
+    fastload_workset_free(set);
+}
+
+/* ---- of a list of pages ---- */
+
+/* The index in set->blocks of a block of the snapshot; it may be new. */
+static uint32_t set_add_block(Set *set, const SnapshotBlock *block,
+                              uint32_t *indices, uint32_t idx)
+{
+    FastloadWorksetBlock *added = &set->blocks[set->block_count];
+    uint32_t i;
+
+    if (indices[idx]) {
+        return indices[idx] - 1;
+    }
+    g_strlcpy(added->label, block->name, sizeof(added->label));
+    for (i = 0; added->label[i]; i++) {
+        if (!g_ascii_isprint(added->label[i])) {
+            added->label[i] = '?';
+        }
+    }
+    added->len_bytes = block->len_bytes;
+    added->stream_off = block->file_off;
+    indices[idx] = ++set->block_count;
+    return indices[idx] - 1;
+}
+
+Set *set_of_pages(const Snapshot *snapshot, const GArray *pages)
+{
+    g_autofree uint32_t *indices = g_new0(uint32_t, snapshot->block_count);
+    Set *set = g_new0(Set, 1);
+    guint i;
+
+    set->blocks = g_new0(FastloadWorksetBlock, snapshot->block_count);
+    set->runs = g_new0(FastloadWorksetRun, pages->len);
+    for (i = 0; i < pages->len; i++) {
+        uint64_t page = g_array_index(pages, uint64_t, i);
+        const SnapshotBlock *block = snapshot_block_of(snapshot, page);
+
+        if (!block) {
+            continue; /* the list is of another snapshot */
+        }
+        set->runs[set->run_count++] = (FastloadWorksetRun) {
+            .first_page = page - (block->guest_off >> BENCH_PAGE_SHIFT),
+            .page_count = 1,
+            .block_idx = set_add_block(set, block, indices,
+                                       block - snapshot->blocks),
+            .seen_count = 1,
+        };
+        set->page_count++;
+    }
+    fastload_workset_join(set);
+    return set;
+}
+
+/* ---- as JSON ---- */
+
+static void set_add_int(JsonBuilder *b, const char *name, uint64_t value)
+{
+    json_builder_set_member_name(b, name);
+    json_builder_add_int_value(b, value);
+}
+
+/* A block is cut into columns as even as whole pages allow. */
+static uint64_t set_column_page(uint64_t page_count, uint32_t column_count,
+                                uint32_t column)
+{
+    return page_count * column / column_count;
+}
+
+static void set_count_run(const FastloadWorksetRun *run, uint64_t page_count,
+                          uint32_t column_count, uint64_t *cells)
+{
+    uint64_t page = run->first_page, end = page + run->page_count;
+    uint32_t c = page * column_count / page_count;
+
+    while (page < end) {
+        uint64_t next = set_column_page(page_count, column_count, c + 1);
+
+        if (page < next) {
+            cells[c] += MIN(next, end) - page;
+            page = MIN(next, end);
+        }
+        c++;
+    }
+}
+
+/* How many pages of each column are in each tenth of the runs. */
+static void set_add_cells(JsonBuilder *b, const Set *set, uint32_t block_idx)
+{
+    uint64_t page_count = set->blocks[block_idx].len_bytes / BENCH_PAGE_BYTES;
+    uint32_t column_count = MIN(page_count, CELL_COLUMNS), row, c, i;
+
+    set_add_int(b, "columns", column_count);
+    json_builder_set_member_name(b, "tenths");
+    json_builder_begin_array(b);
+    for (row = 0; row < CELL_ROWS; row++) {
+        uint64_t cells[CELL_COLUMNS] = { 0 };
+
+        for (i = (uint64_t)row * set->run_count / CELL_ROWS;
+             i < (uint64_t)(row + 1) * set->run_count / CELL_ROWS; i++) {
+            if (set->runs[i].block_idx == block_idx) {
+                set_count_run(&set->runs[i], page_count, column_count, cells);
+            }
+        }
+        json_builder_begin_array(b);
+        for (c = 0; c < column_count; c++) {
+            json_builder_add_int_value(b, cells[c]);
+        }
+        json_builder_end_array(b);
+    }
+    json_builder_end_array(b);
+}
+
+typedef struct SetShare {
+    uint32_t block_idx;
+    uint64_t page_count, run_count;
+} SetShare;
+
+static int set_by_pages(const void *a, const void *b)
+{
+    const SetShare *x = a, *y = b;
+
+    return x->page_count > y->page_count ? -1
+         : x->page_count < y->page_count ? 1
+         : x->block_idx < y->block_idx ? -1 : x->block_idx > y->block_idx;
+}
+
+JsonNode *set_node(const Set *set)
+{
+    g_autoptr(JsonBuilder) b = json_builder_new();
+    g_autofree SetShare *shares = g_new(SetShare, set->block_count);
+    uint32_t i;
+
+    for (i = 0; i < set->block_count; i++) {
+        shares[i].block_idx = i;
+        shares[i].page_count = set_pages_of(set, i, &shares[i].run_count);
+    }
+    qsort(shares, set->block_count, sizeof(*shares), set_by_pages);
+    json_builder_begin_object(b);
+    set_add_int(b, "page_count", set->page_count);
+    set_add_int(b, "run_count", set->run_count);
+    set_add_int(b, "took_ns", set->took_ns);
+    json_builder_set_member_name(b, "cut");
+    json_builder_add_boolean_value(b, set->is_cut);
+    json_builder_set_member_name(b, "blocks");
+    json_builder_begin_array(b);
+    for (i = 0; i < set->block_count; i++) {
+        const FastloadWorksetBlock *block = &set->blocks[shares[i].block_idx];
+
+        json_builder_begin_object(b);
+        json_builder_set_member_name(b, "label");
+        json_builder_add_string_value(b, block->label);
+        set_add_int(b, "len_bytes", block->len_bytes);
+        set_add_int(b, "page_count", shares[i].page_count);
+        set_add_int(b, "run_count", shares[i].run_count);
+        if (i < CELL_BLOCKS_MAX && shares[i].page_count) {
+            set_add_cells(b, set, shares[i].block_idx);
+        }
+        json_builder_end_object(b);
+    }
+    json_builder_end_array(b);
+    json_builder_end_object(b);
+    return json_builder_get_root(b);
 }

@@ -43,6 +43,8 @@
 struct StorageMount {
     Snapshot *snapshot;      /* read through the mount; owned */
     const StorageClass *class; /* NULL: none */
+    uint64_t read_ahead_bytes;
+    uint64_t seed;
     struct StorageControl *control;
     int file_fd;             /* the snapshot's own; borrowed */
     int mount_fd;
@@ -585,6 +587,8 @@ static StorageMount *storage_mount_bare(const Snapshot *snapshot,
     };
 
     mount->class = class;
+    mount->read_ahead_bytes = read_ahead_bytes;
+    mount->seed = seed;
     mount->file_fd = snapshot->fd;
     mount->mount_fd = mount->socket = mount->server = -1;
     mount->control = mmap(NULL, sizeof(*mount->control),
@@ -634,6 +638,34 @@ StorageMount *storage_mount_new(const Snapshot *snapshot,
     }
     mount->snapshot->mount = mount;
     mount->snapshot->origin = snapshot;
+    return mount;
+}
+
+StorageMount *storage_mount_beside(const StorageMount *like, int fd,
+                                   char **ret_path, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    /* The server looks at no more of a snapshot. */
+    Snapshot file = { .path = path, .label = path, .fd = fd };
+    StorageMount *mount;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "cannot look at the file of a working set: %s",
+                    g_strerror(errno));
+        return NULL;
+    }
+    file.file_bytes = st.st_size;
+    mount = storage_mount_bare(&file, like->class, like->read_ahead_bytes,
+                               like->seed, error);
+    if (mount && (!storage_mount_set_fast(mount, true, error) ||
+                  !storage_mount_set_fast(mount, false, error))) {
+        g_clear_pointer(&mount, storage_mount_free);
+    }
+    if (mount) {
+        *ret_path = g_strdup_printf("/proc/self/fd/%d", mount->mount_fd);
+    }
     return mount;
 }
 
@@ -723,6 +755,12 @@ StorageMount *storage_mount_new(const Snapshot *snapshot,
 {
     storage_mount_check(class, read_ahead_bytes, error);
     return NULL;
+}
+
+StorageMount *storage_mount_beside(const StorageMount *like, int fd,
+                                   char **ret_path, GError **error)
+{
+    return NULL; /* there is no mount like it */
 }
 
 void storage_mount_free(StorageMount *mount)

@@ -266,7 +266,8 @@ static int trap_advance(int64_t done, int failed_errno, uint64_t len_bytes,
     return *stuck_count < TRAP_STUCK_COUNT_MAX ? 1 : -EAGAIN;
 }
 
-int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes)
+static int trap_copy_with(int uffd, void *hva, const void *from,
+                          uint64_t len_bytes, uint64_t mode)
 {
     uint64_t done_bytes = 0;
     uint32_t stuck_count = 0;
@@ -277,6 +278,7 @@ int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes)
             .dst = (uintptr_t)hva + done_bytes,
             .src = (uintptr_t)from + done_bytes,
             .len = len_bytes - done_bytes,
+            .mode = mode,
         };
         int failed = ioctl(uffd, UFFDIO_COPY, &copy) < 0 ? errno : 0;
 
@@ -284,6 +286,18 @@ int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes)
                            &stuck_count);
     } while (ret > 0);
     return ret;
+}
+
+int trap_copy(int uffd, void *hva, const void *from, uint64_t len_bytes)
+{
+    return trap_copy_with(uffd, hva, from, len_bytes, 0);
+}
+
+int trap_copy_quietly(int uffd, void *hva, const void *from,
+                      uint64_t len_bytes)
+{
+    return trap_copy_with(uffd, hva, from, len_bytes,
+                          UFFDIO_COPY_MODE_DONTWAKE);
 }
 
 int trap_zero(int uffd, void *hva, uint64_t len_bytes)
