@@ -20,7 +20,7 @@
 #define LABEL_CHARS 17
 #define LABEL_LINES_MAX 3
 #define STRIP_PX 26
-#define STRIP_ROW_PX 10
+#define STRIP_ROW_PX 13
 #define STRIP_GAP_PX 5
 /* A bar that is so many times longer than all others is cut. */
 #define CUT_RATIO 3.0
@@ -570,7 +570,10 @@ void chart_lines(const ChartLines *chart, GString *out)
 /* ---- strips of memory ---- */
 
 const double chart_share_tops[CHART_SHARE_COUNT] = { 0.01, 0.1, 0.5, 1 };
-/* More is closer to the ink, which has more contrast than any colour. */
+/*
+ * More is closer to the ink, which has more contrast than any colour, and
+ * higher: shades alone are hard to tell apart.
+ */
 const char *const chart_share_classes[CHART_SHARE_COUNT] = {
     "hint bin-3", "hint bin-2", "hint bin-1", "hint bin-0",
 };
@@ -603,11 +606,13 @@ static void chart_strip(GString *out, const double *shares, guint count,
             continue;
         }
         if (bin < CHART_SHARE_COUNT) {
+            int tall = height * (int)(bin + 1) / CHART_SHARE_COUNT;
+
             g_string_append_printf(
                 out, "<rect class=\"fill %s\" x=\"%.3f%%\" y=\"%d\" "
                 "width=\"%.3f%%\" height=\"%d\"/>",
-                chart_share_classes[bin], 100.0 * c / count, y,
-                100.0 * (end - c) / count, height);
+                chart_share_classes[bin], 100.0 * c / count,
+                y + height - tall, 100.0 * (end - c) / count, tall);
         }
     }
 }

@@ -74,7 +74,7 @@ static void html_set_block(GString *out, JsonObject *block)
         .len_bytes = tree_number(block, "len_bytes"),
         .row_count = MIN(tree_length(tree_array(block, "tenths")),
                          SET_ROWS_MAX),
-        .first = "touched first", .last = "touched last",
+        .first = "first", .last = "last",
     };
 
     if (!(columns >= 1 && columns <= SET_COLUMNS_MAX) || !chart.row_count ||
@@ -113,8 +113,9 @@ void html_set_legend(GString *out)
     g_string_append(out, "<div class=\"legend\"><span>of the pages there:"
                     "</span>");
     for (i = 0; i < CHART_SHARE_COUNT; i++) {
-        g_string_append_printf(out, "<span><i class=\"swatch filled %s\"></i>"
-                               "%s %.0f %%</span>", chart_share_classes[i],
+        g_string_append_printf(out, "<span><i class=\"swatch filled tall-%u "
+                               "%s\"></i>%s %.0f %%</span>", i + 1,
+                               chart_share_classes[i],
                                i + 1 < CHART_SHARE_COUNT ? "up to"
                                : "more, up to", chart_share_tops[i] * 100);
     }
@@ -167,8 +168,8 @@ void html_replayed_sets(GString *out, const GPtrArray *contenders)
                 "<p class=\"how\">What a run before the first one has "
                 "recorded. Each block of guest memory from its begin on the "
                 "left to its end: the whole set above, and below it a row for "
-                "each tenth of its runs, in the order in which they were "
-                "touched.</p>\n");
+                "each tenth of its runs, in the order of the set: that of the "
+                "first touches, and with reap that of memory.</p>\n");
             html_set_legend(out);
             g_string_append(out, "<div class=\"sets\">\n");
             has_any = true;
