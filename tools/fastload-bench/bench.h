@@ -523,7 +523,7 @@ void pool_stop(LoaderRun *run);
 
 /*
  * Answers faults with a copy of one page each, out of a mapping of the
- * snapshot, and notes which pages these were.
+ * snapshot or a buffer, and notes which pages these were.
  */
 typedef struct Serve {
     /* constant after serve_open() */
@@ -544,10 +544,13 @@ bool serve_open(Serve *s, LoaderRun *run, GError **error);
 void serve_close(Serve *s);
 /* The contents of a page of a block: of the mapping, or zeros. */
 const uint8_t *serve_page(const Serve *s, uint64_t page);
-/* Places a page that may be there already.  0 or -errno.  [any] */
-int serve_place(Serve *s, uint64_t page, ArrivalClass class);
+/*
+ * Places a page that may be there already.  @buf NULL: out of the mapping; else
+ * it is read into @buf, a page, first.  0 or -errno.  [any]
+ */
+int serve_place(Serve *s, uint64_t page, ArrivalClass class, void *buf);
 /* Answers a fault.  0 or -errno.  [any] */
-int serve_fault(Serve *s, uint64_t page);
+int serve_fault(Serve *s, uint64_t page, void *buf);
 /*
  * A thread cannot go on, and a guest that waits for pages cannot either: ends
  * the process by SIGBUS, as a mapping does whose page cannot be read.

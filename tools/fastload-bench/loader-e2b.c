@@ -1,8 +1,8 @@
 /*
  * e2b: from a list of the pages that an earlier guest touched, N threads place
  * one page after the other in that order while the guest runs, a page an ioctl;
- * N more serve faults, a page each.  All copy out of a mapping of the snapshot.
- * Nothing else is loaded ahead, and there is no end.
+ * N more serve faults, a page each.  A page is one buffered read of the
+ * snapshot and one ioctl.  Nothing else is loaded ahead, and there is no end.
  * Source: e2b's infrastructure, packages/orchestrator/pkg/sandbox/uffd:
  * prefetch/prefetcher.go, userfaultfd/prefault.go and userfaultfd.go; the list
  * is made by pkg/template/build/phases/optimize.
@@ -20,7 +20,7 @@
  * --threads 16 has as many fetches under way.  Faults have N threads and not
  * one each.  The list is of one guest, not of what two have in common.  The
  * threads are of the guest's process, which spares a switch of processes.  A
- * page of the mapping that cannot be read ends the guest by SIGBUS.
+ * read is not tried again: a page that cannot be read ends the guest by SIGBUS.
  */
 #include "bench.h"
 
@@ -40,6 +40,7 @@ typedef struct E2b {
 static void *e2b_fetch_main(void *opaque)
 {
     E2b *l = opaque;
+    g_autofree void *buf = g_malloc(BENCH_PAGE_BYTES);
     uint64_t i;
 
     while (!__atomic_load_n(&l->is_quitting, __ATOMIC_RELAXED) &&
@@ -48,7 +49,7 @@ static void *e2b_fetch_main(void *opaque)
         uint64_t page = g_array_index(l->pages, uint64_t, i);
 
         if (loader_claim(l->claims, page) &&
-            serve_place(&l->serve, page, ARRIVAL_HINT) < 0) {
+            serve_place(&l->serve, page, ARRIVAL_HINT, buf) < 0) {
             serve_fail();
         }
     }
@@ -58,6 +59,7 @@ static void *e2b_fetch_main(void *opaque)
 static void *e2b_serve_main(void *opaque)
 {
     E2b *l = opaque;
+    g_autofree void *buf = g_malloc(BENCH_PAGE_BYTES);
     uint64_t page;
     int event;
 
@@ -68,7 +70,7 @@ static void *e2b_serve_main(void *opaque)
         if (event == TRAP_FAULT) {
             /* A fetcher that is at this page already may be slower. */
             loader_claim(l->claims, page);
-            if (serve_fault(&l->serve, page) < 0) {
+            if (serve_fault(&l->serve, page, buf) < 0) {
                 serve_fail();
             }
         }

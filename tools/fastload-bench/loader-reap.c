@@ -108,7 +108,8 @@ static void *reap_main(void *opaque)
         }
         is_first = false;
         /* If it is there now, this wakes who waits for it. */
-        ret = ret < 0 ? ret : serve_fault(&l->serve, page);
+        ret = ret < 0 ? ret : serve_fault(&l->serve, page,
+                                              NULL);
     }
     if (ret < 0) {
         serve_fail();

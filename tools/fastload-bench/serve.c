@@ -3,9 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What reap and e2b have in common: the snapshot is mapped, a fault is answered
- * with a copy of its page out of that mapping (UFFDIO_COPY), zero pages are
- * copied like all others, and a rehearsal notes the pages that were asked for.
+ * What reap and e2b have in common: a fault is answered with a copy of its page
+ * (UFFDIO_COPY), out of a mapping of the snapshot or of a buffer that it is
+ * read into, zero pages are copied like all others, and a rehearsal notes the
+ * pages that were asked for.
  * What is loaded ahead, and by whom, is the loader's.
  *
  * The file of a set holds the contents of pages, if the loader wants them, then
@@ -77,13 +78,19 @@ const uint8_t *serve_page(const Serve *s, uint64_t page)
           block->guest_off : s->zero_page;
 }
 
-int serve_place(Serve *s, uint64_t page, ArrivalClass class)
+int serve_place(Serve *s, uint64_t page, ArrivalClass class, void *buf)
 {
     uint64_t guest_off = page << BENCH_PAGE_SHIFT;
     uint8_t *hva = s->run->hva + guest_off;
-    int ret = trap_copy(s->trap.uffd, hva, serve_page(s, page),
-                        BENCH_PAGE_BYTES);
+    const uint8_t *from = serve_page(s, page);
+    int ret = 0;
 
+    if (buf && from != s->zero_page) {
+        ret = loader_read(s->fd, buf, BENCH_PAGE_BYTES, from - s->map);
+        from = buf;
+    }
+    ret = ret < 0 ? ret : trap_copy(s->trap.uffd, hva, from,
+                                    BENCH_PAGE_BYTES);
     if (ret == -EEXIST) {
         /* Somebody else was faster: who waits for it was woken, or is now. */
         return trap_wake(s->trap.uffd, hva, BENCH_PAGE_BYTES);
@@ -95,14 +102,14 @@ int serve_place(Serve *s, uint64_t page, ArrivalClass class)
     return ret;
 }
 
-int serve_fault(Serve *s, uint64_t page)
+int serve_fault(Serve *s, uint64_t page, void *buf)
 {
     if (s->record) {
         pthread_mutex_lock(&s->mutex);
         g_array_append_val(s->record, page);
         pthread_mutex_unlock(&s->mutex);
     }
-    return serve_place(s, page, ARRIVAL_URGENT);
+    return serve_place(s, page, ARRIVAL_URGENT, buf);
 }
 
 void serve_fail(void)
