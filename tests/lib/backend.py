@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import time
-from typing import Iterator, NamedTuple, Self, Sequence
+from typing import Callable, Iterator, NamedTuple, Self, Sequence
 
 from guest import ProbeGuest, figures
 from host import PlainError, TOP
@@ -98,8 +98,8 @@ class Backend:
     def said(self) -> str:
         return self._log.read_text("ascii", "replace")
 
-    def _wait(self, what: str, is_there: object, timeout: float = 60) -> None:
-        assert callable(is_there)
+    def _wait(self, what: str, is_there: Callable[[], object],
+              timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout * BUSY
         while not is_there():
             if self.process.poll() is not None and not is_there():
