@@ -246,11 +246,12 @@ static void answer_requests(VuDev *dev, int idx)
 
     while ((element = vu_queue_pop(dev, queue, sizeof(*element)))) {
         size_t in_bytes = iov_bytes(element->in_sg, element->in_num);
-        const struct iovec *last = &element->in_sg[element->in_num - 1];
+        const struct iovec *last;
 
         if (!element->in_num || !element->out_num) {
             die("a request without header or status");
         }
+        last = &element->in_sg[element->in_num - 1];
         for (unsigned i = 0; i < element->in_num; i++) {
             memset(element->in_sg[i].iov_base, 0, element->in_sg[i].iov_len);
         }
