@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The process behind a vhost-user disk, which checks guest memory too.
 
-tests/guest/vhost-backend.c says what it does and prints.
+The program is tests/guest/vhost-backend.c; its head says what it prints.
 """
 
 import contextlib
@@ -18,26 +18,26 @@ from tap import Failed, Skip, comment
 from vm import Machine
 from waiting import BUSY, VmTimeout
 
-CHUNK_BYTES = 2 << 20       # pages of the guest begin on a multiple
+CHUNK_BYTES = 2 << 20       # the guest's pages begin at a multiple of this
 POLL_S = 0.02
-SAID_MAX = 20               # lines, when a case fails
+SAID_MAX = 20               # lines of the backend that a failed case shows
 LOCAL_BUILDS = "build-qemu/*/src"
 
 
 def libvhost_user(qemu: str) -> Path:
-    """The source beside a QEMU that qemu/import has built, or any such."""
+    """The library's source: this QEMU's own, else of any that is imported."""
     places = [Path(qemu).resolve().parents[1] / "src",
               *sorted(TOP.glob(LOCAL_BUILDS), reverse=True)]
     for place in places:
         folder = place / "subprojects" / "libvhost-user"
         if (folder / "libvhost-user.c").exists():
             return folder
-    raise Skip("the source of libvhost-user is not there: qemu/import brings "
+    raise Skip("the source of libvhost-user is missing; qemu/import fetches "
                "it")
 
 
 def build_backend(qemu: str) -> str:
-    """Made when it is not there yet."""
+    """The path of the backend's program, which is compiled if missing."""
     script = TOP / "tests" / "guest" / "build-backend"
     done = subprocess.run([script, libvhost_user(qemu)], text=True,
                           check=False, stdout=subprocess.PIPE,
@@ -48,7 +48,7 @@ def build_backend(qemu: str) -> str:
 
 
 def first_address(machine: Machine) -> int:
-    """Where the probe guest's first page lies in the machine's memory."""
+    """The physical address of the first page that the probe guest fills."""
     assert isinstance(machine.guest, ProbeGuest)
     pages = machine.fill_mib << 8
     end = machine.guest.address_of("image_end") + 4 * pages
@@ -62,7 +62,7 @@ class Sweep(NamedTuple):
 
 
 class Backend:
-    """One such process, that listens at a socket until QEMU connects."""
+    """A running backend.  It listens at a socket until QEMU connects."""
 
     def __init__(self, qemu: str, machine: Machine, socket: Path,
                  *options: str, sweepers: int = 2) -> None:
@@ -122,7 +122,7 @@ class Backend:
             yield Sweep(**figures(line))
 
     def wait_swept(self, machine: Machine, timeout: float = 120) -> None:
-        """Each of its threads has been over all pages, and found no fault."""
+        """Wait until each of its threads has checked all pages: none wrong."""
         self._wait("sweep of each thread",
                    lambda: len(list(self.sweeps())) >= self.sweepers, timeout)
         for sweep in self.sweeps():
@@ -131,7 +131,7 @@ class Backend:
 
 
 def disk_args(socket: Path, *, more: str = "") -> Sequence[str]:
-    """A vhost-user disk that the probe guest drives as its second one."""
+    """QEMU's options for a vhost-user disk, the probe guest's second disk."""
     return ("-chardev", f"socket,id=vhost0,path={socket}{more}",
             "-device", "vhost-user-blk-pci-transitional,chardev=vhost0,"
             "num-queues=1,id=shared0")

@@ -26,8 +26,8 @@ from waiting import Lines, VmError, Waiting
 if TYPE_CHECKING:
     from vm import Machine
 
-MEM_MIN_MIB = 384           # of a guest whose memory somebody may choose
-KERNEL_MIB = 160            # that cannot be filled
+MEM_MIN_MIB = 384           # the least that an option may give a guest
+KERNEL_MIB = 160            # of a guest's memory, which it cannot fill
 
 PAGE_WORDS = 512
 VIRTIO_DEVICES = (
@@ -38,10 +38,12 @@ VIRTIO_DEVICES = (
 
 READY = r"^FASTLOAD READY"
 REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
-THINK_1_MS = b"6"           # between two pages, in work that takes so long
-# Of the probe guest alone.
-OVERWRITE, READ_SECTOR = b"w", b"b"
-# What the second one says of a disk of zeros: a page but for one sector.
+THINK_1_MS = b"6"           # compute for 1 ms between two pages
+OVERWRITE = b"w"
+# Only the probe guest knows these.
+READ_SECTOR = b"b"
+# The sum that READ_SECTOR makes it print for a disk of zeros: one sector of
+# zeros, in a page of bytes 0xa5.
 SECTOR_SUM = (4096 - 512) * 0xa5
 TRIPLE_FAULT, POWER_OFF, DEBUG_EXIT = b"t", b"o", b"x"
 
@@ -50,12 +52,12 @@ class Guest(abc.ABC):
     """What a machine boots."""
 
     name: str                   # for people
-    key: str                    # another one whenever the guest is another one
-    words: int                  # of a page that it writes and checks: of 512
+    key: str                    # two guests that differ have different keys
+    words: int                  # how many of a page's 512 it fills and checks
 
     @abc.abstractmethod
     def arguments(self, machine: Machine) -> list[str]:
-        """QEMU's for kernel, command line, and the devices it drives."""
+        """QEMU's options: kernel, its command line, the devices it drives."""
 
     @abc.abstractmethod
     def placed(self, place: Callable[[str], str]) -> Guest:
@@ -63,14 +65,14 @@ class Guest(abc.ABC):
 
     @staticmethod
     def words_of(machine: Machine) -> str:
-        """Of the command line: how the guest fills and visits its memory."""
+        """The kernel's command line: how to fill and visit memory."""
         return (f"fl.fill_mib={machine.fill_mib} "
                 f"fl.zero_pct={machine.zero_pct} fl.seed={machine.seed} "
                 f"fl.think_us={machine.think_us}")
 
 
 def built(script: str) -> str:
-    """What a script of tests/guest prints when it has made a guest."""
+    """What a script of tests/guest prints after it has built a guest."""
     done = subprocess.run([TOP / "tests" / "guest" / script], text=True,
                           check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE)
@@ -91,7 +93,7 @@ class LinuxGuest(Guest):
 
     @classmethod
     def build(cls) -> LinuxGuest:
-        """Made when it is not there yet."""
+        """The guest, which is built if it is missing."""
         made = json.loads(built("build-guest"))
         return cls(made["kernel"], made["initrd"],
                    f"Linux {made['release']}", made["key"])
@@ -110,10 +112,10 @@ class LinuxGuest(Guest):
 
 @dataclasses.dataclass(frozen=True)
 class ProbeGuest(Guest):
-    """A kernel of ours that does nothing else, by build-probe.
+    """A kernel of our own that only checks memory, by build-probe.
 
-    words: of a page that it writes and checks, a power of two.  All of them
-    are the rule; an interpreted processor takes too long for that.
+    words: how many words of each page it fills and checks, a power of two.
+    Normally all; a processor that is interpreted is too slow for that.
     """
 
     kernel: str
@@ -130,17 +132,17 @@ class ProbeGuest(Guest):
 
     @classmethod
     def build(cls) -> ProbeGuest:
-        """Made when it is not there yet."""
+        """The guest, which is built if it is missing."""
         return cls(built("build-probe").strip())
 
     def arguments(self, machine: Machine) -> list[str]:
-        # qboot does in a few milliseconds what this guest needs of firmware.
+        # qboot is firmware that takes a few milliseconds.
         return ["-bios", "qboot.rom", "-kernel", self.kernel,
                 "-append", f"{self.words_of(machine)} fl.words={self.words}",
                 *VIRTIO_DEVICES]
 
     def address_of(self, name: str) -> int:
-        """Where a variable of it lies in the machine's memory."""
+        """The physical address of a variable of this guest."""
         done = subprocess.run(["nm", self.kernel], text=True, check=True,
                               stdout=subprocess.PIPE)
         found = re.search(rf"^([0-9a-f]+) \w {name}$", done.stdout, re.M)
@@ -166,9 +168,9 @@ def figures(text: str) -> dict[str, int]:
 
 
 class Verifier(Waiting):
-    """A guest that runs, as heard and spoken to on its serial port.
+    """A running guest, seen through its serial port.
 
-    Somebody else reads from the socket, and hands the bytes over here.
+    The reader thread of vm.Qemu hands the bytes over to hear_serial().
     """
 
     def __init__(self, serial_socket: socket.socket) -> None:
@@ -181,7 +183,7 @@ class Verifier(Waiting):
         self._serial_lines = Lines()
 
     def hear_serial(self, at: float, data: bytes) -> None:
-        """Bytes that came; with the lock held."""
+        """Take bytes that came; called with the lock held."""
         if self.serial_first_at is None:
             self.serial_first_at = at
         for raw in self._serial_lines.add(data):
@@ -197,7 +199,7 @@ class Verifier(Waiting):
         self._serial_socket.sendall(byte)
 
     def line_count(self) -> int:
-        """To wait for a line that comes after this moment."""
+        """How many lines have come: the start of a wait for a later one."""
         with self.changed:
             return len(self.serial)
 
@@ -220,7 +222,7 @@ class Verifier(Waiting):
         return self.wait_for(f"'{pattern}' from the guest", probe, timeout)
 
     def wait_ready(self, timeout: float, start: int = 0) -> dict[str, int]:
-        """Until memory is filled; the figures of that line."""
+        """Wait until memory is filled; the figures of that line."""
         return figures(self.wait_line(READY, timeout, start).text)
 
     def sweep(self, timeout: float = 180,
@@ -232,7 +234,7 @@ class Verifier(Waiting):
         return figures(line.text)
 
     def verified_more(self, count: int, timeout: float = 60) -> None:
-        """Wait until the guest has checked so many more pages."""
+        """Wait until the guest has checked this many more pages."""
         def verified() -> int | None:
             return self.tick.get("verified")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host of the tests: its memory, page cache, disks, and kernel settings.
 
-What is changed here is changed back when the context ends.  Needs root for
-most of that; what cannot be had raises Skip.
+Each context manager undoes its change at its end.  Most of them need root;
+they raise Skip where the host does not permit the change.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ HUGE_MIB = 2
 
 
 class PlainError(Exception):
-    """What could not be done, in one sentence for whoever started it."""
+    """A failure that its text explains to the user, without a traceback."""
 
 
 # ------------------------------------------------------- C's own functions
@@ -67,7 +67,7 @@ def io_uring_is_permitted() -> bool:
 # ----------------------------------------------------------------- folders
 
 def cache_dir() -> Path:
-    """Where what is dear to make is kept."""
+    """The folder for files that take long to make: kernels, snapshots."""
     base = os.environ.get("FASTLOAD_CACHE")
     if base:
         return Path(base)
@@ -77,7 +77,7 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def folder_in(place: str | Path | None = None) -> Iterator[Path]:
-    """A new one, gone at the end; in /tmp if no place is given."""
+    """A new folder in `place`, or in /tmp; removed at the end."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         yield Path(folder)
 
@@ -87,7 +87,7 @@ def disk_available_mib(path: Path) -> int:
 
 
 def place_for_everybody(source: str | Path, folder: Path) -> str:
-    """A file that every user can read, in a folder that every user can."""
+    """Link or copy a file into a folder, readable for every user."""
     target = folder / Path(source).name
     try:
         os.link(source, target)
@@ -161,18 +161,18 @@ def warm_cache(path: Path) -> None:
 
 
 def set_cache(path: Path, cache: str) -> None:
-    """The file all in the page cache ("warm"), or out of it ("cold")."""
+    """Put the file into the page cache ("warm"), or out of it ("cold")."""
     if cache == "warm":
         warm_cache(path)
     elif drop_cache(path) > CACHE_LEFT_BYTES_MAX:
-        raise PlainError(f"{path} does not leave the page cache: who has it "
-                         "open?")
+        raise PlainError(f"{path} stays in the page cache: end the programs "
+                         "that map it (fuser names them)")
 
 
 # ------------------------------------------------------------------ memory
 
 def kib_of(text: str, field: str) -> int:
-    """A line such as "Rss:   12 kB" of a file in /proc."""
+    """The number of a line such as "Rss:   12 kB" of a file in /proc."""
     found = re.search(rf"^{re.escape(field)}:\s+(\d+)", text, re.M)
     if not found:
         raise PlainError(f"the kernel does not say '{field}'")
@@ -184,8 +184,12 @@ def memory_available_mib() -> int:
 
 
 def touch_memory(mib: int) -> None:
-    """What a host takes back from idle memory is dear at its next touch."""
-    # In pieces first, from which the kernel takes small pages, then whole.
+    """Touch free memory, so that a measurement does not wait for it.
+
+    The host of a virtual machine may take free memory back; the first touch
+    after that is slow.
+    """
+    # First small pages, then huge ones: the kernel keeps them on other lists.
     held = []
     for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
         size = max(2, min(mib, memory_available_mib() * 6 // 10))
@@ -194,8 +198,9 @@ def touch_memory(mib: int) -> None:
         memory.madvise(advice)
         memory.madvise(MADV_POPULATE_WRITE)
         held.append(memory)
-    # As tools/fastload-bench/measure.c: when a pass of reporting has ended,
-    # where the kernel counts them, the next one is two seconds away.
+    # The kernel reports free memory to the host in passes, and some kernels
+    # count them.  The end of a pass is a good moment: the next pass begins two
+    # seconds later.  tools/fastload-bench/measure.c does the same.
     counter = Path("/sys/module/page_reporting/parameters/passes")
     passes = counter.read_text() if counter.exists() else ""
     deadline = time.monotonic() + TOUCH_HOLD_S
@@ -208,7 +213,7 @@ def touch_memory(mib: int) -> None:
 
 
 class HeldMemory:
-    """As touch_memory(), for what takes seconds; see hold-memory."""
+    """As touch_memory(), for measurements of seconds; see hold-memory."""
 
     def __init__(self) -> None:
         self._child = subprocess.Popen(
@@ -221,7 +226,8 @@ class HeldMemory:
         self._to.write(line)
         self._to.flush()
         if not self._from.readline():
-            raise PlainError("hold-memory has ended: too little memory?")
+            raise PlainError("tests/guest/hold-memory has ended; its error "
+                             "is printed above")
 
     def hold(self) -> None:
         self._say(b"hold\n")
@@ -242,9 +248,9 @@ class HeldMemory:
 
 @contextlib.contextmanager
 def setting(path: Path, value: str) -> Iterator[None]:
-    """A file of /proc/sys or /sys that is set back at the end.
+    """Write a value to a file of /proc/sys or /sys; undo that at the end.
 
-    Other test programs wait meanwhile, see hostlock.
+    Cases of other test programs wait meanwhile, see hostlock.
     """
     with hostlock.exclusive():
         try:
@@ -255,7 +261,7 @@ def setting(path: Path, value: str) -> Iterator[None]:
         try:
             yield
         finally:
-            # Of several words, the one in brackets is what is set.
+            # A file that lists all choices has the current one in brackets.
             chosen = re.search(r"\[(\w+)\]", before)
             path.write_text(chosen[1] if chosen else before)
 
@@ -273,7 +279,7 @@ def huge_page_figures() -> dict[str, int]:
 
 @contextlib.contextmanager
 def more_huge_pages(mib: int) -> Iterator[None]:
-    """So many MiB of huge pages besides those that there are."""
+    """Have the kernel make this many MiB of huge pages more."""
     knob = Path("/proc/sys/vm/nr_hugepages")
     count = mib // HUGE_MIB
     with hostlock.exclusive(), \
@@ -288,7 +294,7 @@ def more_huge_pages(mib: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def mounted(kind: str, folder: Path, options: str = "") -> Iterator[None]:
-    """A file system of memory; see also mount() to change its options."""
+    """A file system without a device, such as tmpfs, until the end."""
     mount(kind, folder, options)
     try:
         yield
@@ -297,6 +303,7 @@ def mounted(kind: str, folder: Path, options: str = "") -> Iterator[None]:
 
 
 def mount(kind: str, folder: Path, options: str = "") -> None:
+    """Mount it, or change its options with "remount,..."."""
     more = ["-o", options] if options else []
     if subprocess.run(["mount", "-t", kind, *more, "none", folder],
                       check=False).returncode:
@@ -305,7 +312,7 @@ def mount(kind: str, folder: Path, options: str = "") -> None:
 
 @contextlib.contextmanager
 def loop_device(path: Path) -> Iterator[Path]:
-    """A block device, for reading, with the bytes of a file."""
+    """A read-only block device with the bytes of a file."""
     done = subprocess.run(["losetup", "--find", "--show", "--read-only",
                            path], text=True, stdout=subprocess.PIPE,
                           check=False)
@@ -319,10 +326,10 @@ def loop_device(path: Path) -> Iterator[Path]:
 
 
 class NetworkStore:
-    """A file as nbdfuse mounts it, which gets it from nbdkit.
+    """A file that nbdkit serves and nbdfuse mounts, at self.path.
 
-    filters: words of nbdkit; "--filter=..." and the filters' own settings.
-    place: where it is mounted, in a folder of its own; /var/tmp by default.
+    filters: words for nbdkit: "--filter=..." and the filters' own settings.
+    place: the folder in which it is mounted; /var/tmp by default.
     """
 
     def __init__(self, source: Path, *filters: str, plugin: str = "file",
@@ -352,7 +359,7 @@ class NetworkStore:
             self._stack = stack.pop_all()
 
     def kill(self) -> None:
-        """As a server that crashes: the mount stays, and every read fails."""
+        """Crash the server: the mount stays, and every read fails."""
         self._child.kill()
 
     def _end(self) -> None:
@@ -361,7 +368,7 @@ class NetworkStore:
         self._child.terminate()
         try:
             self._child.wait(SERVER_END_MAX_S)
-        except subprocess.TimeoutExpired:   # a test ended while it hung
+        except subprocess.TimeoutExpired:   # its reads still hang
             os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
 
@@ -375,7 +382,7 @@ class NetworkStore:
 # ----------------------------------------------------------- control groups
 
 class ControlGroup:
-    """Of ours; version 1 or 2, whichever has the controller."""
+    """A group of our own, in version 1 or 2, whichever has the controller."""
 
     TOP = Path("/sys/fs/cgroup")
 
@@ -402,14 +409,14 @@ class ControlGroup:
         return int((self.folder / name).read_text())
 
     def enter(self) -> None:
-        """This process; for preexec of a Qemu."""
+        """Move this process into the group; for the preexec of a Qemu."""
         (self.folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for _ in range(REMOVE_TRIES):       # who was in it may be ending yet
+        for _ in range(REMOVE_TRIES):   # a process in it may still be ending
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
                 return

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who may change settings of this host, and when.
+"""A lock between test programs, for the settings of this host.
 
-Test programs run side by side.  A case holds the host as it is with shared();
-whoever changes a setting of the kernel for a while waits with exclusive()
-until nobody else does.  Between processes: two files that flock() locks.
+Test programs run side by side.  Each case runs in shared().  A case that
+changes a setting of the kernel does so in exclusive(), which waits until no
+other case runs.  The lock works between processes: flock() of two files.
 
-The second file is a gate that everybody goes through to lock the first one,
-so whoever wants to change something waits for the cases that run now, and not
-for those that begin meanwhile.
+The file "host" is the lock.  The file "gate" is locked by everybody who waits
+for "host".  So exclusive() waits for the cases that run already, and not for
+those that begin later.
 
-The time that is spent waiting does not count for the bound of a case.
+The time of waiting does not count for the bound of a case.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 import signal
 from typing import Iterator
 
-# A place of the machine and not of the user: the settings are the machine's.
+# All users of the machine share its settings, so they share the lock.
 FOLDER = Path("/tmp")
 NAMES = ("fastload-test-gate", "fastload-test-host")
 
@@ -29,10 +29,10 @@ _excluding = 0                  # ... in exclusive()
 
 
 def _open(path: Path) -> int:
-    """Made when it is not there.
+    """Open a lock file, and create it if it is missing.
 
-    In a folder like /tmp no O_CREAT opens what another user has made, not even
-    for root (fs.protected_regular).
+    In /tmp, open() with O_CREAT fails for a file that another user made, even
+    for root (fs.protected_regular).  So it is tried without O_CREAT first.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
@@ -54,6 +54,7 @@ def _locks() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _clock_stands() -> Iterator[None]:
+    """The bound of a case, SIGALRM's timer, does not run in here."""
     left, again = signal.setitimer(signal.ITIMER_REAL, 0)
     try:
         yield
@@ -71,7 +72,7 @@ def _share() -> None:
 
 @contextlib.contextmanager
 def shared() -> Iterator[None]:
-    """Nobody changes settings of the host in here, but this process."""
+    """No other process changes settings of the host in here."""
     global _sharing
     if not _sharing and not _excluding:
         _share()
@@ -86,15 +87,16 @@ def shared() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
-    """Nobody else is in shared() or exclusive(), in any process.
+    """No other process is in shared() or exclusive() in here.
 
-    Inside shared() others may be let in before this begins, and after it.
+    Called inside shared(), it gives up that lock while it waits: another
+    process may change settings meanwhile.
     """
     global _excluding
     gate, host = _locks()
     if not _excluding:
         with _clock_stands():
-            # Kept while waiting, two of them would wait for each other.
+            # Two processes that kept it would wait for each other for ever.
             fcntl.flock(host, fcntl.LOCK_UN)
             fcntl.flock(gate, fcntl.LOCK_EX)
             fcntl.flock(host, fcntl.LOCK_EX)
@@ -104,6 +106,6 @@ def exclusive() -> Iterator[None]:
     finally:
         _excluding -= 1
         if not _excluding:
-            # With the gate closed nobody else gets in between.
+            # The gate is still locked: nobody changes settings in between.
             fcntl.flock(host, fcntl.LOCK_SH if _sharing else fcntl.LOCK_UN)
             fcntl.flock(gate, fcntl.LOCK_UN)

@@ -16,13 +16,13 @@ from vm import find_qemu, version
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers, and not less."""
+    """A type for argparse: whole numbers of at least `least`."""
     def number(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"'{text}' is no whole number") from None
+                f"'{text}' is not a whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")
         return value
@@ -32,12 +32,12 @@ def at_least(least: int) -> Callable[[str], int]:
 def check_fill(parser: argparse.ArgumentParser, mem_mib: int,
                fill_mib: int) -> None:
     if fill_mib > mem_mib - KERNEL_MIB:
-        parser.error(f"{fill_mib} MiB to fill do not fit a guest of "
+        parser.error(f"{fill_mib} MiB to fill do not fit into a guest of "
                      f"{mem_mib} MiB: at most {mem_mib - KERNEL_MIB} MiB do")
 
 
 def check_given_qemu(parser: argparse.ArgumentParser) -> None:
-    """$QEMU is as good as an option."""
+    """Check $QEMU, if it is set, as if it were an option."""
     if os.environ.get("QEMU"):
         try:
             find_qemu()
@@ -47,7 +47,7 @@ def check_given_qemu(parser: argparse.ArgumentParser) -> None:
 
 def require_qemu(parser: argparse.ArgumentParser,
                  tell: Callable[[str], object] | None = None) -> str:
-    """As vm.find_qemu(); there has to be one, and it has to be one."""
+    """As vm.find_qemu(); the program ends unless it finds a working QEMU."""
     try:
         path = find_qemu(tell)
         version(path)
@@ -58,10 +58,11 @@ def require_qemu(parser: argparse.ArgumentParser,
 
 def snapshot_folder(parser: argparse.ArgumentParser,
                     given: Path | None) -> Path:
-    """What --dir says, or where snapshots go without it; made."""
+    """The folder that --dir names, or the default; created if missing."""
     folder = given or host.cache_dir() / "guest"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        parser.error(f"no snapshot can go to {folder}: {e.strerror}")
+        parser.error(f"cannot create the folder {folder} for snapshots: "
+                     f"{e.strerror}; --dir chooses another one")
     return folder

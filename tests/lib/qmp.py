@@ -44,7 +44,7 @@ def with_dashes(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Monitor(Waiting):
-    """Whose lines somebody else reads from the socket, and hands over here."""
+    """A monitor; vm.Qemu's reader thread hands its bytes to hear_monitor()."""
 
     def __init__(self, monitor_socket: socket.socket) -> None:
         self.events: list[Event] = []
@@ -55,7 +55,7 @@ class Monitor(Waiting):
         self._greeting: dict[str, Any] | None = None
 
     def hear_monitor(self, at: float, data: bytes) -> None:
-        """Bytes that came; with the lock held."""
+        """Take bytes that came; called with the lock held."""
         for raw in self._monitor_lines.add(data):
             try:
                 message = json.loads(raw)
@@ -106,7 +106,7 @@ class Monitor(Waiting):
 
     def qmp_oob(self, command: str, timeout: float = REPLY_TIMEOUT_S,
                 **arguments: Any) -> Any:
-        """Out of band: answered whether the main loop waits or not."""
+        """Out of band: answered even while the main loop waits for a page."""
         return self.reply(self.send(command, oob=True, **arguments), command,
                           timeout)
 
@@ -134,7 +134,7 @@ class Monitor(Waiting):
     # -- events
 
     def event_count(self) -> int:
-        """To wait for an event that comes after this moment."""
+        """How many events have come: the start of a wait for a later one."""
         with self.changed:
             return len(self.events)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Boot a guest, save it to a mapped-ram snapshot, restore it.
 
-Nothing here judges: whoever calls compares times, statistics and sweeps.
-Times are seconds of the monotonic clock, taken when a line arrives.
+Nothing here decides whether a test passes: the caller compares times,
+statistics and sweeps.  Times are seconds of the monotonic clock, taken when a
+line arrives.
 """
 
 import json
@@ -22,7 +23,7 @@ SAVE_MAX_S = 240
 LOAD_MAX_S = 240
 RUN_MAX_S = 120
 KVM_TRIAL_S = 10
-VERIFIED_AFTER_BOOT = 100   # pages; then vCPUs are known to be at work
+VERIFIED_AFTER_BOOT = 100   # pages; a guest that checks them is at work
 DOWNTIME_LIMIT_MS = 2000 * 1000
 POLL_S = 0.05
 
@@ -63,15 +64,16 @@ def boot(qemu: Argument, machine: Machine, plug: Plug | None = None) -> Qemu:
 def save(vm: Qemu, path: Path, *, paused: bool = False, uri: str | None = None,
          capabilities: Mapping[str, bool] | None = None,
          parameters: Mapping[str, Any] | None = None) -> None:
-    """Write a mapped-ram snapshot to path, or to what uri says of it.
+    """Write a mapped-ram snapshot to path.
 
-    Paused: the guest is stopped first and the snapshot says so.  Else it
-    runs until its memory is written the first time, and is restored running.
+    paused: the guest is stopped before, and is restored paused.  Otherwise it
+    runs until all its memory is written once, and is restored running.
+    uri: what "migrate" is given, if not file:PATH.
     """
     if paused:
         vm.qmp("stop")
     vm.set_capabilities(mapped_ram=True, events=True, **(capabilities or {}))
-    # A guest that writes all the time would never be done otherwise.
+    # Otherwise saving a guest that keeps writing memory would never end.
     vm.qmp("migrate-set-parameters", downtime_limit=DOWNTIME_LIMIT_MS,
            max_bandwidth=0, **(parameters or {}))
     start = vm.event_count()
@@ -90,7 +92,7 @@ def boot_and_save(qemu: Argument, machine: Machine, path: Path, *,
                   **how: Any) -> dict[str, int]:
     """Boot, fill, let it run, save, quit; the figures of the READY line.
 
-    The rest is as of boot() and save().
+    plug is an argument of boot(); all others are arguments of save().
     """
     with boot(qemu, machine, plug) as vm:
         time.sleep(run_s)
@@ -169,7 +171,7 @@ class Restore:
         """What the monitor would set, as arguments of QEMU."""
         args = []
         for name, state in with_dashes(capabilities).items():
-            # capabilities without a stable property have an x- one
+            # Most capabilities have a property x-NAME, mapped-ram has not.
             prefix = "" if name == "mapped-ram" else "x-"
             args += ["-global", f"migration.{prefix}{name}="
                      f"{'on' if state else 'off'}"]
@@ -258,7 +260,7 @@ class Restore:
     def wait_completed(self, timeout: float = LOAD_MAX_S,
                        on_progress: Progress | None = None,
                        poll_s: float = POLL_S) -> float:
-        """Poll query-migrate until the load ended well; the seconds.
+        """Poll query-migrate until the load ended well; the seconds it took.
 
         VmError with QEMU's own text when it failed.
         """
@@ -324,11 +326,11 @@ class Restore:
     # -- the load
 
     def lift_limit(self) -> None:
-        """From now on it goes as fast as it can."""
+        """Remove the limit on reading ahead."""
         self.vm.qmp("migrate-set-parameters", max_postcopy_bandwidth=0)
 
     def lift_limit_unheard(self) -> None:
-        """The same, when the main loop may wait for a page."""
+        """Remove it, without waiting for a main loop that waits for a page."""
         self.vm.send("migrate-set-parameters", max_postcopy_bandwidth=0)
 
     def fast_load(self) -> dict[str, Any]:
@@ -336,5 +338,5 @@ class Restore:
         return dict(self.vm.qmp("query-migrate").get("fast-load", {}))
 
     def facts(self) -> dict[str, Any]:
-        """The same out of band: there whether the main loop waits or not."""
+        """The same, out of band: even while the main loop waits for a page."""
         return dict(self.vm.qmp_oob("x-query-fast-load", 5))

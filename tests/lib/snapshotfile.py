@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where in a mapped-ram snapshot what lies, read from the file's own lists.
+"""Where the parts of a mapped-ram snapshot lie, by the file's own lists.
 
-The tests know the format by themselves: what they damage or expect must not
+The tests parse the format themselves: what they damage or expect must not
 follow from the code under test.
 """
 

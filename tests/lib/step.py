@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run a program with all that it starts, within a bound, and say how it went.
+"""Run a program within a bound, end all that it started, tell its result.
 
 Several steps may run at a time, each in a thread of its own: every line has
-the step's name before it.  What a step says on standard output goes line by
-line to whoever runs it; when the step failed, the end of it is shown.
+the step's name before it.  The caller gets each line of standard output; when
+the step failed, the lines that matter are shown.
 
-stop_all() ends them all, for a signal to this program: run() raises Stopped
-then, in every thread.  A program gets SIGTERM first, because it may have mounts
-and machines to clear up, then SIGKILL.
+stop_all() ends all steps when this program gets a signal: run() then raises
+Stopped in every thread.  A program gets SIGTERM first, because it may have
+mounts and machines to clear up, then SIGKILL.
 """
 
 import os
@@ -43,6 +43,8 @@ class Stopped(Exception):
 
 
 class Step:
+    """One run of one program."""
+
     _lock = threading.Lock()            # for the next two
     _running: "set[Step]" = set()
     _is_stopped = False
@@ -134,7 +136,7 @@ class Step:
             return self._child
 
     def send(self, number: int) -> bool:
-        """To the child and what it started; whether any of them is left."""
+        """Signal the child and what it started; whether any of it is left."""
         assert self._child
         self._child.poll()
         try:

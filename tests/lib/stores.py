@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stores whose reads fail, or hang, while they are told to."""
+"""Storage whose reads fail, or hang, while the test wants that."""
 
 import contextlib
 from pathlib import Path
@@ -12,9 +12,11 @@ from waiting import BUSY
 
 
 class FailingFile(NetworkStore):
-    """A file on a store whose reads fail while it is told to.
+    """A file on a store whose reads fail between fail() and mend().
 
-    folder: for what tells it.  The rest is as of NetworkStore().
+    folder: where a flag file tells nbdkit to fail.
+    rate: the share of reads that fail.
+    The others are arguments of NetworkStore().
     """
 
     def __init__(self, source: Path, folder: Path, rate: str = "100%",
@@ -34,7 +36,7 @@ class FailingFile(NetworkStore):
 
 
 class FailingStore(FailingFile):
-    """The small snapshot on it."""
+    """The small snapshot, as a FailingFile."""
 
     def __init__(self, suite: Suite, rate: str = "100%",
                  *filters: str) -> None:
@@ -43,7 +45,10 @@ class FailingStore(FailingFile):
 
 
 class HangingFile(NetworkStore):
-    """A file on a store whose reads hang while it is told to; the same."""
+    """A file on a store whose reads hang in hanging().
+
+    folder: where the socket is made that tells nbdkit to hang.
+    """
 
     def __init__(self, source: Path, folder: Path, *,
                  place: Path | None = None) -> None:
@@ -63,7 +68,10 @@ class HangingFile(NetworkStore):
 
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
-        """Ends in any case: no signal ends a QEMU whose reads hang."""
+        """Reads go on at the end, also after an error.
+
+        No signal ends a QEMU whose reads hang.
+        """
         self._say(b"p")
         try:
             yield
@@ -72,7 +80,7 @@ class HangingFile(NetworkStore):
 
 
 class HangingStore(HangingFile):
-    """The small snapshot on it."""
+    """The small snapshot, as a HangingFile."""
 
     def __init__(self, suite: Suite) -> None:
         super().__init__(suite.snapshot("small"), suite.folder)

@@ -33,36 +33,36 @@ from vm import Argument, Machine, Qemu, has_fast_load
 from waiting import VmError
 
 ARRANGED_TRIES = 3
-# Under TCG a vCPU's lookup meets a change of the memory map: seen in QEMU 10.0
-# while a guest boots, without any load.
+# A bug of QEMU's own, under TCG: a vCPU looks up an address while the memory
+# map changes.  Seen in QEMU 10.0 while a guest boots, without any load.
 QEMU_FAULT = "iotlb_to_section: Assertion"
 QEMU_FAULT_TRIES = 3
 LEFT_MAX_S = 360            # huge pages are put together after completion
 VERIFIED_MIN = 300
-STDERR_MAX_S = 5            # until what QEMU has written there is read
+STDERR_MAX_S = 5            # until our thread has read what QEMU wrote
 SMALL_FILL_MIB = 96
 VMS_SHOWN = 2               # of a failed case, the last ones
 
-# So slow that pages are missing until the test wants them, for some minutes;
-# yet something is read now and then, so that failing storage is noticed.
+# Reading ahead takes minutes, so pages are missing until lift_limit(); yet
+# something is read now and then, so that failing storage is noticed.
 SLOW = {"max-postcopy-bandwidth": 64 << 10}
-# No machine is too slow for this: until lift_limit(), nothing comes but what
-# the guest or the test touches.
+# Nothing is read ahead: until lift_limit(), only pages that the guest or the
+# test touches are loaded, however slow the machine is.
 TOUCHED_ALONE = {"max-postcopy-bandwidth": 1}
 
-# What a case needs, as tap.case() has it.
+# The words for tap.case() that say what a case needs.
 FAST = "fast"               # a QEMU with fast load
-LINUX = "linux"             # Linux in the guest, whose drivers do something
-LONG = "long"               # minutes, so that it runs with --long alone
+LINUX = "linux"             # Linux in the guest, for its drivers
+LONG = "long"               # minutes, so it runs only with --long
 QUICK = "quick"             # a processor that is not interpreted
-PROBE = "probe"             # the probe guest, which does what Linux would not
-EVERYWHERE = "everywhere"   # no need: it is one of the few that --few runs
+PROBE = "probe"             # the probe guest, which does what Linux does not
+EVERYWHERE = "everywhere"   # nothing: it is one of the cases that --few runs
 
 GUESTS = ("probe", "linux")
 ACCELS = ("tcg", "kvm")
 KVM_MAX_S = 20              # until the probe guest speaks, if it ever does
-# Of 1 MiB, all words of each page.  Hardware takes 1 ms for that, a processor
-# that is interpreted takes a second.
+# A processor that takes longer to fill 1 MiB is interpreted: hardware takes
+# 1 ms for all words of each page, an interpreter about a second.
 INTERPRETED_FILL_MS = 100
 INTERPRETED_WORDS = 4       # of each page, then
 INTERPRETED_FILL_MIB = 32
@@ -71,7 +71,7 @@ INTERPRETED_FILL_MIB = 32
 # -------------------------------------------------------- guests, processors
 
 class Ground:
-    """A guest on a kind of processor, its machines, and their snapshots."""
+    """One kind of guest: its two machines and their snapshots."""
 
     def __init__(self, qemu: str, guest: Guest, folder: Path,
                  machine: Machine, small: Machine) -> None:
@@ -115,7 +115,7 @@ class Ground:
 
 
 class KvmBroken(PlainError):
-    """The device is there, and a guest cannot run."""
+    """/dev/kvm is there, and no guest runs with it."""
 
 
 def is_kvm_interpreted(qemu: str) -> bool:
@@ -142,7 +142,7 @@ class Suite:
 
     def __init__(self, chosen: argparse.Namespace, folder: Path) -> None:
         self.qemu: str = chosen.qemu
-        self.choice: list[str] = chosen.choice  # which QEMU, and why
+        self.choice: list[str] = chosen.choice  # says which QEMU, and why
         self.folder = folder
         self.options = chosen
         self.accel: str = chosen.accel
@@ -156,7 +156,7 @@ class Suite:
         self.has_fast_load = has_fast_load(self.qemu)
 
     def ground(self, name: str) -> Ground:
-        """Where cases happen on the guest of that name, made when needed."""
+        """The Ground of the guest of that name, made when first needed."""
         if name not in self._grounds:
             guest: Guest
             small_mib, fill_mib = SMALL_FILL_MIB, self.options.fill
@@ -188,7 +188,7 @@ class Suite:
 
     @property
     def missing_min_bytes(self) -> int:
-        """Of its data that are missing when it begins to run, slowed."""
+        """So much is missing when the small guest begins to run with SLOW."""
         return (self.small_machine.fill_mib << 20) * 2 // 3
 
     # -- as tap.Stage
@@ -198,19 +198,20 @@ class Suite:
         if FAST in case.needs and not self.has_fast_load:
             raise Skip("this QEMU has no fast load")
         if LONG in case.needs and not self.options.long:
-            raise Skip("it takes minutes; --long runs it")
+            raise Skip("this case takes minutes; --long runs it")
         if self.accel == "kvm":
             if self.is_interpreted and QUICK in case.needs:
-                raise Skip("KVM interprets the guest here: too slow for it")
+                raise Skip("KVM interprets the guest here, which is too slow "
+                           "for this case")
             if self.is_interpreted and LINUX in case.needs:
-                raise Skip("it takes Linux, and KVM interprets the guest "
-                           "here: too slow for it")
+                raise Skip("KVM interprets the guest here, which is too slow "
+                           "for Linux")
         self._ground = self.ground("linux" if LINUX in case.needs else
                                    self.options.guest)
         self._host.enter_context(hostlock.shared())
 
     def run(self, case: tap.Case) -> None:
-        """Again when QEMU ended by the fault of its own that we know."""
+        """Run a case; run it again when QEMU ended by its bug QEMU_FAULT."""
         for left in reversed(range(QEMU_FAULT_TRIES)):
             try:
                 case.function(self)
@@ -218,7 +219,7 @@ class Suite:
             except VmError as e:
                 if QEMU_FAULT not in str(e) or not left:
                     raise
-                comment(f"{e}: not of the load; once more")
+                comment(f"{e}: QEMU's own bug; the case runs again")
                 self._end_vms()
                 self.vms.clear()
 
@@ -258,7 +259,7 @@ class Suite:
     @contextlib.contextmanager
     def saved(self, machine: Machine, *, qemu: Argument | None = None,
               **how: Any) -> Iterator[Path]:
-        """A cold snapshot of another machine; the rest as boot_and_save()."""
+        """A cold snapshot of another machine, by boot_and_save(**how)."""
         path = self.folder / "own"
         try:
             boot_and_save(qemu or self.qemu, machine, path, run_s=0.1, **how)
@@ -278,7 +279,7 @@ class Suite:
     def restore(self, name: str = "running", *, path: Path | None = None,
                 machine: Machine | None = None,
                 qemu: Argument | None = None, **options: Any) -> Restore:
-        """As Restore(): the named snapshot, if no path says another one."""
+        """A Restore() of the snapshot of that name, or of the file `path`."""
         machine = machine or (self.small_machine if name == "small"
                               else self.machine)
         r = Restore(qemu or self.qemu, machine, path or self.snapshot(name),
@@ -287,7 +288,10 @@ class Suite:
         return r
 
     def placed_for_nobody(self, folder: Path) -> tuple[str, Machine, Path]:
-        """QEMU, the small machine and its snapshot, where anybody can go."""
+        """Copies that the user "nobody" can read.
+
+        They are QEMU, the small machine and its snapshot.
+        """
         folder.chmod(0o755)
 
         def place(source: str | Path) -> str:
@@ -300,11 +304,12 @@ class Suite:
 # ----------------------------------------------------------------- the checks
 
 def arranged(attempt: Callable[[], object]) -> None:
-    """One of ARRANGED_TRIES attempts meets the situation that is tested.
+    """Try ARRANGED_TRIES times to bring about the situation that is tested.
 
-    @attempt: says why it did not, or nothing.  Whatever must hold in every
-    situation it checks by itself, each time.  Skip when none does: then the
-    machine does not let it happen, and nothing was tested.
+    @attempt: returns None when the situation occurred, else the reason why it
+    did not.  It checks by itself what must hold, each time.
+
+    Raises Skip when the situation never occurred: nothing was tested.
     """
     text: object = None
     for count in range(1, ARRANGED_TRIES + 1):
@@ -312,7 +317,7 @@ def arranged(attempt: Callable[[], object]) -> None:
         if not text:
             return
         comment(f"attempt {count} of {ARRANGED_TRIES}: {text}")
-    raise Skip(f"it could not be arranged: {text}")
+    raise Skip(f"the situation to test did not occur: {text}")
 
 
 def make_cold(path: Path) -> None:
@@ -348,7 +353,10 @@ def check_runs_first(r: Restore) -> None:
 
 
 def recover(r: Restore, uri: str) -> None:
-    """From a copy, out of band; QmpError when it is refused, now or later."""
+    """Have a paused load go on with another file, out of band.
+
+    QmpError when the command is refused, or when the recovery fails.
+    """
     start = len(r.vm.events)
     r.vm.qmp_oob("migrate-recover", 10, uri=uri)
     event = r.vm.wait_event("X_FAST_LOAD_RECOVERED", 30, start=start)
@@ -382,7 +390,7 @@ def check_statistics(r: Restore, threads: int,
 
 
 def check_nothing_left(r: Restore) -> None:
-    """Workers and their descriptors, the snapshot's too, go with the load."""
+    """Wait until the load's threads and descriptors are gone."""
     deadline = time.monotonic() + LEFT_MAX_S
     while True:
         threads = r.vm.threads("fastload")
@@ -402,7 +410,7 @@ def check_nothing_left(r: Restore) -> None:
 def check_fast(suite: Suite, *, threads: int = 2, cold: bool = True,
                backend: str | None = None, name: str = "running",
                **how: Any) -> Restore:
-    """A fast restore of a running guest, from the first byte to a sweep."""
+    """Restore a running guest fast, and check everything that must hold."""
     path = suite.snapshot(name)
     if backend is None and host.io_uring_is_permitted():
         backend = "io-uring"
@@ -437,7 +445,7 @@ def check_fast(suite: Suite, *, threads: int = 2, cold: bool = True,
 # ------------------------------------------------------------- what is said
 
 def words_ok(text: str, pattern: str) -> None:
-    """The text is a sentence, and has the pattern in it."""
+    """Check that the text is a sentence, and matches the pattern."""
     lines = [line for line in text.splitlines() if line.strip()]
     comment("says: " + (" | ".join(lines) or "(nothing)"))
     check(lines, "the failure has no text")
@@ -458,9 +466,10 @@ def refusal(pattern: str) -> Iterator[None]:
 
 
 def all_said(text: str, r: Restore, pattern: str) -> str:
-    """error-desc is the end of a chain whose begin may be on stderr.
+    """The whole error: @text (error-desc) may only be the end of it.
 
-    Which is read by another thread: the pattern may come after error-desc.
+    QEMU may have written its beginning to stderr.  Another thread reads that,
+    so the pattern may arrive a moment later.
     """
     def is_there() -> bool:
         return bool(re.search(pattern, text + r.vm.stderr(), re.I | re.S))
@@ -473,9 +482,9 @@ def all_said(text: str, r: Restore, pattern: str) -> str:
 
 def refused(suite: Suite, pattern: str, path: Path | None = None, *,
             name: str = "small", by_qemu: bool = False, **how: Any) -> None:
-    """Fails in each way that exit-on-error asks for, with a clear text.
+    """The load fails with a clear text, with exit-on-error and without.
 
-    by_qemu: the text is QEMU's own, of which error-desc may have the end only.
+    by_qemu: the text is QEMU's own; error-desc may have only its end.
     """
     for exit_on_error in (False, True):
         with suite.restore(name, path=path, threads=2,
@@ -514,10 +523,10 @@ def parse_options(doc: str) -> argparse.Namespace:
     parser.add_argument("--accel", choices=ACCELS, default="tcg",
                         help="what executes the guest (tcg)")
     parser.add_argument("--few", action="store_true",
-                        help="run those alone that shall pass on each guest, "
-                             "whatever executes it")
+                        help="run only the few cases that run on every guest "
+                             "and every accelerator")
     parser.add_argument("--long", action="store_true",
-                        help="run what takes minutes, too")
+                        help="run also the cases that take minutes")
     parser.add_argument("--dir", type=Path, help="where snapshots go")
     parser.add_argument("--keep", action="store_true",
                         help="keep the snapshots")
@@ -533,14 +542,14 @@ def parse_options(doc: str) -> argparse.Namespace:
     chosen.choice = []
     chosen.qemu = options.require_qemu(parser, chosen.choice.append)
     if chosen.accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        parser.error("/dev/kvm is not there, or not for this user: without "
-                     "it, nothing can be tested under KVM")
+        parser.error("--accel kvm needs /dev/kvm, which is missing or which "
+                     "this user may not open")
     chosen.dir = options.snapshot_folder(parser, chosen.dir)
     return chosen
 
 
 def about(suite: Suite) -> list[str]:
-    """What the TAP begins with."""
+    """The lines with which the output begins."""
     machine = suite.machine
     return [" ".join([f"QEMU: {suite.qemu}", *suite.choice]),
             f"guest: {suite.guest.name}, {machine.mem_mib} MiB, "

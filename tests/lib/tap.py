@@ -157,7 +157,7 @@ def _on_term(signum: int, frame: FrameType | None) -> None:
 
 
 def _place(error: Exception, function: Function) -> str:
-    """Where in the case's function the error was met, or that called."""
+    """The line of the case's function at which the error came."""
     for frame in traceback.extract_tb(error.__traceback__):
         if (frame.filename, frame.name) == (function.__code__.co_filename,
                                             function.__name__):

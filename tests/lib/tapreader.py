@@ -61,7 +61,7 @@ class Score:
         return text + (f", {self.skipped} skipped" if self.skipped else "")
 
     def ending(self) -> list[str]:
-        """The end of all output: who sees no more still sees what failed."""
+        """The last lines of all output: what failed, and the numbers."""
         failures = [f"    {text}" for text in self.failures]
         return [*(["--- failed"] if failures else []), *failures, self.line()]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A QEMU process with a monitor and a serial port, and what it is started as.
+"""A QEMU process with a monitor and a serial port, and its machine.
 
 A Qemu is a context manager: leaving it ends the process, whatever happened
-inside, and the kernel kills it should this process die first.
+inside.  The kernel kills QEMU if this process dies first.
 """
 
 import contextlib
@@ -62,17 +62,17 @@ def find_qemu(tell: Callable[[str], object] | None = None) -> str:
 
 
 def version(qemu: Argument) -> tuple[int, int]:
-    """(major, minor) of a QEMU, for what one has and another has not."""
+    """(major, minor) of a QEMU: some features are in newer ones only."""
     done = subprocess.run([qemu, "--version"], text=True, check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     found = re.search(r"version (\d+)\.(\d+)", done.stdout)
     if not found:
-        raise PlainError(f"{qemu} does not say its version")
+        raise PlainError(f"'{qemu} --version' prints no version: is it QEMU?")
     return int(found[1]), int(found[2])
 
 
 def kvm_group() -> int:
-    """Who may open /dev/kvm, as whoever runs machines on a host may."""
+    """The group that may open /dev/kvm; a user of QEMU is usually in it."""
     try:
         return os.stat("/dev/kvm").st_gid
     except OSError:
@@ -90,7 +90,7 @@ def has_fast_load(qemu: Argument) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What both ends of a snapshot must agree on."""
+    """A virtual machine: what saving and restoring QEMU must agree on."""
 
     guest: guest.Guest
     mem_mib: int = 1024
@@ -101,8 +101,8 @@ class Machine:
     think_us: int = 0
     machine: str = "q35"
     accel: str = "tcg"
-    mem_more: str = ""          # slots and maxmem, as of -m
-    more: Sequence[str] = ()    # arguments of both ends
+    mem_more: str = ""          # ",slots=..." and ",maxmem=..." for -m
+    more: Sequence[str] = ()    # further options of QEMU
 
     def but(self, **changes: Any) -> "Machine":
         return dataclasses.replace(self, **changes)
@@ -116,12 +116,12 @@ class Machine:
         ]
 
     def on_backend(self) -> "Machine":
-        """Its memory is a backend "pc.ram", which who starts it chooses."""
+        """Its memory is the backend "pc.ram", which QEMU has to be given."""
         return self.but(machine=f"{self.machine},memory-backend=pc.ram")
 
 
 def backend(kind: str, mib: int, name: str = "pc.ram") -> list[str]:
-    """Memory, as an argument of QEMU."""
+    """QEMU's options for a memory backend."""
     return ["-object", f"{kind},id={name},size={mib}M"]
 
 
@@ -135,17 +135,17 @@ class MappedPart(NamedTuple):
 
 
 def waits(task: Path) -> bool:
-    """Whether this thread waits for a page; task is its folder in /proc."""
+    """Whether a thread waits for a page; task is its folder in /proc."""
     with contextlib.suppress(OSError):
         return "handle_userfault" in (task / "stack").read_text()
     return False
 
 
 class VcpuTimes(NamedTuple):
-    """Seconds, summed over all vCPUs but for `at`, which is now."""
-    at: float
+    """CPU times of all vCPUs together, in seconds."""
+    at: float                   # the moment at which they were read
     ran: float
-    ready: float                # to run, but another thread had the processor
+    ready: float                # waited for a processor
 
 
 def _ids_of(user: str | None) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class Qemu(qmp.Monitor, guest.Verifier):
         return self.process.poll() is None
 
     def monitor_is_open(self) -> bool:
-        """Also of a daemon, whose process is not the one that was started."""
+        """Whether QEMU lives, even as a daemon, which is another process."""
         return self._reader.is_alive()
 
     def why_not(self, what: str) -> str | None:
@@ -309,7 +309,7 @@ class Qemu(qmp.Monitor, guest.Verifier):
             return "?"
 
     def tasks(self, prefix: str = "") -> dict[Path, str]:
-        """Of each thread that is named so: its folder in /proc, its name."""
+        """The threads with that prefix: folder in /proc -> name."""
         found = {}
         for task in self.proc("task").glob("*"):
             with contextlib.suppress(OSError):      # it may end just now
@@ -334,7 +334,10 @@ class Qemu(qmp.Monitor, guest.Verifier):
         return found
 
     def descriptors(self, path: Path | None = None) -> dict[str, int]:
-        """How many userfaultfd, io_uring, and of this file, are open."""
+        """How many userfaultfds, io_urings and descriptors of path are open.
+
+        The last is the entry "snapshot".
+        """
         found = {"userfaultfd": 0, "io_uring": 0, "snapshot": 0}
         for target in self.open_files():
             for kind in found:
@@ -344,7 +347,7 @@ class Qemu(qmp.Monitor, guest.Verifier):
         return found
 
     def cpu_seconds(self, vcpus: bool = True) -> float:
-        """Of the process, ended threads too, perhaps without the vCPUs."""
+        """CPU time of the process, ended threads included."""
         ticks = cpu_ticks(self.proc(""))
         if not vcpus:
             ticks -= sum(map(cpu_ticks, self.vcpu_tasks()))
@@ -368,13 +371,13 @@ class Qemu(qmp.Monitor, guest.Verifier):
                            field) >> 10
 
     def disk_read_bytes(self) -> int:
-        """What came from storage for this process, as the kernel counts."""
+        """What the process caused to be read from storage."""
         return host.kib_of(self.proc("io").read_text(), "read_bytes")
 
     # -- the end
 
     def close(self) -> None:
-        """End QEMU: ask, then insist.  Never raises, never leaves it."""
+        """End QEMU: by "quit", then by SIGKILL.  Never raises."""
         if self.process.poll() is None:
             self.send("quit")
             try:
@@ -404,6 +407,6 @@ class Qemu(qmp.Monitor, guest.Verifier):
 
 
 def cpu_ticks(task: Path) -> int:
-    """Of a process or a thread; its folder in /proc."""
+    """CPU time, in ticks, of a process or thread with this folder in /proc."""
     fields = (task / "stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Wait for what another thread hears of a process.
+"""Wait for something that another thread reads from a process.
 
-Every wait has a bound, and ends at once when nothing can come any more.
-Times are seconds of the monotonic clock.
+Every wait has a bound, and ends at once when the process has ended.  Times are
+seconds of the monotonic clock.
 
-A bound is what a machine with nothing else to do needs, and some more.  Waits
-last BUSY times as long, so that only a hang reaches a bound: a machine may run
-many other programs meanwhile.
+A caller gives the time that is ample on an idle machine.  The bound is BUSY
+times that, because the machine may run many other programs: only a hang
+reaches it.
 """
 
 import threading
@@ -16,7 +16,7 @@ from typing import Callable, TypeVar
 from host import PlainError
 
 T = TypeVar("T")
-WAKE_S = 0.5                # between two looks at what no thread tells
+WAKE_S = 0.5                # between two looks at what no thread notifies
 BUSY = 6                    # how much slower a busy machine may be
 
 
@@ -31,14 +31,14 @@ class VmTimeout(VmError):
 class Waiting:
     """A lock, and waits for what changes under it.
 
-    Who inherits from two kinds of Waiting calls this __init__() once.
+    A class that inherits from two kinds of Waiting calls this __init__() once.
     """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
 
     def why_not(self, what: str) -> str | None:
-        """Why this cannot come any more, or None as long as it can."""
+        """Why `what` can never come, or None as long as it can."""
         raise NotImplementedError
 
     def wait_for(self, what: str, probe: Callable[[], T | None],
@@ -61,7 +61,7 @@ class Waiting:
 
 
 class Lines:
-    """Whole lines of bytes that come in pieces."""
+    """Puts whole lines together from bytes that come in pieces."""
 
     def __init__(self) -> None:
         self._rest = b""
