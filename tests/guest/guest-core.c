@@ -1,8 +1,8 @@
 /*
  * The pattern, the visits and the lines of a test guest; see guest-core.h
  *
- * Needs nothing of a C library, so that the guest without a kernel can have
- * it.  It never ends and never fails: what is wrong is counted and said.
+ * Needs no C library, because the probe guest has none.  It never ends and
+ * never fails: a wrong page is counted, reported, and filled anew.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,7 +17,7 @@ enum {
     VERSION_MASK = (1 << VERSION_BITS) - 1,
     WRITE_SHARE = 4,        /* one visited page in so many is written anew */
     WORKING_SET_SHARE = 16, /* one page in so many is in the working set */
-    THINK_ROUNDS = 1 << 18, /* to find out how long one takes */
+    THINK_ROUNDS = 1 << 18, /* of think(), to measure how long one takes */
 };
 
 typedef enum Order {
@@ -31,7 +31,7 @@ typedef enum SweepKind {
     SWEEP_WRITE,
 } SweepKind;
 
-/* Of one processor, which alone writes what is not atomic. */
+/* One for each processor, which alone writes the fields that are not atomic. */
 typedef struct Worker {
     uint64_t rng;
     uint64_t linear;
@@ -50,10 +50,10 @@ static uint64_t page_count;
 static unsigned worker_count;
 static unsigned word_step;      /* from one word with a pattern to the next */
 
-/* core_ready(), then who calls core_command() and core_poll() */
+/* core_ready(), then the thread that calls core_command() and core_poll() */
 static uint64_t sweep_begin_ns;
 static bool is_sweeping;
-static uint64_t rounds_ns_x1024;    /* of think(), in ns; 0: not known yet */
+static uint64_t rounds_ns_x1024;    /* of think(); 0: not measured yet */
 static unsigned sweeps_wanted[2];
 
 /* atomic */
@@ -431,7 +431,7 @@ static void think(uint64_t rounds)
     for (uint64_t i = 0; i < rounds; i++) {
         sum += mix(i);
     }
-    __asm__ volatile("" : : "r" (sum));     /* it is not for nothing */
+    __asm__ volatile("" : : "r" (sum));     /* or the compiler drops the loop */
 }
 
 static void think_calibrate(void)
@@ -456,7 +456,7 @@ static void set_think_ns(uint64_t ns)
     atomic_store(&think_rounds, ns ? ns * 1024 / rounds_ns_x1024 : 0);
 }
 
-/* Whether @w is the one that keeps to its page; @page is there already. */
+/* Whether @w has to keep to @page, which it has visited before. */
 static bool keeps_page(Worker *w, unsigned idx, uint64_t page)
 {
     if (idx != worker_count - 1 || !atomic_load(&is_keep_asked)) {
@@ -539,7 +539,7 @@ void core_fill(unsigned idx)
         uint64_t *mem = page_memory(page);
 
         if (page_starts_zero(page)) {
-            /* Memory of its own; after a reset it holds something else. */
+            /* Write the zeros: after a reset the memory is not zero. */
             for (unsigned i = 0; i < PAGE_WORDS; i += word_step) {
                 *(volatile uint64_t *)&mem[i] = 0;
             }

@@ -29,8 +29,8 @@
  *   'w'  the same, but write every page anew and read none
  *   'p'  a TICK at once
  *   'q'  quiet: TICK every 50 ms instead of every 10 ms
- *   'k'  the last processor keeps to one page from now on, which is there: it
- *        says which, verifies and writes it as ever
+ *   'k'  the last processor keeps to one page from now on, which it has visited
+ *        before: it says which, and goes on to verify and write that page
  *   'u'  visit pages at random, uniformly (the default)
  *   'l'  visit them one after another
  *   'h'  visit a working set: one page in 16, always the same
@@ -38,8 +38,8 @@
  *        pages: '3' is one page a microsecond, '6' one a millisecond, and
  *        '0' is not to think at all
  *
- * The figures of a TICK are sums since the start, but worst_us, which is the
- * longest single first touch of a page since the TICK before.
+ * The figures of a TICK are sums since the start.  Only worst_us is not: it is
+ * the longest first access of a visit since the TICK before.
  *
  * Threads: core_work() is called once on each processor; core_command() and
  * core_poll() by one at a time; the rest is said at each function.
@@ -85,7 +85,7 @@ void say(const char *format, ...);
 /* How many requests the virtio devices have answered; any processor. */
 uint64_t io_answered(void);
 
-/* Called between two visits: serves the serial port where nobody else does. */
+/* Called between two visits; the probe guest serves its serial port here. */
 void between_visits(uint64_t now);
 
 /* ---- what they share */
@@ -107,7 +107,7 @@ uint64_t core_page_count(void);
 /* Fill the pages that belong to processor @idx. */
 void core_fill(unsigned idx);
 
-/* When all are filled: the READY line, @begin is now_ns() before. */
+/* When all pages are filled: say READY; @begin is now_ns() before filling. */
 void core_ready(uint64_t begin);
 
 /* Visit pages for ever, as processor @idx. */
@@ -117,12 +117,12 @@ void core_work(unsigned idx);
 /* Obey a byte; false when it is none of the above. */
 bool core_command(char byte);
 
-/* Report what ended meanwhile; to be called every few milliseconds. */
+/* Report a sweep that has ended; to be called every few milliseconds. */
 void core_poll(void);
 
 /*
- * For who reads the guest's memory beside it: may @mem be page @page, in any
- * version?  Not while a processor writes it: ask again, then.
+ * For another process that reads the guest's memory: is @mem page @page, in
+ * whatever version?  False also while a processor writes it: then ask again.
  */
 bool core_page_is_sound(const uint64_t *mem, uint64_t page);
 

@@ -4,8 +4,8 @@
  * Prepares what the core needs of a kernel: memory, time, a thread on each
  * processor, the serial port, and requests to virtio devices all the time.
  *
- * What it does not do: drive the host.  It talks lines on the serial port,
- * see guest-core.h; the test program reads them.  It obeys one byte more:
+ * The test program reads its lines and writes bytes at the serial port, see
+ * guest-core.h.  It obeys one byte more:
  *   'r'  reboot
  * When something fails it says "FASTLOAD FAIL reason" and stays, since PID 1
  * must not exit.
@@ -153,7 +153,10 @@ static void *io_main(void *opaque)
     return opaque;
 }
 
-/* The other CPUs may stop to answer: its interrupts go to the last one. */
+/*
+ * The other CPUs may come to wait for pages: the serial port's interrupts go to
+ * the last one, which keeps to its page.
+ */
 static void keep(void)
 {
     int fd = open("/proc/irq/4/smp_affinity_list", O_WRONLY | O_CLOEXEC);
@@ -216,7 +219,7 @@ static void open_serial(void)
         cfsetspeed(&tio, B115200);
         tcsetattr(tty, TCSANOW, &tio);
     }
-    /* Whoever was reset may have been in the middle of a line. */
+    /* A reset may have cut a line: READY must not become its end. */
     if (write(tty, "\n", 1) < 0) {
         fail("the serial port: %s", strerror(errno));
     }

@@ -8,9 +8,9 @@
  *
  * Lines on standard output:
  *   BACKEND STARTED postcopy=0|1     the device starts; are pages trapped?
- *   BACKEND SWEEP pages=N wrong=N worst_us=N      one thread has been over all
+ *   BACKEND SWEEP pages=N wrong=N worst_us=N      a thread has checked all
  *   BACKEND WRONG page=N head=...
- *   BACKEND TOUCHED N                all of N threads have the page they want
+ *   BACKEND TOUCHED N                each of N threads has got its page
  *   BACKEND OUTSIDE                  a thread touches what is no guest memory
  *   BACKEND DONE requests=N          QEMU has gone
  *
@@ -45,7 +45,7 @@ enum {
     FDS_MAX = 64,
     SWEEPERS_MAX = 8,
     WRONG_PRINTED_MAX = 10,
-    /* A page that the guest is writing is sound soon; then it is not so. */
+    /* A page that the guest writes just now is sound at a later look. */
     LOOKS_MAX = 5000,
     LOOK_EVERY_US = 1000,
     OUTSIDE_BYTES = 1 << 20,
@@ -158,7 +158,10 @@ static void check_page(uint64_t page)
     }
 }
 
-/* Scattered, each thread from another page on; for ever, but ever slower. */
+/*
+ * Check all pages again and again, in a scattered order that begins elsewhere
+ * for each thread.  The pauses between two passes become longer.
+ */
 static void *sweep(void *opaque)
 {
     const Sweeper *sweeper = opaque;
@@ -184,7 +187,7 @@ static void *sweep(void *opaque)
     return NULL;
 }
 
-/* Each has a page of its own, far from that of the others. */
+/* Each thread touches one page, far from those of the others. */
 static void *touch_one(void *opaque)
 {
     uint64_t idx = (uintptr_t)opaque;
@@ -196,7 +199,7 @@ static void *touch_one(void *opaque)
     return NULL;
 }
 
-/* What QEMU is asked for then is no part of the guest. */
+/* A fault on this memory asks QEMU for a page that the guest does not have. */
 static void *touch_outside(void *opaque)
 {
     struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
@@ -206,7 +209,8 @@ static void *touch_outside(void *opaque)
     range.range.start = (uintptr_t)memory;
     range.range.len = OUTSIDE_BYTES;
     if (ioctl(device.postcopy_ufd, UFFDIO_REGISTER, &range) < 0) {
-        die("cannot trap memory of its own: %s", strerror(errno));
+        die("cannot register own memory with userfaultfd: %s",
+            strerror(errno));
     }
     say("OUTSIDE");
     (void)memory[0];
@@ -223,7 +227,7 @@ static void start_thread(pthread_t *thread, void *(*func)(void *), void *data)
     error_number = pthread_create(thread, &attr, func, data);
     pthread_attr_destroy(&attr);
     if (error_number) {
-        die("no thread: %s", strerror(error_number));
+        die("cannot create a thread: %s", strerror(error_number));
     }
 }
 
@@ -312,9 +316,10 @@ static void queue_set_started(VuDev *dev, int idx, bool is_started)
 }
 
 /*
- * The library offers regions one by one, with which its postcopy does not work;
- * and it refuses the legacy interface, which the guest uses: on x86 its rings
- * are the same.
+ * Change what the library does in two places.  It offers memory in slots, with
+ * which its postcopy does not work: do not offer them.  It refuses the legacy
+ * interface, which the guest uses: say that it is the new one, whose rings are
+ * the same on x86.
  */
 static int process_message(VuDev *dev, VhostUserMsg *msg, int *do_reply)
 {
@@ -420,7 +425,7 @@ static int listen_at(const char *path)
     int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     if (strlen(path) >= sizeof(address.sun_path)) {
-        die("'%s' is too long", path);
+        die("'%s' is too long for the path of a socket", path);
     }
     strcpy(address.sun_path, path);
     unlink(path);
@@ -480,7 +485,7 @@ int main(int argc, char **argv)
     core_begin(&options, NULL, 1);
     listener = listen_at(argv[optind]);
     do {
-        /* Who is refused comes again, some times. */
+        /* A QEMU that refuses the backend connects again, a few times. */
         sock = accept(listener, NULL, NULL);
         if (sock < 0) {
             die("accept: %s", strerror(errno));
@@ -489,5 +494,5 @@ int main(int argc, char **argv)
     } while (!has_started);
     say("DONE requests=%" PRIu64, request_count);
     fflush(stdout);
-    _exit(0);       /* sweepers may wait for a page that nobody brings */
+    _exit(0);       /* sweepers may wait for pages, which never come now */
 }
