@@ -3,12 +3,12 @@
 
 What they share:
 
-    stage         the program, its folder, and what it has said in a case
+    stage         the program, its folder, and what it printed in a case
     results       reading a result
     gate          holding a program before each of its runs
     snapshot      what was generated, and changing the file of a snapshot
-    terminal      what a terminal gets, and tables on it
-    browser       what a browser gets of the page
+    terminal      what a terminal shows, and tables on it
+    browser       what a browser shows of the page
     places        other users, file systems and privileges than the usual
 
 The cases, in the order in which they run:
@@ -34,4 +34,5 @@ The cases, in the order in which they run:
     permission    what the kernel does not permit
     doctor        whether a host is ready for a load
     help          what help names
+    ahead         the program tools/fastload-bench/reading-ahead
 """

@@ -46,7 +46,7 @@ def calls_are_counted(bench: Bench) -> None:
     if row["error"]:
         check(done.code == 1, f"not measured, and exit code {done.code}")
         raise Skip(row["error"])
-    # Whoever answers a fault reads its message and places a page.
+    # To answer a fault takes two calls: read its message, place its page.
     check(2 <= row["value"] < 100, f"{row['value']} system calls")
 
 

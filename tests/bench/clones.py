@@ -31,23 +31,23 @@ def clones_at_once(bench: Bench) -> None:
                   f"{c['label']}: {name} {one} and {both}")
         check(clones["pss_bytes"] > 0, f"{c['label']}: {clones}")
         if c["name"].startswith("eager"):
-            # Private memory is nobody else's.
+            # Each clone has private memory.
             check(clones["pss_bytes"] > 2 * data, f"eager: {clones}")
         if c["name"] == "mmap-ahead":
-            # Of the page cache but for what the guest has written.
+            # Clones share the page cache but for pages that the guest wrote.
             check(clones["pss_bytes"] < 2 * data, f"{c['label']}: {clones}")
     check(done.out.count("  CLONES ") == 2, "the table has no part for them")
     for c in contenders(bench.everything().result):
         check("clones" not in c, f"{c['label']} alone has {c.get('clones')}")
 
 
-# Two scenarios: the runs of the first go on until somebody ends them.
+# Two scenarios: the runs of the first go on until the test ends them.
 HELD = (*TINY, *MADE, *ENDLESS, "--contenders", "eager", "--cache", "warm",
         "--also", "window=5ms")
 
 
 def end_held_runs(bench: Bench, child: Child, clones: int) -> None:
-    """Kills one clone of null, and when eager's are there, one of those."""
+    """Kill one clone of null; when those of eager run, kill one of them."""
     seen: set[int] = set()
     for _ in "null", "eager":
         def new_ones() -> set[int]:

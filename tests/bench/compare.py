@@ -108,7 +108,7 @@ def steady_result(bench: Bench, factors: Mapping[str, float] = {},
     """One whose rounds are alike, but for those measures of @label."""
     result = load_result(bench.everything().saved)
     for c in contenders(result):
-        del c["timeline"], c["map"]     # take long to read, and no part
+        del c["timeline"], c["map"]     # long to read, and not compared
         mine = factors if c["label"] == label else {}
         c["run_count"] = len(rounds)
         for name, measure in c["measures"].items():

@@ -43,7 +43,7 @@ Report = dict[str, Finding]
 
 
 def findings(result: dict[str, Any]) -> Report:
-    """What a report says, by what it is about; all of it has its form."""
+    """The findings of a report by their id; checks the report's form."""
     check(result["format"] == "fastload-doctor", "it is another format")
     check(result["version"] == 1, f"it has version {result['version']}")
     report = {}
@@ -59,7 +59,7 @@ def findings(result: dict[str, Any]) -> Report:
 
 
 def report_of(done: Done) -> Report:
-    """Of --json -; the exit code is what the report says."""
+    """The findings of a run with --json -; checks its exit code, too."""
     check(done.err == "", f"stderr has {done.err!r}")
     result = json.loads(done.out)
     check(done.code == (0 if result["ready"] else 1),
@@ -84,7 +84,7 @@ def needs_trap(bench: Bench) -> None:
         raise Skip("this user has no userfaultfd")
 
 
-# ---- a host that is
+# ---- a host that is ready
 
 @case("doctor: a snapshot is found to be one, and the host to be ready")
 def ready_for_snapshot(bench: Bench) -> None:
@@ -293,7 +293,7 @@ def closed_to_nobody(bench: Bench) -> None:
     check_is(report, "trap-sysctl", "no", "is 0")
 
 
-@case("doctor: --user asks as that user does himself")
+@case("doctor: --user finds what that user's own doctor finds")
 def user_is_asked(bench: Bench) -> None:
     if not is_root():
         raise Skip("only root can become another user")
@@ -345,7 +345,7 @@ def user_has_no_way(bench: Bench) -> None:
 # ---- its output
 
 def shown(bench: Bench, columns: int, *args: object) -> str:
-    """What a terminal of so many columns gets."""
+    """What a terminal with this many columns shows."""
     code, rest, text = on_terminal(bench, "doctor", *args, columns=columns,
                                    stream="stdout")
     check(code in (0, 1) and rest == "", f"exit code {code}: {rest!r}")
@@ -427,7 +427,7 @@ def no_room_for_report(bench: Bench) -> None:
 # ---- a QEMU
 
 def qemu_that(bench: Bench, *answers: object) -> Path:
-    """A program that greets as QEMU and says that."""
+    """A program that prints these answers, as QEMU's monitor would."""
     lines = [json.dumps(answer) for answer in answers]
     path = bench.path("qemu")
     path.write_text("#!/bin/sh\nhead -n 4 >/dev/null\ncat <<'END'\n" +

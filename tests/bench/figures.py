@@ -92,7 +92,7 @@ def lazy_ones_count_faults(bench: Bench) -> None:
         has_idle = c["faults_idle"]["count"] > 0
         check(has_idle == (c["name"] in LAZY),
               f"{c['label']}: idle faults {c['faults_idle']['count']}")
-        # A background may be done before the guest touches anything.
+        # All may be loaded in the background before the guest touches it.
         counts = [one["count"] for one in c["faults"]["rounds"]]
         if c["name"] == "mmap":
             check(min(counts) > 0, f"mmap had {counts} faults")

@@ -93,7 +93,7 @@ def gen_fails_cleanly(bench: Bench) -> None:
 def gen_is_interrupted(bench: Bench) -> None:
     folder = bench.path("folder")
     folder.mkdir()
-    # The first of many seconds is interrupted, so that little is written.
+    # It is interrupted in its first second, so that little is written.
     child = bench.start("gen", "--size", "4G", "--zero-share", "0",
                         folder / "big")
     bench.wait_for("file", child, lambda: os.listdir(folder))

@@ -91,8 +91,8 @@ def trace_with_bad_line(bench: Bench) -> None:
     one_sentence(bench.raw(*TINY, *MADE, "--trace", trace), 1, "no touches")
 
 
-# Of QEMU 10.2, which logged it with -trace 'fastload_fault_*' -msg
-# timestamp=on; some lines, the length of pc.ram as of MADE.
+# Some lines that QEMU 10.2 logged with -trace 'fastload_fault_*' -msg
+# timestamp=on.  The length of pc.ram is changed to that of MADE.
 LOG = """\
 2026-11-29T14:30:58.986943Z fastload_fault_block hva=0x7f912be00000 \
 len=8388608 pc.ram

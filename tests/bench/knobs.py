@@ -65,7 +65,7 @@ def left_of_a_far_limit(bench: Bench) -> None:
     came: list[float] = []
 
     def on_turn(said: str, terminal: int) -> None:
-        """Each is held for so long that those to come take seconds."""
+        """Hold each run for 1.5 s, so that seconds are left for the others."""
         if gate.is_open or not gate.has_somebody():
             return
         if re.search(r", \d+:\d*[1-9]\d* left", said):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs in cgroups: limits that are there, and those that are asked for."""
+"""Runs in cgroups: limits that exist, and limits that options ask for."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def cgroup_parent(controller: str) -> tuple[Path, bool]:
 @contextlib.contextmanager
 def limited_cgroup(controller: str, name_v2: str, name_v1: str,
                    value: str) -> Iterator[tuple[str, ...]]:
-    """The begin of a command that runs the rest of it in a cgroup."""
+    """The first words of a command that runs its other words in a cgroup."""
     parent, is_v2 = cgroup_parent(controller)
     folder = parent / f"bench-smoke-{os.getpid()}"
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a machine does not have, and what is not cold or warm there."""
+"""Machines that lack a feature, and files that do not get cold or warm."""
 
 import json
 import shutil

@@ -80,7 +80,7 @@ def page_contrast(bench: Bench) -> None:
           "a colour is not among those of the schemes")
     surfaces = {"paper": ("ink", "soft"), "panel": ("ink", "soft"),
                 "warn-paper": ("warn-ink",)}
-    lines = {"edge", "grid"}    # beside figures, never one themselves
+    lines = {"edge", "grid"}    # no figures, so they may be pale
     for colours in schemes:
         for surface, inks in surfaces.items():
             for ink in inks:

@@ -12,7 +12,7 @@ from tap import Skip, case, check
 
 
 def without_userfaultfd() -> None:
-    """Skips where another user may have one."""
+    """Skip where other users may have a userfaultfd."""
     device = Path("/dev/userfaultfd")
     sysctl = Path("/proc/sys/vm/unprivileged_userfaultfd")
     if not sysctl.exists() or sysctl.read_text().strip() != "0":

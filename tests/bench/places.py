@@ -23,9 +23,9 @@ def is_root() -> bool:
 
 
 def copy_for_nobody(bench: Bench) -> tuple[Path, Path]:
-    """A folder that is anybody's, and the program in it.
+    """A folder that every user can write to, and a copy of the program in it.
 
-    The program itself may lie where nobody but root can go.
+    The program itself may lie where only root can go.
     """
     folder = bench.path("nobody")
     folder.mkdir()
@@ -38,7 +38,7 @@ def copy_for_nobody(bench: Bench) -> tuple[Path, Path]:
 
 
 def as_nobody(bench: Bench, *args: object) -> Done:
-    """What the program says to another user; of a run if args has options."""
+    """Run the program as another user; args[0] is an option or a command."""
     options: dict[str, Any] = {}
     if is_root():
         user = pwd.getpwnam("nobody")
@@ -50,7 +50,7 @@ def as_nobody(bench: Bench, *args: object) -> Done:
         return bench.finish(bench.spawn(
             [program, *place, *args], cwd="/", **options))
     except PermissionError as e:
-        raise Skip(f"nobody cannot go into {bench.folder}") from e
+        raise Skip(f"the user nobody cannot enter {bench.folder}") from e
 
 
 @contextlib.contextmanager
@@ -71,16 +71,18 @@ def ramfs(bench: Bench) -> contextlib.AbstractContextManager[Path]:
 
 def small_disk(bench: Bench,
                mib: int) -> contextlib.AbstractContextManager[Path]:
+    """A file system that has room for this many MiB."""
     return _mounted(bench, "tmpfs", f"size={mib}m")
 
 
 def with_small_files() -> None:
-    """No file of more than 64 KiB, and an error instead of a signal."""
+    """For preexec_fn: a file of more than 64 KiB fails, without a signal."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
 
 def needs_simulation(bench: Bench) -> None:
+    """Skip where storage cannot be simulated."""
     if bench.simulates:
         return
     done = bench.raw(*TINY, "--size", "1M", "--working-set", "64K",

@@ -24,7 +24,7 @@ def long_run_says_how_far(bench: Bench) -> None:
 @case("a terminal gets a progress bar, and at the end its line is cleared")
 def terminal_gets_bar(bench: Bench) -> None:
     gate = Gate(bench)
-    # Without the gate a run may be over before anything is to be seen of it.
+    # Without the gate a run may end before its bar is drawn.
     code, out, said = on_terminal(
         bench, *TINY, *MADE, "--cache", "warm", "--contenders", "eager,mmap",
         *gate.options, on_turn=held_until(
@@ -41,7 +41,7 @@ def terminal_gets_bar(bench: Bench) -> None:
 def progress_fits(bench: Bench) -> None:
     for columns in WIDTHS:
         gate = Gate(bench)
-        # Where there is little room, it is the counts alone.
+        # A narrow terminal shows the counts alone.
         whole = "{}/5" if columns >= 30 else r"\033\[K{}/5\r"
         code, _, said = on_terminal(
             bench, *TINY, "--size", "1M", "--cache", "warm", "--contenders",
@@ -63,7 +63,7 @@ def progress_follows(bench: Bench) -> None:
     wide_count = 0
 
     def on_turn(said: str, terminal: int) -> None:
-        """Makes it narrower while a run is held, and waits for bars then."""
+        """Make it narrower while a run is held, then wait for more bars."""
         nonlocal wide_count
         if not steps or not gate.has_somebody():
             return
@@ -84,7 +84,7 @@ def progress_follows(bench: Bench) -> None:
         *gate.options, columns=100, on_turn=on_turn)
     check(code == 0, f"exit code {code}")
     widths = [len(bar) for bar in bars(said)]
-    # One may have been under way.
+    # The first bar after the change may still be a wide one.
     check(gate.is_open and max(widths[wide_count + 1:]) < 35,
           f"the bars have {widths} columns, the last since {wide_count} 35")
     check("\n" not in said, "more than one line was written")

@@ -158,7 +158,7 @@ def add_refused_command(name: str, code: int, pattern: str,
     def command_is_refused(bench: Bench) -> None:
         words = args
         if args[0].startswith("-"):
-            # Little to do, should it be accepted; the last value counts.
+            # If it is accepted, it has little to do; the last value counts.
             small = () if "--snapshot" in args else MADE
             words = (*small, *TINY, "--cache", "warm", *args)
         bench.refused(code, pattern, *words)

@@ -17,7 +17,7 @@ def contenders(result: Result) -> list[dict[str, Any]]:
 
 
 def all_counted(result: Result, repeat: int) -> None:
-    """No run has failed, and none is missing."""
+    """Check that no run has failed, and none is missing."""
     for c in contenders(result):
         check(c["failed_count"] == 0 and not c["errors"],
               f"{c['label']} failed: {c['errors']}")
@@ -26,7 +26,7 @@ def all_counted(result: Result, repeat: int) -> None:
 
 
 def check_names(result: Result, names: Iterable[str]) -> None:
-    """Each scenario has these contenders."""
+    """Check that each scenario has these contenders, and no others."""
     for s in scenarios(result):
         found = [c["label"] for c in s["contenders"]]
         check(sorted(found) == sorted(names),
@@ -38,7 +38,7 @@ def has_note(scenario: dict[str, Any], pattern: str) -> bool:
 
 
 def on_disk(bench: Bench, result: Result) -> None:
-    """Skips where the snapshot was in memory."""
+    """Skip where the snapshot was in memory."""
     if result["environment"].get("filesystem") in ("tmpfs", "ramfs"):
         raise Skip(f"{bench.temporary} is in memory: nothing there is cold")
 

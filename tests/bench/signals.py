@@ -16,7 +16,7 @@ from tap import case, check
 
 def interrupt(bench: Bench, number: signal.Signals, is_group: bool,
               is_shown_again: bool = False) -> None:
-    """Ends it by a signal when one round at least is done."""
+    """End a run by a signal when at least one round is done."""
     saved = bench.path("interrupted.json")
     child = bench.start(*TINY, *MADE, "--repeat", "1000", "--cache", "warm",
                         "--contenders", "fastload", "--json", saved)
@@ -123,7 +123,7 @@ def sigkill_leaves_nothing(bench: Bench) -> None:
 @case("a signal while it generates ends it at once, and nothing is left")
 def signal_while_generating(bench: Bench) -> None:
     saved = bench.path("early.json")
-    # It would go on for seconds, and has little yet.
+    # Generating takes seconds, so it is under way when the signal comes.
     child = bench.start(*TINY, "--size", "4G", "--zero-share", "0", "--json",
                         saved)
     bench.wait_for("snapshot", child, lambda: generated_by(bench, child))

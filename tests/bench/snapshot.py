@@ -12,7 +12,7 @@ from tap import Failed
 
 
 def generated_by(bench: Bench, child: Child) -> Path | None:
-    """What @child has generated, or does: a file without a name."""
+    """The snapshot, without a name, that @child has or is generating."""
     deleted = os.fsencode(bench.temporary) + b"/fastload-bench-"
     with contextlib.suppress(OSError):
         for link in Path(f"/proc/{child.pid}/fd").iterdir():
@@ -22,7 +22,7 @@ def generated_by(bench: Bench, child: Child) -> Path | None:
 
 
 def change_generated(bench: Bench, child: Child, page: int, at: int) -> None:
-    """Changes a byte of what @child has generated."""
+    """Change a byte of the snapshot that @child has generated."""
     path = generated_by(bench, child)
     if not path:
         raise Failed("it has no snapshot open")

@@ -14,11 +14,11 @@ from typing import (
 
 from tap import Case, Failed, PlainStage, check
 
-HANG_S = 500                # nothing takes so long; a case has longer
+HANG_S = 500                # only a hang needs more; a case has longer
 POLL_S = 0.005
 SHOWN_RUNS = 2              # of a case that failed
 SHOWN_LINES = 20            # of each of them
-PROGRESS_S = 10             # shorter runs say nothing without a terminal
+PROGRESS_S = 10             # without a terminal, shorter runs tell no progress
 PROGRESS = re.compile(
     r"^fastload-bench: (generating the snapshot: +\d+ %|(\w+, (warm-up|round "
     r"\d+ of \d+))?: \d+ of \d+ runs(, about \d+ (s|min) left)?)\n", re.M)
@@ -32,11 +32,11 @@ EXTRA_LABELS = EXTRAS + ("copy-threads direct", "continue direct")
 TRAPPED = ("two-thread", "alternate", "fastload")   # need userfaultfd
 LAZY = TRAPPED + ("mmap", "mmap-ahead")
 
-# Options that make of each run as little as can be measured.
+# Options with which a run is as short as can be measured.
 TINY = ("--memory", "fresh", "--window", "5ms", "--think", "0",
         "--working-set", "1M", "--warmup", "0", "--repeat", "1")
 MADE = ("--size", "8M")
-# Runs that go on until somebody ends them: they end by themselves after HANG_S.
+# Options with which a run goes on until the test ends it: longer than HANG_S.
 ENDLESS = ("--window", "600s", "--timeout", "86400")
 
 PAGE = 4096
@@ -54,7 +54,7 @@ class Done:
                  err: str) -> None:
         self.command = command
         self.code = code
-        self.out = out or ""         # None: it went elsewhere
+        self.out = out or ""         # None: its output went elsewhere
         self.progress = [found[0] for found in PROGRESS.finditer(err)]
         self.err = PROGRESS.sub("", err)    # on a slow machine any case has it
 
@@ -71,7 +71,7 @@ class Everything(NamedTuple):
     """A run of each contender in each way."""
 
     done: Done
-    result: Result              # shared: whoever changes one reads @saved
+    result: Result              # shared: to change it, load @saved anew
     saved: Path                 # the same as JSON
     page: Path
 
@@ -85,7 +85,7 @@ class Bench(PlainStage):
         self.temporary = folder / "temporary"   # where it may generate
         self.temporary.mkdir()
         self.runs: list[Done] = []
-        self.simulates = False  # known to, that is
+        self.simulates = False  # storage can be simulated; False: not known
         self._everything: Everything | None = None
         self._begin_s = 0.0
         self._count = 0
@@ -110,7 +110,7 @@ class Bench(PlainStage):
     # ---- commands
 
     def path(self, name: str) -> Path:
-        """A new one with each call."""
+        """A new path with each call."""
         self._count += 1
         return self.folder / f"{self._count}-{name}"
 
@@ -122,7 +122,7 @@ class Bench(PlainStage):
         return [str(word) for word in (self.program, *words)]
 
     def spawn(self, command: Sequence[object], **options: Any) -> Child:
-        """@options: of Popen, where they are not the usual ones."""
+        """Start a command; @options: of Popen, instead of the usual ones."""
         self._begin_s = time.monotonic()
         streams: dict[str, Any] = {
             "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
@@ -134,11 +134,11 @@ class Bench(PlainStage):
 
     def start(self, *args: object, before: Sequence[object] = (),
               **options: Any) -> Child:
-        """@before: a command that runs it."""
+        """Start the program; @before: a command that runs it."""
         return self.spawn([*before, *self.command(*args)], **options)
 
     def finish(self, child: Child) -> Done:
-        """Wait until it has ended."""
+        """Wait until it has ended; what it printed."""
         is_late = False
         try:
             out, err = child.communicate(timeout=HANG_S)
@@ -158,7 +158,7 @@ class Bench(PlainStage):
         return self.finish(self.start(*args, **options))
 
     def good(self, *args: object, **options: Any) -> Done:
-        """It succeeds, has no errors and leaves nothing."""
+        """Run it: it succeeds, prints no error and leaves nothing."""
         done = self.raw(*args, **options)
         check(done.code == 0, f"exit code {done.code}, not 0")
         check(done.err == "", f"stderr has {done.err!r}")
@@ -167,7 +167,7 @@ class Bench(PlainStage):
 
     def refused(self, code: int, pattern: str, *args: object,
                 **options: Any) -> Done:
-        """One sentence on stderr, nothing on stdout, nothing left."""
+        """Run it: it fails with one sentence on stderr, and leaves nothing."""
         done = self.raw(*args, **options)
         one_sentence(done, code, pattern)
         check(done.out == "", f"stdout has {done.out!r}")
@@ -208,7 +208,7 @@ class Bench(PlainStage):
     # ---- processes
 
     def processes(self) -> list[int]:
-        """Those with our folder in their command line: all of its runs."""
+        """All processes with our folder in their command line: its runs."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -247,7 +247,7 @@ class Bench(PlainStage):
 
 
 def parent_of(pid: int) -> int:
-    """0 when there is no such process."""
+    """The parent of a process; 0 when there is no such process."""
     with contextlib.suppress(OSError):
         stat = Path(f"/proc/{pid}/stat").read_text()
         return int(stat.rpartition(")")[2].split()[1])
@@ -288,12 +288,14 @@ def load_result(path: Path) -> Result:
 # ---- what it says
 
 def all_ours(done: Done) -> None:
+    """Check that only the program itself wrote to stderr."""
     for line in done.err.splitlines():
         check(line.startswith("fastload-bench: "),
               f"stderr has a line of another kind: {line!r}")
 
 
 def one_sentence(done: Done, code: int, pattern: str) -> None:
+    """Check the exit code, and that stderr has one sentence like @pattern."""
     check(done.code == code, f"exit code {done.code}, not {code}")
     check(done.err.endswith("\n") and len(done.err.splitlines()) == 1,
           f"stderr has not one line but {done.err!r}")

@@ -36,7 +36,7 @@ def simulated(bench: Bench, pid: int) -> str | None:
 
 
 def mounted_devices() -> set[str]:
-    """Of what this process sees mounted: "major:minor"."""
+    """The devices of the mounts that this process sees: "major:minor"."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line.split()[2] for line in lines}
 
@@ -148,7 +148,7 @@ def storage_is_cold_and_warm(bench: Bench) -> None:
             if is_cold or c["knobs"].get("direct"):
                 check(read["min"] >= data, f"{c['label']} read {read}")
             else:
-                # A page tells fastload whether O_DIRECT works there.
+                # fastload reads a page to learn whether O_DIRECT works there.
                 tried = 4096 if c["name"] == "fastload" else 0
                 check(read["max"] <= tried, f"{c['label']} read {read}, warm")
 
@@ -209,7 +209,7 @@ def nothing_left_mounted(bench: Bench) -> None:
                        lambda: any(map(has_guest, bench.processes())))
         device = seen_mount(bench, child)
         if number == signal.SIGKILL:
-            child.kill()        # it alone: the server has to notice
+            child.kill()        # not its server, which has to notice
         else:
             os.killpg(child.pid, number)
         # A server that is left would keep the pipes of the output open.
@@ -239,7 +239,7 @@ def refused_without_fuse(bench: Bench) -> None:
         check(done.out == "", f"stdout has {done.out!r}")
 
 
-# Root's device may be root's alone: nobody gets one in a place of its own.
+# Only root may open root's /dev/fuse: the user nobody gets one of its own.
 AS_NOBODY = """
     mknod "$0" c 10 229
     chmod 666 "$0"

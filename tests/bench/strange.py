@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is no result, is one of another version, or holds strange things."""
+"""Files that are no result, have another version, or hold strange values."""
 
 import json
 from typing import Any

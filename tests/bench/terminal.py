@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a terminal gets, and what tables on it say."""
+"""What a terminal shows, and what tables on it say."""
 
 import errno
 import fcntl
@@ -28,7 +28,7 @@ def set_columns(terminal: int, columns: int) -> None:
 
 
 def read_terminal(terminal: int) -> bytes | None:
-    """What has come, if anything; None: nobody has the terminal any more."""
+    """The bytes that came, or none; None: no process has the terminal open."""
     if not select.select([terminal], [], [], POLL_S)[0]:
         return b""
     try:
@@ -42,10 +42,11 @@ def read_terminal(terminal: int) -> bytes | None:
 def on_terminal(bench: Bench, *args: object, columns: int = COLUMNS,
                 stream: str = "stderr", term: str = "xterm",
                 on_turn: OnTurn | None = None) -> tuple[int, str, str]:
-    """What a run writes to a terminal as one stream, and to the other.
+    """Run the program with one stream at a terminal.
 
-    @on_turn is called again and again with what the terminal has got so far,
-    and with a file descriptor of it.
+    Returns its exit code, what it wrote to its other stream, and what it wrote
+    to the terminal.  @on_turn is called again and again with what the terminal
+    has got so far, and with a file descriptor of the terminal.
     """
     master, slave = pty.openpty()
     set_columns(slave, columns)
@@ -72,7 +73,7 @@ def on_terminal(bench: Bench, *args: object, columns: int = COLUMNS,
 
 
 def held_until(gate: Gate, *patterns: str) -> OnTurn:
-    """For on_terminal(): each at the gate waits for the next pattern."""
+    """For on_terminal(): hold each process until the next pattern shows."""
     rest = list(patterns)
 
     def on_turn(said: str, terminal: int) -> None:
@@ -86,12 +87,12 @@ def held_until(gate: Gate, *patterns: str) -> OnTurn:
 
 
 def bars(said: str) -> list[str]:
-    """What was to be seen of the progress, one after the other."""
+    """The progress bars that were drawn, in order."""
     return [line for line in re.split(r"\r\033\[K", said) if line]
 
 
 def table_of(done: Done) -> str:
-    """What was printed but for the lines that say where the result is."""
+    """What was printed, without the lines that say where the result is."""
     return re.sub(r"\n(result|page|CSV|Markdown): .*\n", "", done.out)
 
 

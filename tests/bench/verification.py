@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Wrong memory is found, and a run that fails is told from one that did."""
+"""Wrong memory is found, and runs that fail are told from those that do not."""
 
 import os
 import re
@@ -37,6 +37,7 @@ def wrong_page(bench: Bench) -> None:
 
 
 def all_wrong(result: Result, repeat: int) -> None:
+    """Check that every run of every contender found wrong memory."""
     for c in contenders(result):
         check(c["failed_count"] == repeat and "WRONG" in c["errors"][0],
               f"{c['label']}: {c['failed_count']} failed: {c['errors']}")
@@ -57,10 +58,11 @@ def wrong_page_lazily(bench: Bench) -> None:
 
 
 def is_told_to_change(done: Done, result: Result) -> None:
+    """Check that the snapshot's change is told, and no contender failed."""
     one_sentence(done, 1, r"changed while it was measured: nothing that "
                  r"was measured after \d\d:\d\d:\d\d counts")
     check(not any(c["failed_count"] for c in contenders(result)),
-          "one is blamed")
+          "a contender is blamed")
 
 
 @case("a snapshot that changes ends it, and no contender is blamed")
@@ -89,7 +91,7 @@ def snapshot_changes_behind(bench: Bench) -> None:
     for change in overwrite, truncate:
         path = bench.generated("--size", "8M", "--zero-share", "0")
         saved, gate = bench.path("changed.json"), Gate(bench)
-        # A storage that has given nothing yet when the file changes.
+        # The storage has answered no read when the file changes.
         child = bench.start(*TINY, "--snapshot", path, "--contenders",
                             "fastload", "--cache", "warm", "--direct", "on",
                             "--storage", "rtt=10s", *gate.options, "--json",
