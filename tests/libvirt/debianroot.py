@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A folder with Debian and libvirt in it, and processes that live there alone.
+"""A root folder with Debian and libvirt in it, and a World that runs in it.
 
-The folder is made once, from what packaging/roots.py makes, and kept in the
-cache; nothing changes it afterwards.  A World lays a folder of its own over it,
-which takes what is written, and has its own mounts, processes and network:
-whatever starts in a World ends with it.
+The root is made once, by packaging/roots.py, and kept in the cache; nothing
+changes it afterwards.  A World puts an overlay over it, which takes what is
+written, and has mounts, processes and a network of its own: every process that
+starts in a World ends with it.
 
-Needs root.  Everything that cannot be had raises PlainError.
+Needs root.  Raises PlainError where something cannot be done.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def packages() -> list[str]:
 # ----------------------------------------------------------------- the root
 
 def made_root() -> Path:
-    """The root; made when it is not there, which takes minutes."""
+    """The root; made if it is missing, which takes minutes."""
     require_root()
     key = hashlib.sha256(" ".join(packages()).encode()).hexdigest()[:12]
     log = host.cache_dir() / "libvirt" / "root.log"
@@ -115,12 +115,12 @@ def _first_child(pid: int) -> int | None:
 
 
 class World:
-    """A shell inside the root that runs one command, and what it starts.
+    """A command that runs inside the root, with all that it starts.
 
-    root: as made_root() or with_packages() has it.
-    folder: on a disk; what is written in the root goes there, and `shared`
-    below it is /shared inside, with whatever the host mounts there later.
-    binds: (path on the host, path inside), files that are seen inside too.
+    root: what made_root() or with_packages() returns.
+    folder: on a disk; what is written in the root goes there.  Its folder
+    "shared" is /shared inside, with what the host mounts there later.
+    binds: (path on the host, path inside) of files to be seen inside.
     """
 
     def __init__(self, root: str | Path, folder: Path,
@@ -151,16 +151,16 @@ class World:
             self._stack = stack.pop_all()
 
     def _wait_ready(self) -> None:
-        """Until the shell has made all mounts and says so."""
+        """Wait until tests/libvirt/inside has made all mounts."""
         until = time.monotonic() + START_MAX_S
         while not (self.shared / "ready").exists():
             if self._child.poll() is not None or time.monotonic() > until:
-                raise PlainError("the world of the tests does not begin: " +
+                raise PlainError("tests/libvirt/inside does not start: " +
                                  self.log.read_text().strip())
             time.sleep(POLL_S)
         first = _first_child(self._child.pid)
         if first is None:
-            raise PlainError("the world of the tests has ended: " +
+            raise PlainError("tests/libvirt/inside has ended: " +
                              self.log.read_text().strip())
         self._first = first
 
@@ -173,7 +173,7 @@ class World:
         return self._child.poll() is None
 
     def pids(self) -> list[int]:
-        """Of all processes inside, as the host counts them."""
+        """All processes inside, by their numbers on the host."""
         found, left = [], [self._first]
         while left:
             pid = left.pop()

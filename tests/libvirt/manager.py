@@ -33,7 +33,7 @@ DAEMON_MAX_S = 30
 COMMAND_MAX_S = 20
 LIFE_MAX_S = 60
 POLL_S = 0.05
-ACCEPT_S = 0.2              # between two looks at whether anybody comes yet
+ACCEPT_S = 0.2              # between two looks at whether virsh still runs
 
 # libvirtd without systemd: no labels, no control groups, no logging daemon.
 DAEMON_CONFIG = """\
@@ -48,7 +48,7 @@ cgroup_controllers = []
 stdio_handler = "file"
 save_image_format = "sparse"
 """
-# QEMU may do all, and sees the same files as libvirt does.
+# QEMU runs as root, and sees the same files as libvirt does.
 AS_ROOT = QEMU_CONFIG + """\
 user = "root"
 group = "root"
@@ -119,7 +119,7 @@ class Life(guest.Verifier):
                              lambda: self.serial_first_at, timeout) - since
 
     def wait_end(self, timeout: float = LIFE_MAX_S) -> None:
-        """Until QEMU has closed it, as it does when it ends."""
+        """Wait until QEMU closes the serial port, as it does when it ends."""
         self._reader.join(timeout * BUSY)
         if self._reader.is_alive():
             raise VmError("QEMU keeps the serial port open")
@@ -136,7 +136,7 @@ class Console:
         self._path = path
 
     def next_life(self, virsh: "Running | None" = None) -> Life:
-        """virsh: what starts the QEMU; if it ends, no QEMU comes."""
+        """Wait for the next QEMU; give up when virsh, which starts it, ends."""
         deadline = time.monotonic() + LIFE_MAX_S * BUSY
         self._socket.settimeout(ACCEPT_S)
         while True:
@@ -158,10 +158,10 @@ class Console:
 
 @dataclasses.dataclass(frozen=True)
 class DomainKind:
-    """What is the same for all QEMUs of a domain, and what may differ."""
+    """What a domain's XML is made of.  One domain may have several kinds."""
 
     name: str
-    machine: str                # versioned, as a saved one has to be
+    machine: str                # versioned, or saved images would not fit
     mem_mib: int = 256
     fill_mib: int = 96
     cpus: int = 2
@@ -217,7 +217,7 @@ class DomainKind:
 """
 
     def uuid(self) -> str:
-        """The same for all kinds of one domain, or no image fits another."""
+        """The same for all kinds, or libvirt refuses the image of another."""
         word = "".join(f"{byte:02x}" for byte in self.name.encode())
         digits = (word + "0" * 32)[:32]
         return "-".join(digits[a:b] for a, b in
@@ -225,7 +225,7 @@ class DomainKind:
 
 
 class Domain:
-    """A domain that is defined; undefined and destroyed at the end."""
+    """A domain, defined in libvirt; destroyed and undefined at the end."""
 
     def __init__(self, libvirt: "Libvirt", kind: DomainKind) -> None:
         self.libvirt = libvirt
@@ -244,7 +244,7 @@ class Domain:
         self.virsh("define", self.xml_file(kind), without_name=True)
 
     def xml_file(self, kind: DomainKind) -> str:
-        """Where virsh finds the XML of a kind of this domain."""
+        """Write the XML of a kind of this domain; its path for virsh."""
         path = self.libvirt.shared / f"{kind.name}.xml"
         path.write_text(kind.xml())
         return self.libvirt.inside(path)
@@ -255,13 +255,13 @@ class Domain:
         return self.libvirt.virsh(command, *name, *words, timeout=timeout)
 
     def start(self, *words: str) -> Answer:
-        """The answer; the guest's port is self.life then."""
+        """virsh start; then self.life is the guest's serial port."""
         answer = self.virsh("start", *words, timeout=LIFE_MAX_S)
         self.life = self.console.next_life()
         return answer
 
     def boot(self) -> Life:
-        """A guest that has filled its memory and is at work."""
+        """Start the guest, and wait until it has filled its memory."""
         self.start()
         self.guest.wait_ready(LIFE_MAX_S)
         self.guest.verified_more(100)
@@ -269,16 +269,16 @@ class Domain:
 
     def restore(self, path: Path, *words: str,
                 kind: DomainKind | None = None) -> "Loading":
-        """virsh restore of an image in the shared folder, begun.
+        """Begin "virsh restore" of an image in the shared folder.
 
-        kind: another one than what was saved.
+        kind: restore with the XML of this kind, instead of the saved XML.
         """
         more = [] if kind is None else ["--xml", self.xml_file(kind)]
         return Loading(self, "restore", self.libvirt.inside(path), *words,
                        *more)
 
     def start_saved(self, *words: str) -> "Loading":
-        """virsh start of a domain that has a managed save image, begun."""
+        """Begin "virsh start" of a domain that has a managed save image."""
         return Loading(self, "start", self.name, *words)
 
     @property
@@ -312,12 +312,12 @@ class Domain:
         self.qmp("migrate-set-parameters", max_postcopy_bandwidth=0)
 
     def wait_loaded(self, timeout: float = LIFE_MAX_S) -> dict[str, Any]:
-        """Until the load has ended, if there was one; its figures."""
+        """Wait until the load has ended, if there was one; its figures."""
         return self.wait_load_state("completed", timeout=timeout)
 
     def wait_load_state(self, *states: str,
                         timeout: float = LIFE_MAX_S) -> dict[str, Any]:
-        """Until the load's own state is one of these; its figures."""
+        """Wait until the load's state is one of these; its figures."""
         deadline = time.monotonic() + timeout * BUSY
         while True:
             fast = self.fast_load()
@@ -329,7 +329,7 @@ class Domain:
             time.sleep(POLL_S)
 
     def close(self) -> None:
-        """Gone, whatever it does, with its managed save image."""
+        """Remove the domain and its managed save image, in any state."""
         for words in (["destroy"], ["managedsave-remove"], ["undefine"]):
             with contextlib.suppress(VmError):
                 self.virsh(*words)
@@ -359,22 +359,22 @@ class Loading:
         try:
             return self._domain.console.next_life(self._virsh)
         except VmError:
-            self.wait()         # has said why, if it ended
+            self.wait()         # raises with virsh's own text, if it failed
             raise
 
     def wait(self, timeout: float = LIFE_MAX_S) -> float:
-        """Until virsh is back; the seconds since it was begun."""
+        """Wait until virsh has ended; the seconds since it was begun."""
         return self._domain.libvirt.finish(self._virsh, timeout).seconds
 
     def output_s(self) -> float:
-        """Until the guest's first output; the seconds since then."""
+        """Wait for the guest's first output; the seconds since the begin."""
         return self.life.wait_output(self.since)
 
 
 # --------------------------------------------------------------- the daemon
 
 class Running(NamedTuple):
-    """A virsh that has been started."""
+    """A virsh command that has been started."""
     words: tuple[str, ...]
     since: float
     process: subprocess.Popen[str]
@@ -383,7 +383,7 @@ class Running(NamedTuple):
 class Libvirt:
     """libvirtd in a World of its own, ready for virsh.
 
-    emulator: on the host; None when the root has a ROOT_EMULATOR.
+    emulator: a QEMU on the host; None if the root has a ROOT_EMULATOR.
     """
 
     def __init__(self, root: str | Path, folder: Path, emulator: str | None,
@@ -416,7 +416,7 @@ class Libvirt:
             time.sleep(0.1)
 
     def _check_libraries(self) -> None:
-        """What libvirt says of an emulator that does not start is obscure."""
+        """Tell which libraries QEMU lacks; libvirt's own error does not."""
         done = subprocess.run(self.world.enter("ldd", ROOT_EMULATOR),
                               check=False, text=True, stdout=subprocess.PIPE)
         missing = re.findall(r"(\S+) => not found", done.stdout)
