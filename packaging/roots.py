@@ -2,8 +2,8 @@
 """Roots of a Debian release, in which packages are built and tried.
 
 A root is a folder that debootstrap filled.  Commands run in it with mounts and
-processes of their own: what they mount or leave running is gone when they end,
-and nothing of the machine but the kernel is seen from inside.  Needs root.
+processes of their own: what they mount or leave running is gone when they end.
+From inside, only the machine's kernel is seen.  Needs root.
 """
 
 import os
@@ -17,15 +17,15 @@ from layout import Fail, cache_dir
 from source import KEYRING, MIRROR, last_words, locked
 from steps import failed, run_logged, say
 
-# Who builds, and may change nothing of the root.  No user of the machine has
-# that number, which is on files in the cache.
+# The user who builds; it can change nothing in the root.  No user of the
+# machine has that number, because files in the cache belong to it.
 BUILDER = "builder"
 BUILDER_ID = 99321
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HINT = "run 'apt-get install debootstrap dpkg-dev git'"
 
-# The first process after the namespaces were made.  Its arguments: the root,
-# who to be, pairs of folders to bind, "--", the command.
+# The script of the first process in the new namespaces.  Its arguments: the
+# root, USER:GROUP, pairs of paths to bind, "--", the command.
 ENTER = r"""
 set -eu
 root=$1 who=$2
@@ -58,7 +58,7 @@ def check_machine() -> None:
         if not shutil.which(program):
             raise Fail(f"The program {program} is not installed: {HINT}.")
     if not KEYRING.exists():
-        raise Fail(f"{KEYRING} is not there: install the package "
+        raise Fail(f"There is no {KEYRING}: install the package "
                    "debian-archive-keyring.")
     done = subprocess.run(["unshare", "--mount", "--pid", "--fork", "mount",
                            "-t", "tmpfs", "tmpfs", "/mnt"], check=False,
@@ -71,7 +71,7 @@ def check_machine() -> None:
 
 
 def proxy() -> dict[str, str]:
-    """What apt in a root has to know of the machine's proxy."""
+    """The machine's settings of proxies, as environment for apt in a root."""
     found = {name: os.environ[name] for name in
              ("http_proxy", "https_proxy", "no_proxy") if name in os.environ}
     done = subprocess.run(["apt-config", "shell", "x", "Acquire::http::Proxy"],
@@ -93,9 +93,9 @@ class Root:
                 binds: Mapping[str | Path, str] | None = None,
                 env: Mapping[str, str] | None = None,
                 has_network: bool = False) -> list[str]:
-        """What runs @words in the root.
+        """The command with which the machine runs @words in the root.
 
-        @binds: files and folders of the machine -> where they are in the root.
+        @binds: files and folders of the machine -> their paths in the root.
         """
         who = "0:0" if user == "root" else f"{BUILDER_ID}:{BUILDER_ID}"
         pairs = [str(word) for pair in (binds or {}).items() for word in pair]
@@ -113,7 +113,7 @@ class Root:
             binds: Mapping[str | Path, str] | None = None,
             env: Mapping[str, str] | None = None,
             has_network: bool = False) -> subprocess.CompletedProcess[str]:
-        """Exit code and what was said, which is in the log as well."""
+        """Run it; its exit code and its output, which is also in the log."""
         done = subprocess.run(
             self.command(words, user=user, binds=binds, env=env,
                          has_network=has_network),
@@ -129,7 +129,7 @@ class Root:
              binds: Mapping[str | Path, str] | None = None,
              env: Mapping[str, str] | None = None,
              has_network: bool = False) -> None:
-        """The same for what takes its time; Fail when it fails."""
+        """Run a command that takes minutes, with progress; or Fail."""
         code = run_logged(topic, self.command(
             words, user=user, binds=binds, env=env, has_network=has_network),
             self.log, hint=HINT)
@@ -150,7 +150,7 @@ class Workshop:
 
     minimal  what debootstrap made; only copied
     build    a copy with the packages that building needs
-    check    a copy that is made anew for each run of tests/deb
+    The others are copies that fresh() makes anew, for tests.
     """
 
     def __init__(self, suite: str, backports: Sequence[str], log: Path) -> None:
@@ -165,7 +165,7 @@ class Workshop:
         return Root(self.folder / name, self.log)
 
     def minimal(self) -> Root:
-        """Made when it is not there yet."""
+        """The minimal root, which is made if it is missing."""
         root = self._root("minimal")
         with locked(self.folder / ".lock"):
             if not root.path.is_dir():
@@ -198,7 +198,7 @@ class Workshop:
                 f"Package: {name}\nPin: release n={self.suite}-backports\n"
                 "Pin-Priority: 600\n\n" for name in self.backports))
         (etc / "sources.list").write_text("\n".join(lines) + "\n")
-        # Translations of descriptions, and .debs that were installed.
+        # No translations of descriptions.
         (etc / "apt.conf.d" / "90small").write_text(
             'Acquire::Languages "none";\nAPT::Install-Recommends "true";\n')
         policy = root.path / "usr" / "sbin" / "policy-rc.d"
@@ -211,7 +211,7 @@ class Workshop:
                        f"remove {root.path} and try again.")
 
     def fresh(self, name: str) -> Root:
-        """A new copy of the minimal root, instead of one of that name."""
+        """A new copy of the minimal root; replaces a root of that name."""
         minimal = self.minimal()
         root = self._root(name)
         root.remove()
@@ -226,13 +226,13 @@ class Workshop:
         return root
 
     def archive_binds(self) -> dict[str | Path, str]:
-        """So that no package is downloaded twice."""
+        """Binds that keep downloaded packages for the next root."""
         return {self.archives: "/var/cache/apt/archives"}
 
     def build_root(self, control: str) -> Root:
-        """With what @control names in Build-Depends, and ccache.
+        """The root with what @control names in Build-Depends, and ccache.
 
-        Made anew when that is another list than last time.
+        It is made anew when that list has changed.
         """
         root = self._root("build")
         stamp = self.folder / "build-depends"

@@ -23,11 +23,11 @@ from tree import Tree
 
 NAME = "qemu-fastload"
 OURS = "debian/fastload"    # a checkout, inside the source package
-# A release of Debian that lacks an optional package is older than this one.
+# An alternative to an optional package: releases that lack it are older.
 OPTIONAL = "base-files (<< 13~)"
 
 
-# Root reads a clone that may belong to somebody else.
+# Without safe.directory, git refuses a clone that belongs to another user.
 GIT = ("git", "-C", str(TOP), "-c", f"safe.directory={TOP}",
        "-c", "tar.umask=0022")
 
@@ -36,13 +36,13 @@ def git(*words: str) -> str:
     done = subprocess.run([*GIT, *words], check=False, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode:
-        raise Fail(f"'git {words[0]}' says: {done.stderr.strip()}; packages "
-                   "are built from a commit, so make a git clone.")
+        raise Fail(f"'git {words[0]}' failed: {done.stderr.strip()}; packages "
+                   "are built from a commit, so use a git clone.")
     return done.stdout.strip()
 
 
 class Commit:
-    """The commit that is checked out, and what versions say of it."""
+    """The commit that is checked out, and the version that it has."""
 
     def __init__(self) -> None:
         self.short = git("rev-parse", "--short=7", "HEAD")
@@ -58,7 +58,7 @@ class Commit:
         self.number = found.group(1)
 
     def version(self) -> str:
-        """Of fastload: a release that is tagged, else what came before it."""
+        """fastload's version: that of a tagged release, else one before it."""
         if f"v{self.number}" in self.tags:
             return self.number
         when = datetime.datetime.fromtimestamp(self.seconds, datetime.UTC)
@@ -71,7 +71,7 @@ class Commit:
 
 
 class SourcePackage:
-    """Made in a folder; `dsc` is its name there."""
+    """A source package in a folder; `dsc` is its file there."""
 
     def __init__(self, base: Base, tag: str, folder: Path) -> None:
         self.base = base
@@ -84,13 +84,13 @@ class SourcePackage:
         self.tree = folder / f"{NAME}-{self.upstream}"
 
     def lay_out(self, checked: Base) -> None:
-        """All but dpkg-source: the tree with debian/, and the tarball.
+        """Everything before dpkg-source: the tree with debian/, the tarball.
 
         @checked: the base in a folder where patches and files are tried, as
             qemu/import does; hunks that fit elsewhere are refused there.
         """
         if not self.commit.is_clean:
-            say("source", "what is not committed is left out")
+            say("source", "changes that are not committed are left out")
         source = DebianSource(self.base, say)
         source.fetch()
         with locked(checked.root / ".lock"):
@@ -189,7 +189,7 @@ class SourcePackage:
             old_name, f"b/{path}"))
 
     def _put_control(self) -> None:
-        """What building needs is said once, in qemu/packages-all."""
+        """Fill Build-Depends from qemu/packages-all."""
         path = self.tree / "debian" / "control"
         rows = layout.table(self.tree / OURS / "qemu" / "packages-all")
         wanted = "".join(f" {row[0]}{f' | {OPTIONAL}' if row[1:] else ''},\n"
@@ -197,7 +197,7 @@ class SourcePackage:
         text = (self.tree / "debian" / "control.in").read_text()
         if " @packages-all@\n" not in text:
             raise Fail("packaging/debian/control.in has no line "
-                       "' @packages-all@'; get it back.")
+                       "' @packages-all@'; add it.")
         path.write_text(text.replace(" @packages-all@\n", wanted))
         (self.tree / "debian" / "control.in").unlink()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian packages of the machine: which are missing, and installing them.
 
-A list is a file with a package a line; a second word, "optional", is for one
-that not every release of Debian has.
+A list is a file with one package a line; a second word, "optional", marks a
+package that some releases of Debian lack.
 """
 
 import os
@@ -59,7 +59,7 @@ def install_packages(lists: Sequence[Path]) -> None:
         say("packages", "all there")
         return
     say("packages", "missing: " + " ".join(missing))
-    # What is installed stays: of some libraries only one variant can be.
+    # --no-remove: some libraries have variants that exclude each other.
     command = ["apt-get", "-q", "-y", "-o", "Acquire::Retries=3",
                "-o", "Dpkg::Use-Pty=0", "install", "--no-remove",
                "--no-install-recommends", *missing]
@@ -71,7 +71,7 @@ def install_packages(lists: Sequence[Path]) -> None:
         prefix = ["sudo", *prefix]
     updated = lists_are_old()
     if updated:
-        # A source of the user's that fails is no concern of ours.
+        # It may fail for other sources of the user; the installation tells.
         subprocess.run([*prefix, "apt-get", "-q", "update"], check=False)
     if subprocess.run([*prefix, *command], check=False).returncode:
         if not updated:

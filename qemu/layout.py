@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where things lie, and what the files in this folder say.
+"""Reads the files of this folder: bases, series, MANIFEST, patches.
 
-Shared by import and refresh: bases, series, MANIFEST, patches, the folders
-of one base.  Reads; changes nothing.  Every error is a Fail whose text is one
-sentence for the user.
+Also knows the folders of each base.  Shared by import and refresh.  Changes
+nothing.  Every error is a Fail whose text is one sentence for the user.
 """
 
 import copy
@@ -16,8 +15,8 @@ TOP = Path(__file__).resolve().parent.parent
 HERE = TOP / "qemu"
 
 HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@ ?(.*)")
-# What a hunk lies in is the line that begins so before it, as diff -F has it:
-# a function in C, a type or a command in QAPI's schema.
+# A hunk's section is the last line before it that begins like this, as with
+# diff -F: a function in C, a type or a command in QAPI's schema.
 SECTION = "^[[:alpha:]_]\\|^{ '"
 SECTION_START = re.compile(r"[A-Za-z_]|\{ '")
 SECTION_CHARS = 40
@@ -95,7 +94,7 @@ class Base:
         return [self.root / "build", self.root / "build-all"]
 
     def fits(self, version: str) -> bool:
-        """Is a QEMU of this version a patch release of the base?"""
+        """Whether a QEMU of this version is a patch release of the base."""
         return version.split(".")[:2] == self.name.split("-")[0].split(".")
 
     @property
@@ -178,7 +177,7 @@ class Patch:
         self.header = text[:start.start()] if start else text
         self.files: list[str] = []      # in the order of the patch
         self.added = 0
-        # file -> (first old line, section) of each
+        # file -> for each hunk: (first old line, section)
         self.hunks: dict[str, list[tuple[int, str]]] = {}
         # "file:line" of hunks with too much context
         self.wide_hunks: list[str] = []
@@ -233,7 +232,7 @@ class Patch:
 
 
 def section_of(lines: list[str], number: int) -> str:
-    """What line @number, counted from 1, lies in; as a hunk's head has it."""
+    """The section of line @number, counted from 1, as a hunk's head has it."""
     for line in reversed(lines[:number - 1]):
         if SECTION_START.match(line):
             return line[:SECTION_CHARS].strip()
@@ -252,9 +251,9 @@ def series(base: Base) -> list[Patch]:
 
 
 def features(path: Path = HERE / "features-all") -> list[tuple[str, str]]:
-    """Options of configure, each with the package that it may lack, or "".
+    """Options of configure, each with the package that it needs, or "".
 
-    Where that package is not installed, the option is left out.
+    An option is left out where its package is not installed.
     """
     rows = table(path)
     if not rows or any(len(row) > 2 for row in rows):

@@ -2,8 +2,8 @@
 """Gets QEMU's source: from Debian with apt, or from a tree of the user.
 
 Apt runs with a configuration, lists and cache of its own below the cache
-folder, so the user's sources are neither used nor changed.  What is there
-already is used without network.  Knows nothing of our files and patches.
+folder, so the user's sources are neither used nor changed.  A source that was
+downloaded before needs no network.  Knows nothing of our files and patches.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def last_words(text: str) -> str:
-    """Apt's first error, else the last line; for use in a sentence."""
+    """The first error of apt's output, else its last line, for a sentence."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line[3:] for line in lines if line.startswith("E: ")]
     return (errors[:1] or lines[-1:] or ["nothing was said"])[0].rstrip(".")
@@ -70,15 +70,15 @@ class Apt:
 
     def update(self) -> None:
         if not KEYRING.exists():
-            raise Fail(f"{KEYRING} is not there; install the package "
+            raise Fail(f"There is no {KEYRING}; install the package "
                        "debian-archive-keyring.")
         for folder in ("lists/partial", "cache/archives/partial", "state"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         sources = self.root / "sources.list"
         sources.write_text(f"{self.kind} [signed-by={KEYRING}] {MIRROR} "
                            f"{self.suite} main\n")
-        # Which version we get is fixed, so an old Release file will do, and
-        # so will a mirror that keeps the past.
+        # The version is fixed, so an expired Release file is as good, and so is
+        # a mirror of the past.
         self.config.write_text(f"""\
 Dir::Etc::sourcelist "{sources}";
 Dir::Etc::sourceparts "/dev/null";
@@ -114,7 +114,7 @@ Acquire::http::Timeout "30";
 
 
 def checked_files(dsc: Path) -> Iterator[tuple[str, int, str]]:
-    """Name, size and SHA-256 of the files that a .dsc speaks of."""
+    """Name, size and SHA-256 of the files that a .dsc lists."""
     listed = re.search(r"^Checksums-Sha256:\n((?: .*\n)+)",
                        dsc.read_text(errors="replace"), re.M)
     for line in listed.group(1).splitlines() if listed else ():
@@ -123,7 +123,7 @@ def checked_files(dsc: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def is_whole(dsc: Path) -> bool:
-    """Whether a .dsc and all its files are there and as they must be."""
+    """Whether a .dsc and all its files are there, with the right content."""
     files = list(checked_files(dsc)) if dsc.exists() else []
     for name, size_bytes, digest in files:
         path = dsc.parent / name
@@ -213,7 +213,7 @@ class UserSource:
 
     @staticmethod
     def _leave(folder: str, names: list[str]) -> list[str]:
-        """What is not source: version control and build folders."""
+        """The names to leave out: version control and build folders."""
         return [name for name in names if name == ".git" or
                 Path(folder, name, "meson-private").is_dir()]
 
@@ -242,7 +242,7 @@ def source_of(base: Base, say: Say) -> Source:
 
 
 def candidates(name: str | None) -> tuple[list[Base], str]:
-    """The bases to try, in order, and why just these: the words for it.
+    """The bases to try, in order, and words that say why these.
 
     @name: a base the user asked for, or None.
     """
@@ -273,12 +273,12 @@ def fetched(name: str | None, say: Say) -> tuple[Base, Source]:
             if len(bases) == 1:
                 raise
             say("source", str(fail))
-    raise Fail("No source can be had, see above: set QEMU_SRC to a tree of "
+    raise Fail("No source can be fetched, see above: set QEMU_SRC to a tree of "
                f"QEMU {' or '.join(base.name for base in bases)}.")
 
 
 def ready(name: str | None) -> tuple[list[Base], str]:
-    """As `candidates`, but without network: what is at hand comes first."""
+    """As `candidates`, but those that are downloaded come first."""
     bases, why = candidates(name)
     if name or os.environ.get("QEMU_SRC"):
         return bases, why
@@ -287,7 +287,7 @@ def ready(name: str | None) -> tuple[list[Base], str]:
 
 
 def pristine_file(base: Base, path: str, target: Path, say: Say) -> None:
-    """QEMU's own copy of one file; slow, it unpacks the whole source."""
+    """Copy one file of QEMU's own source; slow, it unpacks all of that."""
     source = source_of(base, say)
     source.fetch()
     if not base.stamp.exists() or base.stamp.read_text() != source.stamp:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a person sees of work that takes minutes, and the log that keeps it all.
-"""
+"""Commands that take minutes: their progress on the screen, and their log."""
 
 import re
 import subprocess
@@ -21,7 +20,7 @@ def say(topic: str, text: str) -> None:
 
 
 class Progress:
-    """One line that changes on a terminal, else a line now and then."""
+    """One line that changes on a terminal; elsewhere a line now and then."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -43,7 +42,7 @@ class Progress:
 
 
 def end(child: subprocess.Popen[str]) -> None:
-    """Some do not listen, unshare for one; what they started ends with them."""
+    """End a child by SIGTERM, or else by SIGKILL: unshare ignores SIGTERM."""
     child.terminate()
     try:
         child.wait(ENDING_MAX_S)
@@ -55,9 +54,9 @@ def end(child: subprocess.Popen[str]) -> None:
 def run_logged(topic: str, command: Sequence[str | Path], log_path: Path, *,
                cwd: Path | None = None, env: Mapping[str, str] | None = None,
                hint: str) -> int:
-    """Run a command; progress goes to the screen, its words to the log.
+    """Run a command; progress goes to the screen, its output to the log.
 
-    Returns its exit code.  @hint: what to do when there is no such program.
+    Returns its exit code.  @hint: what to do when the program is missing.
     """
     progress = Progress(topic)
     doing = "working"
@@ -90,8 +89,8 @@ def run_logged(topic: str, command: Sequence[str | Path], log_path: Path, *,
 
 
 def failed(topic: str, log_path: Path) -> Fail:
-    """What to raise after a step that failed; shows the end of its log."""
+    """The exception for a step that failed; shows the end of its log."""
     lines = log_path.read_text(errors="replace").splitlines()
     print("\n".join(lines[-LOG_LINES_SHOWN:]))
-    return Fail(f"Step '{topic}' failed: its last lines are above, all is "
-                f"in {shown(log_path)}.")
+    return Fail(f"Step '{topic}' failed: its last lines are above, its whole "
+                f"output is in {shown(log_path)}.")

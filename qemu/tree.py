@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """QEMU's source with our files and patches: puts them in, takes them out.
 
-What somebody edited by hand is never overwritten unasked.  A series that does
-not fit leaves the tree as it was.  Knows nothing of building.
+A file that was edited by hand is overwritten only on request.  A series that
+does not fit leaves the tree as it was.  Knows nothing of building.
 """
 
 import filecmp
@@ -34,9 +34,10 @@ def remove(path: Path) -> None:
 class Tree:
     """The patched tree of one base, and what was put into it last time.
 
-    state: what we put there: path -> SHA-256; the paths of files that are
-    ours alone are in `ours`.  A file that fits neither this nor what we are
-    about to put was edited by hand.
+    installed: path -> SHA-256 of each file that we put there.
+    ours: the paths of those that QEMU itself does not have.
+    A file that is neither what we put there nor what we are about to put there
+    was edited by hand.
     """
 
     def __init__(self, base: Base, keep_edits: bool) -> None:
@@ -50,7 +51,7 @@ class Tree:
             self.ours = set(state["ours"])
 
     def make(self, source: Source) -> None:
-        """Unpack the source, unless this was done from the same one."""
+        """Unpack the source, unless the tree is from the same source."""
         base = self.base
         if base.stamp.exists() and base.stamp.read_text() == source.stamp \
                 and base.src.is_dir():
@@ -67,7 +68,7 @@ class Tree:
         base.stamp.write_text(source.stamp)
 
     def _parts(self) -> list[tuple[Path, Path]]:
-        """What belongs to one source, and where it waits for the next one."""
+        """Each file and folder of one source, and its name when set aside."""
         base = self.base
         return [(path, path.with_name(path.name + ".old")) for path in
                 (base.stamp, base.state, base.orig, *base.builds(),
@@ -80,7 +81,7 @@ class Tree:
                 path.rename(old)
 
     def put_back(self) -> None:
-        """The new source does not take our patches: as it was before."""
+        """Our patches do not fit the new source: restore the old one."""
         if not any(old.exists() for _, old in self._parts()):
             return
         for path, old in self._parts():
@@ -93,7 +94,7 @@ class Tree:
             remove(old)
 
     def install(self) -> None:
-        """Stage patches and files; when all is well, put them in place."""
+        """Stage patches and files; if all of them fit, put them in place."""
         base = self.base
         shutil.rmtree(base.stage, ignore_errors=True)
         base.stage.mkdir(parents=True)
@@ -179,7 +180,7 @@ class Tree:
     @staticmethod
     def _astray(patch: Patch, path: str, lines: list[str], number: int,
                 offset: int) -> Iterator[str]:
-        """A hunk that fits elsewhere must not end up in another function."""
+        """Why a hunk that fits at other lines is in the wrong function."""
         start, section = patch.hunks[path][number - 1]
         found = layout.section_of(lines, start + offset)
         if section and section != found:
@@ -202,7 +203,7 @@ class Tree:
             return self.base.name
 
     def _refuse_edits(self, staged: dict[str, str]) -> None:
-        """Stop when somebody's work in src would be lost."""
+        """Fail when files in src were edited and would be overwritten."""
         if not self.keep_edits:
             return
         edited = []
@@ -213,14 +214,16 @@ class Tree:
                 edited.append(path)
         if edited:
             raise Fail(f"Edited in {shown(self.base.src)}: "
-                       f"{', '.join(edited)}; bring it home with "
-                       "qemu/refresh (or copy our own files back), or give "
-                       "it up with qemu/import --discard-edits.")
+                       f"{', '.join(edited)}; qemu/refresh takes changes of "
+                       "QEMU's files into the patches; copy our own files "
+                       "back by hand; qemu/import --discard-edits discards "
+                       "all changes.")
 
     def _put(self, staged: dict[str, str], ours: set[str]) -> int:
-        """Make src what was staged; how many files changed."""
+        """Change src to what was staged; how many files changed."""
         base, changed = self.base, 0
-        # First, so that a run that is cut off still knows its own files.
+        # Saved first, so that the next run knows our files if this one is
+        # killed.
         self._save(self.installed, self.ours | ours)
         for path in sorted((set(self.installed) | self.ours) - set(staged)):
             changed += self._take_out(path)
@@ -260,6 +263,6 @@ class Tree:
             return 0
         here.parent.mkdir(parents=True, exist_ok=True)
         draft = here.with_name(here.name + ".new")
-        shutil.copy(new, draft)     # time: now, so that ninja sees it
+        shutil.copy(new, draft)     # with a new time, so that ninja builds it
         draft.rename(here)
         return 1

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Make trace.h for the standalone build from util/trace-events.
 
-Inside QEMU its tracetool does this.  Here an event is a line on standard
-error when the environment variable FASTLOAD_TRACE is set, else one branch.
+Inside QEMU, tracetool does this.  Here an event prints a line to standard error
+if the environment variable FASTLOAD_TRACE is set; else it costs one branch.
 """
 import re
 import sys
@@ -12,7 +12,7 @@ EVENT = re.compile(r'^(\w+)\((.*?)\)\s+(".*)$')
 
 
 def argument_name(declaration: str) -> str:
-    """Of "const char *name": the last word."""
+    """The name in a declaration such as "const char *name"."""
     found = re.search(r'(\w+)$', declaration.strip())
     if not found:
         sys.exit(f'gen-trace: not an argument: {declaration}')
