@@ -37,7 +37,7 @@ static void tree_tear_down(Tree *tree, gconstpointer opaque)
 
 static void test_nothing_there(Tree *tree, gconstpointer opaque)
 {
-    /* Without /proc, as without cgroups, nothing limits. */
+    /* Without /proc, or without cgroups, there is no limit. */
     CgroupMemory memory;
 
     cgroup_get_memory(tree->root, &memory);
@@ -49,7 +49,7 @@ static void test_nothing_there(Tree *tree, gconstpointer opaque)
 
 static void test_v2_levels(Tree *tree, gconstpointer opaque)
 {
-    /* The least of all levels counts, and page cache is as good as free. */
+    /* The smallest limit of all levels counts; page cache counts as free. */
     CgroupMemory memory;
 
     tree_write(tree->root, "/proc/self/cgroup", "0::/outer/inner\n");
@@ -76,7 +76,7 @@ static void test_v2_levels(Tree *tree, gconstpointer opaque)
 
 static void test_v1_hybrid(Tree *tree, gconstpointer opaque)
 {
-    /* Controllers of version 1 beside an empty tree of version 2. */
+    /* Limits of version 1 are found beside an empty tree of version 2. */
     CgroupMemory memory;
 
     tree_write(tree->root, "/proc/self/cgroup",
@@ -108,7 +108,7 @@ static void test_v1_hybrid(Tree *tree, gconstpointer opaque)
 
 static void test_container(Tree *tree, gconstpointer opaque)
 {
-    /* The path is the host's, and the mount shows the container's part. */
+    /* A limit is found though the mount shows only the container's part. */
     CgroupMemory memory;
 
     tree_write(tree->root, "/proc/self/cgroup", "5:memory:/docker/abc\n");
@@ -127,7 +127,7 @@ static void test_container(Tree *tree, gconstpointer opaque)
 
 static void test_threads(Tree *tree, gconstpointer opaque)
 {
-    /* What is left on the level that has the least left, of either version. */
+    /* The level with the fewest free threads counts, in both versions. */
     g_assert_cmpuint(cgroup_get_free_pids(tree->root), ==, CGROUP_UNLIMITED);
     tree_write(tree->root, "/proc/self/cgroup", "0::/outer/inner\n");
     tree_write(tree->root, "/proc/self/mountinfo", V2_MOUNT);

@@ -32,7 +32,7 @@ static Clones *clones_with(uint32_t count, bool has_load)
 
 static void test_percentiles(void)
 {
-    /* p50 and p95 are clones' own values: the 10th and the 19th of 20. */
+    /* p50 and p95 are values of clones: the 10th and the 19th of 20. */
     Clones *clones = clones_with(COUNT, true);
     g_autofree RunResult *sum = g_new0(RunResult, 1);
 
@@ -47,7 +47,7 @@ static void test_percentiles(void)
 
 static void test_sums(void)
 {
-    /* What all have read, and what all have of memory. */
+    /* Bytes read and memory are the sums over all clones. */
     Clones *clones = clones_with(COUNT, true);
     g_autofree RunResult *sum = g_new0(RunResult, 1);
 
@@ -60,7 +60,7 @@ static void test_sums(void)
 
 static void test_median_clone(void)
 {
-    /* The rest of the result is one clone's: by loading, else by working. */
+    /* All other figures are the median clone's, by load or else work time. */
     bool has_load;
 
     for (has_load = false;; has_load = true) {
@@ -82,7 +82,7 @@ static void test_median_clone(void)
 
 static void test_equal_clones(void)
 {
-    /* Clones with the same time have a median as well. */
+    /* Clones with equal times have a median as well. */
     Clones *clones = clones_new(4);
     g_autofree RunResult *sum = g_new0(RunResult, 1);
     uint32_t i;
@@ -113,7 +113,7 @@ static void *clones_one(void *opaque)
 
 static void test_meeting(void)
 {
-    /* All leave with the time at which the last one came. */
+    /* All clones get the time at which the last one came to the meeting. */
     MeetingClone others[2] = { { 0 } };
     Clones *clones = clones_new(3);
     uint64_t before_ns, time_ns;

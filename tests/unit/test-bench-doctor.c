@@ -44,7 +44,7 @@ static void assert_has(const char *text, const char *word)
 
 static void test_causes_of_userfaultfd(void)
 {
-    /* What refuses it is told by what else is refused, and what is on. */
+    /* Why userfaultfd is refused follows from what else is refused. */
     static const struct {
         DoctorRefusal refusal;
         const char *word;
@@ -69,7 +69,10 @@ static void test_causes_of_userfaultfd(void)
 
 static void test_causes_of_io_uring(void)
 {
-    /* The sysctl first, then filters; each with what mends it, if anything. */
+    /*
+     * A refusal of io_uring is put down to the sysctl, then to filters; the
+     * mend, if there is one, comes with it.
+     */
     static const struct {
         DoctorRing ring;
         const char *word;
@@ -105,7 +108,7 @@ static void test_causes_of_io_uring(void)
 
 static void test_filters_and_profiles(Tree *tree, gconstpointer opaque)
 {
-    /* A profile counts when it confines: not in name only. */
+    /* A security profile counts only if it is enforced. */
     static const struct {
         const char *current;
         const char *enforce;
@@ -144,7 +147,7 @@ static void test_filters_and_profiles(Tree *tree, gconstpointer opaque)
 
 static void test_user_namespaces(Tree *tree, gconstpointer opaque)
 {
-    /* The user's id on the host, which is the same without a namespace. */
+    /* A user's id on the host comes from uid_map, if there is a namespace. */
     uint64_t uid = 0;
 
     g_assert_false(doctor_is_in_namespace(&tree->doctor, 7, &uid));
@@ -166,7 +169,7 @@ static void test_user_namespaces(Tree *tree, gconstpointer opaque)
 
 static void test_kinds_of_disks(Tree *tree, gconstpointer opaque)
 {
-    /* By the queue and the name; a partition is as its disk. */
+    /* A disk's kind follows from name and queue; a partition has its disk's. */
     static const struct {
         const char *name;
         const char *rotational;
@@ -203,7 +206,7 @@ static void test_kinds_of_disks(Tree *tree, gconstpointer opaque)
 
 static void test_kinds_of_file_systems(void)
 {
-    /* What a server or a program answers, what is memory, and the rest. */
+    /* File systems of servers, of programs and in memory are told apart. */
     g_assert_cmpint(doctor_fs_kind("ext4"), ==, DOCTOR_FS_LOCAL);
     g_assert_cmpint(doctor_fs_kind("fusion"), ==, DOCTOR_FS_LOCAL);
     g_assert_cmpint(doctor_fs_kind("nfs4"), ==, DOCTOR_FS_FAR);
@@ -216,7 +219,7 @@ static void test_kinds_of_file_systems(void)
 
 static void test_runs_of_zeros(void)
 {
-    /* Chunks without a page of data, those in a row as one. */
+    /* Chunks without data in a row count as one hole. */
     static const char *const maps[] = { "", "x", ".", "x.x", "..x..x..",
                                         "x....", "xxxx", ".x.x.x." };
     static const uint64_t counts[] = { 0, 0, 1, 1, 3, 1, 0, 4 };
@@ -301,7 +304,7 @@ static JsonObject *finding_at(JsonNode *report, guint i)
 
 static void test_findings_arrive(void)
 {
-    /* All of them, in their order, and one that is missing counts. */
+    /* All findings arrive in order; a missing one makes the host not ready. */
     DoctorProbe *const good[] = { probe_good, NULL };
     DoctorProbe *const all[] = { probe_good, probe_all, NULL };
     g_autoptr(JsonNode) report = examine(good, PATIENCE_MS);
@@ -326,7 +329,7 @@ static void test_findings_arrive(void)
 
 static void test_hang_is_told(void)
 {
-    /* What was found before stays; what hangs is ended, and is not ready. */
+    /* A probe that hangs is ended; findings stay; the host is not ready. */
     DoctorProbe *const probes[] = { probe_good, probe_hang, probe_good, NULL };
     g_autoptr(JsonNode) report = examine(probes, 200);
 
@@ -339,7 +342,7 @@ static void test_hang_is_told(void)
 
 static void test_crash_is_told(void)
 {
-    /* The same when the process ends in the middle. */
+    /* After a probe's crash findings stay, and the host is not ready. */
     DoctorProbe *const probes[] = { probe_good, probe_crash, NULL };
     g_autoptr(JsonNode) report = examine(probes, PATIENCE_MS);
 
@@ -350,7 +353,7 @@ static void test_crash_is_told(void)
 
 static void test_nobody_to_become(void)
 {
-    /* A user that is not there is wrong usage. */
+    /* A user that does not exist is wrong usage. */
     DoctorProbe *const probes[] = { probe_good, NULL };
     Doctor doctor = { .root = "", .open_path = "." };
     g_autoptr(GError) error = NULL;
@@ -382,7 +385,7 @@ static char *without(const char *text, const char *pattern)
 
 static void test_lines_fit(void)
 {
-    /* No line is longer, and nothing is lost, with any number of columns. */
+    /* With any number of columns no line is longer, and nothing is lost. */
     DoctorProbe *const probes[] = { probe_all, NULL };
     g_autoptr(JsonNode) report = examine(probes, PATIENCE_MS);
     g_autofree char *whole = printed(report, 0, false);
@@ -405,7 +408,7 @@ static void test_lines_fit(void)
 
 static void test_commands_can_be_pasted(void)
 {
-    /* However they are broken, a shell reads the command that was meant. */
+    /* A command that is broken into lines is the same for a shell. */
     DoctorProbe *const probes[] = { probe_all, NULL };
     g_autoptr(JsonNode) report = examine(probes, PATIENCE_MS);
     uint32_t columns;
@@ -441,7 +444,7 @@ static void test_commands_can_be_pasted(void)
 
 static void test_colours_are_no_sign(void)
 {
-    /* Without its colours a report is the same as one that never had any. */
+    /* A report without its colours equals one that never had any. */
     DoctorProbe *const probes[] = { probe_all, NULL };
     g_autoptr(JsonNode) report = examine(probes, PATIENCE_MS);
     g_autofree char *plain = printed(report, 80, false);
@@ -461,7 +464,7 @@ static void test_colours_are_no_sign(void)
 
 static void test_strange_bytes(void)
 {
-    /* Names of files may hold anything: nothing of it steers a terminal. */
+    /* Strange bytes in names of files cannot control a terminal. */
     DoctorProbe *const probes[] = { probe_strange, NULL };
     g_autoptr(JsonNode) report = examine(probes, PATIENCE_MS);
     g_autofree char *text = printed(report, 80, false);
@@ -507,7 +510,7 @@ static JsonNode *examine_qemu(const Tree *tree, const char *said, bool stays,
 
 static void test_qemus(Tree *tree, gconstpointer opaque)
 {
-    /* Ours, a stock one, an old one, and a program that is none. */
+    /* QEMUs with fast load, without it, too old, and no QEMU are told apart. */
     static const struct {
         const char *said;
         const char *verdicts[3];
@@ -541,7 +544,7 @@ static void test_qemus(Tree *tree, gconstpointer opaque)
 
 static void test_qemu_that_stays(Tree *tree, gconstpointer opaque)
 {
-    /* It is ended, and what it has said counts. */
+    /* A QEMU that does not end is ended, and what it has said counts. */
     g_autoptr(JsonNode) report = examine_qemu(tree, GREETING, true, 300);
     g_autoptr(JsonNode) other = NULL;
 

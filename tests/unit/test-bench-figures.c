@@ -213,7 +213,7 @@ static void test_extremes_fit(void)
 
 static void test_merge_is_as_adding_all(void)
 {
-    /* Two histograms together are the one that saw everything. */
+    /* A merged histogram equals one that got all the times. */
     g_autofree Hist *a = g_new0(Hist, 1);
     g_autofree Hist *b = g_new0(Hist, 1);
     g_autofree Hist *all = g_new0(Hist, 1);
@@ -270,7 +270,7 @@ static void figures_median_is(const double *values, uint32_t count,
 
 static void test_median_of_odd_and_even(void)
 {
-    /* The one in the middle, or half-way between the two there. */
+    /* The median is the value in the middle, or half-way between two. */
     static const double values[] = { 9, 1, 4, 2 };
 
     figures_median_is(values, 1, 9, 9, 9);
@@ -291,7 +291,7 @@ static void test_median_ignores_the_unknown(void)
 
 static void test_median_of_nothing(void)
 {
-    /* Without any value all three are unknown. */
+    /* Without any value median, least and most are unknown. */
     static const double values[] = { NAN, NAN };
 
     figures_median_is(values, 2, NAN, NAN, NAN);
@@ -301,7 +301,7 @@ static void test_median_of_nothing(void)
 
 static void test_outliers_of_few_rounds(void)
 {
-    /* Of few rounds what is half as much again as the median is one. */
+    /* Of few rounds, 1.5 times the median is an outlier. */
     static const double values[] = { 100, 120, 90, NAN, 160 };
     double low, high;
 
@@ -312,7 +312,10 @@ static void test_outliers_of_few_rounds(void)
 
 static void test_outliers_of_many_rounds(void)
 {
-    /* Of many it is 1.5 times the distance of the quartiles beyond them. */
+    /*
+     * Of many rounds, an outlier is 1.5 times the distance of the quartiles
+     * beyond them.
+     */
     static const double wide[] = { 100, 200, 300, 400, 500 };
     double low, high;
 
@@ -323,7 +326,7 @@ static void test_outliers_of_many_rounds(void)
 
 static void test_outliers_are_not_next_to_the_median(void)
 {
-    /* Rounds that are all alike have no outlier within 10 %. */
+    /* If all rounds are alike, nothing within 10 % is an outlier. */
     static const double alike[] = { 100, 100, 100, 100, 109, 300 };
     double low, high;
 
@@ -335,7 +338,7 @@ static void test_outliers_are_not_next_to_the_median(void)
 
 static void test_outliers_of_nothing(void)
 {
-    /* Without a round nothing is one. */
+    /* Without a round there is no outlier. */
     double low, high;
 
     figures_fences(NULL, 0, &low, &high);
@@ -344,7 +347,7 @@ static void test_outliers_of_nothing(void)
 
 static void test_ratio_is_of_medians(void)
 {
-    /* One disturbed run, on either side, does not spoil it. */
+    /* One disturbed run on either side does not change the ratio. */
     static const double values[] = { 10, 40, 30 };
     static const double base[] = { 100, 20, 10 };
 
@@ -355,7 +358,7 @@ static void test_ratio_is_of_medians(void)
 
 static void test_ratio_needs_both(void)
 {
-    /* Unknown runs do not count; a baseline of 0 or none is no baseline. */
+    /* A ratio leaves out unknown runs; a baseline of 0 gives no ratio. */
     static const double values[] = { NAN, 8, 6, 5, 0 };
     static const double base[] = { 2, NAN, 2, NAN, NAN };
     static const double none[] = { 0, NAN, -1, NAN, 0 };
@@ -384,7 +387,7 @@ static const double figures_ones[] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
 
 static void test_change_without_spread(void)
 {
-    /* Rounds that agree leave no doubt, whichever way it goes. */
+    /* Rounds that agree leave no doubt about a change, up or down. */
     static const double twos[] = { 2, 2, 2, 2 };
     FiguresChange c = figures_changed(figures_ones, NULL, 4, twos, NULL, 4);
 
@@ -404,10 +407,11 @@ static void test_change_without_spread(void)
 static void test_interval_of_few_rounds(void)
 {
     /*
-     * Of 3 rounds drawn from 3, the median is the least with probability
-     * 7/27, of 5 from 5 with 0.058: more than 2.5 %, so the interval goes
-     * from the least to the most.  Of 7 from 7 it is the least with 0.010 and
-     * one of the two least with 0.11: the interval begins at the second.
+     * The interval of 3 or 5 rounds is their whole range, that of 7 is not.  Of
+     * 3 rounds drawn from 3, the median is the least with probability 7/27, of
+     * 5 from 5 with 0.058: more than 2.5 %, so the interval goes from the least
+     * to the most.  Of 7 from 7 it is the least with 0.010 and one of the two
+     * least with 0.11: the interval begins at the second.
      */
     static const double values[] = { 4, 2, 6, 1, 5, 7, 3 };
     static const double three[] = { 3, 1, 2 };
@@ -431,7 +435,7 @@ static void test_interval_of_few_rounds(void)
 
 static void test_interval_of_a_ratio(void)
 {
-    /* What disturbed a round disturbed its base too: no doubt is left. */
+    /* A disturbance of a round and of its base leaves no doubt in the ratio. */
     static const double bases[] = { 10, 30, 20, 50 };
     static const double values[] = { 20, 60, 40, 100 };
     static const double others[] = { 30, 90, 60, 150 };
@@ -445,7 +449,7 @@ static void test_interval_of_a_ratio(void)
 
 static void test_change_of_one_round(void)
 {
-    /* One round or two say nothing about the next one. */
+    /* One round or two cannot show a change. */
     static const double fives[] = { 5, 5, NAN };
     FiguresChange c = figures_changed(figures_ones, NULL, 1, fives, NULL, 1);
 
@@ -483,7 +487,7 @@ static void test_change_of_nothing(void)
 
 static void test_overlapping_rounds_are_noise(void)
 {
-    /* Few rounds whose ranges overlap say nothing, however sure they are. */
+    /* A change of few rounds whose ranges overlap is noise. */
     static const double a[] = { 1, 2, 3, 4, 5, 1, 2, 3, 4, 5 };
     static const double b[] = { 4.9, 6, 7, 8, 9, 6, 7, 8, 9, 9 };
     static const double apart[] = { 5.1, 6, 7, 8, 9 };
@@ -501,7 +505,8 @@ static void test_overlapping_rounds_are_noise(void)
 static void test_rounds_that_are_needed(void)
 {
     /*
-     * The interval of 3 rounds is from 1/1.21 to 1.21: twice as wide, in
+     * How many rounds are needed follows from the width of the interval.  The
+     * interval of 3 rounds is from 1/1.21 to 1.21: twice as wide, in
      * logarithms, as +-10 %.  Half the width takes four times the rounds.
      */
     static const double values[] = { 1 / 1.21, 1, 1.21 };
@@ -534,7 +539,7 @@ static void test_verdicts_repeat(void)
 
 static void test_ratio_may_be_zero(void)
 {
-    /* Nothing of something is a ratio of 0, not an unknown one. */
+    /* The ratio of nothing to something is 0, not unknown. */
     static const double values[] = { 0, 0 };
     static const double base[] = { 2, 5 };
 
@@ -545,7 +550,7 @@ static void test_ratio_may_be_zero(void)
 
 static void test_sizes_are_understood(void)
 {
-    /* Bytes, or with a unit of 1024, in either case. */
+    /* A size is in bytes, or has a unit of 1024, in either case. */
     static const struct {
         const char *text;
         uint64_t bytes;
@@ -570,7 +575,7 @@ static void test_sizes_are_understood(void)
 
 static void test_bad_sizes_are_refused(void)
 {
-    /* Signs, blanks, other units, what is no number, what does not fit. */
+    /* Sizes with signs, blanks, other units or too many digits are refused. */
     static const char *const texts[] = {
         "", " ", "K", "-1", "-0", "+1", " 1", "1 ", "1 K ", "1KK", "1Q",
         "1KB", "nan", "inf", "infinity", "1e999", "1..5", "1,5", "x8",
@@ -589,7 +594,7 @@ static void test_bad_sizes_are_refused(void)
 
 static void test_shares_are_understood(void)
 {
-    /* As a number or in percent, to a millionth; the caller sets limits. */
+    /* A share is a number or in percent, to a millionth, of any size. */
     static const struct {
         const char *text;
         uint64_t millionths;
@@ -612,7 +617,7 @@ static void test_shares_are_understood(void)
 
 static void test_bad_shares_are_refused(void)
 {
-    /* Signs, other units, what is no number. */
+    /* Shares with signs, other units or without a number are refused. */
     static const char *const texts[] = {
         "", "%", "-1", "-0.5", "+1", "25%%", "0.25 ", " 0.25", "half", "nan",
         "inf%", "1K", "1e999", "0,5",
@@ -630,7 +635,7 @@ static void test_bad_shares_are_refused(void)
 
 static void test_values_are_written_for_people(void)
 {
-    /* With the unit that fits, and words where there are words. */
+    /* Values are printed with the unit that fits, or as words. */
     static const struct {
         KnobId knob;
         uint64_t value;
@@ -675,7 +680,7 @@ static void test_values_are_written_for_people(void)
 
 static void test_knobs_have_names(void)
 {
-    /* Each has one of its own. */
+    /* Each knob has a name of its own. */
     KnobId i, k;
 
     for (i = 0; i < KNOB_COUNT; i++) {
@@ -746,7 +751,7 @@ static void figures_trace_is(const char *text, const Touch *wanted,
 
 static void test_trace_is_read_in_order(void)
 {
-    /* With and without block and kind, decimal or 0x, any place in a page. */
+    /* Touches may have a block and a kind; offsets are decimal or 0x. */
     static const Touch wanted[] = {
         { 0, false, NO_TIME }, { 1, false, NO_TIME }, { 1, true, NO_TIME },
         { 2, false, NO_TIME }, { VGA_PAGE, true, NO_TIME },
@@ -762,7 +767,10 @@ static void test_trace_is_read_in_order(void)
 
 static void test_trace_may_have_comments(void)
 {
-    /* Blank lines, comments, blanks around, CRLF, no end of the last line. */
+    /*
+     * Blank lines, comments, blanks, CRLF and a missing last newline are
+     * accepted.
+     */
     static const Touch wanted[] = {
         { 1, true, NO_TIME }, { 2, false, NO_TIME }, { 3, false, NO_TIME },
     };
@@ -774,7 +782,7 @@ static void test_trace_may_have_comments(void)
 
 static void test_trace_has_no_octal(void)
 {
-    /* Leading zeros mean nothing. */
+    /* Leading zeros of an offset mean nothing. */
     static const Touch wanted[] = { { 2, false, NO_TIME } };
 
     figures_trace_is("010000\n", wanted, G_N_ELEMENTS(wanted));
@@ -782,7 +790,9 @@ static void test_trace_has_no_octal(void)
 
 static void test_trace_may_have_times(void)
 {
-    /* In seconds, on any line, to the nanosecond; two may be the same. */
+    /*
+     * Any line may have a time in seconds, to the nanosecond; two may be equal.
+     */
     static const Touch wanted[] = {
         { 0, false, 0 }, { 1, true, 1500 }, { 1, false, NO_TIME },
         { VGA_PAGE, true, 1500 }, { VGA_PAGE, false, 2000000001 },
@@ -797,7 +807,7 @@ static void test_trace_may_have_times(void)
 
 static void test_bad_traces_are_refused(void)
 {
-    /* With the number of the line, the name of the file and the reason. */
+    /* A bad line is refused with its number, the file's name and the reason. */
     static const struct {
         const char *line, *why;
     } bads[] = {
@@ -857,7 +867,7 @@ static void test_bad_traces_are_refused(void)
 
 static void test_times_do_not_go_back(void)
 {
-    /* A line without a time between them is no excuse. */
+    /* Times must not go back, even past a line without a time. */
     g_autoptr(GError) error = NULL;
 
     g_assert_null(figures_trace("0 @2\n0\n0 @1.9\n", NULL, &error));
@@ -868,7 +878,7 @@ static void test_times_do_not_go_back(void)
 
 static void test_empty_traces_are_refused(void)
 {
-    /* A guest that touches nothing has nothing to say. */
+    /* A trace without a touch is refused. */
     static const char *const texts[] = { "", "\n\n", "# only this\n" };
     uint32_t i;
 
@@ -883,7 +893,7 @@ static void test_empty_traces_are_refused(void)
 
 static void test_missing_traces_are_refused(void)
 {
-    /* A file that is not there is said to be so. */
+    /* A missing file is refused, and the error says so. */
     g_autoptr(GError) error = NULL;
 
     g_assert_null(trace_load("/nonexistent/trace", &trace_snapshot, &error));
@@ -914,7 +924,10 @@ static void figures_remove_bdi(const char *folder, const char *name)
 
 static void test_readahead_is_the_file_systems(void)
 {
-    /* By device number; where that names none, by type when it is the only. */
+    /*
+     * Readahead is found by device number, else by the type if it is the only
+     * one.
+     */
     g_autofree char *folder = g_dir_make_tmp("fastload-bdi-XXXXXX", NULL);
     uint64_t bytes = 7;
 
@@ -973,7 +986,7 @@ static double figures_of_faults(const FaultRounds *faults, FaultFigure which)
 
 static void test_one_bad_round_does_not_own_the_maximum(void)
 {
-    /* Of five rounds one is a thousand times slower: the others decide. */
+    /* One slow round of five does not decide the figures of faults. */
     g_autofree FaultRounds *faults = g_new0(FaultRounds, 1);
     uint32_t i;
 
@@ -1000,7 +1013,7 @@ static void test_one_bad_round_does_not_own_the_maximum(void)
 
 static void test_a_round_without_faults_has_no_percentiles(void)
 {
-    /* It counts as 0 faults; a round that failed does not count at all. */
+    /* A round without faults counts as 0 faults, a failed one not at all. */
     g_autofree FaultRounds *faults = g_new0(FaultRounds, 1);
     g_autofree Hist *none = g_new0(Hist, 1);
 
@@ -1017,6 +1030,7 @@ static void test_a_round_without_faults_has_no_percentiles(void)
 
 static void test_times_are_written_for_people(void)
 {
+    /* A time has three digits and the unit that fits; "-" is unknown. */
     static const struct {
         double ns;
         const char *text;
@@ -1036,7 +1050,7 @@ static void test_times_are_written_for_people(void)
 
 static void test_histograms_keep_sums(void)
 {
-    /* Exact, also of what was merged. */
+    /* The sum of times is exact, also after merging. */
     g_autofree Hist *a = g_new0(Hist, 1);
     g_autofree Hist *b = g_new0(Hist, 1);
 

@@ -104,7 +104,7 @@ static void guest_fixture_stop(Guest *guest, GuestCounters *ret_counters)
 
 static void test_waiting_is_the_sum_of_faults(void)
 {
-    /* Until the guest has worked it waits for each fault. */
+    /* Until the guest has worked, its faults add up to the time waited. */
     GuestFixture *f = guest_fixture_new();
     g_autofree GuestCounters *counters = g_new0(GuestCounters, 1);
 
@@ -118,7 +118,7 @@ static void test_waiting_is_the_sum_of_faults(void)
 
 static void test_waiting_goes_on_when_all_is_loaded(void)
 {
-    /* Faults after the load are in a histogram of their own, and waited for. */
+    /* Faults after the load have a histogram of their own, and are waits. */
     GuestFixture *f = guest_fixture_new();
     g_autofree GuestCounters *counters = g_new0(GuestCounters, 1);
     GError *error = NULL;
@@ -211,7 +211,7 @@ static uint64_t guest_fixture_work(GuestFixture *f, uint64_t touches)
 
 static void test_vcpus_touch_the_same_pages(void)
 {
-    /* Each of three touches each page once before it begins again. */
+    /* Each of three vCPUs touches each page once before it begins again. */
     static const GuestPattern patterns[] = {
         PATTERN_UNIFORM, PATTERN_SEQUENTIAL,
     };
@@ -235,7 +235,7 @@ static void test_vcpus_touch_the_same_pages(void)
 
 static void test_vcpus_have_orders_of_their_own(void)
 {
-    /* The first quarter of one is not the first quarter of the other. */
+    /* Two vCPUs begin with different quarters of the pages. */
     GuestFixture *f = guest_fixture_new();
     uint32_t page, once_count = 0, twice_count = 0;
 
@@ -275,7 +275,7 @@ static void test_zipf_shares_the_hot_pages(void)
 
 static void test_worked_is_when_all_pages_were_touched(void)
 {
-    /* By whichever vCPU: two that begin in a half each need half as long. */
+    /* The guest has worked when all pages were touched, by any vCPU. */
     GuestFixture *f = guest_fixture_new();
 
     f->scenario.pattern = PATTERN_SEQUENTIAL;
@@ -287,7 +287,7 @@ static void test_worked_is_when_all_pages_were_touched(void)
 
 static void test_writes_of_many_are_all_counted(void)
 {
-    /* Four vCPUs over 16 pages for a while: no write is lost, none invented. */
+    /* Of four vCPUs' writes to 16 pages none is lost, none invented. */
     GuestFixture *f = guest_fixture_new();
     uint64_t sum = 0;
     uint32_t page;
@@ -308,7 +308,7 @@ static void test_writes_of_many_are_all_counted(void)
 
 static void test_a_page_arrives_once(void)
 {
-    /* A read and a write may fault on one page, or two vCPUs at once. */
+    /* A page counts once, though several accesses may fault on it. */
     GuestFixture *f = guest_fixture_new();
     uint64_t came_bytes = 0;
     uint32_t page;
@@ -347,7 +347,7 @@ static Guest *guest_replay(GuestFixture *f, const char *text,
 
 static void test_recorded_times_are_the_pace(void)
 {
-    /* A vCPU computes as long as between its touches; once, with a limit. */
+    /* A vCPU computes for as long as lies between its recorded touches. */
     static const struct {
         uint32_t vcpu_count;
         uint64_t touches, thought_ns;
@@ -378,7 +378,7 @@ static void test_recorded_times_are_the_pace(void)
 
 static void test_a_long_pause_can_be_stopped(void)
 {
-    /* The guest does not compute to the end when nobody waits for it. */
+    /* A guest that is stopped does not compute to the end of a pause. */
     GuestFixture *f = guest_fixture_new();
     GError *error = NULL;
     Guest *guest = guest_replay(f, "0 @0\n4096 @100000\n", 0, &error);
@@ -393,7 +393,7 @@ static void test_a_long_pause_can_be_stopped(void)
 
 static void test_a_pace_needs_all_times(void)
 {
-    /* A line without a time is refused when times are asked for. */
+    /* A recorded pace is refused if a line of the trace has no time. */
     GuestFixture *f = guest_fixture_new();
     g_autoptr(GError) error = NULL;
 

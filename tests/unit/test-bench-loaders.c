@@ -113,7 +113,7 @@ static void load_check_present(const Load *l)
 
 static void test_loads_all(const void *opaque)
 {
-    /* What the file has is in memory, and zero where it has nothing. */
+    /* After a load, memory has the file's data, and zeros elsewhere. */
     const BenchLoader *loader = opaque;
     g_autoptr(GError) error = NULL;
     Load l;
@@ -139,7 +139,7 @@ static void test_loads_all(const void *opaque)
 
 static void test_background_is_off(const void *opaque)
 {
-    /* Told to load nothing ahead, it brings what is touched and no more. */
+    /* With the background off, only what is touched is loaded. */
     const BenchLoader *loader = opaque;
     g_autoptr(GError) error = NULL;
     uint64_t touched, zero, page;
@@ -371,7 +371,7 @@ static void test_bad_set_is_told(const void *opaque)
 
 static void test_touches_where_it_cannot_populate(void)
 {
-    /* A kernel without MADV_POPULATE_READ is no reason to load less. */
+    /* Without MADV_POPULATE_READ in the kernel, as much is loaded. */
     if (!fixture_may_refuse() || fixture_run_child()) {
         return;
     }
@@ -381,7 +381,7 @@ static void test_touches_where_it_cannot_populate(void)
 
 static void test_says_whether_it_needs_a_trap(const void *opaque)
 {
-    /* Where userfaultfd is refused, just those that say so cannot start. */
+    /* Without userfaultfd, just those with LOADER_NEEDS_TRAP cannot start. */
     const BenchLoader *loader = opaque;
     g_autoptr(GError) error = NULL;
     Load l;
@@ -401,7 +401,7 @@ static void test_says_whether_it_needs_a_trap(const void *opaque)
 
 static void test_minor_faults_are_probed(void)
 {
-    /* Where the kernel lacks them, a sentence says so, and what to do. */
+    /* Where the kernel lacks minor faults, an error says what to do. */
     g_autoptr(GError) error = NULL;
     Load l;
 
@@ -436,7 +436,7 @@ static bool load_has_flag(const void *hva, const char *flag)
 
 static void test_huge_pages_stay_advised(void)
 {
-    /* QEMU's fast snapshot load does not switch huge pages off. */
+    /* two-thread does not switch huge pages off, as QEMU does not. */
     g_autoptr(GError) error = NULL;
     Load l;
 
@@ -457,7 +457,10 @@ static void test_huge_pages_stay_advised(void)
 
 static void test_arrivals_are_packed(void)
 {
-    /* Class and time come back, within a unit; no time at all is some. */
+    /*
+     * A packed arrival keeps its class, and its time within a unit; no time at
+     * all is some.
+     */
     static const uint64_t times[] = { 0, 1, 15999, 16000, 1000000007,
                                       3600 * 1000000000ull };
     uint32_t class, i;

@@ -240,7 +240,7 @@ static Places usual_places(void)
 
 static void test_blocks_are_as_in_the_file(void)
 {
-    /* Names, lengths, places and bits come out, the guest's layout is ours. */
+    /* Names, lengths, places and bits are those of the file. */
     Maker m = maker_usual();
     Places at = m.at;
     g_autoptr(Snapshot) snapshot = maker_open_ok(&m);
@@ -289,7 +289,7 @@ static void test_runs_alternate_and_end_with_their_block(void)
 
 static void test_zero_runs_end_with_their_block(void)
 {
-    /* What lies between blocks has no data, but belongs to no run. */
+    /* What lies between blocks has no data, and belongs to no run. */
     Maker m = maker_begin("mapped-ram", NULL);
     g_autoptr(Snapshot) snapshot = NULL;
     uint64_t count, file_off;
@@ -352,7 +352,7 @@ typedef struct Extra {
 
 static void test_optional_fields_are_found(void)
 {
-    /* Page size and address before a header: with, without and guessed. */
+    /* Page size and address before a header are found, or found absent. */
     static const Extra extras[] = {
         { "mapped-ram", NULL, 0, { 0 } },
         { "mapped-ram", NULL, 1, { 2 * MIB } },
@@ -385,7 +385,9 @@ static void test_optional_fields_are_found(void)
 
 static void test_what_comes_before_ram_is_passed_over(void)
 {
-    /* Known and unknown subsections, commands and sections come first. */
+    /*
+     * Subsections, commands and sections before RAM are skipped, known or not.
+     */
     static const char before[] =
         "\5\22configuration/uuid\0\0\0\1" "\5\377" "23456789abcdef"
         "\5\35configuration/" "target-page-bit" "\0\0\0\1" "whatever"
@@ -404,7 +406,7 @@ static void test_what_comes_before_ram_is_passed_over(void)
 
 static void test_ram_is_found_wherever_it_begins(void)
 {
-    /* However it lies to the pieces in which the file is read. */
+    /* RAM is found wherever it lies in the pieces that are read. */
     uint32_t before_bytes;
 
     for (before_bytes = 4000; before_bytes < 4150; before_bytes++) {
@@ -420,7 +422,7 @@ static void test_ram_is_found_wherever_it_begins(void)
 
 static void test_ram_is_not_searched_without_end(void)
 {
-    /* What is 2 MiB behind the head is not looked at, 1/2 MiB is. */
+    /* RAM is found 1/2 MiB behind the head, and not 2 MiB behind it. */
     Maker m = maker_begin("mapped-ram", NULL);
     g_autoptr(Snapshot) snapshot = NULL;
 
@@ -440,7 +442,7 @@ static void test_ram_is_not_searched_without_end(void)
 
 static void test_rounds_are_passed_over(void)
 {
-    /* A save takes many rounds, with commands and flushes in between. */
+    /* The many rounds of a save are skipped, with commands and flushes. */
     Maker m = maker_begin("mapped-ram", NULL);
     g_autoptr(Snapshot) snapshot = NULL;
     uint32_t i;
@@ -467,7 +469,7 @@ static void test_rounds_are_passed_over(void)
 
 static void test_unknown_sections_end_the_search(void)
 {
-    /* Of a device's section nobody knows the end: it is believed. */
+    /* A device's section ends the check, because its length is unknown. */
     Maker m = maker_begin("mapped-ram", NULL);
     g_autoptr(Snapshot) snapshot = NULL;
 
@@ -500,7 +502,7 @@ static void maker_state(Maker *m, const char *name, const char *state)
 
 static void test_machine_and_its_state_are_told(void)
 {
-    /* The name of the machine, and what it did when it was saved. */
+    /* The machine's name and its state when saved are read. */
     static const char *const names[] = { "running", "paused", "postmigrate" };
     uint32_t i;
 
@@ -520,7 +522,7 @@ static void test_machine_and_its_state_are_told(void)
 
 static void test_machine_that_is_not_told_is_none(void)
 {
-    /* A file without devices, with a footer cut short, or with rubbish. */
+    /* Without devices, with a cut footer or rubbish, there is no machine. */
     static const uint8_t rubbish[] = { 0xff, 0x1b, '[', '1', 'm' };
     uint32_t cut;
 
@@ -550,7 +552,7 @@ static void test_machine_that_is_not_told_is_none(void)
 
 static void test_other_files_are_refused(void)
 {
-    /* What is no snapshot at all is told from what is a damaged one. */
+    /* A file that is no snapshot is told from a damaged one. */
     Maker m = { .bytes = g_byte_array_new() };
 
     maker_assert_refused(&m, "FILE is not a migration stream: ", "0 bytes");
@@ -576,7 +578,7 @@ static void test_other_files_are_refused(void)
 
 static void test_pipes_and_folders_are_refused(void)
 {
-    /* Opening a named pipe does not wait, nor is a folder read. */
+    /* Pipes and folders are refused, without a wait for the pipe's writer. */
     g_autofree char *folder = g_dir_make_tmp(NULL, NULL);
     g_autofree char *pipe_path = g_build_filename(folder, "pipe", NULL);
     g_autofree char *no_path = g_build_filename(folder, "missing", NULL);
@@ -600,7 +602,7 @@ static void test_pipes_and_folders_are_refused(void)
 
 static void test_damaged_configuration_is_refused(void)
 {
-    /* Lengths and counts are bounded before anything is made of them. */
+    /* Lengths and counts of the configuration are checked before use. */
     Maker m = maker_begin("mapped-ram", NULL);
 
     poke(&m, 9, 4, 256);
@@ -615,7 +617,7 @@ static void test_damaged_configuration_is_refused(void)
 
 static void test_damaged_lengths_are_refused(void)
 {
-    /* Of blocks, of all of them, against each other and against limits. */
+    /* Lengths of blocks must fit each other, their sum and the limits. */
     Places at = usual_places();
 
     assert_poked(at.len_off, 8, 0, DAMAGED, "whole pages");
@@ -633,7 +635,7 @@ static void test_damaged_lengths_are_refused(void)
 
 static void test_damaged_names_are_refused(void)
 {
-    /* Empty, cut, used before. */
+    /* Names of blocks that are empty, cut or used before are refused. */
     Places at = usual_places();
     Maker m = maker_begin("mapped-ram", NULL);
 
@@ -654,7 +656,7 @@ static void test_damaged_names_are_refused(void)
 
 static void test_damaged_headers_are_refused(void)
 {
-    /* Version, page size, places that overlap or lie nowhere. */
+    /* Headers with a wrong version, page size or place are refused. */
     Places at = usual_places();
     uint64_t off = at.header_off;
     g_autofree char *named = g_strdup_printf(
@@ -675,7 +677,10 @@ static void test_damaged_headers_are_refused(void)
 
 static void test_blocks_that_are_left_out(void)
 {
-    /* As QEMU 11 writes them: no offsets, and the next block at once. */
+    /*
+     * A block that QEMU 11 left out has no offsets, and the next one follows at
+     * once.
+     */
     Maker m = maker_begin("x-ignore-shared", "mapped-ram");
     g_autoptr(Snapshot) snapshot = NULL;
 
@@ -700,7 +705,7 @@ static void test_blocks_that_are_left_out(void)
 
 static void test_damaged_headers_are_found_after_optional_fields(void)
 {
-    /* The place in the error is where the header should have been. */
+    /* The error names the place where the header should have been. */
     Maker m = maker_begin("x-ignore-shared", "mapped-ram");
     g_autofree char *where = NULL;
 
@@ -717,7 +722,7 @@ static void test_damaged_headers_are_found_after_optional_fields(void)
 
 static void test_damaged_ends_are_refused(void)
 {
-    /* No end mark, or the blocks all over again, now or later. */
+    /* A missing end mark, and blocks that are listed again, are refused. */
     Places at = usual_places();
 
     assert_poked(at.end_off, 8, 0, DAMAGED, "its end mark");
@@ -731,7 +736,7 @@ static void test_damaged_ends_are_refused(void)
 
 static void test_every_truncation_is_refused(void)
 {
-    /* However much is cut off up to the last round: an error, no snapshot. */
+    /* A file cut anywhere before the last round is refused. */
     uint64_t end = usual_places().last_round_off + 13;
     static const uint8_t zeros[64];
     Maker whole = maker_usual();
@@ -751,7 +756,7 @@ static void test_every_truncation_is_refused(void)
 
 static void test_too_many_blocks_are_refused(void)
 {
-    /* The limit is allowed, one more is not. */
+    /* As many blocks as the limit are accepted, one more is not. */
     uint32_t extra, i;
 
     for (extra = 0; extra < 2; extra++) {
@@ -840,7 +845,10 @@ static uint8_t *map_file(int fd, uint64_t *ret_bytes)
 
 static void test_generated_files_can_be_read(void)
 {
-    /* One block, as long as asked for, pages as QEMU aligns them. */
+    /*
+     * A generated file is one block of the length asked for, aligned as by
+     * QEMU.
+     */
     static const uint64_t page_counts[] = { 1, 2, 63, 64, 65, 512, 5000 };
     uint32_t i;
 
@@ -857,7 +865,7 @@ static void test_generated_files_can_be_read(void)
 
 static void test_zero_share_is_met(void)
 {
-    /* To the page, whatever the share and the runs. */
+    /* The share of zero pages is met to the page, for any share and runs. */
     static const double shares[] = { 0, 0.01, 0.3, 0.5, 0.9, 0.999, 1 };
     static const uint64_t page_counts[] = { 1, 3, 100, 4096 };
     static const uint64_t runs[] = { 0, 1, 16, 100000 };
@@ -879,7 +887,10 @@ static void test_zero_share_is_met(void)
 
 static void test_runs_have_the_mean_asked_for(void)
 {
-    /* Their number within 1 %; short and long ones as exponential has them. */
+    /*
+     * The number of runs is right within 1 %; their lengths are distributed
+     * exponentially.
+     */
     g_autoptr(Snapshot) snapshot = open_generated(generate(40000, 0.5, 16, 3));
     uint64_t count, file_off;
     uint64_t run_count = 0;
@@ -903,7 +914,7 @@ static void test_runs_have_the_mean_asked_for(void)
 
 static void test_pages_have_data_where_bits_are_set(void)
 {
-    /* Never all zero with a bit, always without; no two are the same. */
+    /* A page has data exactly if its bit is set; no two are the same. */
     g_autoptr(GHashTable) seen = g_hash_table_new(g_int64_hash, g_int64_equal);
     int fd = generate(2000, 0.5, 4, 9);
     uint64_t file_bytes;
@@ -923,7 +934,7 @@ static void test_pages_have_data_where_bits_are_set(void)
 
 static void test_zero_pages_take_no_room(void)
 {
-    /* They are holes in the file. */
+    /* Zero pages are holes in the file. */
     g_autoptr(Snapshot) snapshot =
         open_generated(generate(256 * HUGE_PAGES, 1, 4, 9));
     struct stat st;
@@ -952,7 +963,7 @@ static bool is_same_file(int fd, int fd2)
 
 static void test_same_config_makes_the_same_bytes(void)
 {
-    /* With runs, with data only, with nothing. */
+    /* The same configuration makes the same bytes. */
     g_assert_true(is_same_file(generate(3000, 0.4, 8, 1),
                                generate(3000, 0.4, 8, 1)));
     g_assert_true(is_same_file(generate(100, 0, 8, 1),
@@ -963,7 +974,7 @@ static void test_same_config_makes_the_same_bytes(void)
 
 static void test_seeds_change_places_and_bytes(void)
 {
-    /* Of which page has data, and of what it holds. */
+    /* Another seed changes which pages have data, and their data. */
     g_autoptr(Snapshot) one = open_generated(generate(512, 0.4, 8, 1));
     g_autoptr(Snapshot) two = open_generated(generate(512, 0.4, 8, 2));
 
@@ -995,7 +1006,7 @@ static void assert_not_generated(GenerateConfig config, Progress *progress,
 
 static void test_impossible_configs_are_refused(void)
 {
-    /* With the word that says which of the knobs it is. */
+    /* An impossible configuration is refused by the name of its knob. */
     GenerateConfig config = { .len_bytes = MIB, .zero_share = 0.5 };
 
     assert_not_generated(config, NULL, BENCH_ERROR_FAILED, "not empty");
@@ -1014,7 +1025,7 @@ static void test_impossible_configs_are_refused(void)
 
 static void test_no_room_is_said_before_writing(void)
 {
-    /* The folder, what is needed and what is free are named. */
+    /* Too little room is an error that names folder, need and free space. */
     GenerateConfig config = { .len_bytes = SNAPSHOT_LEN_BYTES_MAX };
     g_autoptr(GError) error = NULL;
     g_autofree char *path = NULL;
@@ -1037,7 +1048,7 @@ static void test_no_room_is_said_before_writing(void)
 
 static void test_progress_is_told(void)
 {
-    /* About every 64 MiB, at the end too, of data alone. */
+    /* Progress is told about every 64 MiB of data, and at the end. */
     GenerateConfig config = { .len_bytes = 160 * MIB, .zero_share = 0.1,
                               .run_bytes = MIB };
     GError *error = NULL;
@@ -1055,7 +1066,7 @@ static void test_progress_is_told(void)
 
 static void test_stopping_leaves_no_snapshot(void)
 {
-    /* It is noticed in the middle, and the file is none. */
+    /* A stop is noticed in the middle, and no snapshot is left. */
     GenerateConfig config = { .len_bytes = 160 * MIB, .run_bytes = MIB };
     Progress progress = { .is_stopping = true };
 
@@ -1079,7 +1090,7 @@ static char *inspect(Snapshot *snapshot)
 
 static void test_inspect_counts_runs(void)
 {
-    /* Each run in its bucket, blocks and sums in a table. */
+    /* inspect prints runs by their length, blocks and sums in a table. */
     Maker m = maker_usual();
     g_autoptr(Snapshot) snapshot = maker_open_ok(&m);
     g_autofree char *text = inspect(snapshot);
@@ -1095,7 +1106,7 @@ static void test_inspect_counts_runs(void)
 
 static void test_inspect_escapes_names(void)
 {
-    /* What a terminal would take for a command is printed as text. */
+    /* inspect prints control characters of names as text. */
     Maker m = maker_begin("mapped-ram", NULL);
     g_autoptr(Snapshot) snapshot = NULL;
     g_autofree char *text = NULL;

@@ -21,7 +21,7 @@ static const StorageClass *storage_parse(const char *text)
 
 static void test_file_is_no_class(void)
 {
-    /* What is not simulated has the value 0. */
+    /* Storage that is not simulated has the value 0. */
     uint64_t value = 77;
     g_autofree char *text = storage_class_text(0);
 
@@ -50,7 +50,7 @@ static void test_names_are_known(void)
 
 static void test_parameters_are_read(void)
 {
-    /* In any order, with any of the three separators. */
+    /* Parameters may come in any order, with any of three separators. */
     static const char *const texts[] = {
         "rtt=1ms+rate=2G+jitter=0.2ms", "rtt=1ms:rate=2G:jitter=200us",
         "rate=2048M,jitter=200us,rtt=1000us",
@@ -97,7 +97,7 @@ static void test_texts_are_read_again(void)
 
 static void test_luck_is_read(void)
 {
-    /* A share as elsewhere, and a count; no luck is the class without it. */
+    /* Lucky shares and counts are read; none of both is no luck. */
     const StorageClass *class = storage_parse("rtt=1ms:first=3:fast=0.01");
     uint64_t plain, none;
 
@@ -110,6 +110,7 @@ static void test_luck_is_read(void)
 
 static void test_bad_classes_are_refused(void)
 {
+    /* What is no class is refused, and the value stays as it was. */
     static const char *const texts[] = {
         "", "disk", "NVME", "rtt", "rtt=", "rtt=1", "rtt=-1ms", "rtt=1h",
         "rtt=11s", "rate=0", "rate=1K", "rtt=1ms,rtt=2ms", "jitter=1ms",
@@ -131,7 +132,7 @@ static void test_bad_classes_are_refused(void)
 
 static void test_lists_are_split(void)
 {
-    /* A key that the entry has already begins the next one. */
+    /* In a list, a key that the entry already has begins the next entry. */
     static const struct {
         const char *list, *entries;
     } cases[] = {
@@ -162,7 +163,7 @@ static void test_lists_are_split(void)
 
 static void test_one_read_takes_its_way_and_its_bytes(void)
 {
-    /* Alone, a read takes the round trip and its time on the line. */
+    /* A single read takes the round trip and its time on the line. */
     StorageClass class = { .rtt_ns = MS, .rate_bytes_per_s = 1000000000 };
     StorageSchedule schedule;
 
@@ -176,7 +177,9 @@ static void test_one_read_takes_its_way_and_its_bytes(void)
 
 static void test_reads_share_the_line(void)
 {
-    /* Asked for at once, they come one after the other, one way apart. */
+    /*
+     * Reads that begin together return one after the other, a round trip later.
+     */
     StorageClass class = { .rtt_ns = MS, .rate_bytes_per_s = 1000000000 };
     StorageSchedule schedule;
     uint32_t i;
@@ -190,7 +193,7 @@ static void test_reads_share_the_line(void)
 
 static void test_rate_is_exact(void)
 {
-    /* No rounding adds up: a second of small reads carries the rate. */
+    /* Small reads in a row have exactly the rate: roundings do not add up. */
     StorageClass class = { .rate_bytes_per_s = 3000000007ull };
     uint64_t count = class.rate_bytes_per_s / 4096, due_ns = 0, i;
     StorageSchedule schedule;
@@ -205,6 +208,7 @@ static void test_rate_is_exact(void)
 
 static void test_without_a_rate_only_the_way_counts(void)
 {
+    /* Without a rate, a read of any size takes the round trip. */
     StorageClass class = { .rtt_ns = 7 };
     StorageSchedule schedule;
 
@@ -215,7 +219,7 @@ static void test_without_a_rate_only_the_way_counts(void)
 
 static void test_jitter_comes_from_the_seed(void)
 {
-    /* Between nothing and all of it, the same for the same seed. */
+    /* Jitter is between 0 and its maximum, the same for the same seed. */
     StorageClass class = { .rtt_ns = MS, .jitter_ns = MS };
     StorageSchedule a, b, other;
     uint64_t least_ns = UINT64_MAX, most_ns = 0;
@@ -240,7 +244,7 @@ static void test_jitter_comes_from_the_seed(void)
 
 static void test_first_reads_of_a_run_are_lucky(void)
 {
-    /* They do not use the line; a new run begins with as many again. */
+    /* Lucky first reads do not use the line, and come again in each run. */
     StorageClass class = {
         .rtt_ns = MS, .rate_bytes_per_s = 1000000000, .lucky_first_count = 2,
     };
@@ -263,7 +267,7 @@ static void test_first_reads_of_a_run_are_lucky(void)
 
 static void test_lucky_reads_come_from_the_seed(void)
 {
-    /* About as many as asked for, the same ones for the same seed. */
+    /* About the share asked for is lucky, the same for the same seed. */
     StorageClass class = { .rtt_ns = MS, .lucky_millionths = 10000 };
     StorageSchedule a, b, other;
     uint32_t i, lucky_count = 0, same_count = 0;
@@ -288,7 +292,7 @@ static void test_lucky_reads_come_from_the_seed(void)
 
 static void test_luck_is_not_slower(void)
 {
-    /* Where every read is nearer than 60 us, so is a lucky one. */
+    /* A lucky read is never slower than others. */
     StorageClass class = { .rtt_ns = 7, .lucky_millionths = 1000000 };
     StorageSchedule schedule;
 

@@ -339,7 +339,7 @@ static void change_start_eager(ChangeTest *t, bool is_changed)
 
 static void test_file_changed_before_start(const void *opaque)
 {
-    /* Memory that is loaded before the guest runs: a plain failure. */
+    /* Start fails if the file of memory that it loads has changed. */
     ChangeTest *t = change_new(*(const FastloadIoKind *)opaque,
                                FIXTURE_PRIVATE_FILE, PAGE_COUNT, 0);
 
@@ -360,7 +360,7 @@ static ChangeTest *change_new_settling(FastloadIoKind io_kind,
     return t;
 }
 
-/* A load that stalls on a slow machine would tell nothing: it settles soon. */
+/* The prefix settles soon, so that a load on a slow machine does not stall. */
 static ChangeTest *change_new_behind(FastloadIoKind io_kind)
 {
     return change_new_settling(io_kind, FASTLOAD_FILE_TICK_NS);
@@ -402,7 +402,7 @@ static void change_wait_settled(ChangeTest *t, uint64_t page_idx)
     }));
 }
 
-/* It stays so until somebody says that the file is right. */
+/* The load stays stalled until fastload_recover(). */
 static void change_check_recovery(ChangeTest *t, FixtureToucher *touchers)
 {
     change_check_stalled(t, touchers);
@@ -483,7 +483,7 @@ static void test_first_byte_of_the_stream(const void *opaque)
 
 static void test_behind_the_begin(const void *opaque)
 {
-    /* Data is rewritten, the prefix with the same bytes: a change. */
+    /* Rewritten data is a change, though the prefix is written again, too. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
 
@@ -521,7 +521,7 @@ static void test_data_then_before(const void *opaque)
 
 static void test_time_is_put_back(const void *opaque)
 {
-    /* Data is rewritten, and the time is what it was before anybody is sure */
+    /* Rewritten data is noticed, though the file's time is put back. */
     ChangeTest *t = change_new_behind(*(const FastloadIoKind *)opaque);
     FixtureToucher touchers[2];
     struct stat st;
@@ -675,7 +675,7 @@ static void *change_late_bytes_main(void *opaque)
 
 static void test_late_bytes_at_start(const void *opaque)
 {
-    /* Memory that is loaded before the guest runs waits for them as well. */
+    /* Start, too, waits for bytes that come after the file's time. */
     ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
     ChangeLateBytes late = { .t = t, .map = change_map_begin(t) };
     GThread *thread;
@@ -790,7 +790,7 @@ static void test_before_the_stream_direct(const void *opaque)
 
 static void test_before_the_stream_at_start(const void *opaque)
 {
-    /* Memory that start loads is right all the same. */
+    /* What start loads is right, though the prefix is rewritten. */
     ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
 
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
@@ -800,7 +800,7 @@ static void test_before_the_stream_at_start(const void *opaque)
 
 static void test_data_at_start(const void *opaque)
 {
-    /* The same memory fails where the snapshot itself was written to. */
+    /* Start fails if the snapshot itself was rewritten. */
     ChangeTest *t = change_new_file(FIXTURE_PRIVATE_FILE, PAGE_COUNT);
 
     change_open(t, *(const FastloadIoKind *)opaque, STREAM_OFF, 0);
@@ -875,7 +875,7 @@ static uint8_t *change_add_missing(ChangeTest *t)
 
 static void test_uring_refused_later(const void *opaque)
 {
-    /* All workers go on with preadv, and reads in flight are repeated. */
+    /* When io_uring is refused in use, all workers go on with preadv. */
     FixtureToucher touchers[4];
     FastloadStats stats;
     uint8_t *missing;
@@ -920,7 +920,7 @@ static void add_test(const char *behaviour, uint32_t needs,
 
 static void test_time_that_moves_by_itself(const void *opaque)
 {
-    /* Where a file's time is "now" whenever it is asked for, it says nothing */
+    /* A file system whose times are always "now" does not stall a load. */
     const FastloadIoKind *io_kind = opaque;
     ChangeTest *t = change_new(*io_kind, FIXTURE_ANON, PAGE_COUNT,
                                FASTLOAD_BACKGROUND_OFF);

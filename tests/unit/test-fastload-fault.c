@@ -164,7 +164,7 @@ static uint64_t fault_file_off(const FaultTest *t, uint64_t page_idx)
     return t->f->file_off + page_idx * PAGE;
 }
 
-/* Exactly these events, in this order; SETTLED goes without saying. */
+/* Exactly these events, in this order; SETTLED has to follow COMPLETED. */
 static void fault_assert_events(FaultTest *t, const FastloadEvent *want,
                                 uint32_t count)
 {
@@ -309,7 +309,7 @@ static void test_no_memory_is_no_failure(const void *opaque)
 
 static void test_memory_not_pinned_is_no_failure(const void *opaque)
 {
-    /* The same where the kernel says that it cannot get at the memory. */
+    /* Reads whose memory io_uring cannot pin succeed with preadv(). */
     fault_check_ring_short(EFAULT);
 }
 
@@ -559,7 +559,7 @@ static void test_bad_range_stalls_and_heals(const void *opaque)
 
 static void test_hiccup_does_not_stall(const void *opaque)
 {
-    /* Reads fail nine rounds while no thread waits: no event. */
+    /* Nine rounds of failed reads are no event while no thread waits. */
     const uint32_t round_count = FASTLOAD_STALL_ROUND_COUNT + 4;
     SimConfig config = { .seed = 34 };
     uint64_t begin_ns;
@@ -765,7 +765,7 @@ static void test_failed_faults_are_known(const void *opaque)
 
 static void test_nothing_fails_when_complete(const void *opaque)
 {
-    /* A chunk brings pages whose urgent reads fail: nothing is failing then. */
+    /* Nothing counts as failing once a chunk has brought all its pages. */
     SimConfig config = { .seed = 23 };
     FixtureToucher touchers[16];
     FastloadFailure failure;
@@ -846,7 +846,7 @@ static void test_resumed_while_another_fails(const void *opaque)
 
 static void test_stalls_again(const void *opaque)
 {
-    /* A load that stalls twice says so twice. */
+    /* A load that stalls twice has two events of each. */
     static const FastloadEvent want[] = {
         FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED,
         FASTLOAD_EVENT_STALLED, FASTLOAD_EVENT_RESUMED,
@@ -950,7 +950,7 @@ static void test_truncated_file_stalls(const void *opaque)
 
 static void test_file_truncated_in_a_page_stalls(const void *opaque)
 {
-    /* Half a page is no page. */
+    /* A page of which the file has only half is not loaded. */
     fault_check_truncated(opaque, 1234);
 }
 
@@ -1076,7 +1076,7 @@ static void test_discarded_page_is_zero(const void *opaque)
 
 static void test_more_faults_than_room(const void *opaque)
 {
-    /* More threads than the queue has room for wait for pages that fail. */
+    /* More threads than the queue has room for get their pages in the end. */
     SimConfig config = { .seed = 12 };
     uint32_t count = FASTLOAD_FAULT_COUNT_MAX + 200, i;
     g_autofree FixtureToucher *touchers = g_new0(FixtureToucher, count);
@@ -1094,7 +1094,7 @@ static void test_more_faults_than_room(const void *opaque)
     fixture_wait_until(fastload_sched_fault_room(t->fl) == 0);
     sim_add_bad(file_off, t->f->len_bytes, EIO, 0);
     sim_hold(SIM_HOLD_BACKGROUND); /* nobody else brings the pages */
-    /* Who finds no room faults again at once: no worker sleeps. */
+    /* A thread that finds no room faults again at once: no worker sleeps. */
     fixture_hurry_until(fixture_events_count(&t->events,
                                              FASTLOAD_EVENT_STALLED));
     for (i = 0; i < count; i++) {
@@ -1172,8 +1172,9 @@ static void test_reads_have_their_turn(const void *opaque)
 static void test_a_thread_that_hangs_is_known(const void *opaque)
 {
     /*
-     * The only worker is kept in the kernel and reads no message: nobody can
-     * tell who waits, so somebody may.
+     * While the only worker hangs, a thread counts as waiting.  The only worker
+     * is kept in the kernel and reads no message: nobody can tell who waits, so
+     * somebody may.
      */
     SimConfig sim_config = { .seed = 52 };
     FixtureToucher toucher;
@@ -1325,7 +1326,7 @@ static void test_cancel_waits_for_reads(const void *opaque)
 
 static void test_cancel_leaves_reads_behind(const void *opaque)
 {
-    /* Storage that does not answer at all delays the end only shortly. */
+    /* A cancelled load ends soon, though storage does not answer at all. */
     static const FastloadEvent want[] = { FASTLOAD_EVENT_CANCELLED };
     SimConfig config = { .seed = 53 };
     FixtureToucher toucher;
@@ -1355,7 +1356,7 @@ static void test_cancel_leaves_reads_behind(const void *opaque)
 
 static void test_completion_leaves_reads_behind(const void *opaque)
 {
-    /* The chunk brings the page, and its own read never comes back. */
+    /* A load completes without a read whose page a chunk has brought. */
     static const FastloadEvent want[] = { FASTLOAD_EVENT_COMPLETED };
     SimConfig config = { .seed = 54 };
     FixtureToucher toucher;
@@ -1402,7 +1403,7 @@ static void fault_stuck_destroy(void *opaque)
     __atomic_store_n(&fault_stuck.is_gone, 1, __ATOMIC_RELEASE);
 }
 
-/* The first worker, which has the urgent reads, is the one. */
+/* The stuck thread is the first worker's, which has the urgent reads. */
 static FastloadIo *fault_stuck_open(const FastloadIoSetup *setup,
                                     const char **ret_refusal)
 {
@@ -1414,7 +1415,7 @@ static FastloadIo *fault_stuck_open(const FastloadIoSetup *setup,
 
 static void test_settling_leaves_a_stuck_thread(const void *opaque)
 {
-    /* Its reads were left behind: nobody waits until it has ended. */
+    /* fastload_settle() does not wait for a thread whose reads were left. */
     SimConfig config = { .seed = 55 };
     FastloadIoOps ops = sim_ops;
     FixtureToucher toucher;
@@ -1461,7 +1462,7 @@ static uint64_t fault_failing_count(FaultTest *t)
 
 static void test_recovery_meets_reads(const void *opaque)
 {
-    /* What is in flight then is read again: no failure, and nothing lost. */
+    /* Reads in flight at a recovery are repeated: no failure, no loss. */
     SimConfig config = { .seed = 21 };
     FixtureToucher touchers[3];
     FastloadStats stats;
@@ -1553,7 +1554,7 @@ static void test_cancel_anywhere(const void *opaque)
 
 static void test_cancel_after_completion(const void *opaque)
 {
-    /* What is complete stays complete. */
+    /* To cancel a complete load changes nothing. */
     static const FastloadEvent want[] = { FASTLOAD_EVENT_COMPLETED };
     SimConfig config = { .seed = 15 };
     FaultTest *t;
@@ -1678,7 +1679,7 @@ static void fault_check_settled(bool is_cancelled)
 
 static void test_settled_is_known(const void *opaque)
 {
-    /* From its event on, not when everything is placed: nor before start. */
+    /* fastload_is_settled() is true from the event SETTLED on. */
     fault_check_settled(false);
     fault_check_settled(true);
 }
@@ -2066,6 +2067,7 @@ static void fault_finish_far(FaultTest *t)
 
 static void test_far_fault_brings_neighbours(const void *opaque)
 {
+    /* From far storage a fault reads the whole block around its page. */
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
     uint64_t page, first = CHUNK_PAGES + AROUND_PAGES;
 
@@ -2086,6 +2088,7 @@ static void test_far_fault_brings_neighbours(const void *opaque)
 
 static void test_near_fault_brings_its_page(const void *opaque)
 {
+    /* From near storage a fault reads its page alone. */
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
 
     __atomic_store_n(&t->fl->window.round_trip_ns, FASTLOAD_AROUND_NS_MIN - 1,
@@ -2097,7 +2100,7 @@ static void test_near_fault_brings_its_page(const void *opaque)
 
 static void test_far_faults_beside_zeros(const void *opaque)
 {
-    /* Blocks with zero pages, with chunks beside them that are not trapped. */
+    /* Blocks with zero pages, beside chunks not trapped, are right. */
     FaultTest *t = fault_new_far(fixture_mixed, SIM_HOLD_NONE);
     uint64_t page;
 
@@ -2116,7 +2119,7 @@ static bool want_is_there(FaultTest *t, uint64_t page)
 
 static void test_wanted_pages_come(const void *opaque)
 {
-    /* Nobody here touches them; zeros lie between data that comes along. */
+    /* Pages that fastload_want() names come, though nobody touches them. */
     FaultTest *t = fault_new_far(fixture_mixed, SIM_HOLD_NONE);
     uint64_t count = 0, page;
 
@@ -2140,6 +2143,7 @@ static void test_wanted_pages_come(const void *opaque)
 
 static void test_wanted_is_told_when_placed(const void *opaque)
 {
+    /* A wanted page is reported as URGENT once it is placed. */
     FaultTest *t = fault_new_config(NULL, (FastloadConfig) {
         .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
         .placed_func = fixture_placed_func,
@@ -2162,6 +2166,7 @@ static void test_wanted_is_told_when_placed(const void *opaque)
 
 static void test_wanted_outside_is_there(const void *opaque)
 {
+    /* An address outside of all regions counts as there. */
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_NONE);
 
     g_assert_cmpint(fastload_want(t->fl, t), ==, FASTLOAD_WANTED_THERE);
@@ -2171,6 +2176,7 @@ static void test_wanted_outside_is_there(const void *opaque)
 
 static void test_wanted_beyond_room_is_busy(const void *opaque)
 {
+    /* fastload_want() says when the queue is full; a repeat takes no room. */
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_ALL);
     uint64_t page = 0;
     uint32_t again;
@@ -2194,6 +2200,7 @@ static void test_wanted_beyond_room_is_busy(const void *opaque)
 
 static void test_faults_around_share_a_read(const void *opaque)
 {
+    /* Two faults in one block share one read. */
     FaultTest *t = fault_new_far(fixture_all_data, SIM_HOLD_URGENT);
     FixtureToucher touchers[2];
     uint64_t i;
@@ -2239,8 +2246,9 @@ static void test_far_fault_beside_a_bad_page(const void *opaque)
 static void test_good_page_beside_a_bad_one_is_at_once(const void *opaque)
 {
     /*
-     * A page has failed for long, and the back-off is long.  Its neighbour can
-     * be read: who touches that does not wait for a back-off.
+     * A page is read at once, whatever the back-off of a bad neighbour.  A page
+     * has failed for long, and the back-off is long.  Its neighbour can be
+     * read: who touches that does not wait for a back-off.
      */
     FixtureToucher touchers[2];
     uint64_t begin_ns;
@@ -2275,9 +2283,10 @@ static void test_good_page_beside_a_bad_one_is_at_once(const void *opaque)
 static void test_bad_pages_are_left_to_the_back_off(const void *opaque)
 {
     /*
-     * Each of the two is a neighbour of the other.  Their first reads fail and
-     * wake both, and each faults again; from then on the back-off alone says
-     * when they are read.
+     * Two bad neighbours are read as seldom as the back-off says.  Each of the
+     * two is a neighbour of the other.  Their first reads fail and wake both,
+     * and each faults again; from then on the back-off alone says when they are
+     * read.
      */
     FixtureToucher touchers[2];
     FaultTest *t;
@@ -2311,7 +2320,7 @@ static void test_bad_pages_are_left_to_the_back_off(const void *opaque)
 
 static void test_good_page_beside_a_bad_one_heals_nothing(const void *opaque)
 {
-    /* The load is stalled, and the page that fails goes on to fail. */
+    /* A good page beside a bad one does not end the stall. */
     FixtureToucher touchers[2];
     FaultTest *t;
 
@@ -2335,7 +2344,7 @@ static void test_good_page_beside_a_bad_one_heals_nothing(const void *opaque)
 
 static void test_fault_in_a_chunk_in_flight(const void *opaque)
 {
-    /* A page that comes while its chunk is read: the chunk is copied. */
+    /* A chunk is copied, not moved, if a page of it came meanwhile. */
     FaultTest *t = fault_new_huge(SIM_HOLD_BACKGROUND);
     FixtureToucher toucher;
 
@@ -2396,7 +2405,7 @@ static bool fault_every_tenth(uint64_t page_idx)
 
 static void test_small_reads_are_limited(const void *opaque)
 {
-    /* Of single pages more would fit in bytes than there are requests. */
+    /* Small reads ahead are limited in number, not only in bytes. */
     SimConfig sim_config = { .seed = 1 };
     FaultTest *t;
 
@@ -2511,7 +2520,7 @@ static void test_one_worker_is_woken(const void *opaque)
 
 static void test_who_may_not_read_sleeps(const void *opaque)
 {
-    /* Cold file, quiet guest: the second worker has nothing to do. */
+    /* With a cold file and a quiet guest, the second worker sleeps. */
     SimConfig sim_config = { .seed = 1 };
     FaultTest *t;
 
@@ -2750,7 +2759,7 @@ static void test_nothing_is_read_ahead(const void *opaque)
     fault_start(t);
     g_assert_true(fixture_page_is_right(t->f, 700));
     sim_wait_asleep();
-    g_assert_false(sim_step()); /* nobody will look again by himself */
+    g_assert_false(sim_step()); /* no worker has a limit to its sleep */
     sim_skip(3600 * 1000000000ull);
     sim_wait_asleep();
     stats = fault_stats(t);
@@ -2895,7 +2904,7 @@ static void test_healed_without_background(const void *opaque)
 
 static void test_failed_chunks_take_turns(const void *opaque)
 {
-    /* One that stays bad does not keep the others from being tried. */
+    /* A chunk that stays bad does not keep others from being tried. */
     SimConfig config = { .seed = 52 };
     FastloadFailure failure;
     FaultTest *t;
@@ -3155,13 +3164,13 @@ static void test_broken_backend_is_left(const void *opaque)
 
 static void test_many_seeds(const void *opaque)
 {
-    /* Random loads from random storage. */
+    /* Random loads from random storage end with the right memory. */
     fixture_run_seeds(fault_random_load, SEED_COUNT);
 }
 
 static void test_many_meetings(const void *opaque)
 {
-    /* Touchers, workers, a balloon, recover and cancel at the same time. */
+    /* Touchers, workers, a balloon, recover and cancel may meet at any time. */
     fixture_run_seeds(fault_random_meeting, SEED_COUNT);
 }
 

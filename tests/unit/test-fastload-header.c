@@ -28,6 +28,7 @@ static FastloadHeaderDefect header_check(const FastloadHeader *header)
 
 static void test_numbers_are_big_endian(void)
 {
+    /* The numbers of a header are big-endian. */
     static const uint8_t bytes[FASTLOAD_HEADER_BYTES] = {
         0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x10, 0,
         1, 2, 3, 4, 5, 6, 7, 8, 0x80, 0, 0, 0, 0, 0, 0, 0xff,
@@ -43,6 +44,7 @@ static void test_numbers_are_big_endian(void)
 
 static void test_bitmaps_are_whole_words(void)
 {
+    /* A bitmap is made of whole 64-bit words. */
     g_assert_cmpuint(fastload_header_bitmap_bytes(0, PAGE), ==, 0);
     g_assert_cmpuint(fastload_header_bitmap_bytes(PAGE, PAGE), ==, 8);
     g_assert_cmpuint(fastload_header_bitmap_bytes(64 * PAGE, PAGE), ==, 8);
@@ -53,6 +55,7 @@ static void test_bitmaps_are_whole_words(void)
 
 static void test_each_defect_is_found(void)
 {
+    /* Each wrong number of a header is found, by its name. */
     FastloadHeader header = header_sound;
 
     g_assert_cmpint(header_check(&header), ==, FASTLOAD_HEADER_SOUND);
@@ -105,6 +108,7 @@ static uint64_t header_any_number(GRand *rand)
 
 static void test_what_is_sound_stays_inside(void)
 {
+    /* Bitmap and pages of a sound header lie inside the file. */
     g_autoptr(GRand) rand = g_rand_new_with_seed(g_test_rand_int());
     uint32_t i, sound_count = 0;
 

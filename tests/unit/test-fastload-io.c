@@ -128,7 +128,7 @@ static void test_reads_the_right_bytes(const void *ops)
 
 static void test_registered_memory_is_read_to(const void *ops)
 {
-    /* Staging registered, in part: requests in it, across and outside. */
+    /* Reads inside, across and outside of registered staging are right. */
     IoTest *t = io_test_new(ops, -1, 64 * PAGE);
     uint32_t i;
 
@@ -166,7 +166,7 @@ static void test_many_are_in_flight(const void *ops)
 
 static void test_more_than_the_ring_holds(const void *ops)
 {
-    /* As many requests as were announced, more than a ring has entries. */
+    /* More requests than the ring has entries can be in flight. */
     IoTest *t = io_test_new(ops, -1, 0);
     uint32_t i;
 
@@ -315,7 +315,7 @@ static void test_readable_watch_ends_the_wait(const void *ops)
 
 static void test_readable_watch_is_told(const void *ops)
 {
-    /* What ended the wait is told, and nothing else. */
+    /* A poll tells which descriptor ended the wait, and no other. */
     IoTest *t = io_test_new(ops, -1, 0);
     uint64_t value;
     int i;
@@ -335,7 +335,7 @@ static void test_readable_watch_is_told(const void *ops)
 
 static void test_what_was_left_is_told_again(const void *ops)
 {
-    /* Told and not read, or read and written anew: it is told once more. */
+    /* A descriptor that stays readable, or becomes so again, is told again. */
     IoTest *t = io_test_new(ops, -1, 0);
     uint64_t value;
     int i, round;
@@ -361,7 +361,7 @@ static void test_what_was_left_is_told_again(const void *ops)
 
 static void test_faults_are_told_when_served(const void *ops)
 {
-    /* Readable all along: told as soon as the worker serves faults. */
+    /* A readable fault descriptor is told once the worker serves faults. */
     IoTest *t = io_test_new(ops, -1, 0);
 
     io_test_signal(t->setup.watch_fds[FASTLOAD_IO_WATCH_FAULTS]);
@@ -377,7 +377,7 @@ static void test_faults_are_told_when_served(const void *ops)
 
 static void test_readable_watch_is_told_among_reads(const void *ops)
 {
-    /* A worker that never sleeps for its reads is told as well. */
+    /* A descriptor is told, though reads keep the worker awake. */
     IoTest *t = io_test_new(ops, -1, 0);
     uint32_t i;
 
@@ -538,7 +538,7 @@ static void test_failed_preadv_has_its_errno(const void *opaque)
 
 static void test_no_mapping_is_said(const void *opaque)
 {
-    /* A ring that cannot be mapped is not put down to locked memory. */
+    /* A ring that cannot be mapped is refused by vm.max_map_count. */
     FastloadIoSetup setup = {
         .fd = -1,
         .direct_fd = -1,
@@ -566,8 +566,9 @@ static void test_no_mapping_is_said(const void *opaque)
 static void test_many_reads_wait_at_once(const void *opaque)
 {
     /*
-     * Where reads wait in the file system, others go on: that of /proc cannot
-     * begin a read and return, and the pages that are read to are missing.
+     * Reads that wait in the file system do not hold up others.  Where reads
+     * wait in the file system, others go on: that of /proc cannot begin a read
+     * and return, and the pages that are read to are missing.
      */
     int proc_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     IoTest *t = io_test_new(opaque, proc_fd, 0);

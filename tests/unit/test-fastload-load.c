@@ -139,7 +139,7 @@ static uint64_t writer_mark(uint64_t page_idx)
 
 static void test_load(const void *opaque)
 {
-    /* Touched while it loads and looked at after it, every page is right. */
+    /* Every page is right, touched during the load or after it. */
     const LoadCase *lc = opaque;
     bool is_huge = lc->memory == FIXTURE_HUGETLB;
     Fixture *f = fixture_new(lc->memory,
@@ -212,7 +212,7 @@ static void test_eager_region_is_loaded_by_start(const void *opaque)
 
 static void test_empty_eager_memory_keeps_holes(const void *opaque)
 {
-    /* In shared memory even a look at a hole would make a page of it. */
+    /* Eager shared memory keeps its holes, which even a read would fill. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_SHARED, PAGE_COUNT, fixture_mixed);
     Fastload *fl = load_new(f->fd, lc->io_kind, 2, NULL);
@@ -512,7 +512,7 @@ static void test_unmapped_while_it_loads(const void *opaque)
 
 static void test_one_page(const void *opaque)
 {
-    /* The smallest region there is. */
+    /* A region of one page can be loaded. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new_skewed(FIXTURE_ANON, 1, 17, fixture_all_data);
     Fastload *fl = load_start(f, lc->io_kind, 8);
@@ -525,7 +525,7 @@ static void test_one_page(const void *opaque)
 
 static void test_many_regions(const void *opaque)
 {
-    /* A snapshot of many regions, handed over in any order. */
+    /* A snapshot of many regions loads, in whatever order they are added. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new_skewed(FIXTURE_SHARED, 5 * CHUNK_PAGES, 64,
                                     fixture_mixed);
@@ -559,7 +559,7 @@ static void test_many_regions(const void *opaque)
 
 static void test_kinds_of_memory_together(const void *opaque)
 {
-    /* One load of a trapped and of an eager region of the same file. */
+    /* One load may have a trapped and an eager region of one file. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 3 * CHUNK_PAGES, fixture_mixed);
     Fixture *other = fixture_new(FIXTURE_PRIVATE_FILE, 3 * CHUNK_PAGES,
@@ -874,7 +874,10 @@ static void test_cached_file_is_not_read(const void *opaque)
 
 static void test_first_reads_others_place(const void *opaque)
 {
-    /* While the guest faults; and where reads block, the others read too. */
+    /*
+     * While the guest faults, the first worker reads and others place; where
+     * reads block, others read, too.
+     */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_all_data);
     const FastloadCounters *first, *second;
@@ -1029,7 +1032,7 @@ static void test_many_in_a_row(const void *opaque)
 
 static void test_completion_is_told_once(const void *opaque)
 {
-    /* A load that goes well has two events. */
+    /* A load that goes well has the events COMPLETED and SETTLED, no others. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_mixed);
     FastloadRegion region;
@@ -1398,7 +1401,7 @@ static void test_rate_is_raised(const void *opaque)
 
 static void test_rate_at_any_time(const void *opaque)
 {
-    /* Before start, after completion, and often in between. */
+    /* The rate may change before start, after completion, and in between. */
     static const uint64_t rates[] = {
         0, FASTLOAD_BACKGROUND_OFF, 1, 50000000, 1ull << 62, 3000000000ull,
     };
@@ -1444,7 +1447,7 @@ static Fixture *load_new_huge(FixtureHasData *has_data)
 
 static void test_dense_chunks_are_moved(const void *opaque)
 {
-    /* Memory that may have huge pages, and is not touched, is all of them. */
+    /* Chunks full of data that are not touched become huge pages. */
     const LoadCase *lc = opaque;
     Fixture *f = load_new_huge(fixture_all_data);
     FastloadStats stats;
@@ -1549,7 +1552,7 @@ static int load_copy_and_cut(const Fixture *f)
 
 static void test_recover_from_a_copy(const void *opaque)
 {
-    /* The file is gone for good: the load goes on from a copy, at once. */
+    /* If the file is gone for good, the load goes on from a copy at once. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(lc->memory, PAGE_COUNT, lc->has_data);
     int copy_fd = load_copy_and_cut(f);
@@ -1594,7 +1597,7 @@ static void test_recover_from_a_copy(const void *opaque)
 
 static void test_recover_refuses(const void *opaque)
 {
-    /* What cannot be read from is said, and the load goes on as it was. */
+    /* A bad copy is refused with a reason; the load goes on as it was. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(lc->memory, PAGE_COUNT, lc->has_data);
     Fastload *fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
@@ -1717,13 +1720,13 @@ static void load_check_settling_ends(const LoadCase *lc, bool is_dropped)
 
 static void test_cancel_ends_settling(const void *opaque)
 {
-    /* Cancelled when it is complete, a load leaves its pages small. */
+    /* A load that is cancelled after completion leaves its pages small. */
     load_check_settling_ends(opaque, false);
 }
 
 static void test_dropped_chunks_stay_small(const void *opaque)
 {
-    /* So it does with memory that is somebody else's by then. */
+    /* A region that is dropped after completion keeps its small pages. */
     load_check_settling_ends(opaque, true);
 }
 
@@ -1902,7 +1905,7 @@ static void load_fault_comes_late(void *hva, uint32_t tid, void *opaque)
 
 static void test_fault_told_after_its_page(const void *opaque)
 {
-    /* Another worker places a page between its fault message and the answer. */
+    /* A page may be placed between its fault's message and the answer. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(lc->memory, 16 * CHUNK_PAGES, fixture_all_data);
     LateFault told = { 0 };
@@ -1942,7 +1945,7 @@ static void test_fault_told_after_its_page(const void *opaque)
 
 static void test_early_regions_come_first(const void *opaque)
 {
-    /* They are last in the file, and read first. */
+    /* Early regions are read first, though they are last in the file. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 4 * CHUNK_PAGES, fixture_all_data);
     void *first_hva = NULL;
@@ -1962,7 +1965,7 @@ static void test_early_regions_come_first(const void *opaque)
 
 static void test_early_regions_while_recording(const void *opaque)
 {
-    /* All of them come while the rest waits: the guest waits for them. */
+    /* Early regions come while a set is recorded and the rest waits. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 4 * CHUNK_PAGES, fixture_all_data);
     g_autofree char *path = g_strdup_printf("%s/fastload-early-%d",
@@ -2000,7 +2003,7 @@ static void test_early_regions_while_recording(const void *opaque)
 
 static void test_early_regions_are_due_at_once(const void *opaque)
 {
-    /* Whatever the rate has to spare; the next one is not. */
+    /* A chunk of an early region is due at once, whatever the rate. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 2 * CHUNK_PAGES, fixture_all_data);
     FastloadConfig config = {
@@ -2032,7 +2035,7 @@ static void test_early_regions_are_due_at_once(const void *opaque)
 
 static void test_early_regions_are_not_rated(const void *opaque)
 {
-    /* At a byte a second the early region comes at once, and it alone. */
+    /* At a byte a second an early region comes at once, and it alone. */
     const LoadCase *lc = opaque;
     Fixture *f = fixture_new(FIXTURE_ANON, 4 * CHUNK_PAGES, fixture_all_data);
     FastloadConfig config = {
@@ -2185,7 +2188,7 @@ static void load_few_mappings(const LoadCase *lc, uint32_t room_count,
 
 static void test_few_mappings_trap_more(const void *opaque)
 {
-    /* Too few mappings for all holes: the short ones are trapped as well. */
+    /* With too few mappings for all holes, short ones are trapped, too. */
     if (fixture_may_fill_mappings() && !fixture_run_child()) {
         load_few_mappings(opaque, 110, true);
     }
@@ -2193,7 +2196,7 @@ static void test_few_mappings_trap_more(const void *opaque)
 
 static void test_many_mappings_trap_less(const void *opaque)
 {
-    /* With enough of them nothing is trapped that need not be. */
+    /* With enough mappings no hole is trapped. */
     if (fixture_may_fill_mappings() && !fixture_run_child()) {
         load_few_mappings(opaque, 1000, false);
     }

@@ -135,7 +135,7 @@ static void place_and_discard(PlaceTest *t, uint64_t page_idx)
 
 static void test_discarded_page_waits_for_memory(const void *opaque)
 {
-    /* A page that was given back needs a page for its zeros: there is none. */
+    /* A page given back waits until there is memory for its zeros. */
     FastloadFailure failure;
     FixtureToucher toucher;
     uint64_t begin_ns;
@@ -210,7 +210,7 @@ static void test_data_waits_for_memory(const void *opaque)
 
 static void test_kernel_stops_half_way(const void *opaque)
 {
-    /* What it has placed by then counts, and is not placed again. */
+    /* What the kernel has placed before it stops is not placed again. */
     PlaceTest *t;
 
     test_clock_stop();
@@ -292,7 +292,7 @@ static void *place_take_huge_page(void)
 
 static void test_discarded_huge_page_waits_for_one(const void *opaque)
 {
-    /* The same where the kernel calls it EEXIST: no page of hugetlb. */
+    /* A page of hugetlb given back waits for a free one (EEXIST). */
     g_autoptr(GPtrArray) taken = g_ptr_array_new();
     FastloadFailure failure;
     FixtureToucher toucher;
@@ -339,8 +339,9 @@ static void test_discarded_huge_page_waits_for_one(const void *opaque)
 static void test_claimed_page_given_back(const void *opaque)
 {
     /*
-     * A page is there and does not count yet; it is given back and touched.
-     * The fault is dropped, for a read of the page seems to be on its way.
+     * A thread is not lost whose page is given back before it counts.  A page
+     * is there and does not count yet; it is given back and touched. The fault
+     * is dropped, for a read of the page seems to be on its way.
      */
     PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
     FixtureToucher touchers[3];
@@ -370,7 +371,7 @@ static uint32_t place_queued_count(PlaceTest *t)
 
 static void test_queued_page_given_back(const void *opaque)
 {
-    /* The same while the fault is in the queue: the page comes, and goes. */
+    /* A thread is not lost whose page comes and goes while it is queued. */
     FixtureToucher touchers[FASTLOAD_URGENT_READ_COUNT_MAX + 2];
     uint32_t last = G_N_ELEMENTS(touchers) - 1, i;
     const FastloadArea *area;
@@ -413,7 +414,7 @@ static void test_queued_page_given_back(const void *opaque)
 
 static void test_late_read_of_a_page_given_back(const void *opaque)
 {
-    /* A chunk brings a page, it is given back, then its urgent read returns. */
+    /* A late urgent read of a page given back places nothing. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
     FixtureToucher toucher;
 
@@ -432,7 +433,7 @@ static void test_late_read_of_a_page_given_back(const void *opaque)
 
 static void test_data_only_where_none_was(const void *opaque)
 {
-    /* Three pages were read; the second one came and was given back since. */
+    /* Data is not placed again where a page was given back. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
     g_autofree uint64_t *buf = g_malloc(3 * PAGE);
     FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
@@ -462,7 +463,7 @@ static void test_data_only_where_none_was(const void *opaque)
 
 static void test_page_from_elsewhere(const void *opaque)
 {
-    /* While a page is read, it comes to shared memory by another mapping. */
+    /* A page that another mapping fills during its read is no error. */
     PlaceTest *t = place_new_sim(FIXTURE_SHARED, SIM_HOLD_ALL);
     uint64_t map_off = t->f->hva + 100 * PAGE - t->f->map;
     FixtureToucher toucher;
@@ -564,7 +565,7 @@ static void *place_read_and_write(void *opaque)
 
 static void test_faults_tell_who_and_how(const void *opaque)
 {
-    /* The thread, and whether it writes: what a trace of a guest is made of. */
+    /* A fault tells the thread, and whether it writes. */
     const uint64_t len_bytes = 2 * FASTLOAD_PAGE_BYTES_MIN;
     FastloadUffdFault faults[2];
     bool has_move, has_zeropage;
@@ -648,7 +649,7 @@ static void test_dropped_memory_is_anothers(const void *opaque)
 
 static void test_dropped_failure_is_no_recovery(const void *opaque)
 {
-    /* Two pages cannot be read; that one's memory goes does not heal it. */
+    /* Dropping one of two pages that fail does not end the stall. */
     SimConfig config = { .seed = 44 };
     FixtureToucher touchers[2];
     FastloadFailure failure;
@@ -730,7 +731,7 @@ static void place_drop_at_the_gate(PlaceTest *t)
 
 static void test_drop_waits_for_placement(const void *opaque)
 {
-    /* A worker is about to place; only then may the memory go. */
+    /* A drop waits for a worker that is about to place a page. */
     PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
     FixtureToucher toucher;
     int uffd;
@@ -749,7 +750,7 @@ static void test_drop_waits_for_placement(const void *opaque)
 
 static void test_drop_waits_for_the_last_worker(const void *opaque)
 {
-    /* It is about to let go the memory, and only then may others have it. */
+    /* A drop waits for a worker that is about to unregister memory. */
     PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
 
     gate_hold(UFFDIO_UNREGISTER, GATE_BEFORE);
@@ -876,7 +877,7 @@ static uint64_t place_drop_anytime(uint32_t seed)
 
 static void test_many_drops(const void *opaque)
 {
-    /* Workers, touchers, statistics and a cancel while a region is dropped. */
+    /* A region may be dropped at any time, also beside a cancel. */
     fixture_run_seeds(place_drop_anytime, DROP_COUNT);
 }
 

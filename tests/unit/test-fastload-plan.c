@@ -177,7 +177,7 @@ static void test_small_gaps_are_read_over(void)
 
 static void test_extents_stay_in_their_span(void)
 {
-    /* Data next to a span is none of its business. */
+    /* Extents leave out the data next to their span. */
     FastloadSpan extents[FASTLOAD_EXTENT_COUNT_MAX];
     FastloadSpan span = { 20 * PAGE, 10 * PAGE };
     g_autofree uint64_t *bits = plan_bits(64);
@@ -215,7 +215,7 @@ static void test_worst_bitmap_fits(void)
 
 static void test_placed_pages_are_left_out(void)
 {
-    /* What somebody placed already is not read again. */
+    /* Pages that are placed already are not read again. */
     FastloadSpan extents[FASTLOAD_EXTENT_COUNT_MAX];
     FastloadSpan chunk = { 0, CHUNK };
     g_autofree uint64_t *bits = plan_bits(CHUNK_PAGES);
@@ -480,7 +480,7 @@ static void test_large_pages_span_the_same(void)
 
 static void test_half_a_chunk_may_be_moved(void)
 {
-    /* As a huge page: with half of it data, and none of it there. */
+    /* A chunk with half of its data and none placed may be a huge page. */
     g_autofree uint64_t *bits = plan_bits(3 * CHUNK_PAGES);
     FastloadSpan first, second, third;
     FastloadArea *area;

@@ -287,7 +287,7 @@ static void test_only_rings_are_locked(const void *opaque)
 
 static void test_no_ring_for_some(const void *opaque)
 {
-    /* Where some workers have no ring, the first one has, and that is said. */
+    /* If some workers have no ring, the first one has, and that is said. */
     FastloadStats stats;
     uint32_t ring_count;
 
@@ -304,7 +304,7 @@ static void test_no_ring_for_some(const void *opaque)
 
 static void test_no_ring_for_any(const void *opaque)
 {
-    /* No locked memory at all: preadv, and the limit's name. */
+    /* Without locked memory preadv reads, and the limit is named. */
     FastloadStats stats;
     uint32_t ring_count;
 
@@ -458,7 +458,7 @@ static void test_any_refusal_leaves_the_device(const void *opaque)
 
 static void test_both_ways_refused_names_both(const void *opaque)
 {
-    /* The sentence has both ways with their errnos, in one line. */
+    /* If both ways are refused, one line names them with their errnos. */
     const char *why = probe_why_uffd_stays();
     GError *error = NULL;
 

@@ -112,7 +112,7 @@ static void test_a_chunk_is_cut_to_its_end(void)
 
 static void test_an_urgent_read_is_one_request(void)
 {
-    /* What lies between two stretches with data is read as well. */
+    /* An urgent read is one request, gaps between its stretches included. */
     ReadTest *t = read_test_new(FASTLOAD_CLASS_URGENT);
     FastloadIoReq req;
 
@@ -154,7 +154,7 @@ static void read_move(ReadTest *t)
 
 static void test_a_wrong_move_is_fatal(void)
 {
-    /* Of all moves just those of the diagram may be made. */
+    /* Only the moves of the diagram may be made; others are fatal. */
     static const struct { FastloadReadState from, to; } edges[] = {
         { FASTLOAD_READ_FRESH, FASTLOAD_READ_ISSUING },
         { FASTLOAD_READ_ISSUING, FASTLOAD_READ_IN_FLIGHT },
@@ -234,7 +234,7 @@ static void test_what_is_left_undone_is_fatal(void)
 
 static void test_what_piles_up_is_bounded(void)
 {
-    /* What is in flight does not count, what waits to be placed does. */
+    /* The pool limits reads that wait to be placed, not those in flight. */
     g_autofree Fastload *fl = g_new0(Fastload, 1);
     FastloadRead *read;
     uint32_t i;

@@ -293,7 +293,7 @@ static bool record_some_zero(uint64_t page_idx)
 
 static void test_first_touches_in_order(const void *opaque)
 {
-    /* Data and zero pages, once each, and nothing is read ahead meanwhile. */
+    /* Touched pages, data or zero, are recorded once, in order. */
     static const RecordRun want[] = {
         { 700, 2 }, { 3, 1 }, { 5, 1 }, { 2000, 1 },
     };
@@ -328,7 +328,7 @@ static void test_first_touches_in_order(const void *opaque)
 
 static void test_page_that_faults_again(const void *opaque)
 {
-    /* It is in the set once: where it was touched first. */
+    /* A page that faults twice is in the set once, at its first touch. */
     static const RecordRun want[] = { { 9, 1 }, { 20, 1 } };
     RecordTest *t = record_new(fixture_all_data);
 
@@ -349,7 +349,7 @@ static void test_page_that_faults_again(const void *opaque)
 
 static void test_ends_when_it_is_quiet(const void *opaque)
 {
-    /* Ends after quiet_ns without a new page; a second touch does not count. */
+    /* Recording ends after quiet_ns without a new page. */
     RecordTest *t = record_new(fixture_all_data);
 
     record_start(t);
@@ -368,7 +368,7 @@ static void test_ends_when_it_is_quiet(const void *opaque)
 
 static void test_ends_not_before(const void *opaque)
 {
-    /* Lasts for least_ns, even without touches. */
+    /* Recording lasts for least_ns, even without touches. */
     RecordTest *t = record_new(fixture_all_data);
 
     t->workset.quiet_ns = 1;
@@ -383,7 +383,7 @@ static void test_ends_not_before(const void *opaque)
 
 static void test_ends_at_the_most(const void *opaque)
 {
-    /* Ends after most_ns, even with touches. */
+    /* Recording ends after most_ns, even with touches. */
     RecordTest *t = record_new(fixture_all_data);
     uint64_t page;
 
@@ -401,7 +401,7 @@ static void test_ends_at_the_most(const void *opaque)
 
 static void test_ends_when_it_is_full(const void *opaque)
 {
-    /* What comes then is not in it, and it says so. */
+    /* Recording ends when the set is full, and the set says so. */
     RecordTest *t = record_new(fixture_all_data);
     g_autoptr(FastloadWorkset) set = NULL;
 
@@ -461,7 +461,7 @@ static void test_guest_that_never_runs(const void *opaque)
 
 static void test_nothing_was_touched(const void *opaque)
 {
-    /* A file that says so would keep the next load from recording. */
+    /* Without a touch no set is written, so that the next load records. */
     RecordTest *t = record_new(fixture_all_data);
 
     record_start(t);
@@ -475,7 +475,7 @@ static void test_nothing_was_touched(const void *opaque)
 
 static void test_cancelled_load_writes(const void *opaque)
 {
-    /* A guest that ends before it is quiet has touched what it has. */
+    /* A load that is cancelled writes what it has recorded. */
     static const RecordRun want[] = { { 77, 1 }, { 7, 1 } };
     RecordTest *t = record_new(fixture_all_data);
 
@@ -491,6 +491,7 @@ static void test_cancelled_load_writes(const void *opaque)
 
 static void test_freed_load_writes(const void *opaque)
 {
+    /* A load that is freed writes what it has recorded. */
     static const RecordRun want[] = { { 77, 1 } };
     RecordTest *t = record_new(fixture_all_data);
 
@@ -504,7 +505,7 @@ static void test_freed_load_writes(const void *opaque)
 
 static void test_guest_that_touches_all(const void *opaque)
 {
-    /* The load is complete while it records: one run says it all. */
+    /* If the load completes while it records, one run has all pages. */
     static const RecordRun want[] = { { 0, 8 * CHUNK_PAGES } };
     RecordTest *t = record_new(fixture_mixed);
     uint64_t page;
@@ -529,7 +530,7 @@ static void test_guest_that_touches_all(const void *opaque)
 
 static void test_failed_start_leaves_nothing(const void *opaque)
 {
-    /* Nor does a load that was never started. */
+    /* A load that fails to start, or never starts, leaves no file. */
     SimConfig sim_config = { .seed = 1 };
     RecordTest *t = record_new(fixture_all_data);
 
@@ -550,7 +551,10 @@ static void test_failed_start_leaves_nothing(const void *opaque)
 
 static void test_far_faults_come_alone(const void *opaque)
 {
-    /* No pages around a fault are read: their first touch would be hidden. */
+    /*
+     * While recording, a fault reads its page alone: a neighbour's first touch
+     * would be hidden.
+     */
     RecordTest *t = record_new(fixture_all_data);
 
     t->fl->window.round_trip_ns = 10 * MS_NS;
@@ -567,6 +571,7 @@ static void test_far_faults_come_alone(const void *opaque)
 
 static void test_mode_is_the_umasks(const void *opaque)
 {
+    /* The file's mode is what the umask allows. */
     RecordTest *t = record_new(fixture_all_data);
     mode_t mask = umask(027);
     struct stat st;
@@ -584,7 +589,7 @@ static void test_mode_is_the_umasks(const void *opaque)
 
 static void test_two_record_one_file(const void *opaque)
 {
-    /* Both write it, one after the other, and it is whole. */
+    /* Two loads that record to one file leave one that is whole. */
     RecordTest *t = record_new(fixture_all_data);
     RecordTest *other = record_new_config(&sim_ops,
                                           (FastloadConfig) { 0 },
@@ -612,7 +617,9 @@ static void test_two_record_one_file(const void *opaque)
 
 static void test_folder_that_goes(const void *opaque)
 {
-    /* The recording has failed, and says why; the load has not. */
+    /*
+     * If the folder is gone, recording fails and says why; the load does not.
+     */
     RecordTest *t = record_new(fixture_all_data);
 
     record_start(t);
@@ -628,7 +635,7 @@ static void test_folder_that_goes(const void *opaque)
 
 static void test_disk_that_is_full(const void *opaque)
 {
-    /* Then no file is there, nor a part of one. */
+    /* On a full disk neither a file is left nor a part of one. */
     RecordTest *t;
 
     if (!fixture_may_refuse() || fixture_run_child()) {
@@ -663,7 +670,7 @@ static void record_crash(const char *folder)
 
 static void test_crash_before_the_name(const void *opaque)
 {
-    /* The file is there when it is whole, and else it is not. */
+    /* After a crash the file is whole, or not there. */
     g_autofree char *folder = NULL;
 
     if (g_test_subprocess()) {
@@ -781,6 +788,7 @@ static void record_change_block(FastloadWorkset *set)
 
 static void test_set_of_another_snapshot(const void *opaque)
 {
+    /* A set of another snapshot is not used, and stays as it is. */
     RecordTest *t = record_new(fixture_all_data);
 
     record_write_set(t, record_one_run, 1, record_change_digest);
@@ -790,6 +798,7 @@ static void test_set_of_another_snapshot(const void *opaque)
 
 static void test_set_of_another_block(const void *opaque)
 {
+    /* A set with a block that the snapshot lacks is not used. */
     RecordTest *t = record_new(fixture_all_data);
 
     record_write_set(t, record_one_run, 1, record_change_block);
@@ -799,6 +808,7 @@ static void test_set_of_another_block(const void *opaque)
 
 static void test_damaged_set(const void *opaque)
 {
+    /* A damaged set is not used. */
     RecordTest *t = record_new(fixture_all_data);
 
     record_write_set(t, record_one_run, 1, NULL);
@@ -809,7 +819,7 @@ static void test_damaged_set(const void *opaque)
 
 static void test_what_is_no_file(const void *opaque)
 {
-    /* A folder, a pipe that nobody writes to, a file as long as memory. */
+    /* A folder, a pipe and a file as long as memory are refused. */
     RecordTest *t = record_new(fixture_all_data);
 
     g_assert_cmpint(g_mkdir(t->path, 0700), ==, 0);
@@ -827,7 +837,7 @@ static void test_what_is_no_file(const void *opaque)
 
 static void test_folder_that_is_not_there(const void *opaque)
 {
-    /* That is told before anything was held back in vain. */
+    /* A missing folder is refused before anything is loaded. */
     RecordTest *t = record_new(fixture_all_data);
     g_autofree char *path = g_build_filename(t->folder, "no", "set", NULL);
 
@@ -838,7 +848,7 @@ static void test_folder_that_is_not_there(const void *opaque)
 
 static void test_what_a_snapshot_is(const void *opaque)
 {
-    /* A change of any of it is another one; where it lies in memory is not. */
+    /* The digest depends on all of a snapshot, not on its addresses. */
     Fixture *f = fixture_new(FIXTURE_ANON, 2 * CHUNK_PAGES, fixture_mixed);
     FastloadRegion region, other;
     uint64_t digest;
@@ -872,7 +882,7 @@ static void test_what_a_snapshot_is(const void *opaque)
 
 static void test_stream_that_begins_elsewhere(const void *opaque)
 {
-    /* What somebody puts before the snapshot does not matter, nor how much. */
+    /* The digest does not depend on what lies before the stream. */
     Fixture *f = fixture_new(FIXTURE_ANON, CHUNK_PAGES, fixture_all_data);
     FastloadRegion region;
     uint64_t digest;
@@ -969,7 +979,7 @@ static void replay_note(void *hva, uint64_t len_bytes, FastloadClass class,
 
 static void test_order_of_touch(const void *opaque)
 {
-    /* Wherever the pages are, and before anything else. */
+    /* Hints are read in order of touch, before anything else. */
     static const RecordRun runs[] = {
         { 3000, 1 }, { 20, 1 }, { 4000, 1 }, { 1100, 1 },
     };
@@ -998,6 +1008,7 @@ static void test_order_of_touch(const void *opaque)
 
 static void test_faults_then_hints_then_the_rest(const void *opaque)
 {
+    /* Faults come first, then hints, then the rest. */
     RecordRun runs[100];
     RecordTest *t;
     uint32_t i;
@@ -1049,7 +1060,7 @@ static RecordTest *replay_new_cached(void)
 
 static void test_one_hint_beside_faults(const void *opaque)
 {
-    /* The worker that minds them reads one hint at a time, others many. */
+    /* The worker that serves faults reads one hint at a time, others many. */
     RecordTest *t = replay_new_cached();
 
     sim_hold(SIM_HOLD_BACKGROUND);
@@ -1064,7 +1075,10 @@ static void test_one_hint_beside_faults(const void *opaque)
 
 static void test_first_worker_leaves_the_guest_alone(const void *opaque)
 {
-    /* It does not fault, but it would, without the set. */
+    /*
+     * After a replay the first worker places nothing ahead: the guest does not
+     * fault, but it would without the set.
+     */
     RecordTest *t = replay_new_cached();
 
     replay_set(t);
@@ -1121,7 +1135,7 @@ static void test_late_pages_are_counted(const void *opaque)
 
 static void test_near_pages_share_a_read(const void *opaque)
 {
-    /* Also those that were touched later; what lies between comes along. */
+    /* Near pages of the set share a read, even if touched much later. */
     static const RecordRun runs[] = {
         { 1110, 1 }, { 3000, 1 }, { 1114, 2 }, { 1104, 1 },
         { 1125, 1 }, /* too far from 1115, by a page */
@@ -1159,7 +1173,7 @@ static void test_far_pages_share_a_read(const void *opaque)
 
 static void test_reads_are_short(const void *opaque)
 {
-    /* A long run, of a chunk that has more, comes in pieces. */
+    /* A long run of a chunk that has more is read in pieces. */
     static const RecordRun runs[] = { { 512, 200 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
 
@@ -1190,7 +1204,7 @@ static void test_short_reads_tell_no_rate(const void *opaque)
 
 static void test_zero_pages_need_no_read(const void *opaque)
 {
-    /* They are placed at once, whatever the storage does. */
+    /* Zero pages of the set are placed at once, without a read. */
     static const RecordRun runs[] = { { 5, 1 }, { 21, 1 }, { 1029, 1 } };
     RecordTest *t = replay_new(record_some_zero, runs, G_N_ELEMENTS(runs));
     uint32_t i;
@@ -1230,7 +1244,7 @@ static void test_pages_that_are_not_trapped(const void *opaque)
 
 static void test_chunk_is_read_whole(const void *opaque)
 {
-    /* One that is in the set for the most part; it may be a huge page. */
+    /* A chunk that is mostly in the set is read whole, as a huge page. */
     static const RecordRun runs[] = { { 600, 300 }, { 1024, 200 } };
     SimConfig sim_config = { .seed = 1 };
     RecordTest *t;
@@ -1257,7 +1271,7 @@ static void test_chunk_is_read_whole(const void *opaque)
 
 static void test_sparse_chunk_is_read_whole(const void *opaque)
 {
-    /* Most of what it has counts, not most of its pages. */
+    /* A chunk is read whole if most of its data is in the set. */
     static const RecordRun runs[] = { { 513, 290 } };
     RecordTest *t = replay_new(fixture_mixed, runs, G_N_ELEMENTS(runs));
 
@@ -1270,7 +1284,7 @@ static void test_sparse_chunk_is_read_whole(const void *opaque)
 
 static void test_scattered_chunk_is_read_whole(const void *opaque)
 {
-    /* A tenth of it, in so many places that one read is cheaper. */
+    /* A chunk is read whole if many small reads would cost more. */
     RecordRun runs[51];
     RecordTest *t;
     uint32_t i;
@@ -1330,23 +1344,28 @@ static void replay_check_memory(FixtureMemory memory, uint64_t hint_bytes)
 
 static void test_anonymous_memory(const void *opaque)
 {
+    /* In anonymous memory just the pages of the set are replayed. */
     replay_check_memory(FIXTURE_ANON, 6 * PAGE);
 }
 
 static void test_shared_memory(const void *opaque)
 {
+    /* In shared memory just the pages of the set are replayed. */
     replay_check_memory(FIXTURE_SHARED, 6 * PAGE);
 }
 
 static void test_hugetlb(const void *opaque)
 {
-    /* A page of the set brings the page that memory is made of. */
+    /* With hugetlb, a page of the set brings its whole huge page. */
     replay_check_memory(FIXTURE_HUGETLB, 2 * CHUNK_BYTES);
 }
 
 static void test_hugetlb_that_is_not_trapped(const void *opaque)
 {
-    /* A chunk that nobody can place would fail, again and again. */
+    /*
+     * A page of the set in a chunk that is not trapped is no hint: it could not
+     * be placed, and would fail again and again.
+     */
     static const RecordRun runs[] = { { 1024, 1 }, { 9, 1 } };
     RecordTest *t = record_new_memory(FIXTURE_HUGETLB, 8 * CHUNK_PAGES,
                                       replay_every_other);
@@ -1363,7 +1382,7 @@ static void test_hugetlb_that_is_not_trapped(const void *opaque)
 
 static void test_hugetlb_is_recorded(const void *opaque)
 {
-    /* The set has what a touch brought, in pages of 4096 bytes. */
+    /* With hugetlb, a touch is recorded as all pages that it brought. */
     static const RecordRun want[] = { { 512, 512 } };
     RecordTest *t = record_new_memory(FIXTURE_HUGETLB, 4 * CHUNK_PAGES,
                                       fixture_all_data);
@@ -1382,7 +1401,7 @@ static void test_hugetlb_is_recorded(const void *opaque)
 
 static void test_no_rate_holds_hints_back(const void *opaque)
 {
-    /* They are what somebody will wait for; and they take nothing from it. */
+    /* The background's rate neither holds hints back nor counts them. */
     static const RecordRun runs[] = { { 600, 400 }, { 2000, 3 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
 
@@ -1399,6 +1418,7 @@ static void test_no_rate_holds_hints_back(const void *opaque)
 
 static void test_early_regions_come_first(const void *opaque)
 {
+    /* Early regions are read before hints. */
     static const RecordRun runs[] = { { 600, 1 }, { 2000, 3 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     FastloadArea *area = g_ptr_array_index(t->fl->areas, 0);
@@ -1415,7 +1435,7 @@ static void test_early_regions_come_first(const void *opaque)
 
 static void test_bad_hint_is_given_up(const void *opaque)
 {
-    /* The background brings it, and nobody is told anything. */
+    /* A hint that fails is left to the background, without an event. */
     static const RecordRun runs[] = { { 100, 1 }, { 1000, 1 }, { 2000, 1 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
 
@@ -1436,7 +1456,7 @@ static void test_bad_hint_is_given_up(const void *opaque)
 
 static void test_bad_whole_chunk_is_retried(const void *opaque)
 {
-    /* As one of the background, that stalls and heals. */
+    /* A chunk of hints that fails stalls and heals as another chunk does. */
     static const RecordRun runs[] = { { 600, 300 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     uint64_t bad_off = t->f->file_off + 700 * PAGE;
@@ -1488,7 +1508,7 @@ static void test_region_that_goes(const void *opaque)
 
 static void test_set_of_all_memory(const void *opaque)
 {
-    /* Then it is loaded as it is without. */
+    /* A set of all memory is read in whole chunks, as without a set. */
     static const RecordRun runs[] = { { 0, 8 * CHUNK_PAGES } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
 
@@ -1503,6 +1523,7 @@ static void test_set_of_all_memory(const void *opaque)
 
 static void test_empty_set(const void *opaque)
 {
+    /* An empty set has no hints, and all is loaded. */
     RecordTest *t = replay_new(fixture_mixed, NULL, 0);
 
     record_start(t);
@@ -1513,6 +1534,7 @@ static void test_empty_set(const void *opaque)
 
 static void test_cancel_with_hints_out(const void *opaque)
 {
+    /* A load may be cancelled while hints are in flight. */
     RecordRun runs[50];
     RecordTest *t;
     uint32_t i;
@@ -1534,7 +1556,7 @@ static void test_cancel_with_hints_out(const void *opaque)
 
 static void test_another_copy(const void *opaque)
 {
-    /* Reads of the old file in flight are dropped; all pages come anyway. */
+    /* Hints in flight at a recovery are dropped; all pages come anyway. */
     static const RecordRun runs[] = { { 100, 1 }, { 1000, 1 }, { 1600, 300 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     Fixture *copy = fixture_new(FIXTURE_ANON, 8 * CHUNK_PAGES,
@@ -1554,7 +1576,7 @@ static void test_another_copy(const void *opaque)
 
 static void test_file_that_changes(const void *opaque)
 {
-    /* Hints of it are no good, and wait until it is as it was. */
+    /* While the file counts as changed, hints are not placed; they wait. */
     static const RecordRun runs[] = { { 100, 1 }, { 1000, 300 } };
     RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
     struct stat st;

@@ -165,6 +165,7 @@ static void check_far(const Storage *s)
 
 static void test_far_storage_is_busy(const void *opaque)
 {
+    /* Far storage gives its rate, with no more in flight than that takes. */
     size_t i;
 
     for (i = 0; i < G_N_ELEMENTS(far_storages); i++) {
@@ -174,6 +175,7 @@ static void test_far_storage_is_busy(const void *opaque)
 
 static void test_lucky_reads_tell_nothing(const void *opaque)
 {
+    /* Lucky reads do not change how far storage is used. */
     size_t i;
 
     for (i = 0; i < G_N_ELEMENTS(far_storages); i++) {
@@ -191,7 +193,7 @@ static void test_lucky_reads_tell_nothing(const void *opaque)
 
 static void test_the_start_is_short(const void *opaque)
 {
-    /* 64 MiB from 10 ms away, of which the storage needs 77 ms. */
+    /* 64 MiB from 10 ms away come in 125 ms, of which storage needs 77. */
     const Storage s = { .rtt_ns = 10 * MS, .rate = 1, .req_bytes = 512 << 10 };
     Pipe *p = pipe_new(&s);
     uint64_t begin_ns = p->now_ns;
@@ -205,7 +207,7 @@ static void test_the_start_is_short(const void *opaque)
 
 static void test_near_storage_has_no_queue(const void *opaque)
 {
-    /* What is in flight makes reads wait for no longer than it must. */
+    /* Near storage has so little in flight that reads hardly queue. */
     Storage s = { .rtt_ns = 60 * US, .rate = 3 };
     Pipe *p = pipe_new(&s);
 
@@ -227,7 +229,7 @@ static void test_near_storage_has_no_queue(const void *opaque)
 
 static void test_slow_storage_has_no_queue(const void *opaque)
 {
-    /* 100 MB/s, 0.5 ms away: two reads or three are enough. */
+    /* Slow storage, 100 MB/s and 0.5 ms away, has two or three reads. */
     const Storage s = { .rtt_ns = 500 * US, .rate = 0.1 };
     Pipe *p = pipe_new(&s);
 
@@ -240,7 +242,7 @@ static void test_slow_storage_has_no_queue(const void *opaque)
 
 static void test_the_window_follows_the_storage(const void *opaque)
 {
-    /* Slower, nearer, farther: each within some seconds. */
+    /* The window follows storage that gets slower, nearer or farther. */
     Storage s = { .rtt_ns = 5 * MS, .rate = 1 };
     Pipe *p = pipe_new(&s);
 
@@ -266,7 +268,7 @@ static void test_the_window_follows_the_storage(const void *opaque)
 
 static void test_what_is_no_sample(const void *opaque)
 {
-    /* A read from the page cache, one that failed: as if it had not been. */
+    /* Reads from the page cache and failed reads change nothing. */
     FastloadWindow w = { 0 };
     FastloadIoReq req = { .len_bytes = FASTLOAD_REQ_BYTES_NEAR };
     int i;
@@ -295,8 +297,9 @@ static void test_what_is_no_sample(const void *opaque)
 static void test_short_reads_end_the_drain(const void *opaque)
 {
     /*
-     * Memory in stretches below 64 KiB: its reads tell no round trip, but the
-     * window is not halved for as long as they last.
+     * The window is not halved while reads are too short to measure.  Memory in
+     * stretches below 64 KiB: its reads tell no round trip, but the window is
+     * not halved for as long as they last.
      */
     Storage s = { .rtt_ns = 10 * MS, .rate = 1, .req_bytes = 512 << 10 };
     Pipe *p = pipe_new(&s);
@@ -317,7 +320,7 @@ static void test_short_reads_end_the_drain(const void *opaque)
 
 static void test_half_a_millisecond(const void *opaque)
 {
-    /* Network storage that is just "near": 0.45 ms, 4 GB/s. */
+    /* Storage that is just "near" (0.45 ms, 4 GB/s) gives its rate. */
     const Storage s = { .rtt_ns = 450 * US, .rate = 4 };
     Pipe *p = pipe_new(&s);
 

@@ -102,7 +102,7 @@ static void workset_check_runs(const FastloadWorkset *set,
 
 static void test_round_trip(void)
 {
-    /* What is written is what is read. */
+    /* A set that is written is read again as it was. */
     g_autoptr(FastloadWorkset) set = workset_small();
     g_autoptr(FastloadWorkset) again = NULL;
     g_autofree uint8_t *bytes = NULL;
@@ -134,7 +134,9 @@ static void test_round_trip(void)
 
 static void test_bytes_are_fixed(void)
 {
-    /* A file that another host, or another year, wrote is still read. */
+    /*
+     * The bytes of a file are fixed: other hosts, and later versions, read it.
+     */
     static const uint8_t want[] = {
         'F', 'L', 'W', 'O', 'R', 'K', 'S', 'T', 1, 0, 0, 0, 2, 0, 0, 0,
         3, 0, 0, 0, 0, 0, 0, 0, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22,
@@ -156,7 +158,7 @@ static void test_bytes_are_fixed(void)
 
 static void test_empty_set(void)
 {
-    /* Nothing in it is a set as well. */
+    /* An empty set can be written and read. */
     FastloadWorkset set = { .snapshot_digest = 1 };
     g_autoptr(FastloadWorkset) again = NULL;
     g_autofree uint8_t *bytes = NULL;
@@ -172,7 +174,7 @@ static void test_empty_set(void)
 
 static void test_cut_anywhere(void)
 {
-    /* No beginning of a file is one. */
+    /* A file that is cut anywhere is refused. */
     g_autoptr(FastloadWorkset) set = workset_small();
     g_autofree uint8_t *bytes = NULL;
     size_t len_bytes, at;
@@ -249,7 +251,7 @@ static const WorksetLie workset_lies[] = {
 
 static void test_lies_are_refused(void)
 {
-    /* A file that is whole, with a number in it that cannot be. */
+    /* A sound file with a number that cannot be is refused. */
     g_autoptr(FastloadWorkset) set = workset_small();
     size_t len_bytes;
     uint32_t i;
@@ -286,7 +288,7 @@ static void test_more_pages_than_there_are(void)
 
 static void test_last_page_is_in(void)
 {
-    /* All of a block, and its last page, are inside. */
+    /* A run may be a whole block, or its last page. */
     g_autoptr(FastloadWorkset) set = workset_new(2);
     g_autoptr(FastloadWorkset) again = NULL;
     g_autofree uint8_t *bytes = NULL;
@@ -302,7 +304,7 @@ static void test_last_page_is_in(void)
 
 static void test_another_file(void)
 {
-    /* What is no working set at all is told so, and not that it is damaged. */
+    /* A file that is no working set is told from a damaged one. */
     static const char text[] = "#!/bin/sh\necho this is not what you think\n";
     const char *refusal = NULL;
 
@@ -315,7 +317,7 @@ static void test_another_file(void)
 
 static void test_join_keeps_the_order(void)
 {
-    /* Neighbours become one run, where the first of them was. */
+    /* Neighbours are joined to one run, at the place of the first. */
     g_autoptr(FastloadWorkset) set = workset_new(8);
 
     workset_add(set, 0, 700, 1);
@@ -365,7 +367,7 @@ static void test_join_is_of_one_time(void)
 
 static void test_join_of_all_memory(void)
 {
-    /* In any order, it becomes few runs: all of it was touched. */
+    /* All pages, touched in any order, are joined to few runs. */
     const uint32_t page_count = 500000;
     g_autoptr(FastloadWorkset) set = workset_new(page_count);
     uint64_t at = 1;
@@ -384,7 +386,7 @@ static void test_join_of_all_memory(void)
 
 static void test_join_has_a_bound(void)
 {
-    /* What has no neighbours and is too much is cut, and says so. */
+    /* Too many runs without neighbours are cut, and the set says so. */
     const uint32_t page_count = FASTLOAD_WORKSET_RUN_COUNT_MAX + 1000;
     g_autoptr(FastloadWorkset) set = workset_new(page_count);
     g_autoptr(FastloadWorkset) again = NULL;
