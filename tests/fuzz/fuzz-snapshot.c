@@ -8,7 +8,7 @@
  * the length of the hole behind them (8 bytes, big-endian).  Real snapshots
  * have gaps of megabytes; a corpus should not.
  *
- * What goes wrong, aborts.
+ * The program aborts when a check fails.
  */
 #include "bench.h"
 #include "fuzz.h"

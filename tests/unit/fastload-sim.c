@@ -13,7 +13,7 @@
 
 /* A worker that polls so often while the test waits for it never sleeps. */
 #define SIM_POLL_COUNT_MAX (200 * 1000)
-/* What comes late comes so many times, so far apart. */
+/* After a backend broke, it writes so many times, so far apart. */
 #define SIM_LATE_COUNT 3
 #define SIM_LATE_US 700
 

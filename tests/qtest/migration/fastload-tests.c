@@ -40,7 +40,7 @@ static void *fastload_hook_one(QTestState *from, QTestState *to)
     return fastload_set_threads(from, to, 1);
 }
 
-/* What query-migrate must say once everything is in place. */
+/* What query-migrate must say once everything is loaded. */
 static void fastload_check_stats(QTestState *from, QTestState *to,
                                  void *opaque)
 {
@@ -86,7 +86,7 @@ static void test_fastload_live(void)
     fastload_check(fastload_hook_two, fastload_check_stats, false);
 }
 
-/* One thread serves faults and background alone. */
+/* A file loads with one thread, which serves faults and reads ahead. */
 static void test_fastload_one_thread(void)
 {
     fastload_check(fastload_hook_one, fastload_check_stats, true);
@@ -98,7 +98,7 @@ static void *fastload_hook_detached(QTestState *from, QTestState *to)
     return fastload_set_threads(from, to, 2);
 }
 
-/* The migration is over long before; the load tells its own state. */
+/* The migration is completed before the load, which tells its own state. */
 static void fastload_check_detached(QTestState *from, QTestState *to,
                                     void *opaque)
 {
@@ -118,13 +118,13 @@ static void fastload_check_detached(QTestState *from, QTestState *to,
     fastload_check_stats(from, to, opaque);
 }
 
-/* A manager's way: completed as soon as the guest can run. */
+/* With x-fast-load-detach the migration completes when the guest can run. */
 static void test_fastload_detached(void)
 {
     fastload_check(fastload_hook_detached, fastload_check_detached, false);
 }
 
-/* Detached from what?  Without threads there is nothing to detach. */
+/* x-fast-load-detach without x-fast-load-threads is refused. */
 static void test_fastload_detached_alone(void)
 {
     QTestState *qts = qtest_init("-machine none -incoming defer");
@@ -141,7 +141,7 @@ static void test_fastload_detached_alone(void)
     qtest_quit(qts);
 }
 
-/* The parameter has a range. */
+/* A number of threads out of range is refused. */
 static void test_fastload_range(void)
 {
     QTestState *qts = qtest_init("-machine none");
@@ -154,7 +154,7 @@ static void test_fastload_range(void)
     qtest_quit(qts);
 }
 
-/* HMP sets and shows it, and refuses what is out of range. */
+/* HMP sets and shows the number of threads, and refuses one out of range. */
 static void test_fastload_hmp(void)
 {
     QTestState *qts = qtest_init("-machine none");
@@ -193,19 +193,19 @@ static void fastload_check_refused(bool mapped_ram, const char *uri,
     qtest_quit(qts);
 }
 
-/* Without the capability that makes the file mapped-ram it is refused. */
+/* Fast load without the capability mapped-ram is refused. */
 static void test_fastload_no_mapped_ram(void)
 {
     fastload_check_refused(false, "file:/nonexistent", "'mapped-ram'");
 }
 
-/* A stream cannot be read out of order. */
+/* A URI that is no file is refused. */
 static void test_fastload_no_file(void)
 {
     fastload_check_refused(true, "exec:true", "seekable");
 }
 
-/* A file that is not there is named. */
+/* A missing file is refused, and named. */
 static void test_fastload_missing(void)
 {
     fastload_check_refused(true, "file:/nonexistent", "/nonexistent");
