@@ -171,7 +171,7 @@ def set_cache(path: Path, cache: str) -> None:
 
 # ------------------------------------------------------------------ memory
 
-def kib_of(text: str, field: str) -> int:
+def number_of(text: str, field: str) -> int:
     """The number of a line such as "Rss:   12 kB" of a file in /proc."""
     found = re.search(rf"^{re.escape(field)}:\s+(\d+)", text, re.M)
     if not found:
@@ -180,7 +180,7 @@ def kib_of(text: str, field: str) -> int:
 
 
 def memory_available_mib() -> int:
-    return kib_of(Path("/proc/meminfo").read_text(), "MemAvailable") >> 10
+    return number_of(Path("/proc/meminfo").read_text(), "MemAvailable") >> 10
 
 
 def touch_memory(mib: int) -> None:

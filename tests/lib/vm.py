@@ -363,16 +363,16 @@ class Qemu(qmp.Monitor, guest.Verifier):
         return VcpuTimes(at, ran_ns / 1e9, ready_ns / 1e9)
 
     def page_table_mib(self) -> float:
-        return host.kib_of(self.proc("status").read_text(), "VmPTE") / 1024
+        return host.number_of(self.proc("status").read_text(), "VmPTE") / 1024
 
     def memory_mib(self, field: str) -> int:
         """A field of smaps_rollup, such as Rss or AnonHugePages."""
-        return host.kib_of(self.proc("smaps_rollup").read_text(),
-                           field) >> 10
+        return host.number_of(self.proc("smaps_rollup").read_text(),
+                              field) >> 10
 
     def disk_read_bytes(self) -> int:
         """What the process caused to be read from storage."""
-        return host.kib_of(self.proc("io").read_text(), "read_bytes")
+        return host.number_of(self.proc("io").read_text(), "read_bytes")
 
     # -- the end
 
