@@ -171,11 +171,6 @@ class DomainKind:
     def but(self, **changes: Any) -> "DomainKind":
         return dataclasses.replace(self, **changes)
 
-    def but_set(self, **settings: str | int) -> "DomainKind":
-        more = {name.replace("_", "-"): value
-                for name, value in settings.items()}
-        return self.but(settings={**self.settings, **more})
-
     def as_machine(self) -> vm.Machine:
         return vm.Machine(ProbeGuest(KERNEL), mem_mib=self.mem_mib,
                           fill_mib=self.fill_mib, cpus=self.cpus)
