@@ -1,5 +1,5 @@
 /*
- * The machine of the probe guest: ports, the serial port, time, its ends
+ * The machine of the probe guest: ports, the serial port, time, ways to end it
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -78,7 +78,7 @@ static void add_range(uint64_t begin, uint64_t end)
     }
 }
 
-/* All memory above this program, and the versions in front of it. */
+/* Find all memory above this program; the versions are in front of it. */
 static uint32_t *find_memory(const StartInfo *start, uint64_t page_count)
 {
     const MemoryMapEntry *map = (void *)start->memory_map;

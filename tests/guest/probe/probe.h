@@ -3,18 +3,18 @@
  *
  *   start.S       the entry, long mode, stacks, the way of an exception to C
  *   main.c        memory, the processors' work, what bytes are obeyed
- *   machine.c     ports, the serial port, time, the ends of a machine
+ *   machine.c     ports, the serial port, time, ways to end the machine
  *   processors.c  the other processors
  *   virtio.c      PCI, and one request at a time to virtio devices
  *
- * Interrupts stay off: everything is polled, so that nothing but a vCPU's own
- * page faults and exits changes what it does.
+ * Interrupts stay off and everything is polled, so that only a vCPU's own page
+ * faults and exits interrupt what it does.
  *
  * Lines that it writes beside those of guest-core.h:
  *   FASTLOAD SECTOR sum=N
  * Bytes that it obeys beside those:
- *   'b'  read the first sector of the disk, and say the sum of the bytes of
- *        the page that it is read into: the others are 0xa5
+ *   'b'  read the first sector of the disk into a page whose other bytes are
+ *        0xa5, and say the sum of all bytes of the page
  *   'r'  reboot by the keyboard controller
  *   't'  reboot by a triple fault
  *   'o'  power off by ACPI
@@ -113,7 +113,7 @@ __attribute__((noreturn)) void machine_triple_fault(void);
 __attribute__((noreturn)) void machine_power_off(void);
 __attribute__((noreturn)) void machine_debug_exit(void);
 
-/* "FASTLOAD FAIL reason", and the processor stays. */
+/* Says "FASTLOAD FAIL reason", and stops the processor. */
 __attribute__((format(printf, 1, 2), noreturn))
 void fail(const char *format, ...);
 
@@ -124,12 +124,12 @@ __attribute__((noreturn)) void halt(void);
 /* Start the others: each calls processor_main() with its number. */
 void processors_start(unsigned count);
 
-/* main.c's; the processors but 0 come here from start.S. */
+/* In main.c; start.S calls it on all processors but 0. */
 __attribute__((noreturn)) void processor_main(unsigned idx);
 
-/* ---- virtio.c: one at a time of each of these */
+/* ---- virtio.c: by one processor at a time */
 
-/* Find and begin the devices that are there. */
+/* Find the devices, and start them. */
 void virtio_begin(void);
 
 /*

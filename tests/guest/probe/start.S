@@ -37,7 +37,7 @@ entry:
         cli
         cld
         movl %ebx, %esi
-        /* Memory that is not in the file: a reset leaves the last guest's. */
+        /* Zero the memory that is not in the file: a reset does not. */
         movl $bss_begin, %edi
         movl $bss_end, %ecx
         subl %edi, %ecx
@@ -45,7 +45,7 @@ entry:
         xorl %eax, %eax
         rep stosl
 
-        /* The addresses of all memory are the physical ones, 2 MiB a page. */
+        /* Map all memory at its physical addresses, in pages of 2 MiB. */
         movl $page_directories, %edi
         movl $PRESENT_WRITE | HUGE_PAGE, %eax
         xorl %edx, %edx
@@ -138,7 +138,7 @@ ap_gdt_pointer:
         .long gdt
 ap_trampoline_end:
 
-        /* An exception is a fault of this program: it is said. */
+        /* An exception is a bug of this program: it is reported. */
         .code64
         .altmacro
         .macro exception_stub vector

@@ -190,7 +190,7 @@ static void answer(Device *device)
     }
     atomic_fetch_add(&answered, 1);
     if (device == &disk && atomic_exchange(&is_sector_wanted, false)) {
-        /* What lies behind the sector is as it was, if nothing was lost. */
+        /* The bytes behind the sector are still there, if nothing was lost. */
         for (unsigned i = 0; i < BUFFER_BYTES; i++) {
             sum += ((volatile uint8_t *)device->buffer)[i];
         }
