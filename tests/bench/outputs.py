@@ -47,7 +47,7 @@ def device_and_link_stay(bench: Bench) -> None:
                  (*TINY, *MADE, "--cache", "warm", "--contenders", "eager",
                   "--json", device)):
         done = bench.raw(*args)
-        check(device.is_char_device(), f"a file replaces it: {args}")
+        check(device.is_char_device(), f"a file replaced it: {args}")
         all_ours(done)
     all_ours(bench.raw("gen", "--size", "4M", device))
     check(device.is_char_device(), "gen put a file in its place")

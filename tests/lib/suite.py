@@ -188,7 +188,7 @@ class Suite:
 
     @property
     def missing_min_bytes(self) -> int:
-        """So much is missing when the small guest begins to run with SLOW."""
+        """At least missing when the small guest begins to run with SLOW."""
         return (self.small_machine.fill_mib << 20) * 2 // 3
 
     # -- as tap.Stage

@@ -1172,9 +1172,8 @@ static void test_reads_have_their_turn(const void *opaque)
 static void test_a_thread_that_hangs_is_known(const void *opaque)
 {
     /*
-     * While the only worker hangs, a thread counts as waiting.  The only worker
-     * is kept in the kernel and reads no message: nobody can tell who waits, so
-     * somebody may.
+     * While the only worker hangs, a thread counts as waiting.  The worker is
+     * kept in the kernel and reads no message: a thread may wait unknown.
      */
     SimConfig sim_config = { .seed = 52 };
     FixtureToucher toucher;
@@ -2246,9 +2245,8 @@ static void test_far_fault_beside_a_bad_page(const void *opaque)
 static void test_good_page_beside_a_bad_one_is_at_once(const void *opaque)
 {
     /*
-     * A page is read at once, whatever the back-off of a bad neighbour.  A page
-     * has failed for long, and the back-off is long.  Its neighbour can be
-     * read: who touches that does not wait for a back-off.
+     * A page is read at once, whatever the back-off of a bad neighbour, which
+     * is long after many failures.
      */
     FixtureToucher touchers[2];
     uint64_t begin_ns;
@@ -2283,10 +2281,9 @@ static void test_good_page_beside_a_bad_one_is_at_once(const void *opaque)
 static void test_bad_pages_are_left_to_the_back_off(const void *opaque)
 {
     /*
-     * Two bad neighbours are read as seldom as the back-off says.  Each of the
-     * two is a neighbour of the other.  Their first reads fail and wake both,
-     * and each faults again; from then on the back-off alone says when they are
-     * read.
+     * Two bad neighbours are read as seldom as the back-off says.  Their first
+     * reads fail and wake both, and each faults again; from then on only the
+     * back-off says when they are read.
      */
     FixtureToucher touchers[2];
     FaultTest *t;

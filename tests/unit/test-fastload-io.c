@@ -538,7 +538,7 @@ static void test_failed_preadv_has_its_errno(const void *opaque)
 
 static void test_no_mapping_is_said(const void *opaque)
 {
-    /* A ring that cannot be mapped is refused by vm.max_map_count. */
+    /* Why a ring cannot be mapped is said: vm.max_map_count. */
     FastloadIoSetup setup = {
         .fd = -1,
         .direct_fd = -1,
@@ -566,9 +566,9 @@ static void test_no_mapping_is_said(const void *opaque)
 static void test_many_reads_wait_at_once(const void *opaque)
 {
     /*
-     * Reads that wait in the file system do not hold up others.  Where reads
-     * wait in the file system, others go on: that of /proc cannot begin a read
-     * and return, and the pages that are read to are missing.
+     * Reads that wait in the file system do not hold up others.  The file
+     * system of /proc cannot begin a read and return, and the pages that are
+     * read to are missing.
      */
     int proc_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     IoTest *t = io_test_new(opaque, proc_fd, 0);

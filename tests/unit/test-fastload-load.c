@@ -2196,7 +2196,7 @@ static void test_few_mappings_trap_more(const void *opaque)
 
 static void test_many_mappings_trap_less(const void *opaque)
 {
-    /* With enough mappings no hole is trapped. */
+    /* With enough mappings no chunk without data is trapped. */
     if (fixture_may_fill_mappings() && !fixture_run_child()) {
         load_few_mappings(opaque, 1000, false);
     }

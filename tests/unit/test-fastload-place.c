@@ -340,8 +340,8 @@ static void test_claimed_page_given_back(const void *opaque)
 {
     /*
      * A thread is not lost whose page is given back before it counts.  A page
-     * is there and does not count yet; it is given back and touched. The fault
-     * is dropped, for a read of the page seems to be on its way.
+     * is there and does not count yet; it is given back and touched.  The fault
+     * is dropped, because a read of the page seems to be on its way.
      */
     PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
     FixtureToucher touchers[3];

@@ -480,7 +480,7 @@ static void test_large_pages_span_the_same(void)
 
 static void test_half_a_chunk_may_be_moved(void)
 {
-    /* A chunk with half of its data and none placed may be a huge page. */
+    /* A chunk may be a huge page if half of it is data and none is placed. */
     g_autofree uint64_t *bits = plan_bits(3 * CHUNK_PAGES);
     FastloadSpan first, second, third;
     FastloadArea *area;

@@ -193,7 +193,7 @@ static void test_lucky_reads_tell_nothing(const void *opaque)
 
 static void test_the_start_is_short(const void *opaque)
 {
-    /* 64 MiB from 10 ms away come in 125 ms, of which storage needs 77. */
+    /* 64 MiB from 10 ms away come within 125 ms; storage needs 77 of them. */
     const Storage s = { .rtt_ns = 10 * MS, .rate = 1, .req_bytes = 512 << 10 };
     Pipe *p = pipe_new(&s);
     uint64_t begin_ns = p->now_ns;
@@ -297,9 +297,8 @@ static void test_what_is_no_sample(const void *opaque)
 static void test_short_reads_end_the_drain(const void *opaque)
 {
     /*
-     * The window is not halved while reads are too short to measure.  Memory in
-     * stretches below 64 KiB: its reads tell no round trip, but the window is
-     * not halved for as long as they last.
+     * The window is not halved while reads are too short to measure: those of
+     * memory in stretches below 64 KiB tell no round trip.
      */
     Storage s = { .rtt_ns = 10 * MS, .rate = 1, .req_bytes = 512 << 10 };
     Pipe *p = pipe_new(&s);
