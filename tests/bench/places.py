@@ -12,7 +12,8 @@ import signal
 from typing import Any, Iterator
 
 from bench.stage import TINY, Bench, Done
-from host import TOP, mounted
+from checkout import TOP
+from host import mounted
 from tap import Skip, check
 
 WITHOUT = TOP / "tests" / "without"

@@ -20,7 +20,8 @@ import subprocess
 import time
 from typing import Callable, NamedTuple, TYPE_CHECKING
 
-from host import PlainError, TOP
+from checkout import TOP
+from host import PlainError
 from waiting import Lines, VmError, Waiting
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import time
 from typing import IO, Iterator, Self, Sequence
 
 import host
-from host import TOP, PlainError
+from checkout import TOP
+from host import PlainError
 
 sys.path[:0] = [str(TOP / "packaging"), str(TOP / "qemu")]
 import roots                                            # noqa: E402
