@@ -11,7 +11,7 @@ from typing import Any
 from bench.browser import Figures, Scripts, report_of
 from bench.results import all_counted, contenders, measured_as, scenarios
 from bench.stage import LOADERS, MADE, TINY, Bench, load_result
-from checkout import TOP
+from host import TOP
 from tap import Skip, case, check
 
 

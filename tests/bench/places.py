@@ -12,8 +12,7 @@ import signal
 from typing import Any, Iterator
 
 from bench.stage import TINY, Bench, Done
-from checkout import TOP
-from host import mounted
+from host import TOP, mounted
 from tap import Skip, check
 
 WITHOUT = TOP / "tests" / "without"

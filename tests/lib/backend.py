@@ -12,9 +12,8 @@ import subprocess
 import time
 from typing import Callable, Iterator, NamedTuple, Self, Sequence
 
-from checkout import TOP
 from guest import ProbeGuest, figures
-from host import PlainError
+from host import PlainError, TOP
 from tap import Failed, Skip, comment
 from vm import Machine
 from waiting import BUSY, VmTimeout

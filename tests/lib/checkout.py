@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The checkout: its folder, and which files of what kind are in it."""
+"""The files of the checkout: which there are, and of what kind."""
 
 import re
 import subprocess

@@ -20,8 +20,7 @@ import subprocess
 import time
 from typing import Callable, NamedTuple, TYPE_CHECKING
 
-from checkout import TOP
-from host import PlainError
+from host import PlainError, TOP
 from waiting import Lines, VmError, Waiting
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import time
 from typing import IO, Iterator, Self, cast
 
 import hostlock
-from checkout import TOP
 from tap import Skip
 
+TOP = Path(__file__).resolve().parent.parent.parent
 PAGE_BYTES = 4096
 CACHE_LEFT_BYTES_MAX = 16 << 20
 DROP_TRIES = 5

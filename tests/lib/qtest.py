@@ -5,9 +5,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from checkout import TOP
 from lanes import Job
-from step import prepare
+from step import TOP, prepare
 from tapreader import Score
 
 IMPORT = TOP / "qemu" / "import"

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from checkout import TOP
 from tapreader import Score, Tap, lines_that_matter
 
+TOP = Path(__file__).resolve().parent.parent.parent
 ALIVE_EVERY_S = 30          # a sign of life of a step that says nothing
 KILL_AFTER_S = 30
 POLL_S = 0.05

@@ -22,8 +22,7 @@ from typing import Any, Callable, IO, Mapping, NamedTuple, Self, Sequence, cast
 import guest
 import host
 import qmp
-from checkout import TOP
-from host import PlainError
+from host import PlainError, TOP
 from waiting import BUSY, VmError, VmTimeout, Waiting
 
 # Where Debian keeps firmware: a QEMU run from its build tree may not know.

@@ -19,8 +19,7 @@ import time
 from typing import IO, Iterator, Self, Sequence
 
 import host
-from checkout import TOP
-from host import PlainError
+from host import TOP, PlainError
 
 sys.path[:0] = [str(TOP / "packaging"), str(TOP / "qemu")]
 import roots                                            # noqa: E402
