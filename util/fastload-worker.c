@@ -997,6 +997,11 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     }
     w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, turn->serves_faults);
     __atomic_store_n(&w->may_sleep, 0, __ATOMIC_RELAXED);
+    if (sleep_ns) {
+        /* The rest of this turn may hang, too: in statx(), or in preadv(). */
+        __atomic_store_n(&w->awake_ns, fastload_stats_now_ns(),
+                         __ATOMIC_RELAXED);
+    }
     return wants_renewal;
 }
 

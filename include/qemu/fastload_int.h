@@ -667,7 +667,8 @@ typedef struct FastloadWorker {
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */
     uint32_t may_sleep;          /* in poll(), or about to be: needs a kick */
-    uint64_t awake_ns;           /* when this turn began; 0: it sleeps */
+    uint64_t awake_ns;           /* when this turn began, or when it woke in
+                                    it; 0: it sleeps */
 } FastloadWorker;
 
 /* The snapshot: util/fastload-file.c */

@@ -1207,6 +1207,52 @@ static void test_a_thread_that_hangs_is_known(const void *opaque)
     fault_free(t);
 }
 
+static uint32_t fault_reap_gate; /* atomic: 1: closed; 2: a worker waits */
+
+/* A worker that has found a completed read is kept there. */
+static FastloadIoReq *fault_reap_held(FastloadIo *io)
+{
+    FastloadIoReq *req = sim_ops.reap(io);
+
+    while (req && __atomic_load_n(&fault_reap_gate, __ATOMIC_ACQUIRE)) {
+        __atomic_store_n(&fault_reap_gate, 2, __ATOMIC_RELEASE);
+        g_usleep(100);
+    }
+    return req;
+}
+
+static void test_a_thread_that_hangs_after_sleeping_is_known(
+    const void *opaque)
+{
+    /* So is one that slept until a read was back, and hangs in that turn. */
+    SimConfig sim_config = { .seed = 53 };
+    FastloadIoOps ops = sim_ops;
+    FixtureToucher toucher;
+    FaultTest *t;
+
+    ops.reap = fault_reap_held;
+    test_clock_stop();
+    sim_reset(&sim_config);
+    sim_hold(SIM_HOLD_ALL);
+    t = fault_new(&ops, FASTLOAD_IO_AUTO, FIXTURE_ANON, 4 * CHUNK_PAGES, 1,
+                  fixture_all_data);
+    fault_start(t);
+    sim_wait_asleep();
+    __atomic_store_n(&fault_reap_gate, 1, __ATOMIC_RELEASE);
+    sim_hold(SIM_HOLD_NONE);
+    fixture_wait_until(__atomic_load_n(&fault_reap_gate,
+                                       __ATOMIC_ACQUIRE) == 2);
+    fixture_toucher_start_page(&toucher, t->f, 2000);
+    sim_skip(FASTLOAD_STALL_WAIT_NS);
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==,
+                     FASTLOAD_STALL_WAIT_NS);
+    __atomic_store_n(&fault_reap_gate, 0, __ATOMIC_RELEASE);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fault_run(t);
+    g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
+    fault_free(t);
+}
+
 static void test_wake_without_the_lock(const void *opaque)
 {
     /* A thread without room in the queue is woken with no lock held. */
@@ -3235,6 +3281,8 @@ int main(int argc, char **argv)
     add_test("reads-have-their-turn", test_reads_have_their_turn);
     add_test("a-thread-that-hangs-is-known",
              test_a_thread_that_hangs_is_known);
+    add_test("a-thread-that-hangs-after-sleeping-is-known",
+             test_a_thread_that_hangs_after_sleeping_is_known);
     add_test("wake-without-the-lock", test_wake_without_the_lock);
     add_test("more-faults-than-room", test_more_faults_than_room);
     add_test("cancel-releases-waiters", test_cancel_releases_waiters);
