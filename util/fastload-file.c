@@ -393,11 +393,10 @@ static bool file_look_at_all(const Fastload *fl, int fd, FileLook *ret_look,
 
 /* Takes over @prefix, and remembers the file as it looks in @look. */
 static void file_remember(Fastload *fl, const FileLook *look,
-                          FastloadPrefix *prefix)
+                          FastloadPrefix *prefix, bool is_in_user_space)
 {
     bool is_young = file_is_young(look);
-    bool may_move = look->is_regular && is_young &&
-                    file_is_in_user_space(fl->file.fd);
+    bool may_move = look->is_regular && is_young && is_in_user_space;
     FastloadPrefix *old;
 
     if (prefix) {
@@ -410,6 +409,8 @@ static void file_remember(Fastload *fl, const FileLook *look,
     if (old && old->is_taken) {
         old = NULL; /* the thread that has taken it frees it */
     }
+    __atomic_store_n(&fl->file.is_in_user_space, is_in_user_space,
+                     __ATOMIC_RELAXED);
     __atomic_store_n(&fl->file.may_mtime_move, may_move, __ATOMIC_RELEASE);
     __atomic_store_n(&fl->file.is_watched, look->is_regular,
                      __ATOMIC_RELEASE);
@@ -461,7 +462,7 @@ void fastload_file_note(Fastload *fl)
 
     /* If statx() is not permitted, changes are not noticed. */
     file_look_at_all(fl, fl->file.fd, &look, &prefix);
-    file_remember(fl, &look, prefix);
+    file_remember(fl, &look, prefix, file_is_in_user_space(fl->file.fd));
     if (look.is_regular) {
         file_try_direct(fl);
     }
@@ -653,12 +654,13 @@ static void file_bump_generation(Fastload *fl)
 
 void fastload_file_accept(Fastload *fl)
 {
+    bool is_in_user_space = file_is_in_user_space(fl->file.fd);
     FastloadPrefix *prefix;
     FileLook look = { 0 };
 
     file_look_at_all(fl, fl->file.fd, &look, &prefix);
     file_bump_generation(fl);
-    file_remember(fl, &look, prefix);
+    file_remember(fl, &look, prefix, is_in_user_space);
     file_bump_generation(fl);
 }
 
@@ -745,6 +747,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
 {
     int flags = fcntl(fd, F_GETFL);
     int direct_fd = -1, dup_errno = 0;
+    bool is_in_user_space;
     uint32_t generation;
     FastloadPrefix *prefix;
     FileLook look;
@@ -771,6 +774,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
                     g_strerror(errno));
         return false;
     }
+    is_in_user_space = file_is_in_user_space(fd);
     posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
     if (fl->file.direct_fd >= 0) {
         direct_fd = file_open_direct(fd);
@@ -785,7 +789,7 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
         file_prefix_free(prefix);
     } else {
         file_replace_direct(fl, fd, direct_fd);
-        file_remember(fl, &look, prefix);
+        file_remember(fl, &look, prefix, is_in_user_space);
     }
     file_bump_generation(fl);
     if (direct_fd >= 0) {

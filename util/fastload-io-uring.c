@@ -254,6 +254,16 @@ static void uring_start(FastloadIo *io, FastloadIoReq *req)
     if (io->has_fixed_file) {
         sqe->flags |= IOSQE_FIXED_FILE;
     }
+    if (req->may_block) {
+        /*
+         * A kernel thread makes the read.  Linux 6.13 (commit f7c913438533)
+         * would begin it in io_uring_enter(), and FUSE waits there for the
+         * file's server: for the file's attributes, or for one of
+         * max_background (12) requests to return.  Where that server hangs, the
+         * worker would hang with it, and nobody would answer faults.
+         */
+        sqe->flags |= IOSQE_ASYNC;
+    }
     io_uring_sqe_set_data(sqe, req);
 }
 

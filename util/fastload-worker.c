@@ -199,6 +199,14 @@ static uint32_t worker_ahead_bytes(const FastloadIoReq *req)
                                 : MAX(req->len_bytes, FASTLOAD_GAP_BYTES_MAX);
 }
 
+static void worker_queue_req(FastloadWorker *w, FastloadIoReq *req)
+{
+    req->may_block = __atomic_load_n(&w->fl->file.is_in_user_space,
+                                     __ATOMIC_RELAXED);
+    req->is_queued = true;
+    w->io_ops->queue(w->io, req);
+}
+
 /* Queues the next request of @read, at most @bytes_max long. */
 static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
                              uint32_t bytes_max)
@@ -214,8 +222,7 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
         w->ahead_bytes += worker_ahead_bytes(req);
         w->ahead_count++;
     }
-    req->is_queued = true;
-    w->io_ops->queue(w->io, req);
+    worker_queue_req(w, req);
 }
 
 /*
@@ -750,7 +757,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
                 !read->area->is_early) {
                 fastload_sched_rate_charge(w->fl, req->len_bytes);
             }
-            w->io_ops->queue(w->io, req);
+            worker_queue_req(w, req);
             return;
         }
         fastload_read_fail(read, FASTLOAD_FAILURE_READ, req->error,

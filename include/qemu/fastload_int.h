@@ -396,6 +396,7 @@ typedef struct FastloadIoReq {
     uint32_t again_count; /* EINTR and EAGAIN; counted by the backend */
     bool is_urgent;
     bool is_direct;       /* by direct_fd */
+    bool may_block;       /* the file system may block the submitting thread */
     bool is_queued;       /* the backend has it */
     uint64_t begin_ns;    /* background: when it was first queued */
     FastloadRead *read;
@@ -692,6 +693,7 @@ typedef struct FastloadFile {
     uint64_t len_bytes;
     uint64_t mtime_ns;
     uint64_t prefix_due_ns;      /* when to read it again; UINT64_MAX: never */
+    uint32_t is_in_user_space;   /* relaxed: on a FUSE file system */
     uint32_t may_mtime_move;     /* by itself, as FUSE file systems may do */
     uint32_t has_mtime_moved;    /* relaxed: it has, by itself */
     uint32_t changed_generation; /* 1 + the last that changed; 0: none did */

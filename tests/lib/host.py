@@ -358,6 +358,17 @@ class NetworkStore:
                 time.sleep(0.05)
             self._stack = stack.pop_all()
 
+    def limit_reads(self, count: int) -> None:
+        """From here on the kernel sends the server so many reads at a time.
+
+        Whoever asks the kernel for another one waits until one is back.
+        """
+        with folder_in(self.path.parent) as folder, \
+                mounted("fusectl", folder):
+            connection = os.minor(self.path.stat().st_dev)
+            (folder / str(connection) / "max_background").write_text(
+                str(count))
+
     def kill(self) -> None:
         """Crash the server: the mount stays, and every read fails."""
         self._child.kill()
