@@ -104,10 +104,15 @@ static void exit_leave_vcpus(IncomingLoad *load)
     }
 }
 
-/* Since when the oldest wait that is not over lasts; INT64_MAX: none. */
-static int64_t exit_oldest_wait_us(IncomingLoad *load)
+/*
+ * Since when somebody waits who keeps QEMU from ending; INT64_MAX: nobody.  Who
+ * waits is not known while the engine does not read the faults: then since when
+ * it does not.
+ */
+static int64_t exit_oldest_wait_us(IncomingLoad *load, int64_t now_us)
 {
-    int64_t begin_us = INT64_MAX;
+    int64_t silent_us = fastload_silent_ns(load->engine) / SCALE_US;
+    int64_t begin_us = silent_us ? now_us - silent_us : INT64_MAX;
     GHashTableIter iter;
     gpointer value;
 
@@ -160,7 +165,7 @@ static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
         return 0;
     }
     *told_us = *told_us ?: now_us;
-    begin_us = load->is_quitting ? exit_oldest_wait_us(load)
+    begin_us = load->is_quitting ? exit_oldest_wait_us(load, now_us)
                                  : exit_oldest_fault_us(load, now_us);
     return now_us - MIN(now_us, MAX(*told_us, begin_us));
 }

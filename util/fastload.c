@@ -1285,6 +1285,18 @@ bool fastload_recover(Fastload *fl, int fd, GError **error)
     return true;
 }
 
+/* Are the workers there, and is memory trapped? */
+static bool session_is_trapped(Fastload *fl)
+{
+    bool is_trapped;
+
+    g_mutex_lock(&fl->state_lock);
+    is_trapped = fl->state != FASTLOAD_STATE_NEW && fl->workers &&
+                 fl->state < FASTLOAD_STATE_COMPLETED;
+    g_mutex_unlock(&fl->state_lock);
+    return is_trapped;
+}
+
 /* For how long the first worker has not looked for faults; 0: not for long. */
 static uint64_t session_silent_ns(const Fastload *fl, uint64_t now_ns)
 {
@@ -1295,16 +1307,17 @@ static uint64_t session_silent_ns(const Fastload *fl, uint64_t now_ns)
     return silent_ns >= FASTLOAD_SILENT_NS_MIN ? silent_ns : 0;
 }
 
+uint64_t fastload_silent_ns(Fastload *fl)
+{
+    return session_is_trapped(fl)
+        ? session_silent_ns(fl, fastload_stats_now_ns()) : 0;
+}
+
 uint64_t fastload_oldest_fault_ns(Fastload *fl)
 {
     uint64_t begin_ns, now_ns, age_ns = 0;
-    bool is_trapped;
 
-    g_mutex_lock(&fl->state_lock);
-    is_trapped = fl->state != FASTLOAD_STATE_NEW && fl->workers &&
-                 fl->state < FASTLOAD_STATE_COMPLETED;
-    g_mutex_unlock(&fl->state_lock);
-    if (!is_trapped) {
+    if (!session_is_trapped(fl)) {
         return 0;
     }
     begin_ns = fastload_sched_oldest_fault_ns(fl);

@@ -40,7 +40,7 @@
  * Limits: see FASTLOAD_*_MAX and _MIN.  More is an error, not a truncation.
  * Order: new -> add_region* -> use_workset? -> start -> wait -> settle -> free.
  *   free is legal after any of them; cancel, guest_runs, get_stats, is_failing,
- *   oldest_fault_ns, is_settled and set_background_rate after new,
+ *   oldest_fault_ns, silent_ns, is_settled and set_background_rate after new,
  *   has_failed_faults, is_loaded, want and recover after start.
  * Visibility: what a trapped page holds is visible to whoever touches it, as
  *   if it had always been there.  After fastload_wait() returned true all
@@ -591,11 +591,20 @@ bool fastload_is_failing(Fastload *fl, FastloadFailure *ret_failure);
  * @fl: any load
  *
  * Returns: the age of the oldest fault that is not answered yet, whether reads
- * fail or hang; 0: nobody waits.  When storage that hangs has kept the thread
- * that answers faults in the kernel for 100 ms or more, nobody knows who waits:
- * then how long that has lasted, as if somebody had waited since.
+ * fail or hang; 0: nobody waits.  At least fastload_silent_ns(), as if somebody
+ * had waited since then.
  */
 uint64_t fastload_oldest_fault_ns(Fastload *fl);
+
+/**
+ * fastload_silent_ns: for how long has nobody read the faults?         [any]
+ * @fl: any load
+ *
+ * Returns: how long storage that hangs has kept the thread that answers faults
+ * in the kernel, if that is 100 ms or more; else 0.  Meanwhile the fault
+ * callback is not called either, so nobody knows who waits.
+ */
+uint64_t fastload_silent_ns(Fastload *fl);
 
 /**
  * fastload_has_failed_faults: does anybody wait for a page that failed? [any]

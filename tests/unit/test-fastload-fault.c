@@ -1197,10 +1197,12 @@ static void test_a_thread_that_hangs_is_known(const void *opaque)
     sim_skip(FASTLOAD_STALL_WAIT_NS);
     g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==,
                      FASTLOAD_STALL_WAIT_NS);
+    g_assert_cmpuint(fastload_silent_ns(t->fl), ==, FASTLOAD_STALL_WAIT_NS);
     gate_open();
     g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
     sim_wait_asleep();
     g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
+    g_assert_cmpuint(fastload_silent_ns(t->fl), ==, 0);
     sim_hold(SIM_HOLD_NONE);
     fault_run(t);
     g_assert_cmpuint(fastload_oldest_fault_ns(t->fl), ==, 0);
