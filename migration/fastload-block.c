@@ -4,8 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Checks what the file says of each RAM block, empties the block, and hands it
- * to the engine as a region.  Every number in the file is a stranger's.  Fails
- * with a sentence that names the file and the block.
+ * to the engine as a region.  Trusts no number in the file.  Errors name the
+ * file and the block.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
@@ -21,15 +21,15 @@
 #include "trace.h"
 
 /*
- * Smaller blocks are read before all others, and before the guest runs: then
- * the main thread reads writable flash whole, and must not wait for it behind
- * gigabytes.
+ * Blocks smaller than this are read before all others, and before the guest
+ * runs: when the guest begins to run, the main thread reads all of its writable
+ * flash, and must not wait until gigabytes of other memory are loaded.
  */
 #define LOAD_EARLY_BYTES_MAX (16 * MiB)
 
 /*
- * Engine threads must not look through QEMU's list: it is under RCU.  NULL: it
- * was dropped.
+ * The block that @hva lies in; NULL: it was dropped.  (QEMU's own list is under
+ * RCU, which engine threads do not use.)
  */
 static RAMBlock *load_block_at(const IncomingLoad *load, const uint8_t *hva)
 {
@@ -46,8 +46,9 @@ static RAMBlock *load_block_at(const IncomingLoad *load, const uint8_t *hva)
 }
 
 /*
- * postcopy-blocktime, kept as in network postcopy: whatever comes first of
- * fault and page, the bitmap of received pages tells, under this lock.
+ * postcopy-blocktime works as in network postcopy.  The fault and the page may
+ * be told in any order; under this lock, the bitmap of received pages shows
+ * whether the page has come already.
  */
 void incoming_load_page_wanted(void *hva, uint32_t tid, void *opaque)
 {
@@ -108,7 +109,7 @@ void incoming_load_release_blocks(IncomingLoad *load)
     g_clear_pointer(&load->blocks, g_array_unref);
 }
 
-/* Nobody waits for a page of it any more, nor looks it up. */
+/* The block's waits end in postcopy-blocktime, and it is not found any more. */
 static void load_forget_block(LoadBlock *loaded)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
@@ -124,8 +125,8 @@ static void load_forget_block(LoadBlock *loaded)
 }
 
 /*
- * A reference to the memory is one to its device, whose name and RAM blocks
- * would stay taken.
+ * The load's reference to the memory would keep the unplugged device alive, and
+ * so its name and RAM blocks could not be used again.
  */
 void incoming_load_drop_device(IncomingLoad *load, DeviceState *dev)
 {
@@ -162,7 +163,10 @@ bool incoming_load_has_early_blocks(const IncomingLoad *load)
     return true;
 }
 
-/* ROMs may: stock loading takes what fits.  A guest knows its RAM's size. */
+/*
+ * May the length in the file differ?  Of a ROM it may: QEMU's own loader takes
+ * what fits.  The size of RAM must not change under the guest.
+ */
 static bool load_may_differ(const RAMBlock *block)
 {
     return (block->flags & RAM_RESIZEABLE) || memory_region_is_rom(block->mr);
@@ -182,7 +186,7 @@ static void load_set_length_error(const IncomingLoad *load,
         "name the ROM that was there when the snapshot was saved" : "");
 }
 
-/* Every number in the file is a stranger's. */
+/* Trusts no number of @header, nor @length. */
 static bool load_check_header(IncomingLoad *load, const RAMBlock *block,
                               const FastloadHeader *header,
                               uint64_t length, Error **errp)
@@ -248,7 +252,7 @@ static bool load_made_file(const RAMBlock *block)
     return path && g_file_test(path, G_FILE_TEST_IS_DIR);
 }
 
-/* Returns whether so much of the block is empty now, and can be trapped. */
+/* Empties the first @len_bytes.  False: that is not possible or allowed. */
 static bool load_empty_block(RAMBlock *block, uint64_t len_bytes)
 {
     if (len_bytes % block->page_size) {
@@ -273,9 +277,9 @@ static int load_find_peer(Object *obj, void *owner)
 }
 
 /*
- * Other guests touch the memory of ivshmem while it loads.  In a hole the
- * kernel would make them zeros, which nobody could tell from a page that was
- * placed: it is neither emptied nor trapped.
+ * Is it ivshmem, which other guests touch while it loads?  If it were emptied,
+ * the kernel would give them pages of zeros, which look like pages that were
+ * placed.  So ivshmem is neither emptied nor trapped.
  */
 static bool load_has_peers(const RAMBlock *block)
 {
@@ -290,7 +294,7 @@ static bool load_is_eager(const IncomingLoad *load, RAMBlock *block)
            (load->eager == LOAD_EAGER_SHARED && qemu_ram_is_shared(block));
 }
 
-/* Do huge pages of the memory's file begin elsewhere than on host's grid? */
+/* As is_off_grid of FastloadRegion. */
 static bool load_is_off_grid(RAMBlock *block)
 {
     return (block->fd >= 0 || qemu_ram_is_shared(block)) &&
@@ -304,7 +308,7 @@ static bool load_is_preallocated(const RAMBlock *block)
     return owner && object_property_get_bool(owner, "prealloc", NULL);
 }
 
-/* What nothing has to be put into may be read-only. */
+/* A read-only block is fine if the file has no data for it. */
 static bool load_check_writable(const RAMBlock *block,
                                 const uint64_t *bitmap,
                                 uint64_t page_count, Error **errp)
@@ -320,7 +324,7 @@ static bool load_check_writable(const RAMBlock *block,
     return true;
 }
 
-/* What lies past the block's end would lie in somebody else's memory. */
+/* The file must have no data behind the end of the (shorter) block. */
 static bool load_check_end(const IncomingLoad *load, const RAMBlock *block,
                            const uint64_t *bitmap, uint64_t length,
                            Error **errp)
@@ -378,7 +382,7 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
         !load_check_end(load, block, bitmap, length, errp)) {
         return false;
     }
-    /* Of a block that is longer here, the rest keeps what it has. */
+    /* If the block is longer here, the rest of it keeps its content. */
     loaded.length = MIN(length, block->used_length);
     is_empty = !load->is_pinned && !load_has_peers(block) &&
                load_empty_block(block, loaded.length);
@@ -401,7 +405,7 @@ static bool load_add_block(IncomingLoad *load, QEMUFile *f, RAMBlock *block,
         .wants_populated = load_is_preallocated(block),
         .label = block->idstr,
     };
-    /* Whoever unplugs it: block and mapping stay until the load is over. */
+    /* Block and mapping stay until the load is over or its device unplugged. */
     memory_region_ref(block->mr);
     loaded.bitmap = g_steal_pointer(&bitmap);
     g_array_append_val(load->blocks, loaded);
@@ -424,7 +428,7 @@ static bool load_read_header(IncomingLoad *load, QEMUFile *f,
     int ret;
 
     if (migrate_ignore_shared()) {
-        qemu_get_be64(f); /* where the block is in guest memory */
+        qemu_get_be64(f); /* the block's address in guest memory */
     }
     qemu_get_buffer(f, bytes, sizeof(bytes));
     ret = qemu_file_get_error(f);
@@ -448,7 +452,10 @@ static bool load_is_left_out(const FastloadHeader *header)
            !header->bitmap_off && !header->pages_off;
 }
 
-/* Who maps a user's file for it, shared or privately, has its content. */
+/*
+ * May the file leave out this block?  Only if this QEMU ignores it as well, or
+ * maps it from a file of the user.
+ */
 static bool load_check_left_out(const IncomingLoad *load,
                                 RAMBlock *block, Error **errp)
 {

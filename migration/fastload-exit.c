@@ -6,9 +6,9 @@
  * vCPUs that wait for a page do not stop, and the thread that ends QEMU may
  * wait for one as well.  Neither may keep the process for ever, and neither may
  * ever see a page of zeros: userfaultfd stays as it is until the process ends.
- * Which thread waits for which page is kept here, because vCPUs that are left
- * waiting do not hold up the end, and all others do.  Under KVM the devices
- * cannot be taken down while such a vCPU waits: the process ends before that.
+ * This file keeps which thread waits for which page: QEMU can end while vCPUs
+ * wait, but not while any other thread does.  Under KVM, devices cannot be
+ * removed while a vCPU waits: there the process ends before it removes them.
  */
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
@@ -23,28 +23,29 @@
 #include "fastload-internal.h"
 
 /*
- * How long quitting waits for vCPUs that wait for pages: failing, or not.
- * Managers take their patience from libvirt: it kills a QEMU that has not ended
- * ten seconds after SIGTERM, and disks have to be flushed in that time, too.
+ * How long QEMU at its end waits for vCPUs to stop: while reads fail, and
+ * otherwise.  libvirt kills a QEMU that has not ended ten seconds after
+ * SIGTERM, and disks have to be flushed in that time, too.
  */
 #define EXIT_STOP_FAILING_US (1 * 1000 * 1000)
 #define EXIT_STOP_US (3 * 1000 * 1000)
 #define EXIT_STOP_POLL_US 2000
 /*
- * When the watcher gives up: while the main loop has not heard that QEMU is to
- * end, and once it has, because it then has disks to drain and flush.
+ * How long the watcher lets a thread wait for a page once QEMU was told to end:
+ * until the main loop begins to stop the vCPUs, and from then on.  The second
+ * is longer, since QEMU then drains and flushes disks.
  */
 #define EXIT_UNHEARD_US (5 * 1000 * 1000)
 #define EXIT_CLEANUP_US (60 * 1000 * 1000)
 #define EXIT_WATCH_MS 100
-/* So many are kept of threads that do not wait, and may have ended. */
+/* With more entries than this, those of threads that do not wait are freed. */
 #define EXIT_WAIT_COUNT_MAX 1024
 
-/* The page that a thread waits for, or has waited for last. */
+/* The page that a thread waits for, or the last one that it waited for. */
 typedef struct ExitWait {
     const void *hva;
     int64_t begin_us;
-    bool is_left;       /* a vCPU's that QEMU does not wait for at its end */
+    bool is_left;       /* of a vCPU for which the end of QEMU does not wait */
 } ExitWait;
 
 void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
@@ -57,7 +58,7 @@ void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
         wait = g_new0(ExitWait, 1);
         g_hash_table_insert(load->waits, GUINT_TO_POINTER(tid), wait);
     }
-    /* Who asks for a page again has waited for it since the first time. */
+    /* A thread that faults on the same page again has waited since then. */
     if (wait->hva != hva) {
         wait->hva = hva;
         wait->begin_us = g_get_monotonic_time();
@@ -76,7 +77,7 @@ static gboolean exit_forget_if_over(gpointer tid, gpointer wait,
     return exit_is_over(load, wait);
 }
 
-/* Threads come and go; those that wait are never too many. */
+/* Bounds the table: threads come and go. */
 static void exit_forget_old_waits(IncomingLoad *load)
 {
     QEMU_LOCK_GUARD(&load->waits_lock);
@@ -86,8 +87,9 @@ static void exit_forget_old_waits(IncomingLoad *load)
 }
 
 /*
- * vCPUs that wait for a page now stay where they are, which keeps nothing else
- * from ending.  A signal may make such a vCPU ask for the same page again.
+ * From now on the watcher ignores vCPUs that wait for the page that they wait
+ * for now.  A signal may make such a vCPU fault on the same page again: it is
+ * ignored then, too.
  */
 static void exit_leave_vcpus(IncomingLoad *load)
 {
@@ -129,7 +131,7 @@ static int64_t exit_oldest_wait_us(IncomingLoad *load, int64_t now_us)
     return begin_us;
 }
 
-/* The same of all that wait, vCPUs too, as the engine knows them. */
+/* Since when the engine has known of somebody who waits, vCPUs included. */
 static int64_t exit_oldest_fault_us(IncomingLoad *load, int64_t now_us)
 {
     return now_us -
@@ -137,8 +139,8 @@ static int64_t exit_oldest_fault_us(IncomingLoad *load, int64_t now_us)
 }
 
 /*
- * Was QEMU told to end?  The main thread may be in the kernel, waiting for a
- * page: then a signal is pending for as long as that takes; no handler runs.
+ * Was QEMU told to end?  While the main thread waits for a page in a system
+ * call, no signal handler runs: the signal is pending.
  */
 static bool exit_is_due(const IncomingLoad *load)
 {
@@ -153,8 +155,8 @@ static bool exit_is_due(const IncomingLoad *load)
 }
 
 /*
- * For how long QEMU has been told to end while one and the same page, or an
- * older one, did not come to whoever waits for it.
+ * For how long QEMU has been told to end and somebody has waited for one page.
+ * @told_us: since when QEMU has been told; 0: it was not
  */
 static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
 {
@@ -171,11 +173,11 @@ static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
 }
 
 /*
- * The thread that ends QEMU may wait for a page that does not come: with the
- * BQL, in the kernel, or for a disk's request whose buffer is that page.  Then
- * the watcher ends the process, for such a wait has no other end.  Where nobody
- * waits for a page QEMU may take as long as it likes; a vCPU that was left
- * behind is nobody.  Lives as long as the load.
+ * The main thread may wait for a page that does not come: when it touches the
+ * page, in a system call, for the BQL of a thread that waits, or for a disk's
+ * request whose buffer is that page.  No such wait ends by itself, so the
+ * watcher ends the process.  While nobody but ignored vCPUs waits for a page,
+ * QEMU may take as long as it needs.  This thread lives as long as the engine.
  */
 static void *exit_watch(void *opaque)
 {
@@ -224,8 +226,8 @@ void incoming_load_stop_watch(IncomingLoad *load)
     }
 }
 
-/* vCPUs that do not stop: they wait for a page, in the kernel. */
-static int exit_waiting_vcpus(void)
+/* How many vCPUs have not stopped: some may wait for a page. */
+static int exit_unstopped_vcpus(void)
 {
     CPUState *cpu;
     int count = 0;
@@ -236,7 +238,7 @@ static int exit_waiting_vcpus(void)
     return count;
 }
 
-/* Also those that a migration which failed meanwhile has let go on. */
+/* Called again and again: a migration that fails lets the vCPUs run again. */
 static void exit_pause_vcpus(void)
 {
     CPUState *cpu;
@@ -249,11 +251,11 @@ static void exit_pause_vcpus(void)
 }
 
 /*
- * A vCPU that waits for a page inside KVM_RUN is a reader of what KVM knows of
- * memory and of event descriptors (kvm->srcu).  Each device that gives up one
- * of these at the end would wait for that vCPU, in the kernel and for ever.  So
- * the guest's disks are drained and flushed, and the process ends here; the
- * monitor has sent SHUTDOWN by now.
+ * A vCPU that waits for a page inside KVM_RUN holds a read lock (kvm->srcu) on
+ * KVM's lists of memory and event descriptors.  A device that removes one of
+ * these would wait for that vCPU, in the kernel and for ever.  So the guest's
+ * disks are drained and flushed, and the process ends here; the monitor has
+ * sent SHUTDOWN by now.
  */
 static G_NORETURN void exit_before_devices(void)
 {
@@ -268,7 +270,6 @@ static G_NORETURN void exit_before_devices(void)
     exit(ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
 }
 
-/* From then on QEMU ends; a second call finds nothing left to do. */
 void incoming_load_stop_vcpus(IncomingLoad *load)
 {
     int64_t begin_us = g_get_monotonic_time();
@@ -280,12 +281,12 @@ void incoming_load_stop_vcpus(IncomingLoad *load)
     if (!incoming_load_is_in(load, LOAD_GUEST_RUNS)) {
         return;
     }
-    /* From here on the watcher counts: a vCPU may come to wait with the BQL. */
+    /* Before the BQL is given up: a vCPU may take it and wait for a page. */
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         load->is_quitting = true;
     }
     exit_pause_vcpus();
-    for (us = 0; (count = exit_waiting_vcpus()) &&
+    for (us = 0; (count = exit_unstopped_vcpus()) &&
                  us < (fastload_is_failing(load->engine, &failure)
                        ? EXIT_STOP_FAILING_US : EXIT_STOP_US);
          us = g_get_monotonic_time() - begin_us) {
@@ -300,8 +301,8 @@ void incoming_load_stop_vcpus(IncomingLoad *load)
         load->has_left_vcpus = true;
     }
     /*
-     * Their pages come right or not at all: userfaultfd stays as it is until
-     * the process is gone, and its threads before it.
+     * This is safe: a vCPU that waits never sees zeros, since userfaultfd stays
+     * open until all threads of the process have ended.
      */
     CPU_FOREACH(cpu) {
         cpu->stopped = true;

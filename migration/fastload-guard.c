@@ -29,14 +29,17 @@
 #define HINT_WAIT \
     "Wait until x-query-fast-load has the state 'completed'."
 #define HINT_REMOVE "Remove it, or set x-fast-load-threads to 0."
-/* How often requests are looked at that wait for pages to be readable. */
+/* How often held requests look whether pages can be read again. */
 #define HOLD_POLL_MS 50
-/* Who has waited so long for a page is taken to wait on: as reads that fail. */
+/* If somebody has waited so long, storage that hangs counts as failing. */
 #define LOAD_HANGS_NS (500 * SCALE_MS)
-/* Once reads work again, all that failed has been tried: a second at most. */
+/*
+ * For so long after a pause old waits do not count as hanging.  The engine
+ * needs a second at most until it has tried again all that failed.
+ */
 #define LOAD_RESUME_NS (1500 * SCALE_MS)
 
-/* virtio-gpu pins blobs by the memory's descriptor, past the page tables. */
+/* virtio-gpu pins blobs by the memory's descriptor, not by page tables. */
 static int load_find_blob(Object *obj, void *opaque)
 {
     return object_dynamic_cast(obj, TYPE_DEVICE) &&
@@ -44,7 +47,7 @@ static int load_find_blob(Object *obj, void *opaque)
            object_property_get_bool(obj, "blob", NULL);
 }
 
-/* Another process has guest memory, without being told of postcopy. */
+/* Does another process map guest memory without knowing about postcopy? */
 static int load_find_remote(Object *obj, void *opaque)
 {
     return object_dynamic_cast(obj, "x-remote-machine") ||
@@ -52,8 +55,8 @@ static int load_find_remote(Object *obj, void *opaque)
 }
 
 /*
- * Of all block drivers only those have this callback whose device, or
- * vhost-user process, reads and writes guest memory by itself.
+ * Is there a block driver whose device or vhost-user process reads and writes
+ * guest memory by itself?  Only such drivers have this callback.
  */
 static bool load_has_mapping_node(void)
 {
@@ -67,7 +70,7 @@ static bool load_has_mapping_node(void)
     return false;
 }
 
-/* Whatever is not plainly "off", as JSON or as text. */
+/* Does @opts have "blob", and not as off?  It may be JSON or text. */
 static bool load_wants_blob(const QDict *opts)
 {
     const char *text = qdict_get_try_str(opts, "blob");
@@ -76,7 +79,7 @@ static bool load_wants_blob(const QDict *opts)
                 : qdict_get_try_bool(opts, "blob", false);
 }
 
-/* What has guest memory without a registry that would say so. */
+/* Refuses devices that need all memory but are in no registry. */
 static bool load_hide_device(DeviceListener *listener, const QDict *opts,
                              bool from_json, Error **errp)
 {
@@ -101,8 +104,8 @@ static DeviceListener load_listener = {
 };
 
 /*
- * How much must be there before the guest runs, and in @why for whom.  Whoever
- * does not look at QEMU's page tables must not find pages missing.
+ * What must be loaded before the guest runs, because something accesses guest
+ * memory without using QEMU's page tables; @why says what that is.
  */
 static LoadEager load_find_eager(IncomingLoad *load, Error **why)
 {
@@ -215,8 +218,8 @@ bool migration_fastload_check_vhost_user(Error **errp)
 }
 
 /*
- * The migration has begun, and waits for the load or for device state.  Of a
- * load that is detached, it looks at its settings until the guest may run.
+ * Is the incoming migration still going on?  It needs its settings until the
+ * load is complete; if that is detached, until the guest has its run state.
  */
 static bool load_has_migration_locked(const IncomingLoad *load)
 {
@@ -232,7 +235,7 @@ static bool load_refuse_locked(const IncomingLoad *load, const char *what,
                                 "%s", load->filename, reason);
 }
 
-/* While the migration is the load's: false, for @reason. */
+/* False, with @errp set to @reason, while the incoming migration goes on. */
 static bool load_leaves_migration(const char *what, const char *reason,
                                   const char *hint, Error **errp)
 {
@@ -289,7 +292,7 @@ bool migration_fastload_check_loadvm(Error **errp)
                               "before it is completed", HINT_WAIT, errp);
 }
 
-/* Pages that could not be read are still waited for, but not for long. */
+/* Threads may still wait for pages that failed, but not for long. */
 static bool load_has_just_resumed_locked(const IncomingLoad *load)
 {
     return load->resumed_ns &&
@@ -298,9 +301,9 @@ static bool load_has_just_resumed_locked(const IncomingLoad *load)
 }
 
 /*
- * Who touches a page that is missing waits, and nobody knows for how long: also
- * of a copy that has yet to show that it can be read, and of storage that gives
- * neither page nor error.
+ * Would a thread that touches a missing page wait, and nobody know for how
+ * long?  So it is while reads fail, while storage hangs, and after recovery
+ * until a page that was waited for has come from the copy.
  */
 static bool load_is_unreadable_locked(IncomingLoad *load)
 {
@@ -316,7 +319,7 @@ static bool load_is_unreadable_locked(IncomingLoad *load)
             fastload_oldest_fault_ns(load->engine) >= LOAD_HANGS_NS);
 }
 
-/* Refuses @what while pages cannot be read: it needs them. */
+/* False while pages cannot be read; the error begins with @cause. */
 static bool load_is_readable(const char *what, const char *cause, Error **errp)
 {
     IncomingLoad *load = &incoming_load;
@@ -353,8 +356,8 @@ bool migration_fastload_may_stop(RunState state)
         return migration_fastload_check_loadvm(NULL);
     }
     /*
-     * Others have asked before, or cannot do without: who saves would save a
-     * guest that runs, and the main loop would lose a request.
+     * For other states QEMU has asked before, or must stop the guest: it would
+     * save a guest that runs, or lose a request of the main loop.
      */
     return state != RUN_STATE_PAUSED || migration_fastload_check_stop(NULL);
 }
@@ -364,7 +367,7 @@ bool migration_fastload_check_save(Error **errp)
     return load_is_readable("save", "memory cannot be saved", errp);
 }
 
-/* The file that QEMU would write to is not what @load reads. */
+/* False: the file that QEMU would write to is the one that is loaded. */
 static bool load_may_overwrite(IncomingLoad *load, const struct stat *theirs,
                                Error **errp)
 {
@@ -399,8 +402,8 @@ static bool load_may_empty(IncomingLoad *load, const char *filename,
 }
 
 /*
- * What does not wait for each page that is missing, or needs all of them at
- * once; NULL: @addr and the settings are fine.
+ * What about @addr or the settings makes a migration that does not wait for
+ * each missing page; NULL: nothing.
  */
 static const char *load_unfit_outgoing(const MigrationAddress *addr)
 {
@@ -476,7 +479,7 @@ bool migration_fastload_holds_requests(void)
         }
     }
     if (ends) {
-        /* A request that was held comes before the end: it finds no vCPU. */
+        /* Requests that were held come first; they would wait for vCPUs. */
         incoming_load_stop_vcpus(load);
         return false;
     }

@@ -20,9 +20,9 @@
  *
  * Locks: the BQL, then IncomingLoad.lock, then waits_lock, then the lock of
  *   fastload-shared.c.  The engine calls back on threads of its own, which
- *   never take the BQL: they take the locks, and leave to a bottom half what
- *   needs the BQL.  No lock is held over file I/O, and nobody frees the engine
- *   while holding one, because freeing waits for callbacks to return.
+ *   never take the BQL: they take the other locks, and leave to a bottom half
+ *   what needs the BQL.  No lock but the BQL is held during file I/O, or while
+ *   the engine is freed, which waits for its callbacks to return.
  */
 #ifndef QEMU_MIGRATION_FASTLOAD_INTERNAL_H
 #define QEMU_MIGRATION_FASTLOAD_INTERNAL_H
@@ -70,9 +70,9 @@
  * up (M release) in FAILED or before the guest may run, from PREPARED to
  * FILLED, ends in IDLE; so does, from READING, a machine without memory.
  *
- * A load that is detached has the same phases.  Its migration is completed by
- * QEMU right after "loaded", so that from LOADING on no phase is one of the
- * migration's: neither its status nor its error is touched.
+ * A load that is detached has the same phases.  QEMU completes its migration
+ * right after "loaded"; so from LOADING on the load touches neither the status
+ * nor the error of the migration.
  */
 typedef enum LoadPhase {
     LOAD_IDLE,     /* no file, no engine */
@@ -90,8 +90,9 @@ typedef enum LoadPhase {
 
 #define LOAD_IN(phase) (1u << LOAD_##phase)
 /*
- * From prepare to the last page.  The migration's parameters and capabilities
- * stay for so long; with a load that is detached, until the guest may run.
+ * From prepare until the main thread has noticed that no page is missing.  The
+ * migration's parameters and capabilities must not change meanwhile; with a
+ * load that is detached, until the guest may run.
  */
 #define LOAD_UNDER_WAY \
     (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_ACTIVE)
@@ -101,18 +102,18 @@ typedef enum LoadPhase {
 /* Guest memory is trapped, or is still treated as if it were. */
 #define LOAD_ACTIVE \
     (LOAD_IN(TRAPPED) | LOAD_IN(FILLED) | LOAD_IN(FAILED) | LOAD_GUEST_RUNS)
-/* Guest memory must not be lost any more. */
+/* The guest may run, so its memory must be kept. */
 #define LOAD_GUEST_RUNS (LOAD_MISSING | LOAD_IN(COMPLETE))
 /* The guest may run, and pages are missing. */
 #define LOAD_MISSING (LOAD_IN(LOADING) | LOAD_IN(PAUSED))
-/* Everything may be given up: the guest never ran. */
+/* The guest has not run, so the load may be given up. */
 #define LOAD_EXPENDABLE \
     (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_IN(TRAPPED) | \
      LOAD_IN(FILLED) | LOAD_IN(FAILED))
 
 /*
- * What is loaded before the guest runs, because somebody who cannot wait for a
- * page reads or writes it past QEMU's page tables.
+ * What is loaded before the guest runs, because a device or another process
+ * that cannot wait for a page may access it without using QEMU's page tables.
  */
 typedef enum LoadEager {
     LOAD_EAGER_NONE,
@@ -123,13 +124,14 @@ typedef enum LoadEager {
 /* A RAM block that is being loaded. */
 typedef struct LoadBlock {
     /*
-     * Its region is referenced; NULL: it was dropped.  BQL to read; to write,
-     * and for the engine's threads, page_request_mutex of the migration.
+     * Holds a reference to its memory region.  NULL: its device was unplugged.
+     * Written with the BQL and the migration's page_request_mutex; either is
+     * enough to read it.
      */
     RAMBlock *block;
     uint8_t *host;
     uint64_t length;
-    /* what a copy of the file is known by */
+    /* by these a copy of the file is recognised */
     FastloadHeader header;
     uint64_t *bitmap;
     size_t bitmap_bytes;
@@ -141,26 +143,28 @@ typedef struct IncomingLoad {
     QIOChannelFile *ioc;     /* what the engine reads from */
     int64_t begin_ns;
     uint64_t run_us;
-    bool is_guarded;         /* memory is promised to be discardable */
+    bool is_guarded;         /* ram_block_discard_require(true) was called */
     LoadEager eager;         /* what is loaded before the guest runs */
     bool is_pinned;          /* memory must not be emptied */
-    bool is_unlocked;        /* -overcommit mem-lock does not hold now */
+    bool is_unlocked;        /* memory locked by mem-lock=on was unlocked */
     QEMUTimer *hold_timer;   /* wakes the main loop; from listen to unlisten */
     VMChangeStateEntry *run_entry; /* the same */
     bool has_guest;          /* the guest has its run state */
     bool has_blocktime;      /* keeps the figures of postcopy-blocktime */
     /*
-     * Why RAM blocks could not be loaded.  QEMU's functions that read them, up
-     * to SaveVMHandlers.load_state, return an errno only: the sentence passes
-     * them by here, and migration_fastload_loaded() hands it on.
+     * Why RAM blocks could not be loaded.  QEMU's functions between the one
+     * that fails and SaveVMHandlers.load_state return nothing but an errno; so
+     * the error is kept here, and migration_fastload_loaded() returns it.
      */
     Error *stream_error;
     GArray *blocks;          /* of LoadBlock; constant from TRAPPED on */
     GThread *watcher;        /* see fastload-exit.c */
-    bool has_left_vcpus;     /* QEMU ends, and they wait for pages */
+    bool has_left_vcpus;     /* QEMU ends while vCPUs wait for pages */
 
-    /* BQL and lock to write, either to read: commands out of band have one */
-    char *filename;          /* of the file itself, also if given as an fdset */
+    /*
+     * Written with the BQL and the lock; either is enough to read.  (Commands
+     * out of band have no BQL.)
+     */
     bool is_detached;        /* the migration does not wait for the end */
     uint64_t file_off;       /* where the stream begins */
     uint64_t file_bytes;
@@ -171,25 +175,30 @@ typedef struct IncomingLoad {
 
     /* lock: what engine threads and the main thread share */
     QemuMutex lock;
+    /*
+     * Of the file itself, also if given as an fdset.  Until the guest may run
+     * only the main thread writes it, and reads it without the lock.
+     */
+    char *filename;
     LoadPhase phase;         /* also atomic: read without the lock as a hint */
-    FastloadFailure failure; /* the read that has FAILED or PAUSED it */
+    FastloadFailure failure; /* why it is PAUSED, or FAILED by a read */
     bool has_failure;        /* FAILED by a read */
     char *failed_desc;       /* why it is FAILED otherwise; NULL: unknown */
-    bool is_time_told;       /* that the file's time moves by itself */
+    bool is_time_told;       /* it was warned that the file's time moves */
     int64_t resumed_ns;      /* when it left PAUSED last; 0: never */
     char *working_set_desc;  /* why it is not used, or was not recorded */
-    char *told_desc;         /* the error that migrate_set_error() was told */
+    char *told_desc;         /* the error given to migrate_set_error() */
     uint64_t complete_us;    /* 0 until everything was placed */
     bool is_quitting;        /* incoming_load_stop_vcpus() was called */
     bool is_recovering;      /* a thread uses the engine without the lock */
-    bool is_copy_new;        /* nobody who waited has a page of it yet */
+    bool is_copy_new;        /* since recovery, no page waited for has come */
     uint32_t recover_number; /* of the last migrate-recover */
     uint32_t recover_thread_count;
-    char *recover_desc;      /* why that one did not help */
-    QemuCond watch_cond;     /* the engine is gone */
+    char *recover_desc;      /* why that one failed; NULL: it did not */
+    QemuCond watch_cond;     /* the phase has changed, or the engine is gone */
 
-    QemuMutex waits_lock;    /* innermost */
-    GHashTable *waits;       /* by thread: the page it waits for, or did */
+    QemuMutex waits_lock;    /* taken inside of the lock */
+    GHashTable *waits;       /* of ExitWait, by thread: its last page fault */
 } IncomingLoad;
 
 /* The one load of this process, as there is one incoming migration. */
@@ -205,7 +214,7 @@ static inline bool incoming_load_is_in(const IncomingLoad *load,
     return phases & (1u << qatomic_read(&load->phase));
 }
 
-/* The one place where the phase changes; an illegal move is our mistake. */
+/* Changes the phase, asserts that the move is legal, and tells it by event. */
 void incoming_load_move_locked(IncomingLoad *load, LoadPhase to);
 
 uint64_t incoming_load_elapsed_us(const IncomingLoad *load);
@@ -216,16 +225,16 @@ const char *incoming_load_working_set(const MigrationParameters *params);
 uint64_t incoming_load_background_rate(void);
 /* Opens the engine on the prepared file; @f is the migration's own channel. */
 bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp);
-/* A recovery is over: what waited for it happens now. */
+/* A recovery is over: if the load has ended meanwhile, its engine is freed. */
 void incoming_load_recovered(IncomingLoad *load);
 
 /* ---- RAM blocks: fastload-block.c ---- */
 
 void incoming_load_set_up_blocks(IncomingLoad *load);
 void incoming_load_release_blocks(IncomingLoad *load);
-/* Is everything there of the blocks that devices may read whole at once? */
+/* Are all small blocks loaded, which devices may read as a whole? */
 bool incoming_load_has_early_blocks(const IncomingLoad *load);
-/* @dev is unplugged: its memory is not loaded any more, and not referenced. */
+/* @dev is unplugged: its memory is no longer loaded, nor referenced. */
 void incoming_load_drop_device(IncomingLoad *load, DeviceState *dev);
 /* Callbacks of the engine, for postcopy-blocktime; @opaque: IncomingLoad. */
 void incoming_load_page_wanted(void *hva, uint32_t tid, void *opaque);
@@ -236,11 +245,12 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
 /* ---- what is refused: fastload-guard.c ---- */
 
 /*
- * Finds out what of this machine's memory can be trapped, as it is now, and
- * warns of what has to be loaded before the guest runs.
+ * Finds out which memory of the machine, as it is now, can be trapped, and
+ * warns if some has to be loaded before the guest runs.  False, with @errp set:
+ * the machine cannot be loaded at all.
  */
 bool incoming_load_check_machine(IncomingLoad *load, Error **errp);
-/* From now on, and until unguard, devices that need all memory are refused. */
+/* Devices that need all memory at once are refused from now until unguard. */
 void incoming_load_guard(IncomingLoad *load);
 void incoming_load_unguard(IncomingLoad *load);
 /*
@@ -252,28 +262,28 @@ void incoming_load_unlisten(IncomingLoad *load);
 
 /* ---- memory that another process maps: fastload-shared.c; BQL ---- */
 
-/* Can all vhost-user backends wait for a missing page?  @errp: why not. */
+/* Can all vhost-user backends wait for missing pages?  @errp says why not. */
 bool incoming_load_can_serve_shared(Error **errp);
-/* All that can be served learn that memory will be missing, and are served. */
+/* Tells all vhost-user backends that memory will be missing; serves them. */
 bool incoming_load_begin_shared(Error **errp);
 /* Memory is trapped: from now on @engine knows what is missing. */
 void incoming_load_start_shared(Fastload *engine);
 /*
- * Backends learn that nothing is missing, or that it does not matter any more.
- * @engine is not used after that.
+ * Tells backends that they need not wait for pages any more.  Blocks until they
+ * have answered.  The engine is not used after that.
  */
 void incoming_load_end_shared(void);
-/* Pages are there: backends that wait for them are woken.  Any thread. */
+/* Wakes backends that wait for these pages, which are there.  Any thread. */
 void incoming_load_shared_placed(void *hva, uint64_t len_bytes);
 /* Page faults of backends, since the load began.  Any thread. */
 uint64_t incoming_load_shared_faults(void);
 
 /* ---- files: fastload-recover.c ---- */
 
-/* Neither a pipe nor a folder: opening a pipe would wait for a writer. */
+/* Is it a file or block device?  Opening a pipe would wait for a writer. */
 bool incoming_load_check_kind(const struct stat *st, const char *filename,
                               Error **errp);
-/* What to call the file that was opened as @filename: an fdset has no name. */
+/* The name of the file that was opened as @filename, which may be an fdset. */
 char *incoming_load_real_name(QIOChannelFile *ioc, const char *filename);
 
 /* ---- ending QEMU: fastload-exit.c ---- */
@@ -283,20 +293,22 @@ void incoming_load_note_wait(IncomingLoad *load, const void *hva,
                              uint32_t tid);
 
 /*
- * QEMU ends: stop the vCPUs.  Those that wait for a page are left, and count
- * as stopped.
+ * QEMU ends: stops the vCPUs, and gives up the BQL while it waits for them.
+ * After three seconds at most, those that wait for a page count as stopped.
+ * Does nothing unless the guest may run.
  */
 void incoming_load_stop_vcpus(IncomingLoad *load);
 
+/* The thread that ends QEMU where it cannot end by itself. */
 bool incoming_load_start_watch(IncomingLoad *load, Error **errp);
+/* Waits for that thread, which ends when the engine is NULL. */
 void incoming_load_stop_watch(IncomingLoad *load);
 
 /* ---- figures and sentences: fastload-report.c ---- */
 
 /*
- * Something is refused, for the reason that @format gives: traced as @what.
- * @hint, or NULL, is what to do about it: people are shown it, QMP is not.
- * Returns false.
+ * Sets @errp to a refusal; @format says why, and @what names it in the trace.
+ * @hint says what to do, or is NULL; QMP clients do not get it.  Returns false.
  */
 bool G_GNUC_PRINTF(4, 5) incoming_load_refuse(Error **errp, const char *what,
                                               const char *hint,
@@ -304,16 +316,16 @@ bool G_GNUC_PRINTF(4, 5) incoming_load_refuse(Error **errp, const char *what,
 /* "cannot read 'FILE' at offset N: CAUSE"; the caller holds the lock. */
 Error *incoming_load_read_error_locked(const IncomingLoad *load,
                                        const FastloadFailure *failure);
-/* What a load that is kept up by @failure waits for. */
+/* The end of "goes on ...": when a load that @failure has paused goes on. */
 const char *incoming_load_goes_on(const FastloadFailure *failure);
-/* The event that tells a new state, where the two phases differ in it. */
+/* Sends the event X_FAST_LOAD if the state differs from that of @from. */
 void incoming_load_announce_locked(const IncomingLoad *load, LoadPhase from);
-/* The same for a machine without memory: it is complete, and never loads. */
+/* Sends the event "completed" for a machine without memory to load. */
 void incoming_load_announce_nothing(IncomingLoad *load);
-/* The error of the migration, and its end; nobody else's is touched. */
+/* Sets the migration's error; removes it again unless another has come. */
 void incoming_load_tell_error_locked(IncomingLoad *load, const Error *err);
 void incoming_load_untell_error_locked(IncomingLoad *load);
-/* Of an engine that is there. */
+/* The figures; the engine is there. */
 MigrationFastLoad *incoming_load_figures_locked(const IncomingLoad *load);
 
 #endif

@@ -7,8 +7,8 @@
  * may wait for a page that cannot be read.  The command only parses: opening
  * and comparing the copy may hang with its storage, so a thread of its own
  * does that and tells the result by an event.  A later command takes
- * precedence: it does not wait for a copy that hangs.  A copy is known by its
- * size, headers and bitmaps; its pages are not compared.
+ * precedence: it does not wait for a copy that hangs.  A copy is recognised by
+ * its size, headers and bitmaps; its pages are not compared.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
@@ -19,7 +19,7 @@
 #include "fastload-internal.h"
 #include "migration.h"
 
-/* Threads that look at copies; more than one only while storage hangs. */
+/* Threads that check copies; more than one only while storage hangs. */
 #define RECOVER_THREAD_COUNT_MAX 8
 #define HINT_COPY "Name a complete copy of the same snapshot."
 
@@ -27,7 +27,7 @@
 typedef struct Recovery {
     uint32_t number;
     char *filename;     /* as it was given */
-    char *name;         /* what to call it in sentences */
+    char *name;         /* its name in messages */
     int open_flags;
     uint64_t file_bytes;
     GArray *blocks;     /* a reference: the load may end before the thread */
@@ -41,7 +41,6 @@ static void recover_free(Recovery *recovery)
     g_free(recovery);
 }
 
-/* Opening a pipe would wait for somebody to write to it. */
 bool incoming_load_check_kind(const struct stat *st, const char *filename,
                               Error **errp)
 {
@@ -123,7 +122,7 @@ static bool recover_check_copied_block(int fd, const char *filename,
     return true;
 }
 
-/* As far as it can be told without reading all of it. */
+/* Compares size, headers and bitmaps. */
 static bool recover_check_copy(int fd, const char *filename,
                                const GArray *blocks, uint64_t file_bytes,
                                Error **errp)
@@ -162,14 +161,14 @@ static bool recover_is_possible_locked(const IncomingLoad *load,
     }
     if (load->recover_thread_count == RECOVER_THREAD_COUNT_MAX) {
         return incoming_load_refuse(errp, "migrate-recover",
-            "Wait until the storage of one of them does.",
+            "Wait until the storage of one of them answers.",
             "%d copies are being looked at and do not answer",
             RECOVER_THREAD_COUNT_MAX);
     }
     return true;
 }
 
-/* Opened as @flags say, and a file that can be waited for. */
+/* Opens @filename if it is a file or block device; @st is filled in. */
 static QIOChannelFile *recover_open_copy(const char *filename, int flags,
                                          struct stat *st, Error **errp)
 {
@@ -216,7 +215,7 @@ static QIOChannelFile *recover_find_copy(Recovery *recovery, Error **errp)
     return g_steal_pointer(&ioc);
 }
 
-/* The engine may be used from now on, and stays until recover_end(). */
+/* True: the engine stays until incoming_load_recovered(), without the lock. */
 static bool recover_begin(IncomingLoad *load, const Recovery *recovery,
                           Error **errp)
 {

@@ -20,7 +20,6 @@
 #include "migration.h"
 #include "trace.h"
 
-/* What a load that waits because of @failure waits for. */
 const char *incoming_load_goes_on(const FastloadFailure *failure)
 {
     return failure->kind == FASTLOAD_FAILURE_CHANGED
@@ -61,8 +60,8 @@ Error *incoming_load_read_error_locked(const IncomingLoad *load,
 }
 
 /*
- * The migration's error is shared with others: what the load has told is known
- * by its text, and nobody else's error is taken away.
+ * Others may set the migration's error, too.  Its text shows whether it is
+ * still the load's: no other error is removed.
  */
 void incoming_load_tell_error_locked(IncomingLoad *load, const Error *err)
 {
@@ -113,8 +112,8 @@ static MigrationFastLoadState load_state(LoadPhase phase)
 }
 
 /*
- * COMPLETE is not told: the main thread has still to take note of it, and who
- * is told must find everything allowed again.
+ * COMPLETE is still told as "loading": "completed" means that all is allowed
+ * again, which takes the main thread's notice that the load is complete.
  */
 static MigrationFastLoadState load_told_state(LoadPhase phase)
 {
@@ -126,7 +125,7 @@ void incoming_load_announce_locked(const IncomingLoad *load, LoadPhase from)
     MigrationFastLoadState state = load_told_state(load->phase);
     g_autoptr(Error) err = NULL;
 
-    /* What ends in IDLE has told its last state. */
+    /* A load that comes to IDLE has told its last state before. */
     if (state == load_told_state(from) || load->phase == LOAD_COMPLETE ||
         load->phase == LOAD_IDLE) {
         return;

@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What QEMU does with each of its parameters in a line or two at each of five
- * places is done here for all of ours, so that those places have one call.
- * Built with and without liburing: the parameters exist in any case.
+ * QEMU handles each parameter in five places.  In each of them it calls one
+ * function of this file, which handles all parameters of fast load.  Built with
+ * and without liburing: the parameters exist in any case.
  */
 #include "qemu/osdep.h"
 #include "monitor/monitor.h"

@@ -40,39 +40,42 @@
 #include "postcopy-ram.h"
 #include "trace.h"
 
-/* So many messages are read of one backend before the next one has its turn. */
+/* How many messages of a backend are read before it is the next one's turn. */
 #define SHARED_BATCH 16
 
-/* How often a backend looks again at what cannot be placed. */
+/* How often a backend is woken that waits at an unknown address. */
 #define SHARED_STRAY_US (20 * 1000)
-/* After so many seldom, for QEMU prints a line each time. */
+/*
+ * After so many wakeups it is woken each SHARED_AGAIN_US only: QEMU prints a
+ * line each time.
+ */
 #define SHARED_STRAYS_MAX 8
 /*
  * How often the engine is asked again for pages that have not come.  It forgets
- * who waits when a page was to come along with another one, and that one fails.
+ * a request when another read was to bring the page, and fails.
  */
 #define SHARED_AGAIN_US (1000 * 1000)
-/* Stands for the threads of all backends, whose numbers nobody tells. */
+/* For incoming_load_note_wait(): threads of backends have no known number. */
 #define SHARED_TID 0
 
 /* A backend that is told of pages. */
 typedef struct SharedBackend {
     struct PostCopyFD pcfd;
-    GHashTable *waiting; /* of SharedPage, by address: it waits for them */
-    bool is_broken;     /* its descriptor gives no messages any more */
+    GHashTable *waiting; /* of SharedPage, by address: what it waits for */
+    bool is_broken;     /* its userfaultfd gives no messages any more */
 } SharedBackend;
 
-/* An address of a backend that is no guest memory that we know. */
+/* An address, touched by a backend, that belongs to no known RAM block. */
 typedef struct SharedStray {
-    int fd;             /* of its backend */
-    uint64_t address;   /* there, of the page's first byte */
+    int fd;             /* the backend's userfaultfd */
+    uint64_t address;   /* of the page, in the backend's address space */
 } SharedStray;
 
 /* A page that a backend wants. */
 typedef struct SharedPage {
-    int fd;             /* its userfaultfd */
-    uint64_t address;   /* of the page's first byte, there */
-    uint8_t *hva;       /* the same, in QEMU */
+    int fd;             /* the backend's userfaultfd */
+    uint64_t address;   /* of the page, in the backend's address space */
+    uint8_t *hva;       /* the same page in QEMU */
     uint64_t page_bytes;
 } SharedPage;
 
@@ -81,22 +84,22 @@ typedef struct IncomingShared {
     QemuMutex lock;
     GArray *backends;   /* of SharedBackend */
     GArray *strays;     /* of SharedStray */
-    uint32_t stray_count; /* so far */
+    uint32_t stray_count; /* how many there were so far */
     int64_t stray_due_us; /* when they are woken next */
 
     /* shared_main() alone */
-    GArray *wanted;     /* of SharedPage: asked for, not answered yet */
+    GArray *wanted;     /* of SharedPage: the engine must be asked for them */
 
     QemuThread thread;
     EventNotifier kick; /* the list has changed, or the thread is to end */
     /* BQL */
     bool has_thread;
-    bool is_told;       /* backends listen, and have to be told of the end */
-    bool is_probing;
+    bool is_told;       /* backends expect the message INBOUND_END */
+    bool is_probing;    /* fast load probes backends, not network postcopy */
     uint32_t probed_count; /* backends that a probe has asked */
     /* atomic */
     bool is_ending;
-    uint32_t waiting_count; /* of pages, in all backends */
+    uint32_t waiting_count; /* pages that backends wait for */
     Fastload *engine;   /* once RAM is trapped; outlives the thread */
     uint64_t fault_count;
 } IncomingShared;
@@ -121,7 +124,7 @@ static void __attribute__((constructor)) shared_init(void)
 
 /* ---- waking ---- */
 
-/* NULL: it has gone. */
+/* The backend with this userfaultfd; NULL: it has gone. */
 static SharedBackend *shared_find_locked(int fd)
 {
     guint i;
@@ -166,7 +169,10 @@ static void shared_wait_for(const SharedPage *page)
     smp_mb();
 }
 
-/* Where the backend touched it: what else it maps may be changing just now. */
+/*
+ * Wakes the threads at the address where the backend has touched the page.  (It
+ * may map the page elsewhere, too, but it may be changing its mappings.)
+ */
 static void shared_wake_locked(const SharedPage *page)
 {
     uffd_wakeup(page->fd, (void *)(uintptr_t)page->address, page->page_bytes);
@@ -184,7 +190,7 @@ static bool shared_forget_page_locked(const SharedPage *page)
     return backend;
 }
 
-/* Whoever waits for @page touches it again. */
+/* Wakes the threads of its backend that wait for @page: they touch it again. */
 static void shared_wake(const SharedPage *page)
 {
     QEMU_LOCK_GUARD(&shared.lock);
@@ -235,7 +241,7 @@ void incoming_load_shared_placed(void *hva, uint64_t len_bytes)
 
 /* ---- the thread ---- */
 
-/* Holds the lock.  Nobody may wait for what is wanted by @fd at @address. */
+/* Notes an unknown address: its threads are woken now and then. */
 static void shared_stray_locked(int fd, uint64_t address)
 {
     SharedStray stray = {
@@ -282,7 +288,7 @@ static void shared_read_locked(SharedBackend *backend)
     ssize_t i;
 
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-        return; /* whoever asked has been woken meanwhile */
+        return; /* the thread that had asked has been woken meanwhile */
     }
     if (got <= 0 || got % sizeof(msgs[0])) {
         backend->is_broken = true;
@@ -300,8 +306,8 @@ static void shared_read_locked(SharedBackend *backend)
 }
 
 /*
- * Whoever touches what cannot be told from guest memory is woken now and then:
- * if it is guest memory after all, the page is there one day.
+ * Wakes threads that wait at unknown addresses.  If such an address is guest
+ * memory after all, its page is placed one day, and the thread goes on.
  */
 static void shared_wake_strays(int64_t now_us)
 {
@@ -372,7 +378,7 @@ static void shared_look_at_all(GArray *pollfds)
     }
 }
 
-/* A page that is there, or that the kernel makes when it is touched. */
+/* If the page is zero and not trapped, the kernel creates it now. */
 static void shared_touch(const SharedPage *page)
 {
     (void)*(volatile uint8_t *)page->hva;
@@ -387,7 +393,7 @@ static void shared_answer(Fastload *engine, const SharedPage *page)
                     : FASTLOAD_WANTED_THERE;
     if (wanted == FASTLOAD_WANTED_QUEUED) {
         incoming_load_note_wait(&incoming_load, page->hva, SHARED_TID);
-        /* Of memory that was unplugged just now, nobody tells any more. */
+        /* Memory may have been unplugged: no callback tells of it any more. */
         if (!fastload_is_loaded(engine, page->hva, 1)) {
             return;
         }
@@ -401,7 +407,7 @@ static void shared_answer(Fastload *engine, const SharedPage *page)
     shared_wake(page);
 }
 
-/* All that backends wait for, when that was done the last time long ago. */
+/* When it is due, asks again for all pages that backends wait for. */
 static void shared_ask_again(int64_t now_us, int64_t *due_us)
 {
     guint i;
@@ -452,7 +458,7 @@ static void *shared_main(void *opaque)
         if (g_array_index(pollfds, struct pollfd, 0).revents) {
             event_notifier_test_and_clear(&shared.kick);
         }
-        /* From finding a RAM block until its page is touched, it stays. */
+        /* RCU: a RAM block that is found stays until its page is touched. */
         WITH_RCU_READ_LOCK_GUARD() {
             shared_look_at_all(pollfds);
             for (i = 0; i < shared.wanted->len; i++) {
@@ -537,14 +543,14 @@ void migration_fastload_drop_shared(const struct PostCopyFD *pcfd)
     }
 }
 
-/* As if there had been none. */
+/* Drops all backends. */
 static void shared_forget(void)
 {
     QEMU_LOCK_GUARD(&shared.lock);
     g_array_set_size(shared.backends, 0);
 }
 
-/* To one backend alone: the others have been told. */
+/* Sends a message to one backend; the others have had it before. */
 static int shared_tell_one(NotifierWithReturn *notifier,
                            enum PostcopyNotifyReason reason, Error **errp)
 {
@@ -573,9 +579,9 @@ bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
         return false;
     }
     /*
-     * That is what libvhost-user has, of which (QEMU 10.0 to 10.2) postcopy is
-     * broken: it ends when it is told of regions one by one, and where it is
-     * told of all at once it answers with QEMU's addresses, not with its own.
+     * Backends with this feature use libvhost-user, whose postcopy is broken
+     * (QEMU 10.0 to 10.2): told of regions one by one, it exits; told of all at
+     * once, it answers with QEMU's addresses instead of its own.
      */
     if (virtio_has_feature(dev->protocol_features,
                            VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) {
@@ -587,7 +593,7 @@ bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
     return true;
 }
 
-/* userfaultfd traps neither here nor there what lies in a file on a disk. */
+/* userfaultfd cannot trap memory in a file on a disk, in any process. */
 static int shared_find_disk_file(RAMBlock *block, void *opaque)
 {
     struct statfs found;
@@ -624,9 +630,9 @@ bool incoming_load_begin_shared(Error **errp)
         return false;
     }
     /*
-     * Where one has not understood, those before it have a userfaultfd that
-     * traps nothing: they are not told of an end, which closes what a backend
-     * that was not advised has never opened.
+     * When one backend fails, those before it have a userfaultfd that traps
+     * nothing yet, which does no harm.  INBOUND_END is not sent: a backend that
+     * had no ADVISE would close a descriptor that it never opened.
      */
     if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_ADVISE, errp)) {
         shared_forget();
@@ -653,7 +659,7 @@ void incoming_load_end_shared(void)
 
     if (shared.is_told) {
         shared.is_told = false;
-        /* Served meanwhile: a backend may wait for a page before it answers. */
+        /* The thread still serves: a backend may need a page to answer. */
         if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_END, &err)) {
             warn_reportf_err(err, "fast load: a vhost-user backend was not "
                              "told that all memory is there: ");
@@ -662,7 +668,7 @@ void incoming_load_end_shared(void)
     shared_stop_thread();
     qatomic_set(&shared.engine, NULL);
     WITH_QEMU_LOCK_GUARD(&shared.lock) {
-        /* Nobody has placed what a load that failed did not load. */
+        /* If the load has failed, pages that backends wanted never came. */
         for (left = 0; left < shared.backends->len; left++) {
             g_hash_table_remove_all(g_array_index(shared.backends,
                                                   SharedBackend,

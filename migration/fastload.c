@@ -9,8 +9,9 @@
  *
  * A read error that lasts, before the guest may run, fails the migration: the
  * guest has not run, so the engine may release threads that wait for a page.
- * After that the load is paused (postcopy-paused), and goes on by itself when
- * reads succeed, or by migrate-recover when the file has changed.
+ * Once the guest may run, such an error pauses the load (postcopy-paused).  It
+ * goes on by itself when reads succeed, or by migrate-recover when the file has
+ * changed.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
@@ -167,7 +168,7 @@ static int load_open_flags(void)
     return O_RDONLY;
 }
 
-/* What the file is called from now on, for people. */
+/* The file's name in messages from now on. */
 static void load_name_file(IncomingLoad *load, const char *filename)
 {
     char *name = incoming_load_real_name(load->ioc, filename);
@@ -250,7 +251,7 @@ static bool load_check_settings(Error **errp)
     return true;
 }
 
-/* Without threads, nothing that needs them may be asked for. */
+/* With 0 threads, refuses settings that need fast load. */
 static bool load_check_off(Error **errp)
 {
     const MigrationParameters *params = &migrate_get_current()->parameters;
@@ -312,7 +313,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     return true;
 }
 
-/* Not by a read that failed; @err: why, or NULL. */
+/* The load fails, but not by a read; @err says why, or is NULL. */
 static void load_fail(IncomingLoad *load, const Error *err)
 {
     QEMU_LOCK_GUARD(&load->lock);
@@ -350,7 +351,7 @@ void migration_fastload_begin(void)
 
 /* ---- the end ---- */
 
-/* Guest memory is as it was before: none of it is trapped any more. */
+/* Nothing is trapped any more: undoes what was done to guest memory for it. */
 static void load_give_back_memory(IncomingLoad *load)
 {
     if (load->is_unlocked && os_mlock(is_mlock_on_fault(mlock_state)) < 0) {
@@ -378,7 +379,7 @@ static void load_finish(IncomingLoad *load)
     migration_incoming_state_destroy();
 }
 
-/* On the main thread: what an engine event has made due. */
+/* On the main thread: finishes a complete load, or frees a settled engine. */
 static void load_end_bh(void *opaque)
 {
     IncomingLoad *load = opaque;
@@ -386,7 +387,7 @@ static void load_end_bh(void *opaque)
     if (load->has_guest && incoming_load_is_in(load, LOAD_IN(COMPLETE))) {
         load_finish(load);
     }
-    /* Not all of a load that is detached is called for by the migration. */
+    /* The migration does not call this for a load that is detached. */
     if (incoming_load_is_in(load, LOAD_IN(SETTLING))) {
         migration_fastload_cleanup();
     }
@@ -455,7 +456,7 @@ void migration_fastload_cleanup(void)
     bool may_free;
 
     WITH_QEMU_LOCK_GUARD(&load->lock) {
-        /* Whoever calls: the memory of a guest that may run is kept. */
+        /* The memory of a guest that may run is kept. */
         may_free = !load->is_recovering &&
                    (incoming_load_is_in(load, LOAD_EXPENDABLE) ||
                     (incoming_load_is_in(load, LOAD_IN(SETTLING)) &&
@@ -486,7 +487,7 @@ static void load_pause_locked(IncomingLoad *load,
 
     load->failure = *failure;
     incoming_load_move_locked(load, LOAD_PAUSED);
-    /* The main loop may wait for a page too, and the monitor not answer. */
+    /* On stderr too: the monitor does not answer if the main loop waits. */
     warn_report("fast load: %s; the guest waits, and goes on %s",
                 error_get_pretty(err), incoming_load_goes_on(failure));
     if (load->is_detached) {
@@ -513,7 +514,7 @@ static void load_resume_locked(IncomingLoad *load)
     qemu_notify_event();
 }
 
-/* One warning for each load, as soon as it is known. */
+/* Warns, once for each load, when the file's time moves by itself. */
 static void load_warn_of_time_locked(IncomingLoad *load)
 {
     FastloadStats stats;
@@ -698,7 +699,7 @@ static void load_warn_of_backend(const IncomingLoad *load)
     }
 }
 
-/* It is not used, or was not recorded, for @error: that is no failure. */
+/* Warns that the working set is not used or not recorded, because of @error. */
 static void load_tell_working_set(IncomingLoad *load, const GError *error)
 {
     warn_report("fast load: %s", error->message);
@@ -707,7 +708,7 @@ static void load_tell_working_set(IncomingLoad *load, const GError *error)
     load->working_set_desc = g_strdup(error->message);
 }
 
-/* On an engine thread: the recording has come to its end, good or bad. */
+/* On an engine thread: the working set was recorded, or could not be. */
 static void load_recorded(const FastloadWorksetStats *stats,
                           const GError *error, void *opaque)
 {
@@ -720,7 +721,7 @@ static void load_recorded(const FastloadWorksetStats *stats,
                                          error ? error->message : NULL);
 }
 
-/* Whatever is wrong with the file, the load goes on without it. */
+/* If the file of the working set cannot be used, the load goes on without. */
 static void load_use_working_set(IncomingLoad *load)
 {
     FastloadWorksetConfig config = {
@@ -740,7 +741,7 @@ static bool load_start(IncomingLoad *load, Error **errp)
 {
     g_autoptr(GError) gerr = NULL;
 
-    /* Before the first page is trapped: its completion may come at once. */
+    /* Before the start: the engine may tell at once that all is placed. */
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         incoming_load_move_locked(load, LOAD_TRAPPED);
     }
@@ -774,9 +775,10 @@ int migration_fastload_start(void)
 }
 
 /*
- * What a device may read whole as soon as the guest runs (writable flash, on
- * the main thread) is waited for here, where a read that fails for good still
- * fails the migration.  A read that fails for a moment is waited for, too.
+ * Waits for the blocks that a device may read as a whole when the guest begins
+ * to run (writable flash, which the main thread reads): a read that fails for
+ * good here still fails the migration.  Also waits while reads fail, which may
+ * be for a moment only.  Gives up after LOAD_FIT_US.
  */
 static void load_wait_until_fit(IncomingLoad *load)
 {
@@ -837,7 +839,7 @@ int migration_fastload_loaded(int ret, Error **errp)
         load_fail(load, err ?: errp ? *errp : NULL);
     }
     if (err) {
-        /* The cause, in place of what QEMU saw of it. */
+        /* Replaces QEMU's own error, which does not tell the cause. */
         if (errp) {
             error_free(*errp);
             *errp = NULL;

@@ -6,15 +6,17 @@
  * Purpose: turns RAM blocks of an incoming mapped-ram file into regions of
  *   the engine (qemu/fastload.h), lets the guest run while they fill, and
  *   reports.  Does not know how pages are read or placed.
- * Threads: everything runs with the BQL held, on the thread that loads the
- *   stream, except migration_fastload_is_active(), _recover() and _query(),
- *   safe from any thread, as is the command x-query-fast-load.
+ * Threads: the caller holds the BQL; nearly all calls come from the main
+ *   thread.  migration_fastload_is_active(), _is_armed(), _recover() and
+ *   _query() need no BQL and are safe from any thread, as is the command
+ *   x-query-fast-load.  _want_shared() is called without the BQL, by the thread
+ *   that reads the backends' userfaultfds.
  * Detached: with x-fast-load-detach the migration is completed as soon as the
- *   guest may run, and the load lives on by itself.
+ *   guest may run, and the load goes on without it.
  * Off: with x-fast-load-threads=0 no call has an effect.
  * Order: prepare -> begin -> load_block* -> start -> loaded ->
- *   defer_completion; cleanup ends the load and is what a failure calls; but
- *   a load that is complete ends by itself.
+ *   defer_completion.  A load that is complete ends by itself; one that fails
+ *   before the guest may run is ended by cleanup.
  * Errors: Error ** is set on failure, nothing is logged except warnings.
  */
 #ifndef QEMU_MIGRATION_FASTLOAD_H
@@ -30,16 +32,18 @@ struct PostCopyFD;
 struct vhost_dev;
 
 /**
- * migration_fastload_prepare: may fast load be used with @addr, if it is on?
+ * migration_fastload_prepare: check that @addr can be loaded, and open the file
  *
- * Returns true when it is off, too.
+ * Also tells vhost-user backends that memory will be missing.  When fast load
+ * is off, only checks that no other setting needs it.  Returns false, with
+ * @errp set, if a setting, a device or the host does not allow the load.
  */
 bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp);
 
-/* The file that was prepared for could not be opened: the migration failed. */
+/* QEMU could not open the prepared file, for @err: the migration has failed. */
 void migration_fastload_not_opened(Error *err);
 
-/* The stream begins; what is prepared is loaded by fast load. */
+/* QEMU is about to read the stream.  If a file was prepared, it is that one. */
 void migration_fastload_begin(void);
 
 /* Is the stream that is being read loaded by fast load? */
@@ -57,7 +61,7 @@ int migration_fastload_load_block(QEMUFile *f, RAMBlock *block,
                                   uint64_t length);
 
 /**
- * migration_fastload_unknown_block: the file has a RAM block @name, we have not
+ * migration_fastload_unknown_block: this machine lacks the RAM block @name
  *
  * Returns -EINVAL; migration_fastload_loaded() tells the cause.
  */
@@ -66,6 +70,7 @@ int migration_fastload_unknown_block(const char *name);
 /**
  * migration_fastload_start: all blocks are known; trap them, start threads
  *
+ * Blocks while it loads memory that cannot be trapped.
  * Returns 0 or -errno; migration_fastload_loaded() tells the cause.
  */
 int migration_fastload_start(void);
@@ -73,8 +78,9 @@ int migration_fastload_start(void);
 /**
  * migration_fastload_loaded: the whole stream was read, with result @ret
  *
- * Returns @ret, or -errno when fast load failed underneath; @errp then says
- * the cause, in place of what it said.  On success the status becomes
+ * Waits, five seconds at most, for the blocks that devices may read whole.
+ * Returns @ret, or -errno if a read or a check of fast load has failed; its
+ * cause then replaces what @errp said.  On success the status becomes
  * postcopy-active, unless the load is detached.
  */
 int migration_fastload_loaded(int ret, Error **errp);
@@ -82,9 +88,9 @@ int migration_fastload_loaded(int ret, Error **errp);
 /**
  * migration_fastload_defer_completion: the guest has its run state
  *
- * Returns false when fast load is off, or detached: the caller completes the
- * migration.  Otherwise the status becomes completed, and the incoming state is
- * destroyed, when all RAM is in place.
+ * Returns false when fast load is off or detached: the caller completes the
+ * migration now.  True: fast load will complete it, once all RAM is in place:
+ * it sets the status to completed and destroys the incoming state.
  */
 bool migration_fastload_defer_completion(void);
 
@@ -96,36 +102,37 @@ bool migration_fastload_check_parameters(const MigrationParameters *params,
 bool migration_fastload_check_capabilities(Error **errp);
 
 /*
- * May an outgoing migration to @addr begin?  While pages are missing only of a
- * load that is detached: it reads each page, and so waits for those that are
- * missing.  Not to the file that is being loaded, and not in a way that needs
- * all memory at once or leaves some of it where it is.
+ * May an outgoing migration to @addr begin?  While pages are missing, only if
+ * the load is detached; the migration then waits for each missing page that it
+ * reads.  Refused are the file that is being loaded, and ways of migrating that
+ * do not read each page: they would not wait for it.
  */
 bool migration_fastload_check_outgoing(const MigrationAddress *addr,
                                        Error **errp);
 
 /*
- * May the outgoing migration that has begun write to @fd?  Returns it, or
- * closes it and returns -1.  With -1 does nothing.
+ * May the outgoing migration that has begun write to @fd?  Returns @fd if so;
+ * otherwise closes it and returns -1.  Returns -1 when @fd is -1.
  */
 int migration_fastload_check_outgoing_fd(int fd, Error **errp);
 
-/* Is the status of the migration that of a load, and of nobody else? */
+/* Does the status of the migration describe a load that is not detached? */
 bool migration_fastload_owns_status(void);
 
 /*
- * While pages are missing, a reason for managers, which look at these before
- * they stop the guest or open a file; QEMU itself does not go by it.
+ * Adds one reason while pages are missing.  It is for managers, which look at
+ * the reasons before they stop the guest or open a file; QEMU itself refuses
+ * nothing because of it.
  */
 void migration_fastload_add_blocked_reason(strList **reasons);
 
-/* May a snapshot be loaded over it?  Not while pages are missing. */
+/* May QEMU load another snapshot now?  Not while pages are missing. */
 bool migration_fastload_check_loadvm(Error **errp);
 
 /*
- * Requests to the main loop, to reset, suspend, wake or stop the guest, wait:
- * its pages cannot be read, and vCPUs that wait for one would not stop.  False
- * when QEMU is to end.
+ * Must the main loop leave its requests (reset, suspend, wake, stop) for later?
+ * True while pages cannot be read, because vCPUs that wait for one would not
+ * stop.  If QEMU is to end then, stops the vCPUs and returns false.
  */
 bool migration_fastload_holds_requests(void);
 
@@ -136,9 +143,9 @@ bool migration_fastload_holds_requests(void);
 bool migration_fastload_check_stop(Error **errp);
 
 /*
- * The same for a debugger, which does not ask before: the reason is printed.
- * For loading a snapshot the guest is not stopped, either, while that is
- * refused.
+ * May vm_stop() stop the guest for @state?  Called for those that do not call
+ * migration_fastload_check_stop() first, such as a debugger: the reason is
+ * printed.  With RUN_STATE_RESTORE_VM: as migration_fastload_check_loadvm().
  */
 bool migration_fastload_may_stop(RunState state);
 
@@ -150,87 +157,95 @@ bool migration_fastload_check_unplug(DeviceState *dev, Error **errp);
 
 /*
  * May a network device be given a vhost-user backend?  Not while a load is
- * under way: QEMU would wait for ever for one that is refused.
+ * under way: if fast load refused the backend later, QEMU would go on waiting
+ * for it for ever.
  */
 bool migration_fastload_check_vhost_user(Error **errp);
 
 /*
- * A vhost-user backend is there, maybe again: @notifier tells it of postcopy.
- * While a load is under way it is refused if it cannot wait for pages.
+ * A vhost-user backend has connected, perhaps not for the first time; @notifier
+ * passes it messages about postcopy.  Returns false, with @errp set, if a load
+ * is under way and the backend cannot wait for pages.
  */
 bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
                                        Error **errp);
 
 /*
- * Asked by a probe whether the backend of @dev can wait for pages: false if it
- * is fast load's probe, and it cannot.
+ * Called when postcopy probes the backend of @dev.  False, with @errp set, if
+ * the probe is fast load's own and the backend cannot wait for pages.
  */
 bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
                                         Error **errp);
 
 /*
- * A backend has handed over its userfaultfd.  True: fast load serves it, and
- * until it is dropped nobody else is to.
+ * A backend has handed over its userfaultfd.  True: fast load serves it until
+ * it is dropped; network postcopy must not read it.
  */
 bool migration_fastload_add_shared(const struct PostCopyFD *pcfd);
 
-/* The backend of @pcfd is going, or has been told of the end. */
+/* @pcfd is no longer served: its backend has gone, or its load has ended. */
 void migration_fastload_drop_shared(const struct PostCopyFD *pcfd);
 
 /*
- * A backend waits for a page: at @address there, at @ram_off in @block here.
- * True: it will be woken; false: the fault was not read by fast load.
+ * A backend waits for a page: at @address in its own address space, which is
+ * @ram_off in @block.  True: fast load will wake it.  False: fast load did not
+ * read this fault; network postcopy has to serve it.
  */
 bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
                                     RAMBlock *block, uint64_t address,
                                     uint64_t ram_off);
 
-/* Ours among the parameters are checked whenever any is set. */
+/* Marks the parameters of fast load as present, so that they are checked. */
 void migration_fastload_init_parameters(MigrationParameters *params);
 
-/* Copies ours of @now to @ret_params, whose strings are the caller's. */
+/* Copies fast load's parameters, strings included. */
 void migration_fastload_show_parameters(MigrationParameters *ret_params,
                                         const MigrationParameters *now);
 
-/* As @wanted would have them, to be checked: strings stay those of @wanted. */
+/*
+ * Sets those of fast load's parameters that @wanted has, for a check.  Strings
+ * are borrowed from @wanted.
+ */
 void migration_fastload_try_parameters(MigrationParameters *ret_params,
                                        const MigrateSetParameters *wanted);
 
-/* As @wanted has them, from now on; a running load minds what it can. */
+/* The same for good: strings are copied, and a running load is told. */
 void migration_fastload_set_parameters(MigrationParameters *params,
                                        const MigrateSetParameters *wanted);
 
-/* Ours in HMP's "info migrate_parameters". */
+/* Fast load's part of HMP's "info migrate_parameters". */
 void migration_fastload_print_parameters(Monitor *mon,
                                          const MigrationParameters *params);
 
-/* Migration parameters were set: those that a running load minds count now. */
+/* Migration parameters were set: a running load takes over its new rate. */
 void migration_fastload_apply_parameters(void);
 
 /* Pages are missing, or may be: guest memory must not be discarded. */
 bool migration_fastload_is_active(void);
 
 /*
- * End the load.  Pages that are missing become zero: the guest never ran.  A
- * load that is complete is left to mend huge pages, and ends by itself.
+ * Ends a load whose guest has not run; threads that wait for a page are
+ * released and find zeros.  Frees the engine of a load that is complete and no
+ * longer makes huge pages.  Does nothing otherwise: a guest that may run keeps
+ * its memory.
  */
 void migration_fastload_cleanup(void);
 
 /*
- * migrate-recover while a fast load is active: read what failed from @uri, a
- * copy, or the same file.  Any thread.  Returns once @uri is parsed; the event
- * X_FAST_LOAD_RECOVERED tells whether the load goes on.
+ * migrate-recover while a fast load is active: goes on with the file that @uri
+ * names, a copy or the same file.  Any thread.  Returns once @uri is parsed;
+ * the event X_FAST_LOAD_RECOVERED tells whether the load reads that file.
  */
 void migration_fastload_recover(const char *uri, Error **errp);
 
 /*
- * QEMU ends: stop the vCPUs.  Those that wait for pages which do not come
- * count as stopped; if all else waits for such pages, too, the process is
- * ended.
+ * QEMU ends: if the guest may run, stops the vCPUs.  After three seconds at
+ * most, vCPUs that wait for a page count as stopped.  Under KVM, if there are
+ * such vCPUs, drains and flushes the disks and ends the process.
  */
 void migration_fastload_shutdown(void);
 
-/* NULL when there is nothing to tell; figures stay after completion. */
+/* NULL: nothing was loaded yet.  The figures stay when a load has ended. */
 MigrationFastLoad *migration_fastload_query(void);
 
 /* The "fast-load" part of HMP's "info migrate". */
