@@ -371,16 +371,15 @@ bool migration_fastload_check_save(Error **errp)
 static bool load_may_overwrite(IncomingLoad *load, const struct stat *theirs,
                                Error **errp)
 {
-    struct stat ours;
+    const struct stat *ours = &load->file_stat;
 
-    /* migrate-recover puts the copy's file under the same descriptor. */
-    if (fstat(load->ioc->fd, &ours) < 0 ||
-        !(S_ISBLK(ours.st_mode)
-          ? S_ISBLK(theirs->st_mode) && ours.st_rdev == theirs->st_rdev
-          : ours.st_dev == theirs->st_dev && ours.st_ino == theirs->st_ino)) {
+    /* Not fstat() of the file that is read: its storage may hang. */
+    QEMU_LOCK_GUARD(&load->lock);
+    if (!(S_ISBLK(ours->st_mode)
+          ? S_ISBLK(theirs->st_mode) && ours->st_rdev == theirs->st_rdev
+          : ours->st_dev == theirs->st_dev && ours->st_ino == theirs->st_ino)) {
         return true;
     }
-    QEMU_LOCK_GUARD(&load->lock);
     return load_refuse_locked(load, "migrate", "it cannot be written to",
                               "Save to another file. " HINT_WAIT, errp);
 }

@@ -180,6 +180,7 @@ typedef struct IncomingLoad {
      * only the main thread writes it, and reads it without the lock.
      */
     char *filename;
+    struct stat file_stat;   /* of the same: which file it is */
     LoadPhase phase;         /* also atomic: read without the lock as a hint */
     FastloadFailure failure; /* why it is PAUSED, or FAILED by a read */
     bool has_failure;        /* FAILED by a read */

@@ -30,6 +30,7 @@ typedef struct Recovery {
     char *name;         /* its name in messages */
     int open_flags;
     uint64_t file_bytes;
+    struct stat file_stat; /* of the copy, once it was found to be right */
     GArray *blocks;     /* a reference: the load may end before the thread */
 } Recovery;
 
@@ -190,7 +191,7 @@ static QIOChannelFile *recover_open_copy(const char *filename, int flags,
 static QIOChannelFile *recover_find_copy(Recovery *recovery, Error **errp)
 {
     g_autoptr(QIOChannelFile) plain = NULL, ioc = NULL;
-    struct stat ours, theirs;
+    struct stat *ours = &recovery->file_stat, theirs;
 
     /* Opening a pipe would wait for somebody to write to it. */
     plain = recover_open_copy(recovery->filename, O_RDONLY | O_NONBLOCK,
@@ -201,13 +202,13 @@ static QIOChannelFile *recover_find_copy(Recovery *recovery, Error **errp)
                                       errp)) {
         return NULL;
     }
-    ioc = recover_open_copy(recovery->filename, recovery->open_flags, &ours,
+    ioc = recover_open_copy(recovery->filename, recovery->open_flags, ours,
                             errp);
     if (!ioc) {
         return NULL;
     }
-    if (ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino ||
-        ours.st_rdev != theirs.st_rdev) {
+    if (ours->st_dev != theirs.st_dev || ours->st_ino != theirs.st_ino ||
+        ours->st_rdev != theirs.st_rdev) {
         incoming_load_refuse(errp, "copy", "Try again.",
             "'%s' was replaced while it was opened", recovery->name);
         return NULL;
@@ -251,6 +252,7 @@ static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
         if (is_taken) {
             g_free(load->filename);
             load->filename = g_strdup(recovery->name);
+            load->file_stat = recovery->file_stat;
         } else {
             error_setg(errp, "cannot read on from '%s': %s",
                        recovery->name, gerr->message);

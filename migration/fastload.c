@@ -598,20 +598,23 @@ static void load_event(FastloadEvent event, const FastloadFailure *failure,
 /* ---- the stream ---- */
 
 /* The device state is read through @f: it must be the same snapshot. */
-static bool load_is_same_file(IncomingLoad *load, QEMUFile *f)
+static bool load_is_same_file(IncomingLoad *load, QEMUFile *f,
+                              struct stat *ret_ours)
 {
     QIOChannel *ioc = qemu_file_get_ioc(f);
-    struct stat ours, theirs;
+    struct stat theirs;
 
-    return fstat(load->ioc->fd, &ours) == 0 &&
+    return fstat(load->ioc->fd, ret_ours) == 0 &&
            fstat(QIO_CHANNEL_FILE(ioc)->fd, &theirs) == 0 &&
-           ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino &&
-           ours.st_rdev == theirs.st_rdev;
+           ret_ours->st_dev == theirs.st_dev &&
+           ret_ours->st_ino == theirs.st_ino &&
+           ret_ours->st_rdev == theirs.st_rdev;
 }
 
 static bool load_find_file(IncomingLoad *load, QEMUFile *f, off_t *ret_end,
                            Error **errp)
 {
+    struct stat ours;
     off_t end;
 
     if (!load->ioc) {
@@ -622,7 +625,7 @@ static bool load_find_file(IncomingLoad *load, QEMUFile *f, off_t *ret_end,
     if (!load->ioc) {
         return false;
     }
-    if (!load_is_same_file(load, f)) {
+    if (!load_is_same_file(load, f, &ours)) {
         return incoming_load_refuse(errp, "replaced file", "Try again.",
             "'%s' was replaced while it was opened", load->filename);
     }
@@ -631,6 +634,9 @@ static bool load_find_file(IncomingLoad *load, QEMUFile *f, off_t *ret_end,
         error_setg_errno(errp, errno, "cannot find the size of '%s'",
                          load->filename);
         return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        load->file_stat = ours;
     }
     *ret_end = end;
     return true;

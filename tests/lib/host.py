@@ -369,6 +369,15 @@ class NetworkStore:
             (folder / str(connection) / "max_background").write_text(
                 str(count))
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The server answers nothing, not even questions about the file."""
+        self._child.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._child.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Crash the server: the mount stays, and every read fails."""
         self._child.kill()
