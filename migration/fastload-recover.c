@@ -242,18 +242,22 @@ static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
                             QIOChannelFile *ioc, Error **errp)
 {
     g_autoptr(GError) gerr = NULL;
+    g_autofree char *old_name = NULL;
     bool is_taken;
 
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         load->is_copy_new = true;
+        /* Before the engine resumes: that event names the file. */
+        old_name = load->filename;
+        load->filename = g_strdup(recovery->name);
     }
     is_taken = fastload_recover(load->engine, ioc->fd, &gerr);
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         if (is_taken) {
-            g_free(load->filename);
-            load->filename = g_strdup(recovery->name);
             load->file_stat = recovery->file_stat;
         } else {
+            g_free(load->filename);
+            load->filename = g_steal_pointer(&old_name);
             error_setg(errp, "cannot read on from '%s': %s",
                        recovery->name, gerr->message);
         }
