@@ -26,6 +26,12 @@
  * flash, and must not wait until gigabytes of other memory are loaded.
  */
 #define LOAD_EARLY_BYTES_MAX (16 * MiB)
+/*
+ * No ROM is longer than this, nor other memory whose length in the file may
+ * differ from the machine's.  It bounds the memory for the block's bitmap: a
+ * sparse file can hold a bitmap for which no machine has the memory.
+ */
+#define LOAD_DIFFERENT_BYTES_MAX (1 * GiB)
 
 /*
  * The block that @hva lies in; NULL: it was dropped.  (QEMU's own list is under
@@ -194,7 +200,8 @@ static bool load_check_header(IncomingLoad *load, const RAMBlock *block,
     uint64_t page_size = qemu_target_page_size();
 
     if (length != block->used_length &&
-        (!load_may_differ(block) || !length || length % page_size)) {
+        (!load_may_differ(block) || !length || length % page_size ||
+         length > LOAD_DIFFERENT_BYTES_MAX)) {
         load_set_length_error(load, block, length, errp);
         return false;
     }
