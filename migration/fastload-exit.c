@@ -7,8 +7,8 @@
  * wait for one as well.  Neither may keep the process for ever, and neither may
  * ever see a page of zeros: userfaultfd stays as it is until the process ends.
  * This file keeps which thread waits for which page: QEMU can end while vCPUs
- * wait, but not while any other thread does.  Under KVM, devices cannot be
- * removed while a vCPU waits: there the process ends before it removes them.
+ * wait, but not while any other thread does.  Devices cannot be removed while a
+ * vCPU waits under KVM, nor while one runs: then the process ends before that.
  */
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
@@ -23,23 +23,31 @@
 #include "fastload-internal.h"
 
 /*
- * How long QEMU at its end waits for vCPUs to stop: while reads fail, and
- * otherwise.  libvirt kills a QEMU that has not ended ten seconds after
- * SIGTERM, and disks have to be flushed in that time, too.
+ * How long QEMU at its end waits for vCPUs to stop: for those that wait for a
+ * page while reads fail, for those that wait for one otherwise, and for those
+ * that wait for none.  libvirt kills a QEMU that has not ended ten seconds
+ * after SIGTERM, and disks have to be flushed in that time, too.
  */
 #define EXIT_STOP_FAILING_US (1 * 1000 * 1000)
 #define EXIT_STOP_US (3 * 1000 * 1000)
+#define EXIT_STOP_RUNNING_US (4 * 1000 * 1000)
 #define EXIT_STOP_POLL_US 2000
 /*
  * How long the watcher lets a thread wait for a page once QEMU was told to end:
- * until the main loop begins to stop the vCPUs, and from then on.  The second
- * is longer, since QEMU then drains and flushes disks.
+ * until the main thread waits for no vCPU any more, anew when it begins to stop
+ * them; and after that.  The last is longer, since QEMU then drains and flushes
+ * disks.
  */
 #define EXIT_UNHEARD_US (5 * 1000 * 1000)
 #define EXIT_CLEANUP_US (60 * 1000 * 1000)
 #define EXIT_WATCH_MS 100
 /* With more entries than this, those of threads that do not wait are freed. */
 #define EXIT_WAIT_COUNT_MAX 1024
+
+/* The watcher must not give up while vCPUs may still be waited for. */
+QEMU_BUILD_BUG_ON(EXIT_STOP_FAILING_US > EXIT_STOP_US ||
+                  EXIT_STOP_US > EXIT_STOP_RUNNING_US ||
+                  EXIT_STOP_RUNNING_US >= EXIT_UNHEARD_US);
 
 /* The page that a thread waits for, or the last one that it waited for. */
 typedef struct ExitWait {
@@ -147,7 +155,7 @@ static bool exit_is_due(const IncomingLoad *load)
     ShutdownCause cause = qemu_shutdown_requested_get();
     sigset_t pending;
 
-    return load->is_quitting || cause == SHUTDOWN_CAUSE_HOST_SIGNAL ||
+    return load->end != LOAD_END_NONE || cause == SHUTDOWN_CAUSE_HOST_SIGNAL ||
            cause == SHUTDOWN_CAUSE_HOST_QMP_QUIT ||
            (sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) ||
                                           sigismember(&pending, SIGINT) ||
@@ -156,7 +164,7 @@ static bool exit_is_due(const IncomingLoad *load)
 
 /*
  * For how long QEMU has been told to end and somebody has waited for one page.
- * @told_us: since when QEMU has been told; 0: it was not
+ * @told_us: since when QEMU has been told, or has stopped vCPUs; 0: it was not
  */
 static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
 {
@@ -166,9 +174,10 @@ static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
         *told_us = 0;
         return 0;
     }
-    *told_us = *told_us ?: now_us;
-    begin_us = load->is_quitting ? exit_oldest_wait_us(load, now_us)
-                                 : exit_oldest_fault_us(load, now_us);
+    *told_us = MAX(*told_us ?: now_us, load->end_us);
+    begin_us = load->end == LOAD_END_CLEANUP
+        ? exit_oldest_wait_us(load, now_us)
+        : exit_oldest_fault_us(load, now_us);
     return now_us - MIN(now_us, MAX(*told_us, begin_us));
 }
 
@@ -186,7 +195,7 @@ static void *exit_watch(void *opaque)
 
     qemu_mutex_lock(&load->lock);
     while (load->engine &&
-           exit_stuck_us(load, &told_us) < (load->is_quitting
+           exit_stuck_us(load, &told_us) < (load->end == LOAD_END_CLEANUP
                                             ? EXIT_CLEANUP_US
                                             : EXIT_UNHEARD_US)) {
         exit_forget_old_waits(load);
@@ -226,16 +235,54 @@ void incoming_load_stop_watch(IncomingLoad *load)
     }
 }
 
-/* How many vCPUs have not stopped: some may wait for a page. */
-static int exit_unstopped_vcpus(void)
+/* How many vCPUs have not stopped. */
+typedef struct ExitUnstopped {
+    int waiting; /* for a page that has not come */
+    int running; /* they wait for no page, as far as is known */
+} ExitUnstopped;
+
+static bool exit_vcpu_waits(IncomingLoad *load, const CPUState *cpu)
 {
+    const ExitWait *wait;
+
+    QEMU_LOCK_GUARD(&load->waits_lock);
+    wait = g_hash_table_lookup(load->waits, GUINT_TO_POINTER(cpu->thread_id));
+    return wait && !exit_is_over(load, wait);
+}
+
+static ExitUnstopped exit_unstopped_vcpus(IncomingLoad *load)
+{
+    /* Faults are not read: each vCPU may wait. */
+    bool is_silent = fastload_silent_ns(load->engine);
+    ExitUnstopped count = { 0 };
     CPUState *cpu;
-    int count = 0;
 
     CPU_FOREACH(cpu) {
-        count += !cpu->stopped;
+        if (cpu->stopped) {
+            continue;
+        }
+        if (is_silent || exit_vcpu_waits(load, cpu)) {
+            count.waiting++;
+        } else {
+            count.running++;
+        }
     }
     return count;
+}
+
+/* How long to wait for vCPUs of which @count have not stopped. */
+static int64_t exit_stop_us(IncomingLoad *load, ExitUnstopped count)
+{
+    FastloadFailure failure;
+
+    if (count.running) {
+        return EXIT_STOP_RUNNING_US;
+    }
+    if (!count.waiting) {
+        return 0;
+    }
+    return fastload_is_failing(load->engine, &failure) ? EXIT_STOP_FAILING_US
+                                                       : EXIT_STOP_US;
 }
 
 /* Called again and again: a migration that fails lets the vCPUs run again. */
@@ -253,9 +300,9 @@ static void exit_pause_vcpus(void)
 /*
  * A vCPU that waits for a page inside KVM_RUN holds a read lock (kvm->srcu) on
  * KVM's lists of memory and event descriptors.  A device that removes one of
- * these would wait for that vCPU, in the kernel and for ever.  So the guest's
- * disks are drained and flushed, and the process ends here; the monitor has
- * sent SHUTDOWN by now.
+ * these would wait for that vCPU, in the kernel and for ever.  And a vCPU that
+ * runs may use the device.  So the guest's disks are drained and flushed, and
+ * the process ends here; the monitor has sent SHUTDOWN by now.
  */
 static G_NORETURN void exit_before_devices(void)
 {
@@ -270,35 +317,46 @@ static G_NORETURN void exit_before_devices(void)
     exit(ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
 }
 
+/* Returns the vCPUs that have not stopped when the time is up. */
+static ExitUnstopped exit_stop_vcpus(IncomingLoad *load, int64_t begin_us)
+{
+    ExitUnstopped count;
+
+    exit_pause_vcpus();
+    while (count = exit_unstopped_vcpus(load),
+           g_get_monotonic_time() - begin_us < exit_stop_us(load, count)) {
+        bql_unlock();
+        g_usleep(EXIT_STOP_POLL_US);
+        bql_lock();
+        exit_pause_vcpus();
+    }
+    return count;
+}
+
 void incoming_load_stop_vcpus(IncomingLoad *load)
 {
     int64_t begin_us = g_get_monotonic_time();
-    FastloadFailure failure;
+    ExitUnstopped count;
     CPUState *cpu;
-    int64_t us;
-    int count;
 
     if (!incoming_load_is_in(load, LOAD_GUEST_RUNS)) {
         return;
     }
     /* Before the BQL is given up: a vCPU may take it and wait for a page. */
     WITH_QEMU_LOCK_GUARD(&load->lock) {
-        load->is_quitting = true;
+        load->end = LOAD_END_STOPPING;
+        load->end_us = begin_us;
     }
-    exit_pause_vcpus();
-    for (us = 0; (count = exit_unstopped_vcpus()) &&
-                 us < (fastload_is_failing(load->engine, &failure)
-                       ? EXIT_STOP_FAILING_US : EXIT_STOP_US);
-         us = g_get_monotonic_time() - begin_us) {
-        bql_unlock();
-        g_usleep(EXIT_STOP_POLL_US);
-        bql_lock();
-        exit_pause_vcpus();
-    }
-    if (count) {
+    count = exit_stop_vcpus(load, begin_us);
+    if (count.waiting) {
         warn_report("fast load: QEMU ends while %d vCPUs wait for pages that "
-                    "do not come", count);
+                    "do not come", count.waiting);
         load->has_left_vcpus = true;
+    }
+    if (count.running) {
+        warn_report("fast load: QEMU ends while %d vCPUs run that did not stop "
+                    "in time", count.running);
+        load->has_running_vcpus = true;
     }
     /*
      * This is safe: a vCPU that waits never sees zeros, since userfaultfd stays
@@ -308,6 +366,9 @@ void incoming_load_stop_vcpus(IncomingLoad *load)
         cpu->stopped = true;
     }
     exit_leave_vcpus(load);
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        load->end = LOAD_END_CLEANUP;
+    }
 }
 
 void migration_fastload_shutdown(void)
@@ -315,8 +376,9 @@ void migration_fastload_shutdown(void)
     IncomingLoad *load = &incoming_load;
 
     incoming_load_stop_vcpus(load);
-    if (kvm_enabled() && load->has_left_vcpus &&
-        incoming_load_is_in(load, LOAD_GUEST_RUNS)) {
+    if (load->has_running_vcpus ||
+        (kvm_enabled() && load->has_left_vcpus &&
+         incoming_load_is_in(load, LOAD_GUEST_RUNS))) {
         exit_before_devices();
     }
 }

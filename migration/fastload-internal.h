@@ -111,6 +111,13 @@ typedef enum LoadPhase {
     (LOAD_IN(PREPARED) | LOAD_IN(READING) | LOAD_IN(TRAPPED) | \
      LOAD_IN(FILLED) | LOAD_IN(FAILED))
 
+/* How far QEMU has come with its end, if pages are missing then. */
+typedef enum LoadEnd {
+    LOAD_END_NONE,     /* it does not end, or has not begun to */
+    LOAD_END_STOPPING, /* the main thread waits for vCPUs to stop */
+    LOAD_END_CLEANUP,  /* it waits for no vCPU any more */
+} LoadEnd;
+
 /*
  * What is loaded before the guest runs, because a device or another process
  * that cannot wait for a page may access it without using QEMU's page tables.
@@ -160,6 +167,7 @@ typedef struct IncomingLoad {
     GArray *blocks;          /* of LoadBlock; constant from TRAPPED on */
     GThread *watcher;        /* see fastload-exit.c */
     bool has_left_vcpus;     /* QEMU ends while vCPUs wait for pages */
+    bool has_running_vcpus;  /* ... or while some run that did not stop */
 
     /*
      * Written with the BQL and the lock; either is enough to read.  (Commands
@@ -190,7 +198,8 @@ typedef struct IncomingLoad {
     char *working_set_desc;  /* why it is not used, or was not recorded */
     char *told_desc;         /* the error given to migrate_set_error() */
     uint64_t complete_us;    /* 0 until everything was placed */
-    bool is_quitting;        /* incoming_load_stop_vcpus() was called */
+    LoadEnd end;
+    int64_t end_us;          /* when QEMU began to stop the vCPUs */
     bool is_recovering;      /* a thread uses the engine without the lock */
     bool is_copy_new;        /* since recovery, no page waited for has come */
     uint32_t recover_number; /* of the last migrate-recover */
@@ -295,8 +304,8 @@ void incoming_load_note_wait(IncomingLoad *load, const void *hva,
 
 /*
  * QEMU ends: stops the vCPUs, and gives up the BQL while it waits for them.
- * After three seconds at most, those that wait for a page count as stopped.
- * Does nothing unless the guest may run.
+ * After three seconds at most, those that wait for a page count as stopped,
+ * after four the others, too.  Does nothing unless the guest may run.
  */
 void incoming_load_stop_vcpus(IncomingLoad *load);
 

@@ -241,7 +241,8 @@ void migration_fastload_recover(const char *uri, Error **errp);
 /*
  * QEMU ends: if the guest may run, stops the vCPUs.  After three seconds at
  * most, vCPUs that wait for a page count as stopped.  Under KVM, if there are
- * such vCPUs, drains and flushes the disks and ends the process.
+ * such vCPUs, or if others do not stop within four seconds, drains and flushes
+ * the disks and ends the process.
  */
 void migration_fastload_shutdown(void);
 

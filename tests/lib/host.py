@@ -31,6 +31,9 @@ MOUNT_MAX_S = 60
 SERVER_END_MAX_S = 60
 REMOVE_TRIES = 100          # of a control group
 HUGE_MIB = 2
+PTRACE_CONT, PTRACE_DETACH = 7, 17
+PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+WALL = 0x40000000           # waitpid() knows threads
 
 
 class PlainError(Exception):
@@ -45,12 +48,46 @@ _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int,
                        ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_libc.ptrace.restype = ctypes.c_long
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p,
+                         ctypes.c_void_p)
 
 
 def die_with_parent() -> None:
     """For preexec_fn: the kernel ends this process when its parent ends."""
     PR_SET_PDEATHSIG = 1
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class HeldThread:
+    """A thread of another process that gets no processor while it is held.
+
+    The process cannot end before wait_end() has found that the thread has.
+    """
+
+    def __init__(self, tid: int) -> None:
+        self._tid = tid
+        if _libc.ptrace(PTRACE_SEIZE, tid, None, None):
+            raise Skip(f"no ptrace: {os.strerror(ctypes.get_errno())}")
+
+    def _ptrace(self, request: int) -> None:
+        if _libc.ptrace(request, self._tid, None, None):
+            raise OSError(ctypes.get_errno(), "ptrace")
+
+    def hold(self) -> None:
+        self._ptrace(PTRACE_INTERRUPT)
+        os.waitpid(self._tid, WALL)
+
+    def let_go(self) -> None:
+        self._ptrace(PTRACE_CONT)
+
+    def has_ended(self) -> bool:
+        pid, status = os.waitpid(self._tid, WALL | os.WNOHANG)
+        return pid != 0 and not os.WIFSTOPPED(status)
+
+    def free(self) -> None:
+        """Also of a thread that has ended."""
+        _libc.ptrace(PTRACE_DETACH, self._tid, None, None)
 
 
 def io_uring_is_permitted() -> bool:
