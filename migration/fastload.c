@@ -479,23 +479,23 @@ static void load_fail_locked(IncomingLoad *load,
     fastload_cancel(load->engine);
 }
 
-static void load_pause_locked(IncomingLoad *load,
-                              const FastloadFailure *failure)
+/* Returns what to warn of. */
+static char *load_pause_locked(IncomingLoad *load,
+                               const FastloadFailure *failure)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     g_autoptr(Error) err = incoming_load_read_error_locked(load, failure);
 
     load->failure = *failure;
     incoming_load_move_locked(load, LOAD_PAUSED);
-    /* On stderr too: the monitor does not answer if the main loop waits. */
-    warn_report("fast load: %s; the guest waits, and goes on %s",
-                error_get_pretty(err), incoming_load_goes_on(failure));
-    if (load->is_detached) {
-        return;
+    if (!load->is_detached) {
+        incoming_load_tell_error_locked(load, err);
+        migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
+                          MIGRATION_STATUS_POSTCOPY_PAUSED);
     }
-    incoming_load_tell_error_locked(load, err);
-    migrate_set_state(&mis->state, MIGRATION_STATUS_POSTCOPY_ACTIVE,
-                      MIGRATION_STATUS_POSTCOPY_PAUSED);
+    return g_strdup_printf("%s; the guest waits, and goes on %s",
+                           error_get_pretty(err),
+                           incoming_load_goes_on(failure));
 }
 
 static void load_resume_locked(IncomingLoad *load)
@@ -514,23 +514,44 @@ static void load_resume_locked(IncomingLoad *load)
     qemu_notify_event();
 }
 
-/* Warns, once for each load, when the file's time moves by itself. */
-static void load_warn_of_time_locked(IncomingLoad *load)
+/* What to warn of, once for each load, when the file's time moves by itself. */
+static char *load_time_warning_locked(IncomingLoad *load)
 {
     FastloadStats stats;
 
     fastload_get_stats(load->engine, &stats);
-    if (stats.has_mtime_moved && !load->is_time_told) {
-        load->is_time_told = true;
-        warn_report("fast load: the time of modification of '%s' moves by "
-                    "itself: only its size tells whether it is changed",
-                    load->filename);
+    if (!stats.has_mtime_moved || load->is_time_told) {
+        return NULL;
     }
+    load->is_time_told = true;
+    return g_strdup_printf("the time of modification of '%s' moves by itself: "
+                           "only its size tells whether it is changed",
+                           load->filename);
+}
+
+/*
+ * Nobody may read what QEMU prints, and then this blocks: so the lock, which
+ * commands out of band take, must not be held.
+ */
+static void load_warn(const char *warning)
+{
+    if (warning) {
+        warn_report("fast load: %s", warning);
+    }
+}
+
+static void load_warn_of_time(IncomingLoad *load)
+{
+    g_autofree char *warning = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        warning = load_time_warning_locked(load);
+    }
+    load_warn(warning);
 }
 
 static void load_complete_locked(IncomingLoad *load)
 {
-    load_warn_of_time_locked(load);
     load->complete_us = MAX(incoming_load_elapsed_us(load), 1);
     if (incoming_load_is_in(load, LOAD_IN(TRAPPED))) {
         incoming_load_move_locked(load, LOAD_FILLED);
@@ -562,21 +583,16 @@ static void load_pages_placed(void *hva, uint64_t len_bytes,
     }
 }
 
-static void load_event(FastloadEvent event, const FastloadFailure *failure,
-                       void *opaque)
+/* Returns what to warn of; NULL: nothing. */
+static char *load_take_event_locked(IncomingLoad *load, FastloadEvent event,
+                                    const FastloadFailure *failure)
 {
-    IncomingLoad *load = opaque;
-
-    QEMU_LOCK_GUARD(&load->lock);
-    if (!load->engine) {
-        return; /* being freed */
-    }
     switch (event) {
     case FASTLOAD_EVENT_STALLED:
         if (incoming_load_is_in(load, LOAD_IN(TRAPPED))) {
             load_fail_locked(load, failure);
         } else if (incoming_load_is_in(load, LOAD_IN(LOADING))) {
-            load_pause_locked(load, failure);
+            return load_pause_locked(load, failure);
         }
         break;
     case FASTLOAD_EVENT_RESUMED:
@@ -586,13 +602,29 @@ static void load_event(FastloadEvent event, const FastloadFailure *failure,
         break;
     case FASTLOAD_EVENT_COMPLETED:
         load_complete_locked(load);
-        break;
+        return load_time_warning_locked(load);
     case FASTLOAD_EVENT_SETTLED:
         migration_bh_schedule(load_end_bh, load);
         break;
     case FASTLOAD_EVENT_CANCELLED:
         break;
     }
+    return NULL;
+}
+
+static void load_event(FastloadEvent event, const FastloadFailure *failure,
+                       void *opaque)
+{
+    IncomingLoad *load = opaque;
+    g_autofree char *warning = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        if (load->engine) { /* else it is being freed */
+            warning = load_take_event_locked(load, event, failure);
+        }
+    }
+    /* Not by the monitor alone: it does not answer if the main loop waits. */
+    load_warn(warning);
 }
 
 /* ---- the stream ---- */
@@ -805,6 +837,7 @@ static bool load_let_run(IncomingLoad *load, int *ret_result, Error **errp)
     MigrationIncomingState *mis = migration_incoming_get_current();
 
     load_wait_until_fit(load);
+    load_warn_of_time(load);
     QEMU_LOCK_GUARD(&load->lock);
     if (load->has_failure) {
         error_propagate(errp, incoming_load_read_error_locked(load,
@@ -812,7 +845,6 @@ static bool load_let_run(IncomingLoad *load, int *ret_result, Error **errp)
         *ret_result = -load->failure.error_number;
         return false;
     }
-    load_warn_of_time_locked(load);
     load->run_us = incoming_load_elapsed_us(load);
     if (incoming_load_is_in(load, LOAD_IN(FILLED))) {
         incoming_load_move_locked(load, LOAD_COMPLETE);
