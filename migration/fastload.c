@@ -280,8 +280,7 @@ bool migration_fastload_prepare(const MigrationAddress *addr, Error **errp)
     if (load->engine) {
         QEMU_LOCK_GUARD(&load->lock);
         return incoming_load_refuse(errp, "migrate-incoming", NULL,
-            "a fast load is under way: it goes on by itself when '%s' can be "
-            "read again", load->filename);
+            "a fast load of '%s' is under way", load->filename);
     }
     migration_fastload_cleanup();
     if (!incoming_load_threads()) {
