@@ -611,6 +611,12 @@ void core_keep(void)
     atomic_store(&is_keep_asked, true);
 }
 
+static void set_order(Order wanted, const char *name)
+{
+    atomic_store(&order, wanted);
+    say("ORDER %s", name);
+}
+
 bool core_command(char byte)
 {
     if (byte >= '0' && byte <= '6') {
@@ -639,13 +645,13 @@ bool core_command(char byte)
         core_keep();
         return true;
     case 'u':
-        atomic_store(&order, ORDER_UNIFORM);
+        set_order(ORDER_UNIFORM, "u");
         return true;
     case 'l':
-        atomic_store(&order, ORDER_LINEAR);
+        set_order(ORDER_LINEAR, "l");
         return true;
     case 'h':
-        atomic_store(&order, ORDER_WORKING_SET);
+        set_order(ORDER_WORKING_SET, "h");
         return true;
     default:
         return false;

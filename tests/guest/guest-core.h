@@ -23,6 +23,7 @@
  *   FASTLOAD SWEEP pages=N wrong=N ms=N worst_us=N
  *   FASTLOAD WRONG page=N got=... expected=...
  *   FASTLOAD KEEPS page=N cpu=N
+ *   FASTLOAD ORDER letter       the answer to 'u', 'l' and 'h'
  *   FASTLOAD FAIL reason
  * Bytes read from it, by core_command():
  *   's'  sweep over every page, scattered

@@ -39,6 +39,8 @@ VIRTIO_DEVICES = (
 READY = r"^FASTLOAD READY"
 REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
 THINK_1_MS = b"6"           # compute for 1 ms between two pages
+# Which pages it visits: any, or always the same sixteenth of them.
+UNIFORM, WORKING_SET = b"u", b"h"
 OVERWRITE = b"w"
 # Only the probe guest knows these.
 READ_SECTOR = b"b"

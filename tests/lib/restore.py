@@ -13,12 +13,13 @@ import time
 from typing import Any, Callable, Mapping, Self, Sequence
 
 import qmp
-from guest import Guest
+from guest import Guest, UNIFORM
 from qmp import QmpError, REPLY_TIMEOUT_S, with_dashes
 from vm import Argument, Machine, Qemu
 from waiting import BUSY, VmError, VmTimeout
 
 BOOT_MAX_S = 240
+ORDER_MAX_S = 60            # until the guest answers an order
 SAVE_MAX_S = 240
 LOAD_MAX_S = 240
 RUN_MAX_S = 120
@@ -89,14 +90,17 @@ def save(vm: Qemu, path: Path, *, paused: bool = False, uri: str | None = None,
 
 def boot_and_save(qemu: Argument, machine: Machine, path: Path, *,
                   run_s: float = 1.0, plug: Plug | None = None,
-                  **how: Any) -> dict[str, int]:
+                  order: bytes = UNIFORM, **how: Any) -> dict[str, int]:
     """Boot, fill, let it run, save, quit; the figures of the READY line.
 
-    plug is an argument of boot(); all others are arguments of save().
+    plug is an argument of boot(), order is UNIFORM or WORKING_SET; all others
+    are arguments of save().
     """
     with boot(qemu, machine, plug) as vm:
         time.sleep(run_s)
         ready = vm.wait_ready(1)
+        vm.say(order)
+        vm.wait_line(f"^FASTLOAD ORDER {order.decode()}", ORDER_MAX_S)
         save(vm, path, **how)
         if vm.wrong_max:
             raise VmError(f"{vm.wrong_max} wrong pages before the snapshot")

@@ -80,7 +80,7 @@ class HangingFile(NetworkStore):
 
 
 class HangingStore(HangingFile):
-    """The small snapshot, as a HangingFile."""
+    """A snapshot of the small guest, as a HangingFile."""
 
-    def __init__(self, suite: Suite) -> None:
-        super().__init__(suite.snapshot("small"), suite.folder)
+    def __init__(self, suite: Suite, name: str = "small") -> None:
+        super().__init__(suite.snapshot(name), suite.folder)
