@@ -5,8 +5,19 @@
  * processor, the serial port, and requests to virtio devices all the time.
  *
  * The test program reads its lines and writes bytes at the serial port, see
- * guest-core.h.  It obeys one byte more:
+ * guest-core.h.  It obeys three bytes more:
  *   'r'  reboot
+ *   'm'  mount the folder that virtiofsd serves with the tag "fastload", as
+ *        soon as it is there, and use it
+ *   'n'  do not use it any more, and unmount it
+ * Using it is to read the file "words" in it again and again, and to write to
+ * the file "reads" how often it has read.  Both are opened only once.  Word n
+ * of "words" is (n + 1) * SHARE_FACTOR.  Lines, the second one at each end of
+ * "words":
+ *   FASTLOAD FOLDER mounted
+ *   FASTLOAD FILE reads=N
+ *   FASTLOAD FOLDER unmounted
+ *
  * When something fails it says "FASTLOAD FAIL reason" and stays, since PID 1
  * must not exit.
  *
@@ -38,8 +49,15 @@
 #include <unistd.h>
 #include "guest-core.h"
 
+#define SHARE_FACTOR 0x9e3779b97f4a7c15ULL
+
 enum {
     IO_EVERY_MS = 50,
+    SHARE_READ_BYTES = 64 << 10,
+    SHARE_READ_WORDS = SHARE_READ_BYTES / sizeof(uint64_t),
+    SHARE_GUARD_WORDS = PAGE_WORDS / 8,
+    SHARE_BUFFER_WORDS = SHARE_READ_WORDS + PAGE_WORDS,
+    SHARE_BUFFERS = 64,
 };
 
 /* constant once the workers run */
@@ -49,6 +67,7 @@ static int tty = -1;
 
 /* atomic */
 static _Atomic uint64_t io_count;
+static _Atomic bool is_share_used;
 
 uint64_t now_ns(void)
 {
@@ -153,6 +172,132 @@ static void *io_main(void *opaque)
     return opaque;
 }
 
+static void mount_share(void)
+{
+    mkdir("/share", 0755);
+    while (mount("fastload", "/share", "virtiofs", 0, NULL) < 0) {
+        if (errno != EINVAL) {
+            fail("mounting the folder: %s", strerror(errno));
+        }
+        usleep(10 * 1000); /* there is no such tag yet */
+    }
+    say("FOLDER mounted");
+}
+
+/*
+ * What is read goes to the middle of a buffer: the first and the last page of
+ * it hold other words, too, which must not change.  If virtiofsd writes to such
+ * a page before it is loaded, these words are zeros.  There are many buffers,
+ * so that the restored guest has touched none of them when virtiofsd does.
+ */
+static uint64_t *make_buffers(void)
+{
+    const size_t words = (size_t)SHARE_BUFFERS * SHARE_BUFFER_WORDS;
+    void *mem = NULL;
+
+    if (posix_memalign(&mem, PAGE_BYTES, words * sizeof(uint64_t)) != 0) {
+        fail("no memory to read the file");
+    }
+    for (size_t i = 0; i < words; i++) {
+        ((uint64_t *)mem)[i] = ~(i * SHARE_FACTOR);
+    }
+    return mem;
+}
+
+/* @words: those of a buffer around what is read; the first is word @first */
+static void check_guard(const uint64_t *words, size_t count, size_t first)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (words[i] != ~((first + i) * SHARE_FACTOR)) {
+            fail("word %zu around the file's is %llx", first + i,
+                 (unsigned long long)words[i]);
+        }
+    }
+}
+
+/* @words: what was read; the first is word @first of the file */
+static void check_share(const uint64_t *words, size_t count, uint64_t first)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (words[i] != (first + i + 1) * SHARE_FACTOR) {
+            fail("word %llu of the file is %llx",
+                 (unsigned long long)(first + i),
+                 (unsigned long long)words[i]);
+        }
+    }
+}
+
+/* Reads from word @first of the file on; returns the count, 0 at its end. */
+static size_t read_share(int fd, uint64_t *buffers, unsigned idx,
+                         uint64_t first)
+{
+    const size_t begin = (size_t)idx * SHARE_BUFFER_WORDS;
+    const size_t data = begin + SHARE_GUARD_WORDS;
+    const size_t end = data + SHARE_READ_WORDS;
+    ssize_t n = read(fd, buffers + data, SHARE_READ_BYTES);
+
+    if (n < 0 || n % sizeof(*buffers)) {
+        fail("reading the file: %s", n < 0 ? strerror(errno) : "cut");
+    }
+    check_guard(buffers + begin, SHARE_GUARD_WORDS, begin);
+    check_guard(buffers + end, begin + SHARE_BUFFER_WORDS - end, end);
+    check_share(buffers + data, n / sizeof(*buffers), first);
+    return n / sizeof(*buffers);
+}
+
+static void use_share(uint64_t *buffers)
+{
+    /* O_DIRECT: virtiofsd is asked each time, and writes to our memory. */
+    int in = open("/share/words", O_RDONLY | O_DIRECT | O_CLOEXEC);
+    int out = open("/share/reads", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    uint64_t reads = 0, next = 0;
+
+    if (in < 0 || out < 0) {
+        fail("opening the folder's files: %s", strerror(errno));
+    }
+    while (atomic_load(&is_share_used)) {
+        size_t count = read_share(in, buffers, reads % SHARE_BUFFERS, next);
+
+        next += count;
+        reads++;
+        if (pwrite(out, &reads, sizeof(reads), 0) != sizeof(reads)) {
+            fail("writing to the folder: %s", strerror(errno));
+        }
+        if (count == 0) {
+            say("FILE reads=%llu", (unsigned long long)reads);
+            lseek(in, 0, SEEK_SET);
+            next = 0;
+        }
+    }
+    close(in);
+    close(out);
+}
+
+static void *share_main(void *opaque)
+{
+    uint64_t *buffers = make_buffers();
+
+    mount_share();
+    use_share(buffers);
+    if (umount("/share") < 0) {
+        fail("unmounting the folder: %s", strerror(errno));
+    }
+    say("FOLDER unmounted");
+    free(buffers);
+    return opaque;
+}
+
+static void begin_share(void)
+{
+    pthread_t thread;
+
+    atomic_store(&is_share_used, true);
+    if (pthread_create(&thread, NULL, share_main, NULL) != 0) {
+        fail("pthread_create: %s", strerror(errno));
+    }
+    pthread_detach(thread);
+}
+
 /*
  * The other CPUs may come to wait for pages: the serial port's interrupts go to
  * the last one, which keeps to its page.
@@ -183,6 +328,10 @@ static void serve_serial(void)
                 keep();
             } else if (bytes[i] == 'r') {
                 reboot(RB_AUTOBOOT);
+            } else if (bytes[i] == 'm') {
+                begin_share();
+            } else if (bytes[i] == 'n') {
+                atomic_store(&is_share_used, false);
             } else {
                 core_command(bytes[i]);
             }

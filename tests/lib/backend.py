@@ -75,8 +75,7 @@ class Backend:
             self.process = subprocess.Popen([
                 build_backend(qemu), f"--first={first_address(machine)}",
                 f"--sweepers={sweepers}", *options, socket,
-                machine.guest.words_of(machine) +
-                f" fl.words={machine.guest.words}"],
+                machine.guest.command_line(machine)],
                 stdout=log, stderr=subprocess.STDOUT)
         self._wait("a socket", socket.exists)
 

@@ -38,6 +38,7 @@ VIRTIO_DEVICES = (
 
 READY = r"^FASTLOAD READY"
 REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
+MOUNT, UNMOUNT = b"m", b"n"     # Linux only: a folder of virtiofsd
 THINK_1_MS = b"6"           # compute for 1 ms between two pages
 # Which pages it visits: any, or always the same sixteenth of them.
 UNIFORM, WORKING_SET = b"u", b"h"
@@ -56,6 +57,11 @@ class Guest(abc.ABC):
     name: str                   # for people
     key: str                    # two guests that differ have different keys
     words: int                  # how many of a page's 512 it fills and checks
+    kernel: str                 # a file
+
+    @abc.abstractmethod
+    def command_line(self, machine: Machine) -> str:
+        """The kernel's."""
 
     @abc.abstractmethod
     def arguments(self, machine: Machine) -> list[str]:
@@ -100,12 +106,13 @@ class LinuxGuest(Guest):
         return cls(made["kernel"], made["initrd"],
                    f"Linux {made['release']}", made["key"])
 
+    def command_line(self, machine: Machine) -> str:
+        return ("console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc "
+                f"memhp_default_state=online {self.words_of(machine)}")
+
     def arguments(self, machine: Machine) -> list[str]:
-        append = ("console=ttyS0 quiet panic=-1 tsc=reliable clocksource=tsc "
-                  f"memhp_default_state=online {self.words_of(machine)}")
-        return [
-            "-kernel", self.kernel, "-initrd", self.initrd, "-append", append,
-            *VIRTIO_DEVICES]
+        return ["-kernel", self.kernel, "-initrd", self.initrd,
+                "-append", self.command_line(machine), *VIRTIO_DEVICES]
 
     def placed(self, place: Callable[[str], str]) -> LinuxGuest:
         return dataclasses.replace(self, kernel=place(self.kernel),
@@ -137,11 +144,13 @@ class ProbeGuest(Guest):
         """The guest, which is built if it is missing."""
         return cls(built("build-probe").strip())
 
+    def command_line(self, machine: Machine) -> str:
+        return f"{self.words_of(machine)} fl.words={self.words}"
+
     def arguments(self, machine: Machine) -> list[str]:
         # qboot is firmware that takes a few milliseconds.
         return ["-bios", "qboot.rom", "-kernel", self.kernel,
-                "-append", f"{self.words_of(machine)} fl.words={self.words}",
-                *VIRTIO_DEVICES]
+                "-append", self.command_line(machine), *VIRTIO_DEVICES]
 
     def address_of(self, name: str) -> int:
         """The physical address of a variable of this guest."""

@@ -23,16 +23,17 @@ from xml.sax.saxutils import escape, quoteattr
 import guest
 import vm
 from debianroot import World
-from guest import ProbeGuest
+from guest import Guest, LinuxGuest, ProbeGuest
 from host import PlainError
 from waiting import BUSY, VmError, Waiting
 
 ROOT_EMULATOR = "/usr/local/bin/qemu-under-test"
-KERNEL = "/usr/local/share/probe-guest"
+PROBE = ProbeGuest("/usr/local/share/probe-guest")
 DAEMON_MAX_S = 30
 COMMAND_MAX_S = 20
 LIFE_MAX_S = 60
 POLL_S = 0.05
+QEMU_LINES = 3              # of its log, when a guest does not boot
 ACCEPT_S = 0.2              # between two looks at whether virsh still runs
 
 # libvirtd without systemd: no labels, no control groups, no logging daemon.
@@ -167,16 +168,35 @@ class DomainKind:
     cpus: int = 2
     has_rng: bool = True        # a device whose data QEMU's main thread writes
     settings: Settings = dataclasses.field(default_factory=dict)
+    guest: Guest = PROBE        # its files are where libvirt sees them
+    served: str = ""            # a folder, by virtiofsd, for Linux
 
     def but(self, **changes: Any) -> "DomainKind":
         return dataclasses.replace(self, **changes)
 
     def as_machine(self) -> vm.Machine:
-        return vm.Machine(ProbeGuest(KERNEL), mem_mib=self.mem_mib,
+        return vm.Machine(self.guest, mem_mib=self.mem_mib,
                           fill_mib=self.fill_mib, cpus=self.cpus)
 
+    def _initrd_xml(self) -> str:
+        return (f"<initrd>{escape(self.guest.initrd)}</initrd>"
+                if isinstance(self.guest, LinuxGuest) else "")
+
+    def _memory_xml(self) -> str:
+        """As virtiofsd, another process, needs it."""
+        return ("<memoryBacking><source type='memfd'/><access mode='shared'/>"
+                "</memoryBacking>" if self.served else "")
+
+    def served_xml(self) -> str:
+        """The device of the folder, for virsh attach-device too."""
+        return f"""\
+<filesystem type='mount' accessmode='passthrough'>
+      <driver type='virtiofs'/>
+      <source dir={quoteattr(self.served)}/>
+      <target dir='fastload'/>
+    </filesystem>""" if self.served else ""
+
     def xml(self) -> str:
-        words = guest.Guest.words_of(self.as_machine())
         globals_ = "".join(
             "<qemu:arg value='-global'/>"
             f"<qemu:arg value={quoteattr(f'migration.{name}={value}')}/>"
@@ -190,11 +210,13 @@ class DomainKind:
   <name>{escape(self.name)}</name>
   <uuid>{self.uuid()}</uuid>
   <memory unit='MiB'>{self.mem_mib}</memory>
+  {self._memory_xml()}
   <vcpu>{self.cpus}</vcpu>
   <os>
     <type arch='x86_64' machine={quoteattr(self.machine)}>hvm</type>
-    <kernel>{KERNEL}</kernel>
-    <cmdline>{escape(words)} fl.words={guest.PAGE_WORDS}</cmdline>
+    <kernel>{escape(self.guest.kernel)}</kernel>
+    {self._initrd_xml()}
+    <cmdline>{escape(self.guest.command_line(self.as_machine()))}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact' check='none'><model>qemu64</model></cpu>
@@ -206,6 +228,7 @@ class DomainKind:
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
     {rng}
+    {self.served_xml()}
   </devices>
   <qemu:commandline>{globals_}</qemu:commandline>
 </domain>
@@ -258,7 +281,11 @@ class Domain:
     def boot(self) -> Life:
         """Start the guest, and wait until it has filled its memory."""
         self.start()
-        self.guest.wait_ready(LIFE_MAX_S)
+        try:
+            self.guest.wait_ready(LIFE_MAX_S)
+        except VmError as e:
+            said = self.qemu_said().splitlines()[-QEMU_LINES:]
+            raise VmError(f"{e}: {' | '.join(said)}") from None
         self.guest.verified_more(100)
         return self.guest
 
@@ -303,6 +330,12 @@ class Domain:
     def missing_bytes(self) -> int:
         return int(self.fast_load().get("remaining-bytes", 0))
 
+    def qemu_said(self) -> str:
+        """What its QEMUs have written so far, and their command lines."""
+        return subprocess.run(self.libvirt.world.enter(
+            "cat", f"/var/log/libvirt/qemu/{self.name}.log"), check=True,
+            text=True, stdout=subprocess.PIPE).stdout
+
     def lift_limit(self) -> None:
         self.qmp("migrate-set-parameters", max_postcopy_bandwidth=0)
 
@@ -321,6 +354,16 @@ class Domain:
             if time.monotonic() > deadline:
                 raise VmError(f"the load is not {' or '.join(states)} after "
                               f"{timeout * BUSY:g} s: {json.dumps(fast)}")
+            time.sleep(POLL_S)
+
+    def wait_without(self, element: str,
+                     timeout: float = LIFE_MAX_S) -> None:
+        """Until its XML has no such device any more."""
+        deadline = time.monotonic() + timeout * BUSY
+        while f"<{element}" in self.virsh("dumpxml").text:
+            if time.monotonic() > deadline:
+                raise VmError(f"{self.name} has its {element} still after "
+                              f"{timeout * BUSY:g} s")
             time.sleep(POLL_S)
 
     def close(self) -> None:
@@ -391,7 +434,7 @@ class Libvirt:
                 (folder / "libvirtd.conf", "/etc/libvirt/libvirtd.conf"),
                 (folder / "qemu.conf", "/etc/libvirt/qemu.conf"),
                 *([(emulator, ROOT_EMULATOR)] if emulator else []),
-                (kernel, KERNEL)), DAEMON))
+                (kernel, PROBE.kernel)), DAEMON))
             self.shared = self.world.shared
             self._wait_answers()
             self._check_libraries()
