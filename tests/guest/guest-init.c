@@ -40,6 +40,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/reboot.h>
 #include <sys/sysinfo.h>
@@ -273,12 +274,34 @@ static void use_share(uint64_t *buffers)
     close(out);
 }
 
+/*
+ * A request that is in flight when the guest is saved may wait in the restored
+ * guest until there is another one: docs/design/0012-vhost-user.md.
+ */
+static void *other_requests_main(void *opaque)
+{
+    struct statfs found;
+
+    while (atomic_load(&is_share_used)) {
+        if (statfs("/share", &found) < 0) {
+            fail("statfs: %s", strerror(errno));
+        }
+        usleep(IO_EVERY_MS * 1000);
+    }
+    return opaque;
+}
+
 static void *share_main(void *opaque)
 {
     uint64_t *buffers = make_buffers();
+    pthread_t thread;
 
     mount_share();
+    if (pthread_create(&thread, NULL, other_requests_main, NULL) != 0) {
+        fail("pthread_create: %s", strerror(errno));
+    }
     use_share(buffers);
+    pthread_join(thread, NULL);
     if (umount("/share") < 0) {
         fail("unmounting the folder: %s", strerror(errno));
     }
