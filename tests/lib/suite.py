@@ -45,7 +45,7 @@ SMALL_FILL_MIB = 96
 # The snapshots of the small guest.  In HOME it was told to keep to its working
 # set, so that most pages stay missing however long a case takes, until the
 # case says UNIFORM.
-HOME = "home"
+HOME = "home-small"
 SMALL = ("small", HOME)
 VMS_SHOWN = 2               # of a failed case, the last ones
 
