@@ -115,14 +115,15 @@ static void exit_leave_vcpus(IncomingLoad *load)
 }
 
 /*
- * Since when somebody waits who keeps QEMU from ending; INT64_MAX: nobody.  Who
- * waits is not known while the engine does not read the faults: then since when
- * it does not.
+ * Since when a thread or a vhost-user backend waits that keeps QEMU from
+ * ending; INT64_MAX: none does.  While the engine does not read the faults, any
+ * thread may wait: then it is since when the engine has not read them.
  */
 static int64_t exit_oldest_wait_us(IncomingLoad *load, int64_t now_us)
 {
     int64_t silent_us = fastload_silent_ns(load->engine) / SCALE_US;
-    int64_t begin_us = silent_us ? now_us - silent_us : INT64_MAX;
+    int64_t begin_us = MIN(silent_us ? now_us - silent_us : INT64_MAX,
+                           incoming_load_shared_oldest_us());
     GHashTableIter iter;
     gpointer value;
 
@@ -139,7 +140,7 @@ static int64_t exit_oldest_wait_us(IncomingLoad *load, int64_t now_us)
     return begin_us;
 }
 
-/* Since when the engine has known of somebody who waits, vCPUs included. */
+/* Since when the oldest fault that the engine knows of waits; vCPUs count. */
 static int64_t exit_oldest_fault_us(IncomingLoad *load, int64_t now_us)
 {
     return now_us -

@@ -285,6 +285,11 @@ void incoming_load_start_shared(Fastload *engine);
 void incoming_load_end_shared(void);
 /* Wakes backends that wait for these pages, which are there.  Any thread. */
 void incoming_load_shared_placed(void *hva, uint64_t len_bytes);
+/*
+ * Since when (g_get_monotonic_time()) a backend has waited for a page that has
+ * not come; INT64_MAX: none waits.  Any thread.
+ */
+int64_t incoming_load_shared_oldest_us(void);
 /* Page faults of backends, since the load began.  Any thread. */
 uint64_t incoming_load_shared_faults(void);
 

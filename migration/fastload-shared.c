@@ -55,8 +55,6 @@
  * a request when another read was to bring the page, and fails.
  */
 #define SHARED_AGAIN_US (1000 * 1000)
-/* For incoming_load_note_wait(): threads of backends have no known number. */
-#define SHARED_TID 0
 
 /* A backend that is told of pages. */
 typedef struct SharedBackend {
@@ -77,6 +75,7 @@ typedef struct SharedPage {
     uint64_t address;   /* of the page, in the backend's address space */
     uint8_t *hva;       /* the same page in QEMU */
     uint64_t page_bytes;
+    int64_t begin_us;   /* when the backend has asked for it first */
 } SharedPage;
 
 typedef struct IncomingShared {
@@ -157,11 +156,17 @@ static void shared_wait_for(const SharedPage *page)
 {
     WITH_QEMU_LOCK_GUARD(&shared.lock) {
         SharedBackend *backend = shared_find_locked(page->fd);
+        gpointer address = (gpointer)(uintptr_t)page->address;
 
         if (backend) {
-            g_hash_table_replace(backend->waiting,
-                                 (gpointer)(uintptr_t)page->address,
-                                 g_memdup2(page, sizeof(*page)));
+            const SharedPage *before = g_hash_table_lookup(backend->waiting,
+                                                           address);
+            SharedPage *noted = g_memdup2(page, sizeof(*page));
+
+            if (before) {
+                noted->begin_us = MIN(before->begin_us, noted->begin_us);
+            }
+            g_hash_table_replace(backend->waiting, address, noted);
             shared_count_locked();
         }
     }
@@ -239,6 +244,25 @@ void incoming_load_shared_placed(void *hva, uint64_t len_bytes)
     shared_count_locked();
 }
 
+int64_t incoming_load_shared_oldest_us(void)
+{
+    int64_t begin_us = INT64_MAX;
+    guint i;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    for (i = 0; i < shared.backends->len; i++) {
+        GHashTableIter iter;
+        gpointer page;
+
+        g_hash_table_iter_init(&iter, g_array_index(shared.backends,
+                                                    SharedBackend, i).waiting);
+        while (g_hash_table_iter_next(&iter, NULL, &page)) {
+            begin_us = MIN(begin_us, ((const SharedPage *)page)->begin_us);
+        }
+    }
+    return begin_us;
+}
+
 /* ---- the thread ---- */
 
 /* Notes an unknown address: its threads are woken now and then. */
@@ -250,17 +274,16 @@ static void shared_stray_locked(int fd, uint64_t address)
     };
 
     g_array_append_val(shared.strays, stray);
-    if (!shared.stray_count++) {
-        warn_report("fast load: a vhost-user backend has touched an address "
-                    "that is no guest memory: it waits there");
-    }
+    shared.stray_count++;
 }
 
 bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
                                     RAMBlock *block, uint64_t address,
                                     uint64_t ram_off)
 {
-    SharedPage page = { .fd = pcfd->fd };
+    SharedPage page = {
+        .fd = pcfd->fd, .begin_us = g_get_monotonic_time(),
+    };
 
     /* QEMU's handlers run on one thread: on ours, or on network postcopy's. */
     if (!shared.has_thread || !qemu_thread_is_self(&shared.thread)) {
@@ -292,8 +315,6 @@ static void shared_read_locked(SharedBackend *backend)
     }
     if (got <= 0 || got % sizeof(msgs[0])) {
         backend->is_broken = true;
-        warn_report("fast load: a vhost-user backend can no longer ask for "
-                    "pages: its userfaultfd gives no messages");
         return;
     }
     for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
@@ -351,17 +372,34 @@ static void shared_poll_set(GArray *pollfds)
     }
 }
 
-/* @pollfd was ready a moment ago: its backend may have gone since. */
+/*
+ * @pollfd was ready a moment ago: its backend may have gone since.  Warnings
+ * are printed without the lock, which engine threads take: printing blocks if
+ * nobody reads standard error.
+ */
 static void shared_look_at(const struct pollfd *pollfd)
 {
+    bool has_stray = false, is_broken = false;
     SharedBackend *backend;
 
-    QEMU_LOCK_GUARD(&shared.lock);
-    backend = shared_find_locked(pollfd->fd);
-    if (backend && (pollfd->revents & POLLIN)) {
-        shared_read_locked(backend);
-    } else if (backend) {
-        backend->is_broken = true; /* POLLERR: its memory is gone */
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        has_stray = shared.stray_count;
+        backend = shared_find_locked(pollfd->fd);
+        if (backend && (pollfd->revents & POLLIN)) {
+            shared_read_locked(backend);
+        } else if (backend) {
+            backend->is_broken = true;
+        }
+        has_stray = !has_stray && shared.stray_count;
+        is_broken = backend && backend->is_broken;
+    }
+    if (has_stray) {
+        warn_report("fast load: a vhost-user backend has touched an address "
+                    "that is no guest memory: it waits there");
+    }
+    if (is_broken) {
+        warn_report("fast load: a vhost-user backend can no longer ask for "
+                    "pages: its userfaultfd gives no messages");
     }
 }
 
@@ -391,12 +429,10 @@ static void shared_answer(Fastload *engine, const SharedPage *page)
     shared_wait_for(page);
     wanted = engine ? fastload_want(engine, page->hva)
                     : FASTLOAD_WANTED_THERE;
-    if (wanted == FASTLOAD_WANTED_QUEUED) {
-        incoming_load_note_wait(&incoming_load, page->hva, SHARED_TID);
-        /* Memory may have been unplugged: no callback tells of it any more. */
-        if (!fastload_is_loaded(engine, page->hva, 1)) {
-            return;
-        }
+    /* Memory may have been unplugged: no callback tells of it any more. */
+    if (wanted == FASTLOAD_WANTED_QUEUED &&
+        !fastload_is_loaded(engine, page->hva, 1)) {
+        return;
     }
     if (wanted == FASTLOAD_WANTED_THERE) {
         shared_touch(page);
@@ -603,6 +639,16 @@ static int shared_find_disk_file(RAMBlock *block, void *opaque)
            found.f_type != TMPFS_MAGIC && found.f_type != HUGETLBFS_MAGIC;
 }
 
+static bool shared_can_be_trapped(Error **errp)
+{
+    if (qemu_ram_foreach_block(shared_find_disk_file, NULL)) {
+        error_setg(errp, "vhost-user backends cannot wait for pages of memory "
+                   "in a file on a disk");
+        return false;
+    }
+    return true;
+}
+
 bool incoming_load_can_serve_shared(Error **errp)
 {
     int ret;
@@ -611,13 +657,7 @@ bool incoming_load_can_serve_shared(Error **errp)
     shared.probed_count = 0;
     ret = postcopy_notify(POSTCOPY_NOTIFY_PROBE, errp);
     shared.is_probing = false;
-    if (ret == 0 && shared.probed_count &&
-        qemu_ram_foreach_block(shared_find_disk_file, NULL)) {
-        error_setg(errp, "vhost-user backends cannot wait for pages of memory "
-                   "in a file on a disk");
-        return false;
-    }
-    return ret == 0;
+    return ret == 0 && (!shared.probed_count || shared_can_be_trapped(errp));
 }
 
 bool incoming_load_begin_shared(Error **errp)
@@ -699,7 +739,7 @@ bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
     shared.is_probing = true;
     ret = shared_tell_one(notifier, POSTCOPY_NOTIFY_PROBE, errp);
     shared.is_probing = false;
-    if (ret) {
+    if (ret || !shared_can_be_trapped(errp)) {
         error_prepend(errp, "not while fast load is under way: ");
         trace_fastload_load_refused("vhost-user");
         return false;

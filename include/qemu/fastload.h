@@ -510,9 +510,10 @@ typedef enum FastloadWanted {
  * For memory that another process maps as well: its touches do not reach the
  * userfaultfd of this one.  The page is read and placed as an urgent one, and
  * counts as a fault in the figures; the fault callback is not called.  Returns
- * at once.  The placed callback may run before this returns, so note who waits
- * before you call it.  Ask again after a while for a page that does not come:
- * a request is forgotten when another read was to bring the page, and fails.
+ * at once.  The placed callback may run before this returns: note which
+ * process waits for the page before you call it.  Ask again after a while for a
+ * page that does not come: a request is forgotten when another read was to
+ * bring the page, and fails.
  * THERE also outside of any region, in one that was dropped, and for zeros that
  * are not trapped: shared memory may have no page there yet, until this process
  * touches it.
@@ -602,7 +603,8 @@ uint64_t fastload_oldest_fault_ns(Fastload *fl);
  *
  * Returns: how long storage that hangs has kept the thread that answers faults
  * in the kernel, if that is 100 ms or more; else 0.  Meanwhile the fault
- * callback is not called either, so nobody knows who waits.
+ * callback is not called either, so the load's owner does not learn which
+ * threads wait.
  */
 uint64_t fastload_silent_ns(Fastload *fl);
 
