@@ -59,7 +59,7 @@ help:
 	@echo 'make deb         Debian packages of it, in build-deb/; as root'
 	@echo 'make demo        a real guest, restored both ways'
 	@echo 'make check       the tests; tests/check SUITE... runs some'
-	@echo 'make check-full  what is random or repeated; the other QEMU versions'
+	@echo 'make check-full  TSan; what is random or repeated; other QEMU versions'
 	@echo 'make check-kvm   all cases of guests under KVM'
 	@echo 'make check-libvirt  saved and restored by libvirt; needs root'
 	@echo 'make check-qemu  the migration tests of QEMU, patched and not'

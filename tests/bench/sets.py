@@ -117,7 +117,7 @@ def wrong_page_in_set(bench: Bench) -> None:
     bench.nothing_left()
 
 
-@case("who cannot record a set has failed, and the others go on")
+@case("a contender that cannot record a set fails, and the others go on")
 def set_cannot_be_recorded(bench: Bench) -> None:
     path, saved = bench.generated("--size", "4M"), bench.path("failed.json")
     done = bench.raw(*TINY, "--snapshot", path, "--cache", "warm", "--direct",

@@ -275,8 +275,8 @@ static void use_share(uint64_t *buffers)
 }
 
 /*
- * A request that is in flight when the guest is saved may wait in the restored
- * guest until there is another one: docs/design/0012-vhost-user.md.
+ * A restored guest that made one request at a time once stood still, for a
+ * reason that is not known: docs/design/0012-vhost-user.md.
  */
 static void *other_requests_main(void *opaque)
 {
