@@ -137,6 +137,12 @@ static void test_loads_all(const void *opaque)
     load_close(&l);
 }
 
+/* How @page came.  The loader's threads may still be noting others. */
+static uint32_t load_arrival(const Load *l, uint64_t page)
+{
+    return __atomic_load_n(&l->run.arrivals[page], __ATOMIC_RELAXED);
+}
+
 static void test_background_is_off(const void *opaque)
 {
     /* With the background off, only what is touched is loaded. */
@@ -157,7 +163,7 @@ static void test_background_is_off(const void *opaque)
         loader->stop(&l.run);
         for (page = 0; page < l.page_count; page++) {
             if (page != touched && page != zero) {
-                g_assert_cmpuint(arrival_class(l.run.arrivals[page]), !=,
+                g_assert_cmpuint(arrival_class(load_arrival(&l, page)), !=,
                                  ARRIVAL_BACKGROUND);
             }
         }
@@ -282,8 +288,7 @@ static bool load_has_set(const Load *l)
     uint32_t count = load_choose(l, pages), i;
 
     for (i = 0; i < count; i++) {
-        if (arrival_class(__atomic_load_n(&l->run.arrivals[pages[i]],
-                                          __ATOMIC_RELAXED)) !=
+        if (arrival_class(load_arrival(l, pages[i])) !=
             ARRIVAL_HINT) {
             return false;
         }
@@ -313,19 +318,18 @@ static void test_replays_what_was_recorded(const void *opaque)
     if (loader == &loader_reap) {
         /* Fetched, and placed at the first fault. */
         for (page = 0; page < l.page_count; page++) {
-            g_assert_cmpuint(l.run.arrivals[page], ==, 0);
+            g_assert_cmpuint(load_arrival(&l, page), ==, 0);
         }
     }
     load_touch(&l, other);
     /* A page is noted when it has been placed. */
     fixture_wait_until(load_has_set(&l) &&
-                       __atomic_load_n(&l.run.arrivals[other],
-                                       __ATOMIC_RELAXED));
+                       load_arrival(&l, other));
     for (page = 0; page < l.page_count; page++) {
-        arrived_count += l.run.arrivals[page] != 0;
+        arrived_count += load_arrival(&l, page) != 0;
     }
     g_assert_cmpuint(arrived_count, ==, 7);
-    g_assert_cmpint(arrival_class(l.run.arrivals[other]), ==,
+    g_assert_cmpint(arrival_class(load_arrival(&l, other)), ==,
                     ARRIVAL_URGENT);
     memory_verify(l.snapshot, l.sums, l.run.hva, NULL, NULL, &error);
     g_assert_no_error(error);
