@@ -26,6 +26,14 @@ CONTEXT_LINES_MAX = 2       # of a hunk, before and after together
 class Fail(Exception):
     """The text is one sentence that says what is wrong and what to do."""
 
+    exit_code = 1
+
+
+class Wrong(Fail):
+    """The caller gave what cannot be: an option or a variable."""
+
+    exit_code = 2
+
 
 def shown(path: Path | str) -> str:
     """A path as the user would type it at the top of the checkout."""
@@ -116,8 +124,8 @@ def wanted_bases(name: str | None) -> list[Base]:
     found = [base for base in bases() if not name or base.name == name]
     if not found:
         names = ", ".join(base.name for base in bases())
-        raise Fail(f"There is no base '{name}' in qemu/bases; "
-                   f"choose one of: {names}.")
+        raise Wrong(f"There is no base '{name}' in qemu/bases; "
+                    f"choose one of: {names}.")
     return found
 
 

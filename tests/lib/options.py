@@ -36,11 +36,17 @@ def check_fill(parser: argparse.ArgumentParser, mem_mib: int,
                      f"{mem_mib} MiB: at most {mem_mib - KERNEL_MIB} MiB do")
 
 
+def check_accel(parser: argparse.ArgumentParser, accel: str) -> None:
+    if accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        parser.error("--accel kvm needs /dev/kvm, which is missing or which "
+                     "this user may not open")
+
+
 def check_given_qemu(parser: argparse.ArgumentParser) -> None:
     """Check $QEMU, if it is set, as if it were an option."""
     if os.environ.get("QEMU"):
         try:
-            find_qemu()
+            version(find_qemu())
         except PlainError as e:
             parser.error(str(e))
 

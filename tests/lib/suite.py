@@ -548,9 +548,7 @@ def parse_options(doc: str) -> argparse.Namespace:
     options.check_fill(parser, chosen.mem, chosen.fill)
     chosen.choice = []
     chosen.qemu = options.require_qemu(parser, chosen.choice.append)
-    if chosen.accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        parser.error("--accel kvm needs /dev/kvm, which is missing or which "
-                     "this user may not open")
+    options.check_accel(parser, chosen.accel)
     chosen.dir = options.snapshot_folder(parser, chosen.dir)
     return chosen
 
