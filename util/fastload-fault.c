@@ -58,7 +58,7 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     if (fastload_record_is_on(fl)) {
         fastload_record_touch(fl, area, fault.page_idx, now_ns);
     } else if (fl->hints.set) {
-        fastload_hints_touch(w, area, fault.page_idx);
+        fastload_hints_touch(fl, area, fault.page_idx);
     }
     if (fl->config.fault_func) {
         fl->config.fault_func(area->hva + ram_off, msg->tid,

@@ -193,13 +193,13 @@ void fastload_hints_prepare(Fastload *fl)
     }
 }
 
-void fastload_hints_touch(FastloadWorker *w, FastloadArea *area,
+void fastload_hints_touch(Fastload *fl, FastloadArea *area,
                           uint64_t page_idx)
 {
     if (area->in_set && fastload_bit_test_and_clear(area->in_set, page_idx) &&
         !fastload_bit_test(area->placed, page_idx)) {
-        fastload_stats_add(&w->counters.late_count, area->page_bytes /
-                           FASTLOAD_WORKSET_PAGE_BYTES);
+        __atomic_fetch_add(&fl->hints.late_count, area->page_bytes /
+                           FASTLOAD_WORKSET_PAGE_BYTES, __ATOMIC_RELAXED);
         fastload_bit_clear(area->unread, page_idx); /* the fault reads it */
     }
 }
@@ -345,5 +345,6 @@ void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats)
         .page_count = hints->set->page_count,
         .run_count = hints->set->run_count,
         .took_ns = hints->set->took_ns,
+        .late_count = __atomic_load_n(&hints->late_count, __ATOMIC_RELAXED),
     };
 }

@@ -105,7 +105,6 @@ void fastload_stats_sum(const FastloadCounters *c, FastloadCounters *sum)
     sum->moved_bytes += stats_get(&c->moved_bytes);
     sum->collapsed_bytes += stats_get(&c->collapsed_bytes);
     sum->hint_count += stats_get(&c->hint_count);
-    sum->late_count += stats_get(&c->late_count);
     sum->fault_count += stats_get(&c->fault_count);
     sum->retry_count += stats_get(&c->retry_count);
     sum->io_error_count += stats_get(&c->io_error_count);

@@ -1250,6 +1250,9 @@ FastloadWanted fastload_want(Fastload *fl, const void *hva)
     if (!fastload_sched_push_fault(fl, &fault)) {
         return FASTLOAD_WANTED_BUSY;
     }
+    if (fl->hints.set) {
+        fastload_hints_touch(fl, area, fault.page_idx);
+    }
     /* All: the one that minds the faults may be kept by storage that hangs. */
     fastload_session_kick_all(fl, NULL);
     return FASTLOAD_WANTED_QUEUED;
@@ -1329,8 +1332,7 @@ uint64_t fastload_oldest_fault_ns(Fastload *fl)
     return MAX(age_ns, session_silent_ns(fl, now_ns));
 }
 
-static void session_get_workset(Fastload *fl, uint64_t late_count,
-                                bool is_complete,
+static void session_get_workset(Fastload *fl, bool is_complete,
                                 FastloadWorksetStats *ret_stats)
 {
     if (!fl->hints.set) {
@@ -1338,7 +1340,6 @@ static void session_get_workset(Fastload *fl, uint64_t late_count,
         return;
     }
     fastload_hints_stats(fl, ret_stats);
-    ret_stats->late_count = late_count;
     if (is_complete) {
         /* All pages are there, whichever read brought them. */
         ret_stats->state = FASTLOAD_WORKSET_REPLAYED;
@@ -1382,7 +1383,7 @@ void fastload_get_stats(Fastload *fl, FastloadStats *ret_stats)
                                        __ATOMIC_RELAXED);
     stats.moved_bytes = sum->moved_bytes;
     stats.collapsed_bytes = sum->collapsed_bytes;
-    session_get_workset(fl, sum->late_count, is_complete, &stats.workset);
+    session_get_workset(fl, is_complete, &stats.workset);
     stats.hint_count = sum->hint_count;
     stats.fault_count = sum->fault_count;
     stats.retry_count = sum->retry_count;

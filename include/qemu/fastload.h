@@ -509,11 +509,11 @@ typedef enum FastloadWanted {
  *
  * For memory that another process maps as well: its touches do not reach the
  * userfaultfd of this one.  The page is read and placed as an urgent one, and
- * counts as a fault in the figures; the fault callback is not called.  Returns
- * at once.  The placed callback may run before this returns: note which
- * process waits for the page before you call it.  Ask again after a while for a
- * page that does not come: a request is forgotten when another read was to
- * bring the page, and fails.
+ * counts as a fault in the figures and for a working set, recorded or replayed;
+ * the fault callback is not called.  Returns at once.  The placed callback may
+ * run before this returns: note which process waits for the page before you
+ * call it.  Ask again after a while for a page that does not come: a request is
+ * forgotten when another read was to bring the page, and fails.
  * THERE also outside of any region, in one that was dropped, and for zeros that
  * are not trapped: shared memory may have no page there yet, until this process
  * touches it.

@@ -579,7 +579,6 @@ typedef struct FastloadCounters {
     uint64_t moved_bytes;
     uint64_t collapsed_bytes;
     uint64_t hint_count;
-    uint64_t late_count;    /* pages of the set touched before placed */
     uint64_t fault_count;
     uint64_t retry_count;
     uint64_t io_error_count;
@@ -808,6 +807,7 @@ typedef struct FastloadHints {
     /* atomic, relaxed */
     uint32_t is_over;            /* no hint is left to take */
     uint32_t is_placed;          /* and all that were taken are placed */
+    uint64_t late_count;         /* pages of 4 KiB touched before placed */
 } FastloadHints;
 
 /* What the next read of the working set brings. */
@@ -1093,7 +1093,7 @@ bool fastload_hints_use(Fastload *fl, FastloadWorkset *set);
 void fastload_hints_prepare(Fastload *fl);
 void fastload_hints_clear(FastloadHints *hints);
 /* A fault on this page came first: if it is of the set, it is late. */
-void fastload_hints_touch(FastloadWorker *w, FastloadArea *area,
+void fastload_hints_touch(Fastload *fl, FastloadArea *area,
                           uint64_t page_idx);
 /* Moves the cursor to the next page to read, and says where it is. */
 FastloadHintKind fastload_hints_find_locked(Fastload *fl,

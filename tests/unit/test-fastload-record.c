@@ -326,6 +326,25 @@ static void test_first_touches_in_order(const void *opaque)
     record_finish(t);
 }
 
+static void test_wanted_pages_are_touches(const void *opaque)
+{
+    /* Pages that another process wants are recorded among the touched ones. */
+    static const RecordRun want[] = { { 700, 1 }, { 3, 1 }, { 2000, 1 } };
+    RecordTest *t = record_new(fixture_all_data);
+
+    record_start(t);
+    record_touch(t, 700);
+    g_assert_cmpint(fastload_want(t->fl, fixture_page(t->f, 3)), ==,
+                    FASTLOAD_WANTED_QUEUED);
+    fixture_wait_until(fastload_is_loaded(t->fl, fixture_page(t->f, 3), 1));
+    g_assert_cmpint(fastload_want(t->fl, fixture_page(t->f, 3)), ==,
+                    FASTLOAD_WANTED_THERE);
+    record_touch(t, 2000);
+    record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
+    record_check_file(t, want, G_N_ELEMENTS(want));
+    record_free(t);
+}
+
 static void test_page_that_faults_again(const void *opaque)
 {
     /* A page that faults twice is in the set once, at its first touch. */
@@ -1133,6 +1152,27 @@ static void test_late_pages_are_counted(const void *opaque)
     replay_finish(t);
 }
 
+static void test_wanted_pages_are_late(const void *opaque)
+{
+    /* So do pages that another process wanted; no hint reads them again. */
+    static const RecordRun runs[] = { { 100, 1 }, { 1000, 1 }, { 2000, 1 } };
+    RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
+    uint32_t i;
+
+    fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
+    sim_hold(SIM_HOLD_ALL);
+    record_start(t);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpint(fastload_want(t->fl, fixture_page(t->f, 2000)), ==,
+                        FASTLOAD_WANTED_QUEUED);
+    }
+    g_assert_cmpint(fastload_want(t->fl, fixture_page(t->f, 101)), ==,
+                    FASTLOAD_WANTED_QUEUED);
+    g_assert_cmpuint(record_stats(t).workset.late_count, ==, 1);
+    sim_hold(SIM_HOLD_NONE);
+    replay_finish(t);
+}
+
 static void test_near_pages_share_a_read(const void *opaque)
 {
     /* Near pages of the set share a read, even if touched much later. */
@@ -1687,6 +1727,7 @@ static const struct {
     { "record/first-touches-in-order", test_first_touches_in_order },
     { "record/page-that-faults-again", test_page_that_faults_again },
     { "record/ends-when-it-is-quiet", test_ends_when_it_is_quiet },
+    { "record/wanted-pages-are-touches", test_wanted_pages_are_touches },
     { "record/ends-not-before", test_ends_not_before },
     { "record/ends-at-the-most", test_ends_at_the_most },
     { "record/ends-when-it-is-full", test_ends_when_it_is_full },
@@ -1720,6 +1761,7 @@ static const struct {
       test_first_worker_leaves_the_guest_alone },
     { "replay/hint-that-hangs", test_hint_that_hangs },
     { "replay/late-pages-are-counted", test_late_pages_are_counted },
+    { "replay/wanted-pages-are-late", test_wanted_pages_are_late },
     { "replay/near-pages-share-a-read", test_near_pages_share_a_read },
     { "replay/far-pages-share-a-read", test_far_pages_share_a_read },
     { "replay/reads-are-short", test_reads_are_short },
