@@ -19,21 +19,29 @@
  * Zeros that are not trapped have no page in shared memory until somebody
  * touches them: shared_answer() does so, through QEMU's own mapping.
  *
- * Locks: IncomingShared.lock is the innermost of all.  Nothing that may wait
- * for a page is done while it is held, as engine threads take it to wake.
+ * QEMU waits for a backend's answers without a bound.  While the thread lives,
+ * it disconnects a backend that keeps QEMU waiting for too long, as the command
+ * "yank" does: for QEMU the backend has ended then.
+ *
+ * Locks: within IncomingShared.lock, that of "yank" is taken and no other one.
+ * Nothing that may wait for a page is done while it is held, as engine threads
+ * take it to wake.
  */
 #include "qemu/osdep.h"
 #include <linux/userfaultfd.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <sys/vfs.h>
+#include "chardev/char-fe.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-yank.h"
 #include "qemu/error-report.h"
 #include "qemu/event_notifier.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qemu/userfaultfd.h"
+#include "qemu/yank.h"
 #include "hw/virtio/vhost.h"
 #include "hw/virtio/vhost-user.h"
 #include "fastload-internal.h"
@@ -45,20 +53,24 @@
 
 /* How often a backend is woken that waits at an unknown address. */
 #define SHARED_STRAY_US (20 * 1000)
-/*
- * After so many wakeups it is woken each SHARED_AGAIN_US only: QEMU prints a
- * line each time.
- */
+/* After so many faults there it is woken each SHARED_AGAIN_US only. */
 #define SHARED_STRAYS_MAX 8
 /*
  * How often the engine is asked again for pages that have not come.  It forgets
  * a request when another read was to bring the page, and fails.
  */
 #define SHARED_AGAIN_US (1000 * 1000)
+/*
+ * How many of these periods a backend may keep QEMU waiting for an answer.
+ * They are counted, so that no time passes while the host or QEMU sleeps.
+ */
+#define SHARED_SILENT_MAX 60
 
 /* A backend that is told of pages. */
 typedef struct SharedBackend {
     struct PostCopyFD pcfd;
+    NotifierWithReturn *notifier; /* passes it messages; outlives this */
+    bool is_end_told;   /* it was sent INBOUND_END, perhaps in vain */
     GHashTable *waiting; /* of SharedPage, by address: what it waits for */
     bool is_broken;     /* its userfaultfd gives no messages any more */
 } SharedBackend;
@@ -78,10 +90,19 @@ typedef struct SharedPage {
     int64_t begin_us;   /* when the backend has asked for it first */
 } SharedPage;
 
+/* QEMU writes to a backend or waits for its answer; on that thread's stack. */
+typedef struct SharedTalk {
+    const void *dev;    /* PostCopyFD.data of the backend */
+    const char *chr_id;
+    uint32_t silent_count; /* periods for which nothing has come */
+} SharedTalk;
+
 typedef struct IncomingShared {
     /* lock */
     QemuMutex lock;
     GArray *backends;   /* of SharedBackend */
+    GPtrArray *talks;   /* of SharedTalk */
+    bool is_over;       /* no page is to come any more */
     GArray *strays;     /* of SharedStray */
     uint32_t stray_count; /* how many there were so far */
     int64_t stray_due_us; /* when they are woken next */
@@ -93,9 +114,9 @@ typedef struct IncomingShared {
     EventNotifier kick; /* the list has changed, or the thread is to end */
     /* BQL */
     bool has_thread;
-    bool is_told;       /* backends expect the message INBOUND_END */
     bool is_probing;    /* fast load probes backends, not network postcopy */
-    uint32_t probed_count; /* backends that a probe has asked */
+    GPtrArray *probed;  /* of NotifierWithReturn: whom the probe has asked */
+    NotifierWithReturn *advised; /* who is sent INBOUND_ADVISE now */
     /* atomic */
     bool is_ending;
     uint32_t waiting_count; /* pages that backends wait for */
@@ -119,6 +140,8 @@ static void __attribute__((constructor)) shared_init(void)
     g_array_set_clear_func(shared.backends, shared_clear_backend);
     shared.wanted = g_array_new(false, false, sizeof(SharedPage));
     shared.strays = g_array_new(false, false, sizeof(SharedStray));
+    shared.talks = g_ptr_array_new();
+    shared.probed = g_ptr_array_new();
 }
 
 /* ---- waking ---- */
@@ -466,19 +489,144 @@ static void shared_ask_again(int64_t now_us, int64_t *due_us)
     }
 }
 
+/* ---- who keeps QEMU waiting ---- */
+
+/* A backend that waits for a page cannot answer until the page is there. */
+static bool shared_may_be_silent_locked(const SharedTalk *talk)
+{
+    guint i;
+
+    for (i = 0; i < shared.backends->len && !shared.is_over; i++) {
+        const SharedBackend *backend = &g_array_index(shared.backends,
+                                                      SharedBackend, i);
+
+        if (backend->pcfd.data == talk->dev) {
+            return g_hash_table_size(backend->waiting);
+        }
+    }
+    return false;
+}
+
+static void shared_disconnect(const char *chr_id, Error **errp)
+{
+    YankInstanceList only = {
+        .value = CHARDEV_YANK_INSTANCE((char *)chr_id),
+    };
+
+    qmp_yank(&only, errp);
+}
+
+/* Who is silent for too long is disconnected: the thread that waits goes on. */
+static void shared_look_at_talk(SharedTalk *talk)
+{
+    g_autofree char *chr_id = NULL;
+    Error *err = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        if (!g_ptr_array_find(shared.talks, talk, NULL)) {
+            return; /* it has ended */
+        }
+        talk->silent_count = shared_may_be_silent_locked(talk)
+            ? 0 : talk->silent_count + 1;
+        if (talk->silent_count != SHARED_SILENT_MAX) {
+            return;
+        }
+        chr_id = g_strdup(talk->chr_id);
+        shared_disconnect(chr_id, &err);
+    }
+    warn_report("fast load: the vhost-user backend of '%s' has not answered "
+                "for a minute: it is disconnected", chr_id);
+    if (err) {
+        warn_reportf_err(err, "fast load: ");
+    }
+}
+
+static void shared_look_at_talks(int64_t now_us, int64_t *due_us)
+{
+    g_autoptr(GPtrArray) talks = NULL;
+    guint i;
+
+    if (now_us < *due_us) {
+        return;
+    }
+    *due_us = now_us + SHARED_AGAIN_US;
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        talks = g_ptr_array_copy(shared.talks, NULL, NULL);
+    }
+    for (i = 0; i < talks->len; i++) {
+        shared_look_at_talk(g_ptr_array_index(talks, i));
+    }
+}
+
+/* False: nobody minds how long it takes. */
+static bool shared_begin_talk(SharedTalk *talk, const struct vhost_dev *dev,
+                              CharFrontend *chr)
+{
+    const Chardev *driver = qemu_chr_fe_get_driver(chr);
+
+    if (!driver || !driver->label || !shared.has_thread) {
+        return false;
+    }
+    *talk = (SharedTalk) { .dev = dev, .chr_id = driver->label };
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        g_ptr_array_add(shared.talks, talk);
+    }
+    event_notifier_set(&shared.kick);
+    return true;
+}
+
+static void shared_end_talk(SharedTalk *talk)
+{
+    int error_number = errno; /* the caller looks at it */
+
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        g_ptr_array_remove(shared.talks, talk);
+    }
+    errno = error_number;
+}
+
+int migration_fastload_read_vhost_user(const struct vhost_dev *dev, void *chr,
+                                       uint8_t *bytes, int len_bytes)
+{
+    SharedTalk talk;
+    bool is_bounded = shared_begin_talk(&talk, dev, chr);
+    int ret = qemu_chr_fe_read_all(chr, bytes, len_bytes);
+
+    if (is_bounded) {
+        shared_end_talk(&talk);
+    }
+    return ret;
+}
+
+int migration_fastload_write_vhost_user(const struct vhost_dev *dev, void *chr,
+                                        const void *bytes, int len_bytes)
+{
+    SharedTalk talk;
+    bool is_bounded = shared_begin_talk(&talk, dev, chr);
+    int ret = qemu_chr_fe_write_all(chr, bytes, len_bytes);
+
+    if (is_bounded) {
+        shared_end_talk(&talk);
+    }
+    return ret;
+}
+
+/* ---- the thread's loop ---- */
+
 /* Milliseconds for poll(); -1: nothing is due. */
 static int shared_poll_ms(void)
 {
     QEMU_LOCK_GUARD(&shared.lock);
     return shared.strays->len ? SHARED_STRAY_US / 1000 :
-           shared.waiting_count ? SHARED_AGAIN_US / 1000 : -1;
+           shared.waiting_count || shared.talks->len ? SHARED_AGAIN_US / 1000 :
+           -1;
 }
 
 static void *shared_main(void *opaque)
 {
     g_autoptr(GArray) pollfds = g_array_new(false, true,
                                             sizeof(struct pollfd));
-    int64_t again_us = 0, now_us;
+    int64_t again_us = 0, talks_us = 0, now_us;
     guint i;
 
     rcu_register_thread();
@@ -503,6 +651,7 @@ static void *shared_main(void *opaque)
             }
         }
         g_array_set_size(shared.wanted, 0);
+        shared_look_at_talks(now_us, &talks_us);
     }
     rcu_unregister_thread();
     return NULL;
@@ -543,7 +692,7 @@ static void shared_stop_thread(void)
 
 bool migration_fastload_add_shared(const struct PostCopyFD *pcfd)
 {
-    SharedBackend backend = { .pcfd = *pcfd };
+    SharedBackend backend = { .pcfd = *pcfd, .notifier = shared.advised };
 
     if (!shared.has_thread) {
         return false; /* network postcopy */
@@ -556,11 +705,10 @@ bool migration_fastload_add_shared(const struct PostCopyFD *pcfd)
     return true;
 }
 
-void migration_fastload_drop_shared(const struct PostCopyFD *pcfd)
+static void shared_drop_locked(const struct PostCopyFD *pcfd)
 {
     guint i;
 
-    QEMU_LOCK_GUARD(&shared.lock);
     for (i = 0; i < shared.backends->len; i++) {
         if (g_array_index(shared.backends, SharedBackend, i).pcfd.fd ==
             pcfd->fd) {
@@ -574,34 +722,54 @@ void migration_fastload_drop_shared(const struct PostCopyFD *pcfd)
             g_array_remove_index_fast(shared.strays, i);
         }
     }
-    if (shared.has_thread) {
+}
+
+void migration_fastload_drop_shared(const struct PostCopyFD *pcfd)
+{
+    bool is_needed;
+
+    if (!shared.has_thread) {
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        shared_drop_locked(pcfd);
+        is_needed = shared.backends->len || !shared.is_over;
+    }
+    if (is_needed) {
         event_notifier_set(&shared.kick);
+    } else {
+        shared_stop_thread(); /* it was the last one, after the load's end */
     }
 }
 
-/* Drops all backends. */
-static void shared_forget(void)
-{
-    QEMU_LOCK_GUARD(&shared.lock);
-    g_array_set_size(shared.backends, 0);
-}
-
-/* Sends a message to one backend; the others have had it before. */
-static int shared_tell_one(NotifierWithReturn *notifier,
-                           enum PostcopyNotifyReason reason, Error **errp)
+/* Sends a message to one backend. */
+static bool shared_tell_one(NotifierWithReturn *notifier,
+                            enum PostcopyNotifyReason reason, Error **errp)
 {
     struct PostcopyNotifyData data = { .reason = reason };
 
-    return notifier->notify(notifier, &data, errp);
+    return notifier->notify(notifier, &data, errp) == 0;
+}
+
+/* Asks the backend for its userfaultfd: migration_fastload_add_shared(). */
+static bool shared_advise_one(NotifierWithReturn *notifier, Error **errp)
+{
+    bool ret;
+
+    shared.advised = notifier;
+    ret = shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_ADVISE, errp);
+    shared.advised = NULL;
+    return ret;
 }
 
 bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
+                                        NotifierWithReturn *notifier,
                                         Error **errp)
 {
     if (!shared.is_probing) {
         return true;
     }
-    shared.probed_count++;
+    g_ptr_array_add(shared.probed, notifier);
     if (!virtio_has_feature(dev->protocol_features,
                             VHOST_USER_PROTOCOL_F_PAGEFAULT)) {
         error_setg(errp, "a vhost-user backend lacks the protocol feature "
@@ -654,33 +822,44 @@ bool incoming_load_can_serve_shared(Error **errp)
     int ret;
 
     shared.is_probing = true;
-    shared.probed_count = 0;
+    g_ptr_array_set_size(shared.probed, 0);
     ret = postcopy_notify(POSTCOPY_NOTIFY_PROBE, errp);
     shared.is_probing = false;
-    return ret == 0 && (!shared.probed_count || shared_can_be_trapped(errp));
+    return ret == 0 && (!shared.probed->len || shared_can_be_trapped(errp));
+}
+
+/* The main loop has not run since the probe: nobody has come or gone. */
+static bool shared_begin_all(Error **errp)
+{
+    guint i;
+
+    for (i = 0; i < shared.probed->len; i++) {
+        if (!shared_advise_one(g_ptr_array_index(shared.probed, i), errp)) {
+            return false;
+        }
+    }
+    for (i = 0; i < shared.probed->len; i++) {
+        if (!shared_tell_one(g_ptr_array_index(shared.probed, i),
+                             POSTCOPY_NOTIFY_INBOUND_LISTEN, errp)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool incoming_load_begin_shared(Error **errp)
 {
     qatomic_set(&shared.fault_count, 0);
-    if (!shared.probed_count) {
+    WITH_QEMU_LOCK_GUARD(&shared.lock) {
+        shared.is_over = false;
+    }
+    if (!shared.probed->len) {
         return true; /* there is no backend */
     }
     if (!shared_start_thread(errp)) {
         return false;
     }
-    /*
-     * When one backend fails, those before it have a userfaultfd that traps
-     * nothing yet, which does no harm.  INBOUND_END is not sent: a backend that
-     * had no ADVISE would close a descriptor that it never opened.
-     */
-    if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_ADVISE, errp)) {
-        shared_forget();
-        shared_stop_thread();
-        return false;
-    }
-    shared.is_told = true;
-    if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_LISTEN, errp)) {
+    if (!shared_begin_all(errp)) {
         incoming_load_end_shared();
         return false;
     }
@@ -692,17 +871,41 @@ void incoming_load_start_shared(Fastload *engine)
     qatomic_set(&shared.engine, engine);
 }
 
+/*
+ * Takes one that must still be told the end; NULL: all were told.  A backend
+ * that was not advised is not told: it would close a descriptor that it never
+ * opened.
+ */
+static NotifierWithReturn *shared_take_to_end(void)
+{
+    guint i;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    shared.is_over = true;
+    for (i = 0; i < shared.backends->len; i++) {
+        SharedBackend *backend = &g_array_index(shared.backends,
+                                                SharedBackend, i);
+
+        if (!backend->is_end_told) {
+            backend->is_end_told = true;
+            return backend->notifier;
+        }
+    }
+    return NULL;
+}
+
 void incoming_load_end_shared(void)
 {
+    NotifierWithReturn *notifier;
     Error *err = NULL;
     guint left;
 
-    if (shared.is_told) {
-        shared.is_told = false;
-        /* The thread still serves: a backend may need a page to answer. */
-        if (postcopy_notify(POSTCOPY_NOTIFY_INBOUND_END, &err)) {
+    /* The thread still serves: a backend may need a page to answer. */
+    while ((notifier = shared_take_to_end())) {
+        if (!shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_END, &err)) {
             warn_reportf_err(err, "fast load: a vhost-user backend was not "
                              "told that all memory is there: ");
+            err = NULL;
         }
     }
     shared_stop_thread();
@@ -730,25 +933,20 @@ bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
                                        Error **errp)
 {
     IncomingLoad *load = &incoming_load;
-    int ret;
+    bool fits;
 
     if (!incoming_load_is_in(load, LOAD_UNDER_WAY) ||
         load->eager != LOAD_EAGER_NONE) {
         return true;
     }
     shared.is_probing = true;
-    ret = shared_tell_one(notifier, POSTCOPY_NOTIFY_PROBE, errp);
+    fits = shared_tell_one(notifier, POSTCOPY_NOTIFY_PROBE, errp);
     shared.is_probing = false;
-    if (ret || !shared_can_be_trapped(errp)) {
+    if (!fits || !shared_can_be_trapped(errp)) {
         error_prepend(errp, "not while fast load is under way: ");
         trace_fastload_load_refused("vhost-user");
         return false;
     }
-    if (!shared_start_thread(errp) ||
-        shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_ADVISE, errp) ||
-        shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_LISTEN, errp)) {
-        return false;
-    }
-    shared.is_told = true;
-    return true;
+    return shared_start_thread(errp) && shared_advise_one(notifier, errp) &&
+           shared_tell_one(notifier, POSTCOPY_NOTIFY_INBOUND_LISTEN, errp);
 }

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "chardev/char-fe.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-fastload.h"
 #include "fastload.h"
@@ -188,7 +189,20 @@ bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
 }
 
 bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
+                                        NotifierWithReturn *notifier,
                                         Error **errp)
 {
     return true;
+}
+
+int migration_fastload_read_vhost_user(const struct vhost_dev *dev, void *chr,
+                                       uint8_t *bytes, int len_bytes)
+{
+    return qemu_chr_fe_read_all(chr, bytes, len_bytes);
+}
+
+int migration_fastload_write_vhost_user(const struct vhost_dev *dev, void *chr,
+                                        const void *bytes, int len_bytes)
+{
+    return qemu_chr_fe_write_all(chr, bytes, len_bytes);
 }

@@ -171,11 +171,25 @@ bool migration_fastload_add_vhost_user(NotifierWithReturn *notifier,
                                        Error **errp);
 
 /*
- * Called when postcopy probes the backend of @dev.  False, with @errp set, if
- * the probe is fast load's own and the backend cannot wait for pages.
+ * Called when postcopy probes the backend of @dev, by way of @notifier.  False,
+ * with @errp set, if the probe is fast load's own and the backend cannot wait
+ * for pages.
  */
 bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
+                                        NotifierWithReturn *notifier,
                                         Error **errp);
+
+/*
+ * qemu_chr_fe_read_all() and qemu_chr_fe_write_all(), on the socket of the
+ * backend of @dev.  @chr is QEMU's frontend of a character device, whose type
+ * has another name in each version.  While fast load serves backends, one that
+ * keeps QEMU waiting for a minute is disconnected, unless it waits for a page
+ * itself; the call then returns as when the backend has ended.
+ */
+int migration_fastload_read_vhost_user(const struct vhost_dev *dev, void *chr,
+                                       uint8_t *bytes, int len_bytes);
+int migration_fastload_write_vhost_user(const struct vhost_dev *dev, void *chr,
+                                        const void *bytes, int len_bytes);
 
 /*
  * A backend has handed over its userfaultfd.  True: fast load serves it until

@@ -7,11 +7,14 @@
  * that nobody traps, is found to be zero.
  *
  * Lines on standard output:
+ *   BACKEND ADVISED                  QEMU has its userfaultfd
+ *   BACKEND ENDED                    QEMU has said that all memory is there
  *   BACKEND STARTED postcopy=0|1     the device starts; are pages trapped?
  *   BACKEND SWEEP pages=N wrong=N worst_us=N      a thread has checked all
  *   BACKEND WRONG page=N head=...
  *   BACKEND TOUCHED N                each of N threads has got its page
  *   BACKEND OUTSIDE                  a thread touches what is no guest memory
+ *   BACKEND OUTSIDE times=N          it has done so N times
  *   BACKEND DONE requests=N          QEMU has gone
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -49,6 +52,8 @@ enum {
     LOOKS_MAX = 5000,
     LOOK_EVERY_US = 1000,
     OUTSIDE_BYTES = 1 << 20,
+    OUTSIDE_EVERY_US = 1000,
+    QUEUES_MAX = 16,
     TOUCHERS_MAX = 4096,
     THREAD_STACK_BYTES = 64 << 10,
     STRIDE = 1000003,       /* a prime: each page has its turn */
@@ -68,8 +73,10 @@ typedef struct Sweeper {
 /* constant once the device has started */
 static CoreOptions options;
 static uint64_t first_address;
-static unsigned sweeper_count = 2, toucher_count;
+static unsigned sweeper_count = 2, toucher_count, queue_count = 1;
+static unsigned outside_times;
 static bool lacks_pagefault, has_slots, touches_outside;
+static bool lacks_userfaultfd, fails_end;
 
 /* the main thread */
 static VuDev device;
@@ -202,18 +209,23 @@ static void *touch_one(void *opaque)
 /* A fault on this memory asks QEMU for a page that the guest does not have. */
 static void *touch_outside(void *opaque)
 {
-    struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-    volatile uint8_t *memory = mmap(NULL, OUTSIDE_BYTES, PROT_READ | PROT_WRITE,
-                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    range.range.start = (uintptr_t)memory;
-    range.range.len = OUTSIDE_BYTES;
-    if (ioctl(device.postcopy_ufd, UFFDIO_REGISTER, &range) < 0) {
-        die("cannot register own memory with userfaultfd: %s",
-            strerror(errno));
-    }
     say("OUTSIDE");
-    (void)memory[0];
+    (void)*(volatile uint8_t *)opaque;
+    return NULL;
+}
+
+/* It does not wait for QEMU: each time it is woken, it asks QEMU again. */
+static void *wake_outside(void *opaque)
+{
+    struct uffdio_range range = {
+        .start = (uintptr_t)opaque, .len = OUTSIDE_BYTES,
+    };
+
+    for (unsigned i = 0; i < outside_times; i++) {
+        usleep(OUTSIDE_EVERY_US);
+        ioctl(device.postcopy_ufd, UFFDIO_WAKE, &range);
+    }
+    say("OUTSIDE times=%u", outside_times);
     return NULL;
 }
 
@@ -228,6 +240,25 @@ static void start_thread(pthread_t *thread, void *(*func)(void *), void *data)
     pthread_attr_destroy(&attr);
     if (error_number) {
         die("cannot create a thread: %s", strerror(error_number));
+    }
+}
+
+static void start_outside(void)
+{
+    struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+    void *memory = mmap(NULL, OUTSIDE_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    pthread_t thread;
+
+    range.range.start = (uintptr_t)memory;
+    range.range.len = OUTSIDE_BYTES;
+    if (ioctl(device.postcopy_ufd, UFFDIO_REGISTER, &range) < 0) {
+        die("cannot register own memory with userfaultfd: %s",
+            strerror(errno));
+    }
+    start_thread(&thread, touch_outside, memory);
+    if (outside_times) {
+        start_thread(&thread, wake_outside, memory);
     }
 }
 
@@ -279,7 +310,9 @@ static uint64_t get_protocol_features(VuDev *dev)
 
 static int get_config(VuDev *dev, uint8_t *config, uint32_t len)
 {
-    struct virtio_blk_config disk = { .capacity = SECTORS, .num_queues = 1 };
+    struct virtio_blk_config disk = {
+        .capacity = SECTORS, .num_queues = queue_count,
+    };
 
     memset(config, 0, len);
     memcpy(config, &disk, len < sizeof(disk) ? len : sizeof(disk));
@@ -308,44 +341,69 @@ static void queue_set_started(VuDev *dev, int idx, bool is_started)
         start_thread(&sweepers[i].thread, sweep, &sweepers[i]);
     }
     if (touches_outside) {
-        start_thread(&thread, touch_outside, NULL);
+        start_outside();
     }
     for (uintptr_t i = 0; i < toucher_count; i++) {
         start_thread(&thread, touch_one, (void *)i);
     }
 }
 
-/*
- * Change what the library does in two places.  It offers memory in slots, with
- * which its postcopy does not work: do not offer them.  It refuses the legacy
- * interface, which the guest uses: say that it is the new one, whose rings are
- * the same on x86.
- */
-static int process_message(VuDev *dev, VhostUserMsg *msg, int *do_reply)
+static uint64_t protocol_features(void)
 {
-    uint64_t features = 1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD |
-                        1ULL << VHOST_USER_PROTOCOL_F_REPLY_ACK |
-                        1ULL << VHOST_USER_PROTOCOL_F_CONFIG |
-                        1ULL << VHOST_USER_PROTOCOL_F_PAGEFAULT;
+    return 1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD |
+           1ULL << VHOST_USER_PROTOCOL_F_REPLY_ACK |
+           1ULL << VHOST_USER_PROTOCOL_F_CONFIG |
+           (uint64_t)(queue_count > 1) << VHOST_USER_PROTOCOL_F_MQ |
+           (uint64_t)!lacks_pagefault << VHOST_USER_PROTOCOL_F_PAGEFAULT;
+}
 
-    if (msg->request == VHOST_USER_NONE) {
-        is_gone = true;     /* the library would end the process */
-        return 1;
-    }
-    if (msg->request == VHOST_USER_SET_FEATURES) {
-        msg->payload.u64 |= 1ULL << VIRTIO_F_VERSION_1;
-    }
-    if (msg->request != VHOST_USER_GET_PROTOCOL_FEATURES || has_slots) {
-        return 0;
-    }
-    if (lacks_pagefault) {
-        features &= ~(1ULL << VHOST_USER_PROTOCOL_F_PAGEFAULT);
-    }
-    msg->payload.u64 = features;
+/* Answer a message in the library's place. */
+static int answer_number(VhostUserMsg *msg, uint64_t number, int *do_reply)
+{
+    msg->payload.u64 = number;
+    msg->flags = 0;         /* the library sets those of an answer */
     msg->size = sizeof(msg->payload.u64);
     msg->fd_num = 0;
     *do_reply = 1;
     return 1;
+}
+
+/*
+ * Change what the library does in two places.  It offers memory in slots, with
+ * which its postcopy does not work: do not offer them.  It refuses the legacy
+ * interface, which the guest uses: say that it is the new one, whose rings are
+ * the same on x86.  And fail where a test wants that.
+ */
+static int process_message(VuDev *dev, VhostUserMsg *msg, int *do_reply)
+{
+    switch (msg->request) {
+    case VHOST_USER_NONE:
+        is_gone = true;     /* the library would end the process */
+        return 1;
+    case VHOST_USER_SET_FEATURES:
+        msg->payload.u64 |= 1ULL << VIRTIO_F_VERSION_1;
+        return 0;
+    case VHOST_USER_GET_PROTOCOL_FEATURES:
+        return has_slots ? 0 : answer_number(msg, protocol_features(),
+                                             do_reply);
+    case VHOST_USER_POSTCOPY_ADVISE:
+        if (lacks_userfaultfd) {
+            msg->size = 0;
+            msg->fd_num = 0;
+            *do_reply = 1;
+            return 1;
+        }
+        say("ADVISED");
+        return 0;
+    case VHOST_USER_POSTCOPY_END:
+        if (fails_end) {
+            return answer_number(msg, 1, do_reply);
+        }
+        say("ENDED");
+        return 0;
+    default:
+        return 0;
+    }
 }
 
 static const VuDevIface disk = {
@@ -385,8 +443,8 @@ static void serve(int sock)
     struct pollfd fds[FDS_MAX];
 
     is_gone = false;
-    if (!vu_init(&device, 1, sock, panicked, NULL, set_watch, remove_watch,
-                 &disk)) {
+    if (!vu_init(&device, queue_count, sock, panicked, NULL, set_watch,
+                 remove_watch, &disk)) {
         die("libvhost-user does not start");
     }
     while (true) {
@@ -444,7 +502,10 @@ int main(int argc, char **argv)
         { "touchers", required_argument, NULL, 't' },
         { "no-pagefault", no_argument, NULL, 'n' },
         { "slots", no_argument, NULL, 'l' },
-        { "outside", no_argument, NULL, 'o' },
+        { "outside", optional_argument, NULL, 'o' },
+        { "queues", required_argument, NULL, 'q' },
+        { "no-userfaultfd", no_argument, NULL, 'u' },
+        { "fail-end", no_argument, NULL, 'e' },
         { NULL },
     };
     int listener, sock, option;
@@ -468,15 +529,27 @@ int main(int argc, char **argv)
             break;
         case 'o':
             touches_outside = true;
+            outside_times = optarg ? strtoul(optarg, NULL, 0) : 0;
+            break;
+        case 'q':
+            queue_count = strtoul(optarg, NULL, 0);
+            break;
+        case 'u':
+            lacks_userfaultfd = true;
+            break;
+        case 'e':
+            fails_end = true;
             break;
         default:
             return 2;
         }
     }
     if (argc - optind != 2 || sweeper_count > SWEEPERS_MAX ||
-        toucher_count > TOUCHERS_MAX) {
+        toucher_count > TOUCHERS_MAX || queue_count < 1 ||
+        queue_count > QUEUES_MAX) {
         fputs("usage: vhost-backend [--first=ADDRESS] [--sweepers=0..8] "
-              "[--touchers=0..4096] [--no-pagefault] [--slots] [--outside] "
+              "[--touchers=0..4096] [--queues=1..16] [--no-pagefault] "
+              "[--slots] [--outside[=TIMES]] [--no-userfaultfd] [--fail-end] "
               "SOCKET 'fl.fill_mib=N ...'\n", stderr);
         return 2;
     }

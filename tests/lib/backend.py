@@ -129,8 +129,13 @@ class Backend:
                 raise Failed(f"the backend saw {sweep}: {self.said()}")
 
 
-def disk_args(socket: Path, *, more: str = "") -> Sequence[str]:
-    """QEMU's options for a vhost-user disk, the probe guest's second disk."""
-    return ("-chardev", f"socket,id=vhost0,path={socket}{more}",
-            "-device", "vhost-user-blk-pci-transitional,chardev=vhost0,"
-            "num-queues=1,id=shared0")
+def disk_args(socket: Path, *, number: int = 0, queues: int = 1,
+              more: str = "") -> Sequence[str]:
+    """QEMU's options for a vhost-user disk.
+
+    The first one is the probe guest's second disk.  The probe guest does not
+    use those after it.
+    """
+    return ("-chardev", f"socket,id=vhost{number},path={socket}{more}",
+            "-device", "vhost-user-blk-pci-transitional,"
+            f"chardev=vhost{number},num-queues={queues},id=shared{number}")

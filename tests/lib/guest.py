@@ -44,7 +44,7 @@ THINK_1_MS = b"6"           # compute for 1 ms between two pages
 UNIFORM, WORKING_SET = b"u", b"h"
 OVERWRITE = b"w"
 # Only the probe guest knows these.
-READ_SECTOR = b"b"
+READ_SECTOR, START_PLUGGED_DISK = b"b", b"d"
 # The sum that READ_SECTOR makes it print for a disk of zeros: one sector of
 # zeros, in a page of bytes 0xa5.
 SECTOR_SUM = (4096 - 512) * 0xa5

@@ -112,6 +112,9 @@ static void obey(char byte)
     case 'b':
         virtio_say_sector();
         break;
+    case 'd':
+        virtio_begin_plugged();
+        break;
     case 'r':
         machine_reboot();
     case 't':

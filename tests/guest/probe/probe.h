@@ -132,6 +132,9 @@ __attribute__((noreturn)) void processor_main(unsigned idx);
 /* Find the devices, and start them. */
 void virtio_begin(void);
 
+/* Find a disk that was plugged into the bus 0, and start it. */
+void virtio_begin_plugged(void);
+
 /*
  * Ask each device for something when it has answered the last request.  A
  * device that never answers stops counting, and stops nothing else.

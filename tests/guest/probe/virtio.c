@@ -67,9 +67,10 @@ typedef struct Device {
     uint8_t buffer[BUFFER_BYTES] __attribute__((aligned(4096)));
 } Device;
 
-static Device disk, other_disk, random_device;
+static Device disk, other_disk, plugged_disk, random_device;
 static _Atomic uint64_t answered;
 static _Atomic bool is_sector_wanted;
+static uint32_t slots_used;     /* by disks that were there from the start */
 
 uint64_t io_answered(void)
 {
@@ -139,8 +140,18 @@ void virtio_begin(void)
 
         if (name == VIRTIO_DISK) {
             device_begin(disk.is_there ? &other_disk : &disk, slot, true);
+            slots_used |= 1u << slot;
         } else if (name == VIRTIO_RANDOM) {
             device_begin(&random_device, slot, false);
+        }
+    }
+}
+
+void virtio_begin_plugged(void)
+{
+    for (unsigned slot = 0; slot < PCI_DEVICES; slot++) {
+        if (pci_read(slot, 0) == VIRTIO_DISK && !(slots_used & 1u << slot)) {
+            device_begin(&plugged_disk, slot, true);
         }
     }
 }
@@ -222,6 +233,7 @@ void virtio_poll(uint64_t now)
         last_ns = now;
         device_poll(&disk, now);
         device_poll(&other_disk, now);
+        device_poll(&plugged_disk, now);
         device_poll(&random_device, now);
     }
 }

@@ -12,7 +12,10 @@
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "exec/ram_addr.h"
+#include "chardev/char-fe.h"
 #include "options.h"
+
+typedef CharBackend CharFrontend;
 
 /* Is memory handed over, so that nothing of it would be loaded? */
 static inline bool fastload_mode_keeps_memory(void)
