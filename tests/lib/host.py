@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from typing import IO, Iterator, Self, cast
+from typing import IO, Callable, Iterator, Self, cast
 
 import hostlock
 from tap import Skip
@@ -362,15 +362,28 @@ def loop_device(path: Path) -> Iterator[Path]:
         subprocess.run(["losetup", "--detach", device], check=False)
 
 
+def end_server(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(SERVER_END_MAX_S)
+    except subprocess.TimeoutExpired:   # its reads still hang
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
 class NetworkStore:
     """A file that nbdkit serves and nbdfuse mounts, at self.path.
 
     filters: words for nbdkit: "--filter=..." and the filters' own settings.
     place: the folder in which it is mounted; /var/tmp by default.
+    connections: between the two.  With one, nbdfuse sends a request only when
+        it gets an answer, or when there is none to wait for: several reads
+        at once take more than twice as long as one.  With several, frozen()
+        and kill() are of nbdfuse alone.
     """
 
     def __init__(self, source: Path, *filters: str, plugin: str = "file",
-                 place: Path | None = None) -> None:
+                 place: Path | None = None, connections: int = 1) -> None:
         plain = [word for word in filters if word.startswith("--")]
         values = [word for word in filters if not word.startswith("--")]
         with contextlib.ExitStack() as stack:
@@ -378,21 +391,39 @@ class NetworkStore:
             folder = stack.enter_context(folder_in(place or "/var/tmp"))
             self.path = folder / "snapshot"
             self.path.touch()
+            serve: list[str | Path] = ["nbdkit", "-r", *plain]
+            data: list[str | Path] = [plugin, source, *values]
+
+            def start(*words: str | Path) -> subprocess.Popen[bytes]:
+                child = subprocess.Popen(words, stderr=errors, process_group=0)
+                stack.callback(end_server, child)
+                return child
+
+            def wait_for(child: subprocess.Popen[bytes],
+                         is_there: Callable[[], bool]) -> None:
+                until = time.monotonic() + MOUNT_MAX_S
+                while not is_there():
+                    if child.poll() is not None or time.monotonic() > until:
+                        errors.seek(0)
+                        raise Skip("nbdkit or nbdfuse does not serve: " +
+                                   errors.read().decode())
+                    time.sleep(0.05)
+
             try:
-                self._child = subprocess.Popen(
-                    ["nbdfuse", self.path, "--command", "nbdkit", "-s", "-r",
-                     *plain, plugin, source, *values], stderr=errors,
-                    process_group=0)
-            except FileNotFoundError:
-                raise Skip("nbdfuse is not installed") from None
-            stack.callback(self._end)
-            until = time.monotonic() + MOUNT_MAX_S
-            while not os.path.ismount(self.path):
-                if self._child.poll() is not None or time.monotonic() > until:
-                    errors.seek(0)
-                    raise Skip("nbdfuse does not mount: " +
-                               errors.read().decode())
-                time.sleep(0.05)
+                if connections == 1:
+                    self._child = start("nbdfuse", self.path, "--command",
+                                        *serve, "-s", *data)
+                else:
+                    socket = folder / "socket"
+                    wait_for(start(*serve, "-f", "-U", socket, *data),
+                             socket.exists)
+                    self._child = start(
+                        "nbdfuse", "-C", str(connections), self.path,
+                        f"nbd+unix:///?socket={socket}")
+            except FileNotFoundError as e:
+                raise Skip(f"{e.filename} is not installed") from None
+            stack.callback(self._unmount)
+            wait_for(self._child, lambda: os.path.ismount(self.path))
             self._stack = stack.pop_all()
 
     def limit_reads(self, count: int) -> None:
@@ -419,15 +450,9 @@ class NetworkStore:
         """Crash the server: the mount stays, and every read fails."""
         self._child.kill()
 
-    def _end(self) -> None:
+    def _unmount(self) -> None:
         subprocess.run(["umount", "--lazy", self.path], check=False,
                        stderr=subprocess.DEVNULL)
-        self._child.terminate()
-        try:
-            self._child.wait(SERVER_END_MAX_S)
-        except subprocess.TimeoutExpired:   # its reads still hang
-            os.killpg(self._child.pid, signal.SIGKILL)
-            self._child.wait()
 
     def __enter__(self) -> Self:
         return self
