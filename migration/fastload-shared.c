@@ -31,6 +31,7 @@
 #include <linux/userfaultfd.h>
 #include <linux/magic.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/vfs.h>
 #include "chardev/char-fe.h"
 #include "qapi/error.h"
@@ -71,6 +72,7 @@ typedef struct SharedBackend {
     struct PostCopyFD pcfd;
     NotifierWithReturn *notifier; /* passes it messages; outlives this */
     bool is_end_told;   /* it was sent INBOUND_END, perhaps in vain */
+    bool is_gone;       /* it is connected no more; QEMU may know later */
     GHashTable *waiting; /* of SharedPage, by address: what it waits for */
     bool is_broken;     /* its userfaultfd gives no messages any more */
 } SharedBackend;
@@ -575,12 +577,19 @@ static bool shared_begin_talk(SharedTalk *talk, const struct vhost_dev *dev,
     return true;
 }
 
-static void shared_end_talk(SharedTalk *talk)
+static void shared_end_talk(SharedTalk *talk, bool is_complete)
 {
     int error_number = errno; /* the caller looks at it */
+    guint i;
 
     WITH_QEMU_LOCK_GUARD(&shared.lock) {
         g_ptr_array_remove(shared.talks, talk);
+        for (i = 0; i < shared.backends->len; i++) {
+            SharedBackend *backend = &g_array_index(shared.backends,
+                                                    SharedBackend, i);
+
+            backend->is_gone |= !is_complete && backend->pcfd.data == talk->dev;
+        }
     }
     errno = error_number;
 }
@@ -593,7 +602,7 @@ int migration_fastload_read_vhost_user(const struct vhost_dev *dev, void *chr,
     int ret = qemu_chr_fe_read_all(chr, bytes, len_bytes);
 
     if (is_bounded) {
-        shared_end_talk(&talk);
+        shared_end_talk(&talk, ret == len_bytes);
     }
     return ret;
 }
@@ -606,7 +615,7 @@ int migration_fastload_write_vhost_user(const struct vhost_dev *dev, void *chr,
     int ret = qemu_chr_fe_write_all(chr, bytes, len_bytes);
 
     if (is_bounded) {
-        shared_end_talk(&talk);
+        shared_end_talk(&talk, ret == len_bytes);
     }
     return ret;
 }
@@ -629,6 +638,8 @@ static void *shared_main(void *opaque)
     int64_t again_us = 0, talks_us = 0, now_us;
     guint i;
 
+    /* QEMU does so only with -name debug-threads=on. */
+    prctl(PR_SET_NAME, "fastload-shared");
     rcu_register_thread();
     while (!qatomic_read(&shared.is_ending)) {
         shared_poll_set(pollfds);
@@ -894,11 +905,30 @@ static NotifierWithReturn *shared_take_to_end(void)
     return NULL;
 }
 
+/* False: nobody is left who may touch memory that he traps. */
+static bool shared_forget_locked(void)
+{
+    guint i;
+
+    for (i = shared.backends->len; i-- > 0; ) {
+        SharedBackend *backend = &g_array_index(shared.backends,
+                                                SharedBackend, i);
+
+        /* If the load has failed, pages that it wanted never came. */
+        g_hash_table_remove_all(backend->waiting);
+        if (backend->is_gone) {
+            g_array_remove_index_fast(shared.backends, i);
+        }
+    }
+    shared_count_locked();
+    return shared.backends->len;
+}
+
 void incoming_load_end_shared(void)
 {
     NotifierWithReturn *notifier;
     Error *err = NULL;
-    guint left;
+    bool is_needed;
 
     /* The thread still serves: a backend may need a page to answer. */
     while ((notifier = shared_take_to_end())) {
@@ -911,15 +941,9 @@ void incoming_load_end_shared(void)
     shared_stop_thread();
     qatomic_set(&shared.engine, NULL);
     WITH_QEMU_LOCK_GUARD(&shared.lock) {
-        /* If the load has failed, pages that backends wanted never came. */
-        for (left = 0; left < shared.backends->len; left++) {
-            g_hash_table_remove_all(g_array_index(shared.backends,
-                                                  SharedBackend,
-                                                  left).waiting);
-        }
-        shared_count_locked();
+        is_needed = shared_forget_locked();
     }
-    if (left && !shared_start_thread(&err)) {
+    if (is_needed && !shared_start_thread(&err)) {
         warn_reportf_err(err, "fast load: ");
     }
 }
