@@ -72,7 +72,7 @@ typedef struct SharedBackend {
     struct PostCopyFD pcfd;
     NotifierWithReturn *notifier; /* passes it messages; outlives this */
     bool is_end_told;   /* it was sent INBOUND_END, perhaps in vain */
-    bool is_gone;       /* it is connected no more; QEMU may know later */
+    bool has_answered;  /* since END: so it is still connected */
     GHashTable *waiting; /* of SharedPage, by address: what it waits for */
     bool is_broken;     /* its userfaultfd gives no messages any more */
 } SharedBackend;
@@ -269,6 +269,20 @@ void incoming_load_shared_placed(void *hva, uint64_t len_bytes)
     shared_count_locked();
 }
 
+/* Since when @backend waits for a page; INT64_MAX: it waits for none. */
+static int64_t shared_oldest_us_locked(const SharedBackend *backend)
+{
+    int64_t begin_us = INT64_MAX;
+    GHashTableIter iter;
+    gpointer page;
+
+    g_hash_table_iter_init(&iter, backend->waiting);
+    while (g_hash_table_iter_next(&iter, NULL, &page)) {
+        begin_us = MIN(begin_us, ((const SharedPage *)page)->begin_us);
+    }
+    return begin_us;
+}
+
 int64_t incoming_load_shared_oldest_us(void)
 {
     int64_t begin_us = INT64_MAX;
@@ -276,14 +290,8 @@ int64_t incoming_load_shared_oldest_us(void)
 
     QEMU_LOCK_GUARD(&shared.lock);
     for (i = 0; i < shared.backends->len; i++) {
-        GHashTableIter iter;
-        gpointer page;
-
-        g_hash_table_iter_init(&iter, g_array_index(shared.backends,
-                                                    SharedBackend, i).waiting);
-        while (g_hash_table_iter_next(&iter, NULL, &page)) {
-            begin_us = MIN(begin_us, ((const SharedPage *)page)->begin_us);
-        }
+        begin_us = MIN(begin_us, shared_oldest_us_locked(
+                           &g_array_index(shared.backends, SharedBackend, i)));
     }
     return begin_us;
 }
@@ -300,6 +308,22 @@ static void shared_stray_locked(int fd, uint64_t address)
 
     g_array_append_val(shared.strays, stray);
     shared.stray_count++;
+}
+
+void migration_fastload_report_stray(const char *format, ...)
+{
+    va_list args;
+
+    /*
+     * The thread of fast load holds a lock here, and prints a line of its own
+     * without it.
+     */
+    if (shared.has_thread && qemu_thread_is_self(&shared.thread)) {
+        return;
+    }
+    va_start(args, format);
+    error_vreport(format, args);
+    va_end(args);
 }
 
 bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
@@ -331,6 +355,7 @@ bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
 /* Reads what @backend asks for; its handler notes the pages. */
 static void shared_read_locked(SharedBackend *backend)
 {
+    const struct vhost_dev *dev = backend->pcfd.data;
     struct uffd_msg msgs[SHARED_BATCH];
     ssize_t got = read(backend->pcfd.fd, msgs, sizeof(msgs));
     ssize_t i;
@@ -343,8 +368,12 @@ static void shared_read_locked(SharedBackend *backend)
         return;
     }
     for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
+        /*
+         * A backend that comes during the load is advised before QEMU has told
+         * it of memory; until then its handler must not be called.
+         */
         if (msgs[i].event == UFFD_EVENT_PAGEFAULT &&
-            backend->pcfd.handler(&backend->pcfd, &msgs[i])) {
+            (!dev->mem || backend->pcfd.handler(&backend->pcfd, &msgs[i]))) {
             shared_stray_locked(backend->pcfd.fd,
                                 msgs[i].arg.pagefault.address);
         }
@@ -412,7 +441,8 @@ static void shared_look_at(const struct pollfd *pollfd)
         backend = shared_find_locked(pollfd->fd);
         if (backend && (pollfd->revents & POLLIN)) {
             shared_read_locked(backend);
-        } else if (backend) {
+        } else if (backend && !(pollfd->revents & POLLNVAL)) {
+            /* With POLLNVAL it was closed, and the number was used again. */
             backend->is_broken = true;
         }
         has_stray = !has_stray && shared.stray_count;
@@ -441,10 +471,17 @@ static void shared_look_at_all(GArray *pollfds)
     }
 }
 
-/* If the page is zero and not trapped, the kernel creates it now. */
+/*
+ * If the page is zero and not trapped, the kernel creates it now.  Where it
+ * cannot, since a tmpfs is full for example, the backend that touches it gets
+ * SIGBUS, but not QEMU.
+ */
 static void shared_touch(const SharedPage *page)
 {
-    (void)*(volatile uint8_t *)page->hva;
+    if (madvise((void *)page->hva, page->page_bytes, MADV_POPULATE_READ) < 0 &&
+        errno == EINVAL) {
+        (void)*(volatile uint8_t *)page->hva; /* Linux before 5.14 */
+    }
 }
 
 static void shared_answer(Fastload *engine, const SharedPage *page)
@@ -493,20 +530,32 @@ static void shared_ask_again(int64_t now_us, int64_t *due_us)
 
 /* ---- who keeps QEMU waiting ---- */
 
-/* A backend that waits for a page cannot answer until the page is there. */
-static bool shared_may_be_silent_locked(const SharedTalk *talk)
+static SharedBackend *shared_find_device_locked(const void *dev)
 {
     guint i;
 
-    for (i = 0; i < shared.backends->len && !shared.is_over; i++) {
-        const SharedBackend *backend = &g_array_index(shared.backends,
-                                                      SharedBackend, i);
+    for (i = 0; i < shared.backends->len; i++) {
+        SharedBackend *backend = &g_array_index(shared.backends,
+                                                SharedBackend, i);
 
-        if (backend->pcfd.data == talk->dev) {
-            return g_hash_table_size(backend->waiting);
+        if (backend->pcfd.data == dev) {
+            return backend;
         }
     }
-    return false;
+    return NULL;
+}
+
+/*
+ * The thread that is to answer may be one that waits for a page, and cannot
+ * answer before the page is there.  If each page comes within a period, other
+ * threads of the backend wait for them, one after another.
+ */
+static bool shared_may_be_silent_locked(const SharedTalk *talk, int64_t now_us)
+{
+    const SharedBackend *backend = shared_find_device_locked(talk->dev);
+
+    return backend && !shared.is_over &&
+           shared_oldest_us_locked(backend) < now_us - SHARED_AGAIN_US;
 }
 
 static void shared_disconnect(const char *chr_id, Error **errp)
@@ -519,7 +568,7 @@ static void shared_disconnect(const char *chr_id, Error **errp)
 }
 
 /* Who is silent for too long is disconnected: the thread that waits goes on. */
-static void shared_look_at_talk(SharedTalk *talk)
+static void shared_look_at_talk(SharedTalk *talk, int64_t now_us)
 {
     g_autofree char *chr_id = NULL;
     Error *err = NULL;
@@ -528,7 +577,7 @@ static void shared_look_at_talk(SharedTalk *talk)
         if (!g_ptr_array_find(shared.talks, talk, NULL)) {
             return; /* it has ended */
         }
-        talk->silent_count = shared_may_be_silent_locked(talk)
+        talk->silent_count = shared_may_be_silent_locked(talk, now_us)
             ? 0 : talk->silent_count + 1;
         if (talk->silent_count != SHARED_SILENT_MAX) {
             return;
@@ -556,7 +605,7 @@ static void shared_look_at_talks(int64_t now_us, int64_t *due_us)
         talks = g_ptr_array_copy(shared.talks, NULL, NULL);
     }
     for (i = 0; i < talks->len; i++) {
-        shared_look_at_talk(g_ptr_array_index(talks, i));
+        shared_look_at_talk(g_ptr_array_index(talks, i), now_us);
     }
 }
 
@@ -564,9 +613,13 @@ static void shared_look_at_talks(int64_t now_us, int64_t *due_us)
 static bool shared_begin_talk(SharedTalk *talk, const struct vhost_dev *dev,
                               CharFrontend *chr)
 {
-    const Chardev *driver = qemu_chr_fe_get_driver(chr);
+    const Chardev *driver;
 
-    if (!driver || !driver->label || !shared.has_thread) {
+    if (!shared.has_thread) {
+        return false;
+    }
+    driver = qemu_chr_fe_get_driver(chr);
+    if (!driver || !driver->label) {
         return false;
     }
     *talk = (SharedTalk) { .dev = dev, .chr_id = driver->label };
@@ -577,21 +630,26 @@ static bool shared_begin_talk(SharedTalk *talk, const struct vhost_dev *dev,
     return true;
 }
 
-static void shared_end_talk(SharedTalk *talk, bool is_complete)
+static void shared_end_talk(SharedTalk *talk)
 {
     int error_number = errno; /* the caller looks at it */
-    guint i;
 
     WITH_QEMU_LOCK_GUARD(&shared.lock) {
         g_ptr_array_remove(shared.talks, talk);
-        for (i = 0; i < shared.backends->len; i++) {
-            SharedBackend *backend = &g_array_index(shared.backends,
-                                                    SharedBackend, i);
-
-            backend->is_gone |= !is_complete && backend->pcfd.data == talk->dev;
-        }
     }
     errno = error_number;
+}
+
+/* The backend has answered: it has not gone. */
+static void shared_note_answer(const SharedTalk *talk)
+{
+    SharedBackend *backend;
+
+    QEMU_LOCK_GUARD(&shared.lock);
+    backend = shared_find_device_locked(talk->dev);
+    if (backend) {
+        backend->has_answered = true;
+    }
 }
 
 int migration_fastload_read_vhost_user(const struct vhost_dev *dev, void *chr,
@@ -602,7 +660,10 @@ int migration_fastload_read_vhost_user(const struct vhost_dev *dev, void *chr,
     int ret = qemu_chr_fe_read_all(chr, bytes, len_bytes);
 
     if (is_bounded) {
-        shared_end_talk(&talk, ret == len_bytes);
+        shared_end_talk(&talk);
+        if (ret == len_bytes) {
+            shared_note_answer(&talk);
+        }
     }
     return ret;
 }
@@ -615,7 +676,7 @@ int migration_fastload_write_vhost_user(const struct vhost_dev *dev, void *chr,
     int ret = qemu_chr_fe_write_all(chr, bytes, len_bytes);
 
     if (is_bounded) {
-        shared_end_talk(&talk, ret == len_bytes);
+        shared_end_talk(&talk);
     }
     return ret;
 }
@@ -794,9 +855,10 @@ bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,
         return false;
     }
     /*
-     * Backends with this feature use libvhost-user, whose postcopy is broken
-     * (QEMU 10.0 to 10.2): told of regions one by one, it exits; told of all at
-     * once, it answers with QEMU's addresses instead of its own.
+     * Most backends with this feature use libvhost-user, whose postcopy is
+     * broken (QEMU 10.0 to 10.2): told of regions one by one, it exits; told of
+     * all at once, it answers with QEMU's addresses instead of its own.  Others
+     * with this feature cannot be told from them.
      */
     if (virtio_has_feature(dev->protocol_features,
                            VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) {
@@ -899,6 +961,7 @@ static NotifierWithReturn *shared_take_to_end(void)
 
         if (!backend->is_end_told) {
             backend->is_end_told = true;
+            backend->has_answered = false;
             return backend->notifier;
         }
     }
@@ -916,7 +979,7 @@ static bool shared_forget_locked(void)
 
         /* If the load has failed, pages that it wanted never came. */
         g_hash_table_remove_all(backend->waiting);
-        if (backend->is_gone) {
+        if (!backend->has_answered) {
             g_array_remove_index_fast(shared.backends, i);
         }
     }

@@ -7,6 +7,7 @@
 #include "chardev/char-fe.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-fastload.h"
+#include "qemu/error-report.h"
 #include "fastload.h"
 #include "migration.h"
 
@@ -186,6 +187,15 @@ bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
                                     uint64_t ram_off)
 {
     return false;
+}
+
+void migration_fastload_report_stray(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    error_vreport(format, args);
+    va_end(args);
 }
 
 bool migration_fastload_fits_vhost_user(const struct vhost_dev *dev,

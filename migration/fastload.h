@@ -9,8 +9,8 @@
  * Threads: the caller holds the BQL; nearly all calls come from the main
  *   thread.  migration_fastload_is_active(), _is_armed(), _recover() and
  *   _query() need no BQL and are safe from any thread, as is the command
- *   x-query-fast-load.  _want_shared() is called without the BQL, by the thread
- *   that reads the backends' userfaultfds.
+ *   x-query-fast-load.  _want_shared() and _report_stray() are called
+ *   without the BQL, by the thread that reads the backends' userfaultfds.
  * Detached: with x-fast-load-detach the migration is completed as soon as the
  *   guest may run, and the load goes on without it.
  * Off: with x-fast-load-threads=0 no call has an effect.
@@ -208,6 +208,14 @@ void migration_fastload_drop_shared(const struct PostCopyFD *pcfd);
 bool migration_fastload_want_shared(const struct PostCopyFD *pcfd,
                                     RAMBlock *block, uint64_t address,
                                     uint64_t ram_off);
+
+/*
+ * A backend has touched what is no guest memory.  Prints the line as
+ * error_report() does, unless fast load serves that backend: it prints one of
+ * its own, and only one.
+ */
+void migration_fastload_report_stray(const char *format, ...)
+    G_GNUC_PRINTF(1, 2);
 
 /* Marks the parameters of fast load as present, so that they are checked. */
 void migration_fastload_init_parameters(MigrationParameters *params);

@@ -51,6 +51,7 @@ enum {
     /* A page that the guest writes just now is sound at a later look. */
     LOOKS_MAX = 5000,
     LOOK_EVERY_US = 1000,
+    EARLY_LOOKS = 1000,
     OUTSIDE_BYTES = 1 << 20,
     OUTSIDE_EVERY_US = 1000,
     QUEUES_MAX = 16,
@@ -76,7 +77,7 @@ static uint64_t first_address;
 static unsigned sweeper_count = 2, toucher_count, queue_count = 1;
 static unsigned outside_times;
 static bool lacks_pagefault, has_slots, touches_outside;
-static bool lacks_userfaultfd, fails_end;
+static bool lacks_userfaultfd, fails_end, touches_early;
 
 /* the main thread */
 static VuDev device;
@@ -262,6 +263,22 @@ static void start_outside(void)
     }
 }
 
+/* Waits until QEMU has read a fault, or for a second. */
+static void wait_until_read(void)
+{
+    struct pollfd pollfd = { .fd = device.postcopy_ufd, .events = POLLIN };
+    bool was_there = false, is_there;
+
+    for (unsigned i = 0; i < EARLY_LOOKS; i++) {
+        is_there = poll(&pollfd, 1, 0) > 0;
+        if (was_there && !is_there) {
+            return;
+        }
+        was_there |= is_there;
+        usleep(LOOK_EVERY_US);
+    }
+}
+
 /* ---- the disk */
 
 static size_t iov_bytes(const struct iovec *iov, unsigned count)
@@ -395,6 +412,12 @@ static int process_message(VuDev *dev, VhostUserMsg *msg, int *do_reply)
         }
         say("ADVISED");
         return 0;
+    case VHOST_USER_POSTCOPY_LISTEN:
+        if (touches_early) {
+            start_outside();
+            wait_until_read();
+        }
+        return 0;
     case VHOST_USER_POSTCOPY_END:
         if (fails_end) {
             return answer_number(msg, 1, do_reply);
@@ -506,6 +529,7 @@ int main(int argc, char **argv)
         { "queues", required_argument, NULL, 'q' },
         { "no-userfaultfd", no_argument, NULL, 'u' },
         { "fail-end", no_argument, NULL, 'e' },
+        { "early", no_argument, NULL, 'y' },
         { NULL },
     };
     int listener, sock, option;
@@ -540,6 +564,9 @@ int main(int argc, char **argv)
         case 'e':
             fails_end = true;
             break;
+        case 'y':
+            touches_early = true;
+            break;
         default:
             return 2;
         }
@@ -550,7 +577,7 @@ int main(int argc, char **argv)
         fputs("usage: vhost-backend [--first=ADDRESS] [--sweepers=0..8] "
               "[--touchers=0..4096] [--queues=1..16] [--no-pagefault] "
               "[--slots] [--outside[=TIMES]] [--no-userfaultfd] [--fail-end] "
-              "SOCKET 'fl.fill_mib=N ...'\n", stderr);
+              "[--early] SOCKET 'fl.fill_mib=N ...'\n", stderr);
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
