@@ -362,6 +362,10 @@ def loop_device(path: Path) -> Iterator[Path]:
         subprocess.run(["losetup", "--detach", device], check=False)
 
 
+def is_open_to_everybody(path: str) -> bool:
+    return os.stat(path).st_mode & 0o006 == 0o006
+
+
 def end_server(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     try:

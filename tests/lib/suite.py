@@ -299,6 +299,8 @@ class Suite:
 
         They are QEMU, the small machine and its snapshot.
         """
+        if self.accel == "kvm" and not host.is_open_to_everybody("/dev/kvm"):
+            raise Skip("an ordinary user may not open /dev/kvm here")
         folder.chmod(0o755)
 
         def place(source: str | Path) -> str:
