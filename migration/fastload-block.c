@@ -9,6 +9,8 @@
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/rcu.h"
+#include "qemu/rcu_queue.h"
 #include "qemu/units.h"
 #include "exec/target_page.h"
 #include "qom/object.h"
@@ -32,6 +34,11 @@
  * sparse file can hold a bitmap for which no machine has the memory.
  */
 #define LOAD_DIFFERENT_BYTES_MAX (1 * GiB)
+
+/* QEMU fills a buffer of this size when it reads the stream. */
+#define LOAD_STREAM_BYTES (32 * KiB)
+/* The most that the stream is read ahead behind the last block. */
+#define LOAD_TAIL_BYTES_MAX (8 * MiB)
 
 /*
  * The block that @hva lies in; NULL: it was dropped.  (QEMU's own list is under
@@ -86,6 +93,44 @@ void incoming_load_pages_placed(void *hva, uint64_t len_bytes,
     for (; page < (uint8_t *)hva + len_bytes; page += block->page_size) {
         mark_postcopy_blocktime_end((uintptr_t)page);
     }
+}
+
+static void load_add_range(GArray *ranges, uint64_t begin, uint64_t end)
+{
+    FastloadFileRange range = { .file_off = begin, .len_bytes = end - begin };
+
+    g_array_append_val(ranges, range);
+    trace_fastload_stream_expected(begin, end);
+}
+
+/*
+ * QEMU reads the stream piece by piece and waits for each: each block's name
+ * and bitmap, and what follows the last block.  From far storage each piece
+ * takes a round trip, and later ones queue behind the engine's reads.  Where
+ * they are follows from the blocks of this machine; if the file is another
+ * machine's, the ranges are wrong, and QEMU waits for each piece.
+ */
+GArray *incoming_load_find_stream(const IncomingLoad *load)
+{
+    GArray *ranges = g_array_new(false, false, sizeof(FastloadFileRange));
+    uint64_t page_bytes = qemu_target_page_size();
+    uint64_t off = load->file_off, end = load->file_bytes;
+    RAMBlock *block;
+
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_MIGRATABLE(block) {
+        uint64_t len_bytes = block->used_length;
+
+        load_add_range(ranges, off, off + LOAD_STREAM_BYTES +
+                       fastload_header_bitmap_bytes(len_bytes, page_bytes));
+        off = len_bytes +
+              fastload_header_pages_off(off, strlen(block->idstr), len_bytes,
+                                        page_bytes);
+    }
+    load_add_range(ranges, MAX(MIN(off, end), end - MIN(end,
+                                                        LOAD_TAIL_BYTES_MAX)),
+                   end);
+    return ranges;
 }
 
 static void load_clear_block(void *opaque)

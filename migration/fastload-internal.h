@@ -242,6 +242,8 @@ void incoming_load_recovered(IncomingLoad *load);
 
 void incoming_load_set_up_blocks(IncomingLoad *load);
 void incoming_load_release_blocks(IncomingLoad *load);
+/* Where the file probably has what QEMU reads itself; of FastloadFileRange. */
+GArray *incoming_load_find_stream(const IncomingLoad *load);
 /* Are all small blocks loaded, which devices may read as a whole? */
 bool incoming_load_has_early_blocks(const IncomingLoad *load);
 /* @dev is unplugged: its memory is no longer loaded, nor referenced. */

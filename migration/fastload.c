@@ -687,6 +687,7 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
         .stream_off = load->file_off,
     };
     MigrationIncomingState *mis = migration_incoming_get_current();
+    g_autoptr(GArray) ahead = NULL;
     g_autoptr(GError) gerr = NULL;
     Fastload *engine;
     off_t end;
@@ -698,14 +699,19 @@ bool incoming_load_open(IncomingLoad *load, QEMUFile *f, Error **errp)
     if (!load_find_file(load, f, &end, errp)) {
         return false;
     }
+    WITH_QEMU_LOCK_GUARD(&load->lock) {
+        load->file_bytes = end;
+    }
     incoming_load_set_up_blocks(load);
+    ahead = incoming_load_find_stream(load);
+    config.ahead_ranges = (const FastloadFileRange *)ahead->data;
+    config.ahead_range_count = ahead->len;
     engine = fastload_new(load->ioc->fd, &config, &gerr);
     if (!engine) {
         error_setg(errp, "cannot start fast load: %s", gerr->message);
         return false;
     }
     WITH_QEMU_LOCK_GUARD(&load->lock) {
-        load->file_bytes = end;
         load->engine = engine;
     }
     /* The engine's events may outlast migration_shutdown(). */

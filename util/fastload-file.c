@@ -33,6 +33,8 @@
 #define SYS_cachestat 451 /* the same on every architecture */
 #endif
 
+#define FILE_AHEAD_BYTES (128u << 10)
+
 /* What shows that a file was changed. */
 typedef struct FileLook {
     bool is_regular;
@@ -432,19 +434,20 @@ static bool file_may_go_around(Fastload *fl)
            file_cached_bytes(fl->file.fd, 0, 1) >= 0;
 }
 
-/* Where the file system does not tell, tries O_DIRECT on the first page. */
-static void file_try_direct(Fastload *fl)
+/* -1: O_DIRECT is not wanted, or fastload_file_prepare() decides about it. */
+static int file_open_untold(Fastload *fl)
 {
-    uint8_t *buf;
-    int fd;
+    return file_may_go_around(fl) &&
+           file_tells_direct(fl->file.fd) == FILE_DIRECT_UNTOLD
+           ? file_open_direct(fl->file.fd) : -1;
+}
 
-    if (!file_may_go_around(fl) ||
-        file_tells_direct(fl->file.fd) != FILE_DIRECT_UNTOLD) {
-        return;
-    }
-    buf = file_buf_new(FASTLOAD_PAGE_BYTES_MIN);
-    fd = buf ? file_open_direct(fl->file.fd) : -1;
-    if (fd >= 0 &&
+/* Where the file system does not tell, tries O_DIRECT on the first page. */
+static void file_try_direct(Fastload *fl, int fd)
+{
+    uint8_t *buf = file_buf_new(FASTLOAD_PAGE_BYTES_MIN);
+
+    if (!buf ||
         fastload_io_sync_read_to_end(fd, buf, FASTLOAD_PAGE_BYTES_MIN, 0) !=
         FASTLOAD_PAGE_BYTES_MIN) {
         close(fd);
@@ -455,16 +458,37 @@ static void file_try_direct(Fastload *fl)
     trace_fastload_direct_tried(fl, fd >= 0);
 }
 
-void fastload_file_note(Fastload *fl)
+/* The kernel reads no more than this at a time, unless the disk takes more. */
+static void file_read_ahead(int fd, const FastloadFileRange *range)
+{
+    uint64_t at;
+
+    for (at = 0; at < range->len_bytes; at += FILE_AHEAD_BYTES) {
+        posix_fadvise(fd, range->file_off + at,
+                      MIN(range->len_bytes - at, FILE_AHEAD_BYTES),
+                      POSIX_FADV_WILLNEED);
+    }
+}
+
+void fastload_file_note(Fastload *fl, const FastloadConfig *config)
 {
     FastloadPrefix *prefix;
     FileLook look = { 0 };
+    int direct_fd = -1;
+    uint32_t i;
 
     /* If statx() is not permitted, changes are not noticed. */
     file_look_at_all(fl, fl->file.fd, &look, &prefix);
     file_remember(fl, &look, prefix, file_is_in_user_space(fl->file.fd));
     if (look.is_regular) {
-        file_try_direct(fl);
+        direct_fd = file_open_untold(fl);
+    }
+    /* After the file is opened: FUSE then drops what it has cached of it. */
+    for (i = 0; i < config->ahead_range_count; i++) {
+        file_read_ahead(fl->file.fd, &config->ahead_ranges[i]);
+    }
+    if (direct_fd >= 0) {
+        file_try_direct(fl, direct_fd);
     }
 }
 

@@ -9,6 +9,9 @@
 #include "qemu/osdep.h"
 #include "qemu/fastload_header.h"
 
+/* Pages begin at multiples of this. */
+#define HEADER_ALIGN_BYTES (1u << 20)
+
 static uint64_t header_number(const uint8_t bytes[8])
 {
     uint64_t value;
@@ -33,6 +36,17 @@ uint64_t fastload_header_bitmap_bytes(uint64_t len_bytes, uint64_t page_bytes)
     uint64_t page_count = len_bytes / page_bytes;
 
     return (page_count / 64 + (page_count % 64 != 0)) * sizeof(uint64_t);
+}
+
+uint64_t fastload_header_pages_off(uint64_t name_off, uint32_t name_bytes,
+                                   uint64_t len_bytes, uint64_t page_bytes)
+{
+    uint64_t end_off = name_off + 1 + name_bytes + sizeof(uint64_t) +
+                       FASTLOAD_HEADER_BYTES +
+                       fastload_header_bitmap_bytes(len_bytes, page_bytes);
+
+    return (end_off + HEADER_ALIGN_BYTES - 1) / HEADER_ALIGN_BYTES *
+           HEADER_ALIGN_BYTES;
 }
 
 static bool header_fits(uint64_t off, uint64_t len_bytes, uint64_t file_bytes)

@@ -514,7 +514,9 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     g_cond_init(&fl->state_cond);
     fl->file.prefix_wait_ns = FASTLOAD_PREFIX_WAIT_NS;
     fl->file.prefix_settle_ns = FASTLOAD_PREFIX_SETTLE_NS;
-    fastload_file_note(fl);
+    fastload_file_note(fl, config);
+    fl->config.ahead_ranges = NULL; /* the caller may free them */
+    fl->config.ahead_range_count = 0;
     fastload_sched_rate_set(fl, fastload_stats_now_ns(),
                             config->background_bytes_per_s);
     return fl;

@@ -171,6 +171,11 @@ typedef void FastloadPlacedFunc(void *hva, uint64_t len_bytes,
                                 void *opaque);
 
 /* Zero in any field means "choose for me", or "none" for the callbacks. */
+typedef struct FastloadFileRange {
+    uint64_t file_off;
+    uint64_t len_bytes;
+} FastloadFileRange;
+
 typedef struct FastloadConfig {
     uint32_t worker_count; /* 1..FASTLOAD_WORKER_COUNT_MAX; default 2 */
     FastloadIoKind io_kind;
@@ -187,6 +192,13 @@ typedef struct FastloadConfig {
      * belong to other software, which may change them at any time.
      */
     uint64_t stream_off;
+    /*
+     * What the caller is about to read of the file through the page cache: the
+     * kernel reads it ahead, and fastload_new() does not wait for it.  May
+     * reach past the end of the file.  Not used after fastload_new().
+     */
+    const FastloadFileRange *ahead_ranges;
+    uint32_t ahead_range_count;
     bool is_move_disabled; /* as on a kernel without UFFDIO_MOVE; for tests */
 } FastloadConfig;
 

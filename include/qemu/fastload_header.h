@@ -49,6 +49,20 @@ uint64_t fastload_header_bitmap_bytes(uint64_t len_bytes,
                                       uint64_t page_bytes);
 
 /**
+ * fastload_header_pages_off: where QEMU puts the pages of a block it saves
+ * @name_off: where the stream names the block: one byte of length, the name,
+ *   the block's length in 8 bytes, then the header
+ * @name_bytes: length of the name
+ * @len_bytes: length of the block
+ * @page_bytes: as of fastload_header_bitmap_bytes()
+ *
+ * The next block is named right behind the pages.  Only a guess: the header
+ * tells, and a stream that was saved with other capabilities names more.
+ */
+uint64_t fastload_header_pages_off(uint64_t name_off, uint32_t name_bytes,
+                                   uint64_t len_bytes, uint64_t page_bytes);
+
+/**
  * fastload_header_check: do bitmap and pages lie in the file?
  * @header: as parsed
  * @len_bytes: length of the block, as the file says; any number

@@ -1294,9 +1294,10 @@ void fastload_huge_collapse(FastloadWorker *w);
 /* the snapshot file: util/fastload-file.c */
 /*
  * Remembers what the file looks like, and tries O_DIRECT where the file system
- * does not tell whether it works; called by new.  Blocks on storage.
+ * does not tell whether it works.  Has the kernel read the ranges of @config
+ * meanwhile.  Called by new.  Blocks on storage.
  */
-void fastload_file_note(Fastload *fl);
+void fastload_file_note(Fastload *fl, const FastloadConfig *config);
 /* Frees what is remembered; no threads any more. */
 void fastload_file_forget(Fastload *fl);
 

@@ -909,7 +909,8 @@ static void fault_check_truncated(const Backend *b, uint64_t odd_bytes)
                   fixture_all_data);
     g_assert_cmpint(ftruncate(t->f->fd, fault_file_off(t, cut_page) +
                               odd_bytes), ==, 0);
-    fastload_file_note(t->fl); /* it was so when it was handed over */
+    fastload_file_note(t->fl, &t->fl->config);
+    /* it was so when it was handed over */
     fault_start(t);
     fixture_toucher_start_page(&inside, t->f, cut_page - 1);
     fixture_toucher_start_page(&past, t->f, cut_page);

@@ -53,6 +53,21 @@ static void test_bitmaps_are_whole_words(void)
                      1ull << 49);
 }
 
+static void test_pages_are_where_qemu_puts_them(void)
+{
+    /* Pages begin at the first MiB behind name, length, header and bitmap. */
+    const uint64_t mib = 1 << 20;
+    const uint64_t head_bytes = 1 + 6 + 8 + FASTLOAD_HEADER_BYTES;
+
+    g_assert_cmpuint(fastload_header_pages_off(80, 6, PAGE, PAGE), ==, mib);
+    g_assert_cmpuint(fastload_header_pages_off(mib - head_bytes - 8, 6, PAGE,
+                                               PAGE), ==, mib);
+    g_assert_cmpuint(fastload_header_pages_off(mib - head_bytes - 7, 6, PAGE,
+                                               PAGE), ==, 2 * mib);
+    g_assert_cmpuint(fastload_header_pages_off(7 * mib, 6, 64ull << 30, PAGE),
+                     ==, 10 * mib);
+}
+
 static void test_each_defect_is_found(void)
 {
     /* Each wrong number of a header is found, by its name. */
@@ -143,6 +158,8 @@ int main(int argc, char **argv)
                     test_numbers_are_big_endian);
     g_test_add_func("/fastload/header/bitmaps-are-whole-words",
                     test_bitmaps_are_whole_words);
+    g_test_add_func("/fastload/header/pages-are-where-qemu-puts-them",
+                    test_pages_are_where_qemu_puts_them);
     g_test_add_func("/fastload/header/each-defect-is-found",
                     test_each_defect_is_found);
     g_test_add_func("/fastload/header/what-is-sound-stays-inside",

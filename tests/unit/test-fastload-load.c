@@ -264,6 +264,40 @@ static void test_cold_eager_file_stays_cold(const void *opaque)
     fixture_free(f);
 }
 
+static void test_ranges_are_read_ahead(void)
+{
+    /*
+     * What the caller is about to read is cached without its doing.  Ranges may
+     * be longer than the kernel reads at once, and end behind the file.
+     */
+    Fixture *f = fixture_new(FIXTURE_ANON, PAGE_COUNT, fixture_all_data);
+    const uint64_t file_bytes = f->file_off + f->len_bytes;
+    const FastloadFileRange ranges[] = {
+        { .file_off = 0, .len_bytes = 100 },
+        { .file_off = 1 << 20, .len_bytes = 700 * 1024 },
+        { .file_off = file_bytes - 8192, .len_bytes = 1 << 20 },
+        { .file_off = 1ull << 40, .len_bytes = 4096 },
+    };
+    const uint64_t wanted_bytes = 4096 + 700 * 1024 + 8192;
+    FastloadConfig config = {
+        .ahead_ranges = ranges, .ahead_range_count = G_N_ELEMENTS(ranges),
+    };
+    Fastload *fl;
+
+    if (fixture_drop_cache(f)) {
+        g_test_skip("the file system of TMPDIR keeps its files in memory");
+        fixture_free(f);
+        return;
+    }
+    fl = fastload_new(f->fd, &config, NULL);
+    g_assert_nonnull(fl);
+    fixture_wait_until(fixture_cached_bytes(f) >= wanted_bytes);
+    /* Not the rest: the kernel adds a readahead window at most. */
+    g_assert_cmpuint(fixture_cached_bytes(f), <, file_bytes / 2);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
 static void test_eager_end_of_file(const void *opaque)
 {
     /* If several threads fail, the lowest file offset is reported. */
@@ -2325,6 +2359,8 @@ static void add_all(FastloadIoKind io_kind)
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
+    g_test_add_func("/fastload/load/ranges-are-read-ahead",
+                    test_ranges_are_read_ahead);
     add_all(FASTLOAD_IO_IO_URING);
     add_all(FASTLOAD_IO_PREADV);
     return g_test_run();
