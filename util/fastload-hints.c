@@ -6,12 +6,13 @@
  * Goes through the set in the order in which its pages were touched.  Pages of
  * the set that lie near the next one are read with it: reading over a hole
  * costs less than another request.  A chunk of which much is in the set, or
- * many scattered pages, is taken whole, and becomes a huge page.  A page is
- * taken once.  If that read fails, the background or a fault brings the page.
- * Hints, like chunks, claim no pages: a fault reads a page again on its own,
- * and the second of the two reads skips the page when it is placed.  Functions
- * with _locked in their names are called with sched.lock.  Does no I/O; nothing
- * fails.
+ * many scattered pages, is taken whole, and becomes a huge page.  Where storage
+ * is short of requests, so is a chunk with few, but not by the first reads.  A
+ * page is taken once.  If that read fails, the background or a fault brings
+ * the page.  Hints, like chunks, claim no pages: a fault reads a page again on
+ * its own, and the second of the two reads skips the page when it is placed.
+ * Functions with _locked in their names are called with sched.lock.  Does no
+ * I/O; nothing fails.
  */
 #include "qemu/osdep.h"
 #include "trace.h"
@@ -96,51 +97,70 @@ static uint64_t hints_count_bits(const uint64_t *bits, uint64_t first,
 }
 
 /*
- * What short reads of the set would cost in @count pages from @first on, in
- * bytes: what they read, holes included, and FASTLOAD_GAP_BYTES_MAX for each
- * request.  0 for a few pages, for which a whole chunk is never worth it.
+ * What short reads of what is unread would cost, if each costs @req_bytes and
+ * what it reads, holes included.  0 for @least_count pages or fewer.
  */
-static uint64_t hints_cost_bytes(const FastloadArea *area, uint64_t first,
-                                 uint64_t count)
+static uint64_t hints_cost_bytes(const FastloadArea *area, FastloadSpan span,
+                                 uint64_t req_bytes, uint64_t least_count)
 {
+    uint64_t first = span.ram_off >> area->page_shift;
+    uint64_t count = span.len_bytes >> area->page_shift;
     uint64_t gap_count = FASTLOAD_GAP_BYTES_MAX >> area->page_shift;
     uint64_t most_count = FASTLOAD_HINT_BYTES_MAX >> area->page_shift;
     uint64_t begin = 0, last = 0, data_count = 0, cost_bytes = 0, i;
 
     for (i = first; i < first + count; i++) {
-        if (!fastload_bit_test(area->in_set, i) ||
+        if (!fastload_bit_test(area->unread, i) ||
             !fastload_plan_page_has_data(area, i)) {
             continue;
         }
         if (data_count && i - last - 1 <= gap_count && i - begin < most_count) {
             cost_bytes += (i - last) << area->page_shift;
         } else {
-            cost_bytes += area->page_bytes + FASTLOAD_GAP_BYTES_MAX;
+            cost_bytes += area->page_bytes + req_bytes;
             begin = i;
         }
         last = i;
         data_count++;
     }
-    return data_count > most_count ? cost_bytes : 0;
+    return data_count > least_count ? cost_bytes : 0;
 }
 
-/* If a page of the chunk is read as a hint, is the chunk read whole? */
+/* If a page of the chunk is read as a hint, is the chunk always read whole? */
 static bool hints_is_whole(const FastloadArea *area, uint64_t chunk_idx)
 {
     FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
-    uint64_t first = span.ram_off >> area->page_shift;
-    uint64_t count = span.len_bytes >> area->page_shift;
-    uint64_t set_bytes = hints_count_bits(area->in_set, first, count) <<
-                         area->page_shift;
+    uint64_t set_bytes = hints_count_bits(area->in_set,
+                                          span.ram_off >> area->page_shift,
+                                          span.len_bytes >> area->page_shift)
+                         << area->page_shift;
 
     if (area->page_bytes > FASTLOAD_HINT_BYTES_MAX) {
         return set_bytes;
     }
+    /* Not for a few pages, whatever requests cost. */
     if (set_bytes <= FASTLOAD_HINT_BYTES_MAX) {
         return false;
     }
-    return hints_cost_bytes(area, first, count) * FASTLOAD_HINT_WHOLE_SHARE >
-           fastload_plan_data_bytes(area, span);
+    return hints_cost_bytes(area, span, FASTLOAD_GAP_BYTES_MAX,
+                            FASTLOAD_HINT_BYTES_MAX >> area->page_shift) *
+           FASTLOAD_HINT_WHOLE_SHARE > fastload_plan_data_bytes(area, span);
+}
+
+/* Is it read whole now, because the storage is short of requests? */
+static bool hints_is_dear_locked(const Fastload *fl, const FastloadArea *area,
+                                 uint64_t chunk_idx)
+{
+    const FastloadHints *hints = &fl->hints;
+    FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
+    uint64_t req_bytes = fastload_window_hint_cost(&fl->window);
+
+    if (!req_bytes || hints->short_count < FASTLOAD_HINT_FIRST_COUNT) {
+        return false;
+    }
+    return hints->dear_count < FASTLOAD_HINT_TRIAL_COUNT ||
+           hints_cost_bytes(area, span, req_bytes, 0) *
+           FASTLOAD_HINT_WHOLE_SHARE > fastload_plan_data_bytes(area, span);
 }
 
 static void hints_prepare_area(FastloadArea *area)
@@ -220,6 +240,7 @@ void fastload_hints_take_chunk_locked(Fastload *fl, FastloadArea *area,
     FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
 
     fl->hints.out_count++;
+    fl->hints.dear_count += !fastload_bit_test(area->whole, chunk_idx);
     hints_take_locked(area, span.ram_off >> area->page_shift,
                       span.len_bytes >> area->page_shift);
 }
@@ -251,7 +272,7 @@ FastloadHintKind fastload_hints_find_locked(Fastload *fl,
          hints->next_run++, hints->next_page = 0) {
         const FastloadWorksetRun *run = &hints->set->runs[hints->next_run];
         FastloadArea *area = hints->areas[run->block_idx];
-        uint64_t first, last, page;
+        uint64_t first, last, page, c;
 
         if (!area->unread) {
             continue;
@@ -262,9 +283,10 @@ FastloadHintKind fastload_hints_find_locked(Fastload *fl,
             if (hints_is_wanted_locked(area, page)) {
                 *ret_area = area;
                 *ret_page_idx = page;
-                return fastload_bit_test(area->whole, fastload_plan_chunk_of(
-                                             area, page << area->page_shift))
-                    ? FASTLOAD_HINT_CHUNK : FASTLOAD_HINT_PAGES;
+                c = fastload_plan_chunk_of(area, page << area->page_shift);
+                return fastload_bit_test(area->whole, c) ||
+                       hints_is_dear_locked(fl, area, c) ? FASTLOAD_HINT_CHUNK
+                                                  : FASTLOAD_HINT_PAGES;
             }
         }
     }
@@ -315,6 +337,7 @@ FastloadSpan fastload_hints_take_pages_locked(Fastload *fl,
                                     count_max - behind - 1));
     first = page_idx - before;
     fl->hints.out_count++;
+    fl->hints.short_count += fastload_plan_page_has_data(area, page_idx);
     hints_take_locked(area, first, before + 1 + behind);
     trace_fastload_hint_taken(fl, area->hva, first << area->page_shift,
                               (before + 1 + behind) << area->page_shift);

@@ -33,6 +33,10 @@
  * late.  That adds to the round-trip time.  It shows when the worker finds all
  * reads completed that it had begun: the storage has idled.
  *
+ * Short reads of a working set cost storage by their number.  How many of them
+ * are in flight follows from how long they take: more, while that is no longer
+ * than what the storage needs without a queue.  (FastloadPace)
+ *
  * Knows nothing of a session and does no I/O.  Holds its lock for arithmetic
  * only; the functions that read the window's figures take no lock.
  */
@@ -84,6 +88,14 @@ static const uint32_t window_gains[FASTLOAD_WINDOW_PHASE_MAX] = {
 #define WINDOW_LATE_NS_MIN (25 * 1000ull)
 #define WINDOW_LATE_NS_MAX (20 * 1000 * 1000ull)
 #define WINDOW_LATE_FORGET 64
+/*
+ * More short reads of the working set are begun while they take no longer than
+ * _FREE times what they take at least, and fewer when they take _QUEUED times.
+ * With the fewest, what they take at least grows by one part in _SHARE.
+ */
+#define WINDOW_PACE_FREE 1.25
+#define WINDOW_PACE_QUEUED 1.75
+#define WINDOW_PACE_SHARE 8
 /* The first round-trip time is a median of fewer reads, to have one soon. */
 #define WINDOW_GROUP_FIRST 4
 
@@ -91,6 +103,7 @@ void fastload_window_init(FastloadWindow *w)
 {
     g_mutex_init(&w->lock);
     w->phase = FASTLOAD_WINDOW_START;
+    w->pace.count = FASTLOAD_HINT_COUNT_BEGIN;
 }
 
 void fastload_window_clear(FastloadWindow *w)
@@ -295,6 +308,98 @@ void fastload_window_end(FastloadWindow *w, const FastloadIoReq *req,
     g_mutex_unlock(&w->lock);
 }
 
+/*
+ * Near storage answers faster than workers can keep up with it.  There the
+ * guest's reads come first, and the storage may idle.
+ */
+static bool window_is_near(uint64_t rtt_ns)
+{
+    return rtt_ns < FASTLOAD_AROUND_NS_MIN;
+}
+
+/* From now on so many are in flight: those that are now tell nothing. */
+static void window_set_pace(FastloadPace *pace, uint32_t count)
+{
+    uint32_t before = pace->count;
+
+    count = CLAMP(count, FASTLOAD_HINT_COUNT_MIN, FASTLOAD_HINT_COUNT_MAX);
+    pace->skip_count = count == before ? 0 : before;
+    __atomic_store_n(&pace->count, count, __ATOMIC_RELAXED);
+}
+
+/* What a read takes that waits for no other; @fast_ns is of the first group. */
+static uint64_t window_pace_least_ns(const FastloadWindow *w, uint64_t fast_ns)
+{
+    /* The first read of all waited for no other, but may have been lucky. */
+    uint64_t first_ns = w->first_ns - w->begin_ns;
+
+    return window_is_near(first_ns) ? fast_ns : MIN(first_ns, fast_ns);
+}
+
+static void window_pace_locked(FastloadWindow *w)
+{
+    FastloadPace *pace = &w->pace;
+    uint64_t median_ns = pace->group_ns[FASTLOAD_WINDOW_GROUP / 2];
+    uint64_t fast_ns = pace->group_ns[1]; /* one alone may have been lucky */
+    bool is_queued = true;
+    double times;
+
+    if (!pace->least_ns) {
+        pace->least_ns = window_pace_least_ns(w, fast_ns);
+    } else if (pace->count == FASTLOAD_HINT_COUNT_MIN) {
+        /* Fewer would not help: so the storage has become slower. */
+        pace->least_ns += pace->least_ns / WINDOW_PACE_SHARE;
+    }
+    pace->least_ns = MIN(pace->least_ns, median_ns);
+    times = (double)median_ns / MAX(pace->least_ns, 1);
+    if (window_is_near(fast_ns)) {
+        window_set_pace(pace, FASTLOAD_HINT_COUNT_MAX);
+        is_queued = false;
+    } else if (times <= WINDOW_PACE_FREE) {
+        window_set_pace(pace, pace->count + pace->count / 2);
+        is_queued = pace->is_queued && pace->count < FASTLOAD_HINT_COUNT_MAX;
+    } else if (times > WINDOW_PACE_QUEUED) {
+        window_set_pace(pace, pace->count / times * WINDOW_PACE_QUEUED);
+    }
+    __atomic_store_n(&pace->took_ns, median_ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&pace->is_queued, is_queued, __ATOMIC_RELAXED);
+}
+
+void fastload_window_hint_end(FastloadWindow *w, uint64_t took_ns)
+{
+    FastloadPace *pace = &w->pace;
+
+    g_mutex_lock(&w->lock);
+    if (pace->skip_count) {
+        pace->skip_count--;
+    } else {
+        pace->group_ns[pace->group_count++] = took_ns;
+    }
+    if (pace->group_count == FASTLOAD_WINDOW_GROUP) {
+        qsort(pace->group_ns, pace->group_count, sizeof(pace->group_ns[0]),
+              window_compare);
+        pace->group_count = 0;
+        window_pace_locked(w);
+    }
+    g_mutex_unlock(&w->lock);
+}
+
+uint32_t fastload_window_hint_count(const FastloadWindow *w)
+{
+    return __atomic_load_n(&w->pace.count, __ATOMIC_RELAXED);
+}
+
+uint64_t fastload_window_hint_cost(const FastloadWindow *w)
+{
+    uint64_t took_ns = __atomic_load_n(&w->pace.took_ns, __ATOMIC_RELAXED);
+
+    if (!__atomic_load_n(&w->pace.is_queued, __ATOMIC_RELAXED)) {
+        return 0;
+    }
+    return MAX(fastload_window_rate(w) / 1e9 * took_ns /
+               fastload_window_hint_count(w), 1);
+}
+
 void fastload_window_seen(FastloadWindow *w, bool is_dry)
 {
     g_mutex_lock(&w->lock);
@@ -326,15 +431,6 @@ static uint64_t window_blind_bytes(const FastloadWindow *w, uint64_t now_ns)
     }
     return MIN((now_ns - begin_ns) / WINDOW_BLIND_NS_PER_BYTE,
                WINDOW_BLIND_BYTES_MAX);
-}
-
-/*
- * Near storage answers faster than workers can keep up with it.  There the
- * guest's reads come first, and the storage may idle.
- */
-static bool window_is_near(uint64_t rtt_ns)
-{
-    return rtt_ns < FASTLOAD_AROUND_NS_MIN;
 }
 
 uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,

@@ -221,6 +221,7 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
         fastload_window_begin(&w->fl->window, req, fastload_stats_now_ns());
         w->ahead_bytes += worker_ahead_bytes(req);
         w->ahead_count++;
+        w->hint_count += !read->is_pooled;
     }
     worker_queue_req(w, req);
 }
@@ -295,6 +296,7 @@ typedef struct WorkerTurn {
     bool may_place;     /* places background reads, and renews staging */
     uint32_t around_bytes; /* how long an urgent read may be; 0: one page */
     uint64_t window_bytes; /* this worker's share of the read-ahead window */
+    uint32_t hint_count;   /* the same of short reads of the working set */
 } WorkerTurn;
 
 /*
@@ -352,6 +354,8 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
         .window_bytes = fastload_window_bytes(&fl->window, now_ns,
                             fastload_sched_queue_ns(fl, now_ns)) /
                         reader_count,
+        .hint_count = MAX(fastload_window_hint_count(&fl->window) /
+                          reader_count, 1),
     };
 }
 
@@ -503,6 +507,7 @@ static bool worker_has_hint_room(const FastloadWorker *w,
                                  const WorkerTurn *turn)
 {
     return turn->may_hint && w->free_hints &&
+           w->hint_count < turn->hint_count &&
            (turn->may_read || (!w->ahead_count && !w->ready_hints));
 }
 
@@ -743,6 +748,7 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
 {
     FastloadRead *read = req->read;
     bool is_without_ring = worker_read_without_ring(w, req);
+    bool is_sample;
 
     fastload_stats_add(&w->counters.read_bytes, req->done_bytes);
     if (req->error) {
@@ -768,13 +774,19 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     if (!req->is_urgent) {
         w->ahead_bytes -= worker_ahead_bytes(req);
         w->ahead_count--;
+        w->hint_count -= !read->is_pooled;
         /*
          * Small requests show a lower rate than the storage has, and the window
          * would shrink with it.  So only those of chunks are samples.
          */
+        is_sample = !req->error && !req->tries && !is_without_ring &&
+                    !read->is_cached;
         fastload_window_end(&w->fl->window, req, w->reaped_ns,
-                            !req->error && !req->tries && !is_without_ring &&
-                            !read->is_cached && read->is_pooled);
+                            is_sample && read->is_pooled);
+        if (is_sample && !read->is_pooled) {
+            fastload_window_hint_end(&w->fl->window,
+                                     w->reaped_ns - req->begin_ns);
+        }
     }
     worker_req_free(w, req);
     if (!fastload_read_req_back(read)) {

@@ -39,11 +39,11 @@
  *   1. fastload.c fastload-worker.c fastload-eager.c
  *   2. fastload-fault.c
  *   3. fastload-place.c fastload-huge.c
- *   4. fastload-window.c fastload-pool.c
+ *   4. fastload-pool.c
  *   5. fastload-sched.c fastload-file.c fastload-read.c
  *   6. fastload-retry.c fastload-rate.c fastload-uffd.c
  *      fastload-record.c fastload-hints.c
- *   7. fastload-plan.c
+ *   7. fastload-plan.c fastload-window.c
  *   8. fastload-io-uring.c fastload-io-sync.c fastload-stats.c
  *      fastload-header.c fastload-workset.c
  *

@@ -130,6 +130,22 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 #define FASTLOAD_HINT_GAP_SHARE 64
 #define FASTLOAD_HINT_GAP_BYTES_MAX (FASTLOAD_HINT_BYTES_MAX / 2)
 /*
+ * Far storage may serve few requests at once.  More than it serves would only
+ * make faults wait behind them: so as many reads of single pages of the set are
+ * in flight as it takes without making it slower; _BEGIN of them at first.
+ */
+#define FASTLOAD_HINT_COUNT_MIN 8
+#define FASTLOAD_HINT_COUNT_BEGIN 16
+#define FASTLOAD_HINT_COUNT_MAX FASTLOAD_AHEAD_COUNT_MAX
+/*
+ * So many reads of the set are short and in strict order, for the guest's first
+ * steps.  Then a request on such storage counts as many bytes as it could have
+ * read meanwhile, and chunks are read whole where that is cheaper.  The first
+ * _TRIAL_COUNT of them show its rate.
+ */
+#define FASTLOAD_HINT_FIRST_COUNT 128
+#define FASTLOAD_HINT_TRIAL_COUNT 8
+/*
  * A guest whose working set is replayed hardly faults, but it has work to do
  * and needs its processor: it counts as one that faults for so long.
  */
@@ -659,6 +675,7 @@ typedef struct FastloadWorker {
     FastloadRead *placing;       /* chunk that is placed in part */
     uint64_t ahead_bytes;        /* of requests in flight that read ahead */
     uint32_t ahead_count;
+    uint32_t hint_count;         /* those of single pages of the working set */
     uint32_t inflight_count;     /* all requests in flight, urgent ones too */
     uint64_t reaped_ns;          /* when it last found completed requests */
     bool is_window_full;         /* the window stopped it from reading ahead */
@@ -804,6 +821,8 @@ typedef struct FastloadHints {
     uint32_t next_run;           /* cursor: runs before it are done, */
     uint64_t next_page;          /* and so many pages of this run */
     uint32_t out_count;          /* hints that were taken and are not placed */
+    uint32_t short_count;        /* hints of pages that were taken */
+    uint32_t dear_count;         /* chunks read whole to save requests */
     /* atomic, relaxed */
     uint32_t is_over;            /* no hint is left to take */
     uint32_t is_placed;          /* and all that were taken are placed */
@@ -824,6 +843,19 @@ typedef enum FastloadWindowPhase {
     FASTLOAD_WINDOW_CRUISE,
     FASTLOAD_WINDOW_PHASE_MAX,
 } FastloadWindowPhase;
+
+/* How many short reads of a working set are in flight at once; the same. */
+typedef struct FastloadPace {
+    /* the window's lock */
+    uint64_t group_ns[FASTLOAD_WINDOW_GROUP];
+    uint32_t group_count;
+    uint32_t skip_count;         /* so many were begun at another pace */
+    uint64_t least_ns;           /* when the storage has no queue */
+    /* written under that lock; atomic, relaxed for readers */
+    uint32_t count;
+    uint32_t is_queued;          /* more than the storage serves at once */
+    uint64_t took_ns;            /* the last median */
+} FastloadPace;
 
 /* How much is in flight: util/fastload-window.c */
 typedef struct FastloadWindow {
@@ -855,6 +887,7 @@ typedef struct FastloadWindow {
     FastloadWindowPhase phase;
     uint64_t round_trip_ns;
     uint64_t rate_bytes_per_s;
+    FastloadPace pace;
 } FastloadWindow;
 
 struct Fastload {
@@ -1154,6 +1187,15 @@ uint64_t fastload_window_bytes(const FastloadWindow *w, uint64_t now_ns,
 uint64_t fastload_window_grows_ns(const FastloadWindow *w, uint64_t now_ns);
 /* How long a hole in a read of the working set may be. */
 uint64_t fastload_window_gap_bytes(const FastloadWindow *w, uint64_t now_ns);
+/* A short read of the working set has come from the storage in @took_ns. */
+void fastload_window_hint_end(FastloadWindow *w, uint64_t took_ns);
+/* How many of these may be in flight. */
+uint32_t fastload_window_hint_count(const FastloadWindow *w);
+/*
+ * How many bytes the storage would bring, as far as is known, in the time that
+ * it needs for such a request, where it is short of requests; 0: it is not.
+ */
+uint64_t fastload_window_hint_cost(const FastloadWindow *w);
 /* How long an urgent read should be at this round-trip time; 0: one page. */
 uint32_t fastload_window_around_bytes(const FastloadWindow *w);
 /* 0: not known yet. */

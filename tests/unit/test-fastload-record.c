@@ -930,13 +930,32 @@ static void replay_set_apart(RecordRun *runs, uint32_t count, uint64_t step)
 }
 
 /* As record_new(), and there is a set of these runs. */
-static RecordTest *replay_new(FixtureHasData *has_data, const RecordRun *runs,
-                              uint32_t count)
+static RecordTest *replay_new_pages(uint64_t page_count,
+                                    FixtureHasData *has_data,
+                                    const RecordRun *runs, uint32_t count)
 {
-    RecordTest *t = record_new(has_data);
+    RecordTest *t = record_new_memory(FIXTURE_ANON, page_count, has_data);
 
     record_write_set(t, runs, count, NULL);
     return t;
+}
+
+static RecordTest *replay_new(FixtureHasData *has_data, const RecordRun *runs,
+                              uint32_t count)
+{
+    return replay_new_pages(8 * CHUNK_PAGES, has_data, runs, count);
+}
+
+/* As storage tells that is short of requests: each costs @req_bytes. */
+static void replay_short_of_requests(Fastload *fl, uint64_t req_bytes)
+{
+    FastloadPace *pace = &fl->window.pace;
+
+    pace->is_queued = 1;
+    pace->skip_count = UINT32_MAX; /* what the simulator takes tells nothing */
+    pace->took_ns = 10 * MS_NS;
+    fl->window.rate = fl->window.rate_bytes_per_s = req_bytes * pace->count *
+                                                    100;
 }
 
 /* Replays the set, and nothing is read ahead before that is over. */
@@ -1209,6 +1228,78 @@ static void test_far_pages_share_a_read(const void *opaque)
     g_assert_cmpuint(record_stats(t).loaded_bytes[FASTLOAD_CLASS_HINT], ==,
                      17 * PAGE);
     replay_finish(t);
+}
+
+/* Chunks of the set of replay_scatter(), with so many runs in each. */
+#define SCATTER_CHUNKS 24
+#define SCATTER_RUNS 8
+
+/* A page in each chunk, another one in each, and so on. */
+static void replay_scatter(RecordRun runs[SCATTER_CHUNKS * SCATTER_RUNS])
+{
+    uint32_t i;
+
+    for (i = 0; i < SCATTER_CHUNKS * SCATTER_RUNS; i++) {
+        runs[i] = (RecordRun) {
+            i % SCATTER_CHUNKS * CHUNK_PAGES +
+            i / SCATTER_CHUNKS * (CHUNK_PAGES / SCATTER_RUNS), 1,
+        };
+    }
+}
+
+static void test_few_requests_are_in_flight(const void *opaque)
+{
+    /* No more short reads are in flight than the storage serves at once. */
+    RecordRun runs[30];
+    RecordTest *t;
+
+    replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
+    t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
+    t->fl->window.pace.count = 4;
+    t->fl->window.pace.skip_count = UINT32_MAX;
+    sim_hold(SIM_HOLD_ALL);
+    fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
+    record_start(t);
+    sim_wait_asleep();
+    /* Of each worker, as they do not know yet that the file is cached. */
+    g_assert_cmpuint(t->fl->hints.out_count, >=, 4);
+    g_assert_cmpuint(t->fl->hints.out_count, <=, 2 * 4);
+    sim_hold(SIM_HOLD_NONE);
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    g_assert_cmpuint(record_stats(t).hint_count, ==, G_N_ELEMENTS(runs));
+    replay_finish(t);
+}
+
+static void check_dear(uint64_t req_bytes, uint32_t chunk_count)
+{
+    RecordRun runs[SCATTER_CHUNKS * SCATTER_RUNS];
+    uint32_t short_count = 0, i;
+    RecordTest *t;
+
+    replay_scatter(runs);
+    t = replay_new_pages(SCATTER_CHUNKS * CHUNK_PAGES, fixture_all_data, runs,
+                         G_N_ELEMENTS(runs));
+    replay_short_of_requests(t->fl, req_bytes);
+    replay_set(t);
+    /* The first ones are read in strict order, whatever requests cost. */
+    for (i = 0; i < FASTLOAD_HINT_FIRST_COUNT; i++) {
+        short_count += replay_class(t, runs[i].first_page) ==
+                       FASTLOAD_CLASS_HINT;
+    }
+    g_assert_cmpuint(short_count, ==, FASTLOAD_HINT_FIRST_COUNT);
+    g_assert_cmpuint(t->fl->hints.short_count, >=, FASTLOAD_HINT_FIRST_COUNT);
+    g_assert_cmpuint(t->fl->hints.dear_count, ==, chunk_count);
+    replay_finish(t);
+}
+
+static void test_dear_requests_read_chunks(const void *opaque)
+{
+    /*
+     * Where requests are dear, chunks are read whole after the first reads:
+     * some to learn the rate, the others if that is cheaper.
+     */
+    check_dear(1 << 20, SCATTER_CHUNKS);
+    check_dear(FASTLOAD_GAP_BYTES_MAX, FASTLOAD_HINT_TRIAL_COUNT);
 }
 
 static void test_reads_are_short(const void *opaque)
@@ -1697,6 +1788,9 @@ static uint64_t random_load(uint32_t seed)
     sim_wait_late();
     t = random_new(rand, seed + 1, memory, page_count, has_data);
     t->workset.path = first->path;
+    if (g_rand_boolean(rand)) {
+        replay_short_of_requests(t->fl, 1ull << g_rand_int_range(rand, 0, 22));
+    }
     record_start(t);
     random_touch(t, rand, seed + g_rand_int_range(rand, 0, 2));
     g_assert_true(fastload_wait(t->fl, NULL));
@@ -1764,6 +1858,8 @@ static const struct {
     { "replay/wanted-pages-are-late", test_wanted_pages_are_late },
     { "replay/near-pages-share-a-read", test_near_pages_share_a_read },
     { "replay/far-pages-share-a-read", test_far_pages_share_a_read },
+    { "replay/few-requests-are-in-flight", test_few_requests_are_in_flight },
+    { "replay/dear-requests-read-chunks", test_dear_requests_read_chunks },
     { "replay/reads-are-short", test_reads_are_short },
     { "replay/short-reads-tell-no-rate", test_short_reads_tell_no_rate },
     { "replay/zero-pages-need-no-read", test_zero_pages_need_no_read },

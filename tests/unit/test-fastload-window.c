@@ -329,6 +329,138 @@ static void test_half_a_millisecond(const void *opaque)
     pipe_free(p);
 }
 
+/* Storage that serves so many requests at once, each in a round trip. */
+typedef struct Server {
+    uint64_t rtt_ns;
+    uint32_t served_count;
+    uint32_t lucky_every;   /* one in so many is there at once; 0: none */
+} Server;
+
+/* The first read of a load has taken @first_ns. */
+static void server_first(FastloadWindow *w, uint64_t first_ns)
+{
+    FastloadIoReq req = { .len_bytes = FIXTURE_PAGE_BYTES };
+
+    fastload_window_begin(w, &req, SECOND);
+    fastload_window_end(w, &req, SECOND + first_ns, false);
+}
+
+/* So many short reads of a working set, as many at once as the window says. */
+static void server_run(FastloadWindow *w, const Server *s, uint32_t read_count)
+{
+    uint32_t i, count;
+
+    for (i = 1; i <= read_count; i++) {
+        count = fastload_window_hint_count(w);
+        fastload_window_hint_end(w, s->lucky_every && i % s->lucky_every == 0
+                                 ? LUCKY_NS : s->rtt_ns *
+                                 MAX(count, s->served_count) /
+                                 s->served_count);
+    }
+}
+
+/* How many reads are in flight after @read_count, and is one dear then? */
+static uint32_t server_count(const Server *s, uint32_t read_count,
+                             bool *ret_is_dear)
+{
+    FastloadWindow w = { 0 };
+    uint32_t count;
+
+    fastload_window_init(&w);
+    server_first(&w, s->rtt_ns);
+    server_run(&w, s, read_count);
+    count = fastload_window_hint_count(&w);
+    *ret_is_dear = fastload_window_hint_cost(&w);
+    fastload_window_clear(&w);
+    return count;
+}
+
+static void test_hints_fit_the_server(const void *opaque)
+{
+    /* About as many short reads are in flight as the storage serves at once. */
+    Server s = { .rtt_ns = 10 * MS };
+    bool is_dear;
+    uint32_t i;
+
+    for (s.served_count = 4; s.served_count <= 32; s.served_count++) {
+        check_between("in flight, of what is served",
+                      (double)server_count(&s, 1000, &is_dear) /
+                      MAX(s.served_count, FASTLOAD_HINT_COUNT_MIN), 1, 2);
+        g_assert_true(is_dear);
+    }
+    /* A few lucky ones tell nothing. */
+    s.served_count = 16;
+    s.lucky_every = FASTLOAD_WINDOW_GROUP + 1;
+    for (i = 100; i < 1000; i += 10) {
+        check_between("in flight, some are lucky",
+                      server_count(&s, i, &is_dear), 16, 32);
+        g_assert_true(is_dear);
+    }
+}
+
+static void test_hints_use_what_is_served(const void *opaque)
+{
+    /* Storage that serves all of them gets all of them, soon. */
+    const Server far = { .rtt_ns = 10 * MS, .served_count = 64 };
+    const Server near = { .rtt_ns = 100 * US, .served_count = 16 };
+    bool is_dear;
+
+    g_assert_cmpuint(server_count(&far, 0, &is_dear), ==,
+                     FASTLOAD_HINT_COUNT_BEGIN);
+    g_assert_cmpuint(server_count(&far, 150, &is_dear), ==,
+                     FASTLOAD_HINT_COUNT_MAX);
+    g_assert_false(is_dear);
+    /* Near storage answers before a queue matters. */
+    g_assert_cmpuint(server_count(&near, 8, &is_dear), ==,
+                     FASTLOAD_HINT_COUNT_MAX);
+    g_assert_cmpuint(server_count(&near, 1000, &is_dear), ==,
+                     FASTLOAD_HINT_COUNT_MAX);
+    g_assert_false(is_dear);
+}
+
+static void test_hints_follow_the_server(const void *opaque)
+{
+    /* When storage becomes slower but serves as many, all are in flight. */
+    Server s = { .rtt_ns = 10 * MS, .served_count = 64 };
+    FastloadWindow w = { 0 };
+
+    fastload_window_init(&w);
+    server_first(&w, LUCKY_NS);
+    server_run(&w, &s, 300);
+    g_assert_cmpuint(fastload_window_hint_count(&w), ==,
+                     FASTLOAD_HINT_COUNT_MAX);
+    s.rtt_ns *= 3;
+    server_run(&w, &s, 150);
+    g_assert_cmpuint(fastload_window_hint_count(&w), <,
+                     FASTLOAD_HINT_COUNT_MAX);
+    g_assert_cmpuint(fastload_window_hint_cost(&w), >, 0);
+    server_run(&w, &s, 1000);
+    g_assert_cmpuint(fastload_window_hint_count(&w), ==,
+                     FASTLOAD_HINT_COUNT_MAX);
+    g_assert_cmpuint(fastload_window_hint_cost(&w), ==, 0);
+    /* It serves fewer from now on. */
+    s.served_count = 8;
+    server_run(&w, &s, 1000);
+    check_between("in flight", fastload_window_hint_count(&w), 8, 16);
+    fastload_window_clear(&w);
+}
+
+static void test_hints_cost_what_could_be_read(const void *opaque)
+{
+    /* A request costs the bytes that the storage brings in its time. */
+    const Server s = { .rtt_ns = 10 * MS, .served_count = 8 };
+    FastloadWindow w = { 0 };
+
+    fastload_window_init(&w);
+    server_first(&w, s.rtt_ns);
+    server_run(&w, &s, 1000);
+    g_assert_cmpuint(fastload_window_hint_cost(&w), ==, 1); /* not known yet */
+    w.rate_bytes_per_s = 200 * 1000 * 1000;
+    /* 800 such requests a second */
+    check_between("bytes", fastload_window_hint_cost(&w), 249000, 251000);
+    fastload_window_clear(&w);
+}
+
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
@@ -344,5 +476,10 @@ int main(int argc, char **argv)
     add_test("what-is-no-sample", test_what_is_no_sample);
     add_test("short-reads-end-the-drain", test_short_reads_end_the_drain);
     add_test("half-a-millisecond", test_half_a_millisecond);
+    add_test("hints-fit-the-server", test_hints_fit_the_server);
+    add_test("hints-use-what-is-served", test_hints_use_what_is_served);
+    add_test("hints-follow-the-server", test_hints_follow_the_server);
+    add_test("hints-cost-what-could-be-read",
+             test_hints_cost_what_could_be_read);
     return g_test_run();
 }
