@@ -170,12 +170,13 @@ typedef void FastloadPlacedFunc(void *hva, uint64_t len_bytes,
                                 FastloadClass class, bool has_data,
                                 void *opaque);
 
-/* Zero in any field means "choose for me", or "none" for the callbacks. */
+/* A part of the snapshot file. */
 typedef struct FastloadFileRange {
     uint64_t file_off;
     uint64_t len_bytes;
 } FastloadFileRange;
 
+/* Zero in any field means "choose for me", or "none" for the callbacks. */
 typedef struct FastloadConfig {
     uint32_t worker_count; /* 1..FASTLOAD_WORKER_COUNT_MAX; default 2 */
     FastloadIoKind io_kind;
