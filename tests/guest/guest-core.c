@@ -37,7 +37,7 @@ typedef struct Worker {
     uint64_t linear;
     uint64_t stride;        /* of its working set */
     unsigned sweep_seen;
-    bool has_kept;
+    unsigned kept_count;    /* visits to the page it keeps to, at most 2 */
     _Atomic uint64_t verified_pages;
     _Atomic uint64_t written_pages;
     _Atomic uint64_t sweep_pages;
@@ -456,14 +456,16 @@ static void set_think_ns(uint64_t ns)
     atomic_store(&think_rounds, ns ? ns * 1024 / rounds_ns_x1024 : 0);
 }
 
-/* Whether @w has to keep to @page, which it has visited before. */
+/*
+ * Whether @w has to keep to @page.  Says so after a visit under this order: the
+ * one before may have been before the guest was saved.
+ */
 static bool keeps_page(Worker *w, unsigned idx, uint64_t page)
 {
     if (idx != worker_count - 1 || !atomic_load(&is_keep_asked)) {
         return false;
     }
-    if (!w->has_kept) {
-        w->has_kept = true;
+    if (w->kept_count < 2 && ++w->kept_count == 2) {
         say("KEEPS page=%llu cpu=%u", (unsigned long long)page, idx);
     }
     return true;
