@@ -89,11 +89,12 @@ static const uint32_t window_gains[FASTLOAD_WINDOW_PHASE_MAX] = {
 #define WINDOW_LATE_NS_MAX (20 * 1000 * 1000ull)
 #define WINDOW_LATE_FORGET 64
 /*
- * More short reads of the working set are begun while they take no longer than
- * _FREE times what they take at least, and fewer when they take _QUEUED times.
- * With the fewest, what they take at least grows by one part in _SHARE.
+ * More short reads of the working set are begun until they take _QUEUED times
+ * what they take at least, then fewer; more again when it is _FREE times.  If
+ * the fewest take too long, what they take at least grows by one part in
+ * _SHARE.
  */
-#define WINDOW_PACE_FREE 1.25
+#define WINDOW_PACE_FREE 1.5
 #define WINDOW_PACE_QUEUED 1.75
 #define WINDOW_PACE_SHARE 8
 /* The first round-trip time is a median of fewer reads, to have one soon. */
@@ -341,25 +342,28 @@ static void window_pace_locked(FastloadWindow *w)
     FastloadPace *pace = &w->pace;
     uint64_t median_ns = pace->group_ns[FASTLOAD_WINDOW_GROUP / 2];
     uint64_t fast_ns = pace->group_ns[1]; /* one alone may have been lucky */
-    bool is_queued = true;
+    bool is_queued = pace->is_queued;
     double times;
 
     if (!pace->least_ns) {
         pace->least_ns = window_pace_least_ns(w, fast_ns);
-    } else if (pace->count == FASTLOAD_HINT_COUNT_MIN) {
+    }
+    pace->least_ns = MIN(pace->least_ns, median_ns);
+    if (pace->count == FASTLOAD_HINT_COUNT_MIN &&
+        median_ns > pace->least_ns * WINDOW_PACE_FREE) {
         /* Fewer would not help: so the storage has become slower. */
         pace->least_ns += pace->least_ns / WINDOW_PACE_SHARE;
     }
-    pace->least_ns = MIN(pace->least_ns, median_ns);
     times = (double)median_ns / MAX(pace->least_ns, 1);
     if (window_is_near(fast_ns)) {
         window_set_pace(pace, FASTLOAD_HINT_COUNT_MAX);
         is_queued = false;
-    } else if (times <= WINDOW_PACE_FREE) {
-        window_set_pace(pace, pace->count + pace->count / 2);
-        is_queued = pace->is_queued && pace->count < FASTLOAD_HINT_COUNT_MAX;
     } else if (times > WINDOW_PACE_QUEUED) {
         window_set_pace(pace, pace->count / times * WINDOW_PACE_QUEUED);
+        is_queued = true;
+    } else if (times <= WINDOW_PACE_FREE || !is_queued) {
+        window_set_pace(pace, pace->count + pace->count / 2);
+        is_queued = false;
     }
     __atomic_store_n(&pace->took_ns, median_ns, __ATOMIC_RELAXED);
     __atomic_store_n(&pace->is_queued, is_queued, __ATOMIC_RELAXED);

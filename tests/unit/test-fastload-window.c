@@ -334,6 +334,7 @@ typedef struct Server {
     uint64_t rtt_ns;
     uint32_t served_count;
     uint32_t lucky_every;   /* one in so many is there at once; 0: none */
+    uint64_t late_ns;       /* so much later it is seen, for 16 reads in 32 */
 } Server;
 
 /* The first read of a load has taken @first_ns. */
@@ -355,7 +356,8 @@ static void server_run(FastloadWindow *w, const Server *s, uint32_t read_count)
         fastload_window_hint_end(w, s->lucky_every && i % s->lucky_every == 0
                                  ? LUCKY_NS : s->rtt_ns *
                                  MAX(count, s->served_count) /
-                                 s->served_count);
+                                 s->served_count +
+                                 (i / 16 % 2 ? s->late_ns : 0));
     }
 }
 
@@ -403,13 +405,21 @@ static void test_hints_use_what_is_served(const void *opaque)
     /* Storage that serves all of them gets all of them, soon. */
     const Server far = { .rtt_ns = 10 * MS, .served_count = 64 };
     const Server near = { .rtt_ns = 100 * US, .served_count = 16 };
+    const Server late = { .rtt_ns = 10 * MS, .served_count = 64,
+                          .late_ns = 4 * MS };
     bool is_dear;
+    uint32_t i;
 
     g_assert_cmpuint(server_count(&far, 0, &is_dear), ==,
                      FASTLOAD_HINT_COUNT_BEGIN);
     g_assert_cmpuint(server_count(&far, 150, &is_dear), ==,
                      FASTLOAD_HINT_COUNT_MAX);
     g_assert_false(is_dear);
+    /* A worker that is sometimes late makes no request dear. */
+    for (i = 8; i < 300; i += 8) {
+        server_count(&late, i, &is_dear);
+        g_assert_false(is_dear);
+    }
     /* Near storage answers before a queue matters. */
     g_assert_cmpuint(server_count(&near, 8, &is_dear), ==,
                      FASTLOAD_HINT_COUNT_MAX);
