@@ -272,7 +272,7 @@ FastloadHintKind fastload_hints_find_locked(Fastload *fl,
          hints->next_run++, hints->next_page = 0) {
         const FastloadWorksetRun *run = &hints->set->runs[hints->next_run];
         FastloadArea *area = hints->areas[run->block_idx];
-        uint64_t first, last, page, c;
+        uint64_t first, last, page, chunk_idx;
 
         if (!area->unread) {
             continue;
@@ -283,10 +283,11 @@ FastloadHintKind fastload_hints_find_locked(Fastload *fl,
             if (hints_is_wanted_locked(area, page)) {
                 *ret_area = area;
                 *ret_page_idx = page;
-                c = fastload_plan_chunk_of(area, page << area->page_shift);
-                return fastload_bit_test(area->whole, c) ||
-                       hints_is_dear_locked(fl, area, c) ? FASTLOAD_HINT_CHUNK
-                                                  : FASTLOAD_HINT_PAGES;
+                chunk_idx = fastload_plan_chunk_of(area,
+                                                   page << area->page_shift);
+                return fastload_bit_test(area->whole, chunk_idx) ||
+                       hints_is_dear_locked(fl, area, chunk_idx)
+                    ? FASTLOAD_HINT_CHUNK : FASTLOAD_HINT_PAGES;
             }
         }
     }
