@@ -625,15 +625,20 @@ FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
 
 /*
  * Puts the fault back into the queue, in place of an entry that came while it
- * was read; otherwise nobody would read the page.  False: the queue is full.
- * The caller then releases the lock and calls sched_send_back(), a system call.
+ * was read; otherwise nobody would read the page.  An entry that has failed
+ * stays: zeros fail for each thread that touches their page, and the page waits
+ * once.  False: the queue is full.  The caller then releases the lock and calls
+ * sched_send_back(), a system call.
  */
 static bool sched_put_back_locked(Fastload *fl, const FastloadFault *fault)
 {
     FastloadFault *queued = sched_find_locked(fl, fault);
 
-    if (queued) {
-        assert(!queued->not_before_ns); /* failed reads are counted by entry */
+    if (queued && queued->not_before_ns) {
+        assert(fault->not_before_ns); /* reads that fail have claimed it */
+        queued->begin_ns = MIN(queued->begin_ns, fault->begin_ns);
+        fl->retry.failing_count--; /* both were counted */
+    } else if (queued) {
         *queued = *fault;
     } else if (fl->sched.fault_count == FASTLOAD_FAULT_COUNT_MAX) {
         return false;
@@ -675,8 +680,9 @@ FastloadOutcome fastload_sched_zero_failed(Fastload *fl,
 
     g_mutex_lock(&fl->sched.lock);
     fastload_retry_failed_locked(&fl->retry, now_ns, &failure);
+    fl->retry.failing_count++;
     is_queued = sched_requeue_locked(fl, fault);
-    fl->retry.failing_count += is_queued;
+    fl->retry.failing_count -= !is_queued;
     is_stalled = sched_is_stalled_locked(fl);
     g_mutex_unlock(&fl->sched.lock);
     if (!is_queued) {

@@ -143,11 +143,11 @@ int ioctl(int fd, unsigned long request, ...)
     va_start(args, request);
     arg = va_arg(args, void *);
     va_end(args);
+    gate_pass(request, GATE_BEFORE);
     if (gate_refuses(request, &error_number)) {
         errno = error_number;
         return -1;
     }
-    gate_pass(request, GATE_BEFORE);
     ret = gate_call(fd, request, arg);
     error_number = errno;
     gate_pass(request, GATE_AFTER);

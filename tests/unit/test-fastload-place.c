@@ -171,6 +171,65 @@ static void test_discarded_page_waits_for_memory(const void *opaque)
     place_free(t);
 }
 
+static void test_two_threads_wait_for_memory(const void *opaque)
+{
+    /*
+     * Zeros that cannot be placed fail for each thread that touches the page,
+     * and the page waits once.  A vCPU that is interrupted touches it again.
+     */
+    FixtureToucher touchers[3];
+    PlaceTest *t;
+    uint32_t i;
+
+    test_clock_stop();
+    t = place_new_sim(FIXTURE_ANON, SIM_HOLD_BACKGROUND);
+    place_and_discard(t, 100);
+    gate_refuse(UFFDIO_ZEROPAGE, ENOMEM);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        fixture_toucher_start_page(&touchers[i], t->f, 100);
+        sim_run_until(place_told_count(t) == 2 + i &&
+                      gate_refused_count() >= 3 * (i + 1));
+    }
+    gate_refuse(UFFDIO_ZEROPAGE, 0);
+    for (i = 0; i < G_N_ELEMENTS(touchers); i++) {
+        sim_run_until(fixture_toucher_is_done(&touchers[i]));
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 1);
+    }
+    g_assert_cmpuint(place_stats(t).oldest_fault_ns, ==, 0);
+    test_clock_go();
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    place_free(t);
+}
+
+static void test_retry_meets_another_failure(const void *opaque)
+{
+    /* While zeros are tried again, they may fail for another thread as well. */
+    PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
+    FixtureToucher touchers[2];
+    uint32_t failed_count;
+
+    place_start(t); /* with preadv both workers mind faults */
+    place_and_discard(t, 100);
+    gate_refuse(UFFDIO_ZEROPAGE, ENOMEM);
+    fixture_toucher_start_page(&touchers[0], t->f, 100);
+    fixture_wait_until(gate_refused_count());
+    gate_hold(UFFDIO_ZEROPAGE, GATE_BEFORE);
+    gate_wait_held();
+    failed_count = gate_refused_count();
+    fixture_toucher_start_page(&touchers[1], t->f, 100);
+    fixture_wait_until(gate_refused_count() > failed_count);
+    gate_open();
+    fixture_wait_until(gate_refused_count() > failed_count + 2);
+    gate_refuse(UFFDIO_ZEROPAGE, 0);
+    g_assert_cmpuint(fixture_toucher_join(&touchers[0]), ==, 1); /* zeros */
+    g_assert_cmpuint(fixture_toucher_join(&touchers[1]), ==, 1);
+    fixture_wait_until(!place_stats(t).oldest_fault_ns);
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    place_free(t);
+}
+
 static void test_data_waits_for_memory(const void *opaque)
 {
     /* Without memory for its pages, data is read again until there is some. */
@@ -893,6 +952,10 @@ int main(int argc, char **argv)
     fixture_init(&argc, &argv);
     add_test("discarded-page-waits-for-memory",
              test_discarded_page_waits_for_memory);
+    add_test("two-threads-wait-for-memory",
+             test_two_threads_wait_for_memory);
+    add_test("retry-meets-another-failure",
+             test_retry_meets_another_failure);
     add_test("data-waits-for-memory", test_data_waits_for_memory);
     add_test("kernel-stops-half-way", test_kernel_stops_half_way);
     add_test("again-is-no-failure", test_again_is_no_failure);
