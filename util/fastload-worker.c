@@ -944,8 +944,8 @@ static uint64_t worker_place_due_ns(const FastloadWorker *w,
  * How long to sleep; -1: without a limit.  Everything that may be begun has
  * been begun.  A completed read, a fault or a kick ends the sleep.  The limit
  * is the next retry that falls due, the next read that the background's rate
- * allows, or the moment at which the guest counts as quiet, if something waits
- * for that.
+ * allows, the end of a recording, or the moment at which the guest counts as
+ * quiet, if something waits for that.
  */
 static int64_t worker_sleep_ns(const FastloadWorker *w,
                                const WorkerTurn *turn)
@@ -955,6 +955,10 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
 
     due_ns = MIN(due_ns, worker_read_due_ns(w, turn));
     due_ns = MIN(due_ns, worker_place_due_ns(w, turn));
+    if (fastload_record_is_on(w->fl)) {
+        /* It ends at that time, whether or not a read is due then. */
+        due_ns = MIN(due_ns, fastload_record_due_ns(&w->fl->record));
+    }
     if (due_ns == UINT64_MAX) {
         return -1;
     }

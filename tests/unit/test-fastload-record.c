@@ -385,6 +385,21 @@ static void test_ends_when_it_is_quiet(const void *opaque)
     record_finish(t);
 }
 
+static void test_ends_without_a_background(const void *opaque)
+{
+    /* Recording ends also while nothing may be read in the background. */
+    RecordTest *t = record_new(fixture_all_data);
+
+    fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
+    record_start(t);
+    record_touch(t, 1);
+    record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
+    g_assert_cmpuint(record_stats(t).workset.took_ns, ==, 300 * MS_NS);
+    fastload_set_background_rate(t->fl, 0);
+    record_run(t);
+    record_finish(t);
+}
+
 static void test_ends_not_before(const void *opaque)
 {
     /* Recording lasts for least_ns, even without touches. */
@@ -1822,6 +1837,7 @@ static const struct {
     { "record/page-that-faults-again", test_page_that_faults_again },
     { "record/ends-when-it-is-quiet", test_ends_when_it_is_quiet },
     { "record/wanted-pages-are-touches", test_wanted_pages_are_touches },
+    { "record/ends-without-a-background", test_ends_without_a_background },
     { "record/ends-not-before", test_ends_not_before },
     { "record/ends-at-the-most", test_ends_at_the_most },
     { "record/ends-when-it-is-full", test_ends_when_it_is_full },
