@@ -7,10 +7,11 @@
  * the set that lie near the next one are read with it: reading over a hole
  * costs less than another request.  A chunk of which much is in the set, or
  * many scattered pages, is taken whole, and becomes a huge page.  Where storage
- * is short of requests, so is a chunk with few, but not by the first reads.  A
- * page is taken once.  If that read fails, the background or a fault brings
- * the page.  Hints, like chunks, claim no pages: a fault reads a page again on
- * its own, and the second of the two reads skips the page when it is placed.
+ * is short of requests and the background has no rate, so is a chunk with few,
+ * but not by the first reads.  A page is taken once.  If that read fails, the
+ * background or a fault brings the page.  Hints, like chunks, claim no pages: a
+ * fault reads a page again on its own, and the second of the two reads skips
+ * the page when it is placed.
  * Functions with _locked in their names are called with sched.lock.  Does no
  * I/O; nothing fails.
  */
@@ -147,20 +148,26 @@ static bool hints_is_whole(const FastloadArea *area, uint64_t chunk_idx)
            FASTLOAD_HINT_WHOLE_SHARE > fastload_plan_data_bytes(area, span);
 }
 
-/* Is it read whole now, because the storage is short of requests? */
+/*
+ * Is it read whole now, because the storage is short of requests?  That brings
+ * pages which are not in the set, so a rate of the background forbids it.
+ */
 static bool hints_is_dear_locked(const Fastload *fl, const FastloadArea *area,
                                  uint64_t chunk_idx)
 {
     const FastloadHints *hints = &fl->hints;
     FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
     uint64_t req_bytes = fastload_window_hint_cost(&fl->window);
+    uint64_t cost_bytes;
 
-    if (!req_bytes || hints->short_count < FASTLOAD_HINT_FIRST_COUNT) {
+    if (!req_bytes || hints->short_count < FASTLOAD_HINT_FIRST_COUNT ||
+        !fastload_rate_is_none_locked(&fl->rate)) {
         return false;
     }
-    return hints->dear_count < FASTLOAD_HINT_TRIAL_COUNT ||
-           hints_cost_bytes(area, span, req_bytes, 0) *
-           FASTLOAD_HINT_WHOLE_SHARE > fastload_plan_data_bytes(area, span);
+    cost_bytes = hints_cost_bytes(area, span, req_bytes, 0);
+    return cost_bytes && (hints->dear_count < FASTLOAD_HINT_TRIAL_COUNT ||
+                          cost_bytes * FASTLOAD_HINT_WHOLE_SHARE >
+                          fastload_plan_data_bytes(area, span));
 }
 
 static void hints_prepare_area(FastloadArea *area)

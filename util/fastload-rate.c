@@ -27,6 +27,11 @@ bool fastload_rate_is_off_locked(const FastloadRate *rate)
     return rate->bytes_per_s == FASTLOAD_BACKGROUND_OFF;
 }
 
+bool fastload_rate_is_none_locked(const FastloadRate *rate)
+{
+    return !rate->bytes_per_s;
+}
+
 void fastload_rate_count_locked(FastloadRate *rate, uint64_t now_ns)
 {
     if (now_ns <= rate->at_ns) {

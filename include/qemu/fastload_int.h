@@ -1151,6 +1151,8 @@ void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats);
 void fastload_rate_set_locked(FastloadRate *rate, uint64_t now_ns,
                               uint64_t bytes_per_s);
 bool fastload_rate_is_off_locked(const FastloadRate *rate);
+/* Is there no limit? */
+bool fastload_rate_is_none_locked(const FastloadRate *rate);
 /* Adds the tokens that have come in until @now_ns. */
 void fastload_rate_count_locked(FastloadRate *rate, uint64_t now_ns);
 /* When something may be taken: 0: now; UINT64_MAX: not by itself. */

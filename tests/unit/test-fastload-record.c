@@ -1285,24 +1285,27 @@ static void test_few_requests_are_in_flight(const void *opaque)
     replay_finish(t);
 }
 
-static void check_dear(uint64_t req_bytes, uint32_t chunk_count)
+/* Requests cost @req_bytes: so many chunks are read whole for that. */
+static void check_dear(uint64_t req_bytes, uint64_t bytes_per_s,
+                       FixtureHasData *has_data, uint32_t chunk_count)
 {
     RecordRun runs[SCATTER_CHUNKS * SCATTER_RUNS];
     uint32_t short_count = 0, i;
     RecordTest *t;
 
     replay_scatter(runs);
-    t = replay_new_pages(SCATTER_CHUNKS * CHUNK_PAGES, fixture_all_data, runs,
+    t = replay_new_pages(SCATTER_CHUNKS * CHUNK_PAGES, has_data, runs,
                          G_N_ELEMENTS(runs));
     replay_short_of_requests(t->fl, req_bytes);
-    replay_set(t);
+    fastload_set_background_rate(t->fl, bytes_per_s);
+    record_start(t);
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
     /* The first ones are read in strict order, whatever requests cost. */
     for (i = 0; i < FASTLOAD_HINT_FIRST_COUNT; i++) {
         short_count += replay_class(t, runs[i].first_page) ==
                        FASTLOAD_CLASS_HINT;
     }
     g_assert_cmpuint(short_count, ==, FASTLOAD_HINT_FIRST_COUNT);
-    g_assert_cmpuint(t->fl->hints.short_count, >=, FASTLOAD_HINT_FIRST_COUNT);
     g_assert_cmpuint(t->fl->hints.dear_count, ==, chunk_count);
     replay_finish(t);
 }
@@ -1313,8 +1316,32 @@ static void test_dear_requests_read_chunks(const void *opaque)
      * Where requests are dear, chunks are read whole after the first reads:
      * some to learn the rate, the others if that is cheaper.
      */
-    check_dear(1 << 20, SCATTER_CHUNKS);
-    check_dear(FASTLOAD_GAP_BYTES_MAX, FASTLOAD_HINT_TRIAL_COUNT);
+    check_dear(1 << 20, 0, fixture_all_data, SCATTER_CHUNKS);
+    check_dear(FASTLOAD_GAP_BYTES_MAX, 0, fixture_all_data,
+               FASTLOAD_HINT_TRIAL_COUNT);
+}
+
+static void test_dear_requests_keep_the_rate(const void *opaque)
+{
+    /* No chunk is read whole for that while the background has a rate. */
+    check_dear(1 << 20, FASTLOAD_BACKGROUND_OFF, fixture_all_data, 0);
+    check_dear(1 << 20, 1 << 30, fixture_all_data, 0);
+}
+
+/* Of the pages of replay_scatter(), only the first ones have data. */
+static bool replay_begins_with_data(uint64_t page_idx)
+{
+    uint64_t run_pages = CHUNK_PAGES / SCATTER_RUNS;
+
+    return page_idx % run_pages ||
+           page_idx % CHUNK_PAGES / run_pages * SCATTER_CHUNKS +
+           page_idx / CHUNK_PAGES < FASTLOAD_HINT_FIRST_COUNT;
+}
+
+static void test_dear_requests_are_none_for_zeros(const void *opaque)
+{
+    /* Nor for pages of the set that need no request. */
+    check_dear(1 << 20, 0, replay_begins_with_data, 0);
 }
 
 static void test_reads_are_short(const void *opaque)
@@ -1876,6 +1903,9 @@ static const struct {
     { "replay/far-pages-share-a-read", test_far_pages_share_a_read },
     { "replay/few-requests-are-in-flight", test_few_requests_are_in_flight },
     { "replay/dear-requests-read-chunks", test_dear_requests_read_chunks },
+    { "replay/dear-requests-keep-the-rate", test_dear_requests_keep_the_rate },
+    { "replay/dear-requests-are-none-for-zeros",
+      test_dear_requests_are_none_for_zeros },
     { "replay/reads-are-short", test_reads_are_short },
     { "replay/short-reads-tell-no-rate", test_short_reads_tell_no_rate },
     { "replay/zero-pages-need-no-read", test_zero_pages_need_no_read },
