@@ -921,12 +921,18 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     return w->idx ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
 }
 
-/* Is there spent staging, and a chunk left that needs it? */
+/*
+ * Is there spent staging, and a chunk left that needs it?  Hints that are left
+ * may have one: nobody is woken when the next hint is a chunk.
+ */
 static bool worker_has_renewal(const FastloadWorker *w,
                                const WorkerTurn *turn)
 {
-    return fastload_pool_wants_renewal(w->fl, worker_staging_count(w, turn)) &&
-           fastload_sched_next_due_ns(w->fl, false, true) != UINT64_MAX;
+    Fastload *fl = w->fl;
+
+    return fastload_pool_wants_renewal(fl, worker_staging_count(w, turn)) &&
+           (!__atomic_load_n(&fl->hints.is_over, __ATOMIC_RELAXED) ||
+            fastload_sched_next_due_ns(fl, false, true) != UINT64_MAX);
 }
 
 /* When the worker, which may not place or renew now, may do so. */

@@ -1442,6 +1442,30 @@ static void test_chunk_is_read_whole(const void *opaque)
     record_finish(t);
 }
 
+static void test_staging_is_there_for_a_chunk(const void *opaque)
+{
+    /*
+     * Staging of chunks is made ready while pages are read, so that a chunk of
+     * the set need not wait for the guest to be quiet.
+     */
+    static const RecordRun runs[] = { { 5, 1 }, { 600, 300 } };
+    RecordTest *t = record_new_memory(FIXTURE_THP, 4 * CHUNK_PAGES,
+                                      fixture_all_data);
+    uint64_t begin_ns;
+
+    record_write_set(t, runs, G_N_ELEMENTS(runs), NULL);
+    sim_hold(SIM_HOLD_ALL);
+    fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
+    record_start(t);
+    sim_wait_asleep();
+    sim_hold(SIM_HOLD_NONE);
+    begin_ns = fastload_stats_now_ns();
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
+                     FASTLOAD_FAULT_QUIET_NS);
+    replay_finish(t);
+}
+
 static void test_sparse_chunk_is_read_whole(const void *opaque)
 {
     /* A chunk is read whole if most of its data is in the set. */
@@ -1911,6 +1935,8 @@ static const struct {
     { "replay/zero-pages-need-no-read", test_zero_pages_need_no_read },
     { "replay/pages-that-are-not-trapped", test_pages_that_are_not_trapped },
     { "replay/chunk-is-read-whole", test_chunk_is_read_whole },
+    { "replay/staging-is-there-for-a-chunk",
+      test_staging_is_there_for_a_chunk },
     { "replay/sparse-chunk-is-read-whole", test_sparse_chunk_is_read_whole },
     { "replay/scattered-chunk-is-read-whole",
       test_scattered_chunk_is_read_whole },
