@@ -181,12 +181,39 @@ static void hints_prepare_area(FastloadArea *area)
     }
 }
 
-static void hints_choose_whole(FastloadArea *area)
+/* Is nothing unread of all pages that share a word with @page_idx? */
+static bool hints_word_is_read(const FastloadArea *area, uint64_t page_idx)
+{
+    return !__atomic_load_n(&area->unread[page_idx / FASTLOAD_BITS],
+                            __ATOMIC_RELAXED);
+}
+
+/* No hint is taken for these pages any more. */
+static void hints_take(FastloadArea *area, uint64_t first, uint64_t count)
+{
+    uint64_t i;
+
+    for (i = first; i < first + count; i++) {
+        if (i % FASTLOAD_BITS == 0 && hints_word_is_read(area, i)) {
+            i += FASTLOAD_BITS - 1;
+        } else {
+            fastload_bit_clear(area->unread, i);
+        }
+    }
+}
+
+/* Which chunks are read whole, and which are not read since they are zero. */
+static void hints_choose_chunks(FastloadArea *area)
 {
     uint64_t c;
 
     for (c = 0; c < area->chunk_count; c++) {
-        if (hints_is_whole(area, c)) {
+        if (area->chunk_states[c] == FASTLOAD_CHUNK_UNTRAPPED) {
+            FastloadSpan span = fastload_plan_chunk_span(area, c);
+
+            hints_take(area, span.ram_off >> area->page_shift,
+                       span.len_bytes >> area->page_shift);
+        } else if (hints_is_whole(area, c)) {
             fastload_bit_test_and_set(area->whole, c);
         }
     }
@@ -215,7 +242,7 @@ void fastload_hints_prepare(Fastload *fl)
         FastloadArea *area = g_ptr_array_index(fl->areas, a);
 
         if (area->in_set) {
-            hints_choose_whole(area);
+            hints_choose_chunks(area);
         }
     }
 }
@@ -231,16 +258,6 @@ void fastload_hints_touch(Fastload *fl, FastloadArea *area,
     }
 }
 
-static void hints_take_locked(FastloadArea *area, uint64_t first,
-                              uint64_t count)
-{
-    uint64_t i;
-
-    for (i = first; i < first + count; i++) {
-        fastload_bit_clear(area->unread, i);
-    }
-}
-
 void fastload_hints_take_chunk_locked(Fastload *fl, FastloadArea *area,
                                       uint64_t chunk_idx)
 {
@@ -248,8 +265,8 @@ void fastload_hints_take_chunk_locked(Fastload *fl, FastloadArea *area,
 
     fl->hints.out_count++;
     fl->hints.dear_count += !fastload_bit_test(area->whole, chunk_idx);
-    hints_take_locked(area, span.ram_off >> area->page_shift,
-                      span.len_bytes >> area->page_shift);
+    hints_take(area, span.ram_off >> area->page_shift,
+               span.len_bytes >> area->page_shift);
 }
 
 /* Is this page wanted, and not read by anything else? */
@@ -260,7 +277,7 @@ static bool hints_is_wanted_locked(FastloadArea *area, uint64_t page_idx)
     if (!fastload_bit_test(area->unread, page_idx)) {
         return false;
     }
-    /* Else its chunk is not trapped, was taken, or has failed. */
+    /* Else its chunk was taken, or has failed. */
     if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING &&
         !fastload_bit_test(area->placed, page_idx)) {
         return true;
@@ -287,7 +304,10 @@ FastloadHintKind fastload_hints_find_locked(Fastload *fl,
         hints_run_pages(area, run, &first, &last);
         for (; first + hints->next_page <= last; hints->next_page++) {
             page = first + hints->next_page;
-            if (hints_is_wanted_locked(area, page)) {
+            /* A run may be as long as memory: faults wait for this lock. */
+            if (page % FASTLOAD_BITS == 0 && hints_word_is_read(area, page)) {
+                hints->next_page += FASTLOAD_BITS - 1;
+            } else if (hints_is_wanted_locked(area, page)) {
                 *ret_area = area;
                 *ret_page_idx = page;
                 chunk_idx = fastload_plan_chunk_of(area,
@@ -346,7 +366,7 @@ FastloadSpan fastload_hints_take_pages_locked(Fastload *fl,
     first = page_idx - before;
     fl->hints.out_count++;
     fl->hints.short_count += fastload_plan_page_has_data(area, page_idx);
-    hints_take_locked(area, first, before + 1 + behind);
+    hints_take(area, first, before + 1 + behind);
     trace_fastload_hint_taken(fl, area->hva, first << area->page_shift,
                               (before + 1 + behind) << area->page_shift);
     return (FastloadSpan) {

@@ -1415,6 +1415,30 @@ static void test_pages_that_are_not_trapped(const void *opaque)
     replay_finish(t);
 }
 
+static void test_zeros_are_not_searched(const void *opaque)
+{
+    /* Pages that are not trapped are passed over before the load runs. */
+    RecordRun runs[41];
+    const FastloadArea *area;
+    RecordTest *t;
+    uint32_t i;
+
+    replay_set_apart(runs, 40, 20);
+    runs[40] = (RecordRun) { 1020, 1000 };
+    t = replay_new(replay_every_other, runs, G_N_ELEMENTS(runs));
+    sim_hold(SIM_HOLD_ALL);
+    record_start(t);
+    sim_wait_asleep();
+    /* No worker has come so far. */
+    area = g_ptr_array_index(t->fl->areas, 0);
+    g_assert_cmpuint(t->fl->hints.next_run, <, 40);
+    for (i = 1020; i < 1020 + 1000; i++) {
+        g_assert_cmpint(fastload_bit_test(area->unread, i), ==, i < 1024);
+    }
+    sim_hold(SIM_HOLD_NONE);
+    replay_finish(t);
+}
+
 static void test_chunk_is_read_whole(const void *opaque)
 {
     /* A chunk that is mostly in the set is read whole, as a huge page. */
@@ -1934,6 +1958,7 @@ static const struct {
     { "replay/short-reads-tell-no-rate", test_short_reads_tell_no_rate },
     { "replay/zero-pages-need-no-read", test_zero_pages_need_no_read },
     { "replay/pages-that-are-not-trapped", test_pages_that_are_not_trapped },
+    { "replay/zeros-are-not-searched", test_zeros_are_not_searched },
     { "replay/chunk-is-read-whole", test_chunk_is_read_whole },
     { "replay/staging-is-there-for-a-chunk",
       test_staging_is_there_for_a_chunk },
