@@ -47,7 +47,8 @@ bool fastload_hints_use(Fastload *fl, FastloadWorkset *set)
         }
     }
     fl->hints.areas = g_steal_pointer(&areas);
-    fl->hints.set = set;
+    /* pairs with the acquire in session_get_workset() */
+    __atomic_store_n(&fl->hints.set, set, __ATOMIC_RELEASE);
     return true;
 }
 
@@ -225,7 +226,8 @@ void fastload_hints_prepare(Fastload *fl)
     uint64_t first, last;
     uint32_t i, a;
 
-    hints->is_over = hints->is_placed = !hints->set;
+    __atomic_store_n(&hints->is_over, !hints->set, __ATOMIC_RELAXED);
+    __atomic_store_n(&hints->is_placed, !hints->set, __ATOMIC_RELAXED);
     hints->calm_ns = hints->set ? fl->start_ns + FASTLOAD_HINT_CALM_NS : 0;
     for (i = 0; hints->set && i < hints->set->run_count; i++) {
         const FastloadWorksetRun *run = &hints->set->runs[i];

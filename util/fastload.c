@@ -1337,7 +1337,8 @@ uint64_t fastload_oldest_fault_ns(Fastload *fl)
 static void session_get_workset(Fastload *fl, bool is_complete,
                                 FastloadWorksetStats *ret_stats)
 {
-    if (!fl->hints.set) {
+    /* pairs with the release in fastload_hints_use() */
+    if (!__atomic_load_n(&fl->hints.set, __ATOMIC_ACQUIRE)) {
         fastload_record_stats(fl, ret_stats);
         return;
     }

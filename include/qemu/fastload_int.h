@@ -813,7 +813,7 @@ typedef struct FastloadRecord {
 
 /* What to read before the background: util/fastload-hints.c */
 typedef struct FastloadHints {
-    /* constant after start */
+    /* constant after start; set: atomic, as figures may be asked for before */
     FastloadWorkset *set;        /* NULL: nothing is replayed */
     FastloadArea **areas;        /* by block of the set; borrowed */
     uint64_t calm_ns;            /* until then the guest counts as faulting */

@@ -1439,6 +1439,30 @@ static void test_zeros_are_not_searched(const void *opaque)
     replay_finish(t);
 }
 
+static void *record_ask(void *opaque)
+{
+    RecordTest *t = opaque;
+    FastloadStats stats;
+
+    do {
+        fastload_get_stats(t->fl, &stats);
+    } while (stats.workset.state != FASTLOAD_WORKSET_REPLAYED);
+    return NULL;
+}
+
+static void test_figures_at_any_time(const void *opaque)
+{
+    /* Any thread may ask for figures, also before there is a set. */
+    static const RecordRun runs[] = { { 1000, 3 }, { 9, 1 } };
+    RecordTest *t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
+    GThread *thread = g_thread_new("figures", record_ask, t);
+
+    record_start(t);
+    record_run(t);
+    g_thread_join(thread);
+    replay_finish(t);
+}
+
 static void test_chunk_is_read_whole(const void *opaque)
 {
     /* A chunk that is mostly in the set is read whole, as a huge page. */
@@ -1959,6 +1983,7 @@ static const struct {
     { "replay/zero-pages-need-no-read", test_zero_pages_need_no_read },
     { "replay/pages-that-are-not-trapped", test_pages_that_are_not_trapped },
     { "replay/zeros-are-not-searched", test_zeros_are_not_searched },
+    { "replay/figures-at-any-time", test_figures_at_any_time },
     { "replay/chunk-is-read-whole", test_chunk_is_read_whole },
     { "replay/staging-is-there-for-a-chunk",
       test_staging_is_there_for_a_chunk },
