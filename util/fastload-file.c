@@ -827,14 +827,15 @@ bool fastload_file_replace(Fastload *fl, int fd, GError **error)
     return !dup_errno;
 }
 
-void fastload_file_choose(Fastload *fl, FastloadRead *read)
+bool fastload_file_choose(Fastload *fl, FastloadRead *read)
 {
     int64_t cached_bytes, data_bytes;
+    uint32_t is_cached;
 
     read->is_direct = read->is_cached = false;
     if (fl->file.direct_fd < 0 || !read->extent_count ||
         __atomic_load_n(&fl->file.is_direct_lost, __ATOMIC_RELAXED)) {
-        return;
+        return false;
     }
     /* Holes are hardly ever cached: cached bytes are assumed to be data. */
     data_bytes = fastload_plan_data_bytes(read->area, read->span);
@@ -847,7 +848,9 @@ void fastload_file_choose(Fastload *fl, FastloadRead *read)
     read->is_direct = !read->is_cached &&
                       !(fl->file.is_marked &&
                         file_is_shared(fl->file.direct_fd));
-    __atomic_store_n(&fl->file.is_cached, !read->is_direct, __ATOMIC_RELAXED);
+    is_cached = !read->is_direct;
+    return __atomic_exchange_n(&fl->file.is_cached, is_cached,
+                               __ATOMIC_RELAXED) != is_cached;
 }
 
 bool fastload_file_reads_cost_cpu(const Fastload *fl)

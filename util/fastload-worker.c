@@ -485,6 +485,30 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
     }
 }
 
+/*
+ * Page cache or O_DIRECT?  Other workers may have to read from now on, and this
+ * one no more (worker_turn_of()).  They are kicked even if they do not seem to
+ * sleep: one that is about to has decided before what it may do.
+ */
+static void worker_choose_file(FastloadWorker *w, FastloadRead *read)
+{
+    Fastload *fl = w->fl;
+    uint64_t now_ns;
+    uint32_t i;
+
+    if (!fastload_file_choose(fl, read)) {
+        return;
+    }
+    now_ns = fastload_stats_now_ns();
+    for (i = 0; i < fl->active_count; i++) {
+        FastloadWorker *other = &fl->workers[i];
+
+        if (other != w && worker_turn_of(other, now_ns).may_read) {
+            fastload_session_kick(other);
+        }
+    }
+}
+
 /* How many chunks may wait to be placed, beside those in flight. */
 static uint32_t worker_extra_count(const FastloadWorker *w)
 {
@@ -527,7 +551,7 @@ static bool worker_take_hint(FastloadWorker *w, const WorkerTurn *turn)
     }
     w->free_hints = read->next;
     fastload_read_plan(read, w->file_generation);
-    fastload_file_choose(fl, read);
+    worker_choose_file(w, read);
     w->issuing = read;
     return true;
 }
@@ -563,7 +587,7 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
     read->span = fastload_plan_chunk_span(read->area, chunk_idx);
     read->wants_move = fastload_huge_fits(read->area, read->span);
     fastload_read_plan(read, w->file_generation);
-    fastload_file_choose(fl, read);
+    worker_choose_file(w, read);
     fastload_stats_add(&w->counters.retry_count,
                        read->is_retried && read->extent_count);
     w->issuing = read;

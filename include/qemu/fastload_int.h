@@ -1370,8 +1370,11 @@ void fastload_file_prepare(Fastload *fl);
 bool fastload_file_replace(Fastload *fl, int fd, GError **error);
 /* Takes the file as it is now for the right one.  One caller at a time. */
 void fastload_file_accept(Fastload *fl);
-/* Sets is_direct and is_cached of @read, which is planned and not begun. */
-void fastload_file_choose(Fastload *fl, FastloadRead *read);
+/*
+ * Sets is_direct and is_cached of @read, which is planned and not begun.
+ * Returns whether fastload_file_reads_cost_cpu() may say something else now.
+ */
+bool fastload_file_choose(Fastload *fl, FastloadRead *read);
 /*
  * Does reading ahead take processor time?  It does when reads are copies from
  * the page cache, or block in preadv(); O_DIRECT by io_uring takes hardly any.

@@ -1143,6 +1143,32 @@ static void test_first_worker_leaves_the_guest_alone(const void *opaque)
     replay_finish(t);
 }
 
+static void test_others_learn_that_it_is_cached(const void *opaque)
+{
+    /*
+     * When a read of the set shows that reading costs processor time, the first
+     * worker leaves it to the others, who sleep: they do not wait until the
+     * guest is quiet.
+     */
+    RecordRun runs[60];
+    uint64_t begin_ns = fastload_stats_now_ns();
+    RecordTest *t;
+
+    replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
+    t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
+    begin_ns = fastload_stats_now_ns();
+    t->fl->file.is_direct_lost = true; /* none of it counts as cached */
+    sim_hold(SIM_HOLD_ALL);
+    record_start(t);
+    sim_wait_asleep();
+    __atomic_store_n(&t->fl->file.is_direct_lost, false, __ATOMIC_RELAXED);
+    sim_hold(SIM_HOLD_NONE);
+    record_run(t);
+    g_assert_cmpuint(fastload_stats_now_ns() - begin_ns, <,
+                     FASTLOAD_HINT_CALM_NS);
+    replay_finish(t);
+}
+
 static void test_hint_that_hangs(const void *opaque)
 {
     /* A hint that hangs delays nothing: the background brings its page. */
@@ -1968,6 +1994,8 @@ static const struct {
     { "replay/one-hint-beside-faults", test_one_hint_beside_faults },
     { "replay/first-worker-leaves-the-guest-alone",
       test_first_worker_leaves_the_guest_alone },
+    { "replay/others-learn-that-it-is-cached",
+      test_others_learn_that_it_is_cached },
     { "replay/hint-that-hangs", test_hint_that_hangs },
     { "replay/late-pages-are-counted", test_late_pages_are_counted },
     { "replay/wanted-pages-are-late", test_wanted_pages_are_late },
