@@ -116,6 +116,10 @@ void fastload_worker_release(FastloadWorker *w)
     if (w->kick_fd >= 0) {
         close(w->kick_fd);
     }
+}
+
+void fastload_worker_free_reads(FastloadWorker *w)
+{
     g_free(w->reads);
     g_free(w->extents);
     g_free(w->reqs);
@@ -1020,6 +1024,30 @@ static void worker_renew_staging(FastloadWorker *w)
     }
 }
 
+/* False: the load has ended without this worker, which was in preadv(). */
+static bool worker_poll_io(FastloadWorker *w, int64_t sleep_ns,
+                           bool serves_faults)
+{
+    bool may_block = w->io_ops->is_blocking && w->inflight_count;
+    uint32_t blocked = FASTLOAD_BLOCKED_READ;
+
+    /* Both pair with the exchange in session_leave_readers_locked(). */
+    if (may_block) {
+        __atomic_store_n(&w->blocked, blocked, __ATOMIC_RELEASE);
+    }
+    w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, serves_faults);
+    return !may_block ||
+           __atomic_compare_exchange_n(&w->blocked, &blocked,
+                                       FASTLOAD_BLOCKED_NOT, false,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+static bool worker_was_left(const FastloadWorker *w)
+{
+    return __atomic_load_n(&w->blocked, __ATOMIC_RELAXED) ==
+           FASTLOAD_BLOCKED_LEFT;
+}
+
 /*
  * Submits what was queued, and sleeps when there is nothing else to do.
  * Returns whether staging should be renewed.  In that case, and when there is
@@ -1048,7 +1076,9 @@ static bool worker_poll(FastloadWorker *w, const WorkerTurn *turn,
     if (sleep_ns && !(w->io_ops->is_blocking && w->inflight_count)) {
         __atomic_store_n(&w->awake_ns, 0, __ATOMIC_RELAXED);
     }
-    w->is_io_broken = !w->io_ops->poll(w->io, sleep_ns, turn->serves_faults);
+    if (!worker_poll_io(w, sleep_ns, turn->serves_faults)) {
+        return false;
+    }
     __atomic_store_n(&w->may_sleep, 0, __ATOMIC_RELAXED);
     if (sleep_ns) {
         /* The rest of this turn may hang, too: in statx(), or in preadv(). */
@@ -1142,6 +1172,9 @@ static void worker_turn(FastloadWorker *w)
         /* Submits reads before the worker is busy with placing. */
         wants_renewal = worker_poll(w, &turn, &can_place);
     }
+    if (worker_was_left(w)) {
+        return;
+    }
     worker_reap(w);
     has_hint = w->ready_hints;
     if (has_hint) {
@@ -1181,6 +1214,8 @@ static void worker_take_kick(FastloadWorker *w)
  *
  * With preadv() nothing is in flight here: a read blocks its thread in the
  * kernel until storage answers, and requests that are only queued never begin.
+ * A worker that does not come back from a read is left by the others
+ * (session_leave_readers_locked()).
  */
 static void worker_drain(FastloadWorker *w)
 {
@@ -1226,9 +1261,14 @@ void *fastload_worker_main(void *opaque)
     worker_open_io(w, w->fl->io_ops);
     worker_be_nice(w);
     fastload_session_worker_ready(w);
-    while (w->io && !fastload_session_is_ending(w->fl)) {
+    while (w->io && !worker_was_left(w) && !fastload_session_is_ending(w->fl)) {
         worker_take_kick(w);
         worker_turn(w);
+    }
+    if (worker_was_left(w)) {
+        w->io_ops->close(w->io);
+        fastload_session_worker_left(w);
+        return NULL;
     }
     if (w->io) {
         worker_drain(w);

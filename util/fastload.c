@@ -71,6 +71,10 @@
  *   SETTLED    threads gone
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
+ * A worker that hangs in preadv() when the others have ended is left behind
+ * FASTLOAD_DRAIN_NS_MAX after DRAINED, and counts as gone.  Whoever leaves the
+ * last one stands in for the last worker.
+ *
  * Lock order: event_lock, then state_lock or sched.lock, never both.  The
  * place_lock of an area, pool.lock, file.prefix_lock, record.lock, window.lock
  * and the lock of an eager load are taken while no other lock is held.
@@ -80,6 +84,9 @@
 #include "qemu/osdep.h"
 #include "trace.h"
 #include "qemu/fastload_int.h"
+
+/* How often a thread that waits for workers looks whether to leave some. */
+#define SESSION_LEAVE_POLL_US (100 * 1000)
 
 G_DEFINE_QUARK(fastload-error-quark, fastload_error)
 
@@ -112,7 +119,8 @@ static void session_check_ended_locked(const Fastload *fl)
     for (i = 0; i < fl->config.worker_count; i++) {
         const FastloadWorker *w = &fl->workers[i];
 
-        assert(!w->io);
+        /* One that was left in preadv() closes it one day. */
+        assert(!w->io || w->has_abandoned_reads);
         /* A worker may have abandoned reads: see worker_drain(). */
         assert(!w->inflight_count || fastload_worker_is_blocking(w) ||
                __atomic_load_n(&fl->pool.is_lost, __ATOMIC_RELAXED));
@@ -280,6 +288,7 @@ void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except)
 static void session_end_locked(Fastload *fl)
 {
     session_move_locked(fl, FASTLOAD_STATE_DRAINED);
+    fl->leave_us = g_get_monotonic_time() + FASTLOAD_DRAIN_NS_MAX / 1000;
     /* pairs with the acquire in fastload_session_is_ending() */
     __atomic_store_n(&fl->is_ending, 1, __ATOMIC_RELEASE);
     fastload_session_kick_all(fl, NULL);
@@ -381,21 +390,20 @@ void fastload_session_io_changed(FastloadWorker *w)
     fastload_session_kick_all(w->fl, w);
 }
 
-void fastload_session_worker_ended(FastloadWorker *w)
+/*
+ * The end of a load that nobody works on any more, by one thread.  @w counts
+ * what is done, and was the last to end or was left.
+ */
+static void session_finish(FastloadWorker *w)
 {
     Fastload *fl = w->fl;
     bool is_cancelled;
 
     g_mutex_lock(&fl->state_lock);
-    if (--fl->live_count || fl->state != FASTLOAD_STATE_DRAINED) {
-        g_cond_broadcast(&fl->state_cond);
-        g_mutex_unlock(&fl->state_lock);
-        return;
-    }
     is_cancelled = fl->is_cancelled;
     g_mutex_unlock(&fl->state_lock);
 
-    /* The last one out: nobody else uses the userfaultfd any more. */
+    /* Nobody else uses the userfaultfd any more. */
     if (!is_cancelled) {
         session_check_complete(fl);
     }
@@ -415,6 +423,105 @@ void fastload_session_worker_ended(FastloadWorker *w)
     fastload_record_finish(fl);
     session_move_and_tell(fl, FASTLOAD_STATE_COMPLETED, FASTLOAD_STATE_SETTLED,
                           FASTLOAD_EVENT_SETTLED);
+}
+
+/*
+ * Workers that are in preadv() do not count any more: storage may never answer,
+ * and nobody needs what they read.  They may still write to their staging,
+ * which counts as lost.
+ */
+static void session_leave_readers_locked(Fastload *fl)
+{
+    uint32_t i;
+
+    for (i = 0; i < fl->config.worker_count; i++) {
+        FastloadWorker *w = &fl->workers[i];
+        uint32_t blocked = FASTLOAD_BLOCKED_READ;
+
+        /* Pairs with worker_poll_io(): one of both gets it. */
+        if (__atomic_compare_exchange_n(&w->blocked, &blocked,
+                                        FASTLOAD_BLOCKED_LEFT, false,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            w->has_abandoned_reads = true;
+            __atomic_store_n(&fl->pool.is_lost, 1, __ATOMIC_RELAXED);
+            __atomic_add_fetch(&fl->ref_count, 1, __ATOMIC_RELAXED);
+            trace_fastload_reads_abandoned(fl, w->idx, w->inflight_count);
+            fl->live_count--;
+        }
+    }
+}
+
+/*
+ * Waits until a worker has ended or the state has changed.  True: this thread
+ * has left the last workers behind, which do not come back from their reads,
+ * and has to call session_finish().
+ */
+static bool session_wait_locked(Fastload *fl)
+{
+    if (fl->state != FASTLOAD_STATE_DRAINED || !fl->live_count) {
+        g_cond_wait(&fl->state_cond, &fl->state_lock);
+        return false;
+    }
+    g_cond_wait_until(&fl->state_cond, &fl->state_lock,
+                      g_get_monotonic_time() + SESSION_LEAVE_POLL_US);
+    if (g_get_monotonic_time() < fl->leave_us || !fl->live_count ||
+        fl->state != FASTLOAD_STATE_DRAINED) {
+        return false;
+    }
+    session_leave_readers_locked(fl);
+    return !fl->live_count;
+}
+
+/* As session_wait_locked(), on a thread that is no worker; finishes as well. */
+static void session_wait_or_finish_locked(Fastload *fl)
+{
+    if (session_wait_locked(fl)) {
+        g_mutex_unlock(&fl->state_lock);
+        session_finish(&fl->workers[0]);
+        g_mutex_lock(&fl->state_lock);
+    }
+}
+
+void fastload_session_worker_ended(FastloadWorker *w)
+{
+    Fastload *fl = w->fl;
+    bool is_last;
+
+    g_mutex_lock(&fl->state_lock);
+    fl->live_count--;
+    g_cond_broadcast(&fl->state_cond);
+    is_last = !fl->live_count && fl->state == FASTLOAD_STATE_DRAINED;
+    if (!is_last && !fl->has_awaiter) {
+        fl->has_awaiter = true;
+        while (fl->state == FASTLOAD_STATE_DRAINED && fl->live_count &&
+               !is_last) {
+            is_last = session_wait_locked(fl);
+        }
+    }
+    g_mutex_unlock(&fl->state_lock);
+    if (is_last) {
+        session_finish(w);
+    }
+}
+
+/* What a thread that was left behind may still use. */
+static void session_unref(Fastload *fl)
+{
+    uint32_t i;
+
+    if (__atomic_sub_fetch(&fl->ref_count, 1, __ATOMIC_ACQ_REL)) {
+        return;
+    }
+    for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
+        fastload_worker_free_reads(&fl->workers[i]);
+    }
+    g_free(fl->workers);
+    g_free(fl);
+}
+
+void fastload_session_worker_left(FastloadWorker *w)
+{
+    session_unref(w->fl);
 }
 
 const char *fastload_failure_cause(const FastloadFailure *failure)
@@ -490,6 +597,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
         return NULL;
     }
     fl = g_new0(Fastload, 1);
+    fl->ref_count = 1;
     fl->file.fd = fd;
     fl->file.direct_fd = -1;
     fl->uffd = -1;
@@ -1057,7 +1165,7 @@ bool fastload_wait(Fastload *fl, GError **error)
 
     g_mutex_lock(&fl->state_lock);
     while (fl->state < FASTLOAD_STATE_COMPLETED) {
-        g_cond_wait(&fl->state_cond, &fl->state_lock);
+        session_wait_or_finish_locked(fl);
     }
     is_completed = fl->state != FASTLOAD_STATE_CANCELLED;
     g_mutex_unlock(&fl->state_lock);
@@ -1074,7 +1182,7 @@ static void session_await_end(Fastload *fl)
     g_mutex_lock(&fl->state_lock);
     while (fl->live_count || (fl->state != FASTLOAD_STATE_SETTLED &&
                               fl->state != FASTLOAD_STATE_CANCELLED)) {
-        g_cond_wait(&fl->state_cond, &fl->state_lock);
+        session_wait_or_finish_locked(fl);
     }
     g_mutex_unlock(&fl->state_lock);
     /* The thread that tells the last event holds it meanwhile. */
@@ -1095,9 +1203,9 @@ void fastload_settle(Fastload *fl)
 
         if (w->thread && w->has_abandoned_reads) {
             /*
-             * The kernel ends this thread when its reads have returned, which
-             * may be never where kernel threads read for it (a buffered file
-             * of FUSE).  It touches nothing of the load any more.
+             * The kernel ends this thread when its reads have returned, or it
+             * ends itself then (FASTLOAD_BLOCKED_LEFT).  That may be never.  It
+             * touches nothing of the load any more.
              */
             g_thread_unref(w->thread);
         } else if (w->thread) {
@@ -1420,7 +1528,6 @@ void fastload_free(Fastload *fl)
     for (i = 0; fl->workers && i < fl->config.worker_count; i++) {
         fastload_worker_release(&fl->workers[i]);
     }
-    g_free(fl->workers);
     fastload_pool_release(fl);
     fastload_file_forget(fl);
     fastload_retry_clear(&fl->retry);
@@ -1442,5 +1549,5 @@ void fastload_free(Fastload *fl)
     g_mutex_clear(&fl->pool.lock);
     g_mutex_clear(&fl->file.prefix_lock);
     g_mutex_clear(&fl->sched.lock);
-    g_free(fl);
+    session_unref(fl);
 }

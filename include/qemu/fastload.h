@@ -21,10 +21,12 @@
  *   Callbacks run on engine threads.  Event callbacks come one at a time; the
  *   working set's callback has a thread of its own; the placed and fault
  *   callbacks may run on several threads at once.  The owner's thread calls
- *   the placed callback in fastload_start(), and the thread that calls
- *   fastload_recover() may call the event callback.  A callback may call
- *   fastload_cancel(), fastload_get_stats(), fastload_is_settled() and
- *   fastload_set_background_rate(), and no other function of the engine.
+ *   the placed callback in fastload_start(), and, if all engine threads hang
+ *   in preadv(), the event callback in the calls that wait for them.  The
+ *   thread that calls fastload_recover() may call the event callback, too.  A
+ *   callback may call fastload_cancel(), fastload_get_stats(),
+ *   fastload_is_settled() and fastload_set_background_rate(), and no other
+ *   function of the engine.
  * Blocking: fastload_start() blocks while it loads regions that cannot be
  *   trapped, fastload_wait() until the load is over, fastload_settle() and
  *   fastload_free() until the threads have ended and a recorded working set is
@@ -464,7 +466,7 @@ bool fastload_start(Fastload *fl, GError **error);
  *
  * Goes on waiting for a stalled load, which resumes when the file can be read
  * again.  Once everything is placed, waits for the reads in flight, 2 seconds
- * at most; but a preadv() cannot be left before storage answers.
+ * at most.
  * COMPLETED and SETTLED may come after this returns, but not after
  * fastload_free().
  *

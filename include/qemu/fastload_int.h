@@ -641,6 +641,18 @@ typedef enum FastloadOutcome {
     FASTLOAD_OUTCOME_DELAYED = 1 << 3, /* a fault will be due again */
 } FastloadOutcome;
 
+/*
+ * Is a worker in preadv(), which it cannot leave before storage answers?  The
+ * worker enters and leaves READ with each call.  A load that has waited long
+ * enough for it moves it to LEFT instead, and ends without it: the worker then
+ * touches nothing but its own io, reads and requests, and ends.
+ */
+typedef enum FastloadBlocked {
+    FASTLOAD_BLOCKED_NOT,
+    FASTLOAD_BLOCKED_READ,
+    FASTLOAD_BLOCKED_LEFT,
+} FastloadBlocked;
+
 typedef struct FastloadWorker {
     /* constant after start */
     Fastload *fl;
@@ -679,13 +691,14 @@ typedef struct FastloadWorker {
     uint32_t inflight_count;     /* all requests in flight, urgent ones too */
     uint64_t reaped_ns;          /* when it last found completed requests */
     bool is_window_full;         /* the window stopped it from reading ahead */
-    bool has_abandoned_reads;    /* set as it ends; settle() looks after that */
+    bool has_abandoned_reads;    /* set as it ends, or by whoever leaves it */
     uint32_t file_generation;    /* of the file that new reads come from */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */
     uint32_t may_sleep;          /* in poll(), or about to be: needs a kick */
     uint64_t awake_ns;           /* when this turn began, or when it woke in
                                     it; 0: it sleeps */
+    uint32_t blocked;            /* FastloadBlocked */
 } FastloadWorker;
 
 /* The snapshot: util/fastload-file.c */
@@ -929,6 +942,9 @@ struct Fastload {
     uint32_t ready_count;        /* workers that opened their backend */
     uint32_t live_count;         /* worker threads not yet ended */
     bool has_open_failed;        /* a worker has no backend */
+    bool has_awaiter;            /* a worker that has ended awaits the others */
+    int64_t leave_us;            /* then workers in preadv() are left; of
+                                    g_get_monotonic_time(), from DRAINED on */
     uint64_t complete_ns;
 
     /* lock event_lock: one event callback at a time, in order */
@@ -942,6 +958,8 @@ struct Fastload {
     uint64_t missing_bytes;      /* trapped and not placed */
     uint32_t is_ending;          /* workers leave their loops */
     uint32_t is_unwanted;        /* cancelled, though it may be complete */
+    uint32_t ref_count;          /* the owner's, and one for each worker that
+                                    was left: the last one frees the struct */
 };
 
 /* session: util/fastload.c */
@@ -961,6 +979,8 @@ void fastload_session_kick_all(Fastload *fl, const FastloadWorker *except);
 void fastload_session_worker_ready(FastloadWorker *w);
 /* @w, on its thread, uses nothing of the load any more but its counters. */
 void fastload_session_worker_ended(FastloadWorker *w);
+/* @w, on its thread, was left in preadv() and ends; it may be freed. */
+void fastload_session_worker_left(FastloadWorker *w);
 /* Moves of the state, and their events; no lock is held, any thread. */
 void fastload_session_drained(Fastload *fl);
 void fastload_session_stalled(Fastload *fl);
@@ -1225,7 +1245,9 @@ FastloadArea *fastload_fault_find_area(Fastload *fl, const void *hva);
 /* Allocates all that @w needs; called by start.  main() runs on a thread. */
 bool fastload_worker_prepare(FastloadWorker *w, GError **error);
 void *fastload_worker_main(void *opaque);
+/* Gives back staging and descriptor; and what a thread that was left has. */
 void fastload_worker_release(FastloadWorker *w);
+void fastload_worker_free_reads(FastloadWorker *w);
 
 /* reads: util/fastload-read.c; called by the worker that holds @read */
 /* Asserts what holds in the state that @read has just entered. */

@@ -1,5 +1,5 @@
 /*
- * A gate before the kernel's userfaultfd calls, for unit tests.
+ * A gate before the kernel's userfaultfd calls and preadv(), for unit tests.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <linux/userfaultfd.h>
 #include "fastload-gate.h"
 
@@ -27,6 +28,8 @@ static struct {
     unsigned long held;
     GateSide side;
     GateHold hold;
+    uint32_t read_hold_count; /* so many more reads are held */
+    uint32_t held_read_count;
 } gate;
 
 void gate_refuse(unsigned long request, int error_number)
@@ -83,6 +86,45 @@ void gate_open(void)
     g_mutex_unlock(&gate.lock);
 }
 
+void gate_hold_reads(uint32_t count)
+{
+    g_mutex_lock(&gate.lock);
+    gate.read_hold_count = count;
+    g_mutex_unlock(&gate.lock);
+}
+
+uint32_t gate_held_read_count(void)
+{
+    uint32_t count;
+
+    g_mutex_lock(&gate.lock);
+    count = gate.held_read_count;
+    g_mutex_unlock(&gate.lock);
+    return count;
+}
+
+void gate_open_reads(void)
+{
+    g_mutex_lock(&gate.lock);
+    gate.read_hold_count = gate.held_read_count = 0;
+    g_cond_broadcast(&gate.cond);
+    g_mutex_unlock(&gate.lock);
+}
+
+/* As storage that hangs. */
+static void gate_pass_read(void)
+{
+    g_mutex_lock(&gate.lock);
+    if (gate.read_hold_count) {
+        gate.read_hold_count--;
+        gate.held_read_count++;
+        while (gate.held_read_count) {
+            g_cond_wait(&gate.cond, &gate.lock);
+        }
+    }
+    g_mutex_unlock(&gate.lock);
+}
+
 static bool gate_refuses(unsigned long request, int *ret_error_number)
 {
     bool is_refused;
@@ -133,7 +175,13 @@ static int gate_call(int fd, unsigned long request, void *arg)
     return -1;
 }
 
-/* In the test programs this is found before the C library's function. */
+/* In the test programs these are found before the C library's functions. */
+ssize_t preadv(int fd, const struct iovec *iov, int count, off_t off)
+{
+    gate_pass_read();
+    return syscall(SYS_preadv, fd, iov, count, off, 0);
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     int ret, error_number;

@@ -1,5 +1,5 @@
 /*
- * A gate before the kernel's userfaultfd calls, for unit tests.
+ * A gate before the kernel's userfaultfd calls and preadv(), for unit tests.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -31,5 +31,11 @@ void gate_hold(unsigned long request, GateSide side);
 /* Waits until a call is held. */
 void gate_wait_held(void);
 void gate_open(void);
+
+/* Holds the next @count calls of preadv(), all until gate_open_reads(). */
+void gate_hold_reads(uint32_t count);
+/* So many are held now. */
+uint32_t gate_held_read_count(void);
+void gate_open_reads(void);
 
 #endif /* FASTLOAD_GATE_H */

@@ -17,6 +17,7 @@
 typedef void TsanMutexFunc(GMutex *mutex);
 typedef gboolean TsanTryFunc(GMutex *mutex);
 typedef void TsanCondFunc(GCond *cond, GMutex *mutex);
+typedef gboolean TsanUntilFunc(GCond *cond, GMutex *mutex, gint64 end_us);
 
 /* Looking a symbol up twice does no harm. */
 static void *tsan_real(void **real, const char *name)
@@ -84,5 +85,18 @@ void g_cond_wait(GCond *cond, GMutex *mutex)
     func(cond, mutex);
     __tsan_mutex_pre_lock(mutex, __tsan_mutex_linker_init);
     __tsan_mutex_post_lock(mutex, __tsan_mutex_linker_init, 1);
+}
+
+gboolean g_cond_wait_until(GCond *cond, GMutex *mutex, gint64 end_us)
+{
+    REAL(TsanUntilFunc, "g_cond_wait_until");
+    gboolean is_told;
+
+    __tsan_mutex_pre_unlock(mutex, __tsan_mutex_linker_init);
+    __tsan_mutex_post_unlock(mutex, __tsan_mutex_linker_init);
+    is_told = func(cond, mutex, end_us);
+    __tsan_mutex_pre_lock(mutex, __tsan_mutex_linker_init);
+    __tsan_mutex_post_lock(mutex, __tsan_mutex_linker_init, 1);
+    return is_told;
 }
 #endif /* __SANITIZE_THREAD__ */

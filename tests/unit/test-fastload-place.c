@@ -947,6 +947,74 @@ static void add_test(const char *behaviour, GTestDataFunc func)
     fixture_add_test(path, FIXTURE_NEEDS_UFFD, func, NULL);
 }
 
+/* ---- reads that hang ---- */
+
+static uint32_t place_thread_count(void)
+{
+    FixtureUse use;
+
+    fixture_use_get(&use);
+    return use.thread_count;
+}
+
+static void test_hung_read_of_a_placed_page(const void *opaque)
+{
+    /*
+     * With preadv, a read that hangs and whose page another read has brought
+     * does not keep the load from its end.  Its thread ends when it returns.
+     */
+    uint32_t thread_count = place_thread_count();
+    PlaceTest *t = place_new(NULL, FIXTURE_ANON, FASTLOAD_BACKGROUND_OFF);
+    FixtureToucher toucher;
+
+    gate_hold_reads(1);
+    place_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(gate_held_read_count() == 1);
+    fastload_set_background_rate(t->fl, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    fixture_hurry_until(fixture_events_count(&t->events,
+                                             FASTLOAD_EVENT_COMPLETED));
+    g_assert_true(fastload_wait(t->fl, NULL));
+    fastload_settle(t->fl);
+    g_assert_cmpuint(fixture_events_count(&t->events, FASTLOAD_EVENT_SETTLED),
+                     ==, 1);
+    g_assert_cmpuint(gate_held_read_count(), ==, 1);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    place_free(t);
+    gate_open_reads();
+    fixture_wait_until(place_thread_count() <= thread_count);
+}
+
+static void place_check_hung(uint32_t held_count)
+{
+    uint32_t thread_count = place_thread_count();
+    PlaceTest *t = place_new(NULL, FIXTURE_ANON, 0);
+
+    gate_hold_reads(held_count);
+    place_start(t);
+    fixture_wait_until(gate_held_read_count() == held_count);
+    fastload_cancel(t->fl);
+    test_clock_skip(FASTLOAD_DRAIN_NS_MAX);
+    fastload_settle(t->fl);
+    g_assert_true(fastload_is_settled(t->fl));
+    g_assert_cmpuint(fixture_events_count(&t->events,
+                                          FASTLOAD_EVENT_CANCELLED), ==, 1);
+    /* Whoever touches it now does not wait. */
+    (void)fixture_page_is_right(t->f, 5);
+    place_free(t);
+    g_assert_cmpuint(gate_held_read_count(), ==, held_count);
+    gate_open_reads();
+    fixture_wait_until(place_thread_count() <= thread_count);
+}
+
+static void test_free_with_hung_reads(const void *opaque)
+{
+    /* A load is freed although one of its threads hangs, or all of them. */
+    place_check_hung(1);
+    place_check_hung(2);
+}
+
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
@@ -978,5 +1046,7 @@ int main(int argc, char **argv)
              test_drop_waits_for_the_last_worker);
     add_test("drop-after-cancel", test_drop_after_cancel);
     add_test("many-drops", test_many_drops);
+    add_test("hung-read-of-a-placed-page", test_hung_read_of_a_placed_page);
+    add_test("free-with-hung-reads", test_free_with_hung_reads);
     return g_test_run();
 }
