@@ -91,8 +91,8 @@ static const uint32_t window_gains[FASTLOAD_WINDOW_PHASE_MAX] = {
 /*
  * More short reads of the working set are begun until they take _QUEUED times
  * what they take at least, then fewer; more again when it is _FREE times.  If
- * the fewest take too long, what they take at least grows by one part in
- * _SHARE.
+ * the fewest take too long, what they take at least grows towards that, by one
+ * part in _SHARE of the difference.
  */
 #define WINDOW_PACE_FREE 1.5
 #define WINDOW_PACE_QUEUED 1.75
@@ -351,8 +351,8 @@ static void window_pace_locked(FastloadWindow *w)
     pace->least_ns = MIN(pace->least_ns, median_ns);
     if (pace->count == FASTLOAD_HINT_COUNT_MIN &&
         median_ns > pace->least_ns * WINDOW_PACE_FREE) {
-        /* Fewer would not help: so the storage has become slower. */
-        pace->least_ns += pace->least_ns / WINDOW_PACE_SHARE;
+        /* Fewer would not help: it has become slower, or those were lucky. */
+        pace->least_ns += (median_ns - pace->least_ns) / WINDOW_PACE_SHARE;
     }
     times = (double)median_ns / MAX(pace->least_ns, 1);
     if (window_is_near(fast_ns)) {

@@ -428,6 +428,23 @@ static void test_hints_use_what_is_served(const void *opaque)
     g_assert_false(is_dear);
 }
 
+static void test_hints_that_were_lucky(const void *opaque)
+{
+    /* Where some of the first reads were lucky, that is forgotten soon. */
+    const Server s = { .rtt_ns = 10 * MS, .served_count = 64 };
+    FastloadWindow w = { 0 };
+
+    fastload_window_init(&w);
+    server_first(&w, s.rtt_ns);
+    fastload_window_hint_end(&w, LUCKY_NS);
+    fastload_window_hint_end(&w, LUCKY_NS);
+    server_run(&w, &s, 350);
+    g_assert_cmpuint(fastload_window_hint_count(&w), ==,
+                     FASTLOAD_HINT_COUNT_MAX);
+    g_assert_cmpuint(fastload_window_hint_cost(&w), ==, 0);
+    fastload_window_clear(&w);
+}
+
 static void test_hints_follow_the_server(const void *opaque)
 {
     /* When storage becomes slower but serves as many, all are in flight. */
@@ -488,6 +505,7 @@ int main(int argc, char **argv)
     add_test("half-a-millisecond", test_half_a_millisecond);
     add_test("hints-fit-the-server", test_hints_fit_the_server);
     add_test("hints-use-what-is-served", test_hints_use_what_is_served);
+    add_test("hints-that-were-lucky", test_hints_that_were_lucky);
     add_test("hints-follow-the-server", test_hints_follow_the_server);
     add_test("hints-cost-what-could-be-read",
              test_hints_cost_what_could_be_read);
