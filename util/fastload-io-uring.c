@@ -281,10 +281,12 @@ static void uring_queue(FastloadIo *io, FastloadIoReq *req)
  * whenever the worker sleeps, each descriptor that it serves has an armed
  * watch, and a poll checks readiness when it is armed.  So data that the worker
  * has not read completes the watch at once, and data that arrives later
- * completes it then.
+ * completes it then.  False: the ring has no room for a watch now, so the
+ * worker must not sleep.
  */
-static void uring_watch(FastloadIo *io, bool serves_faults)
+static bool uring_watch(FastloadIo *io, bool serves_faults)
 {
+    bool is_armed = true;
     uintptr_t i;
 
     for (i = 0; i < URING_WATCH_COUNT; i++) {
@@ -299,8 +301,11 @@ static void uring_watch(FastloadIo *io, bool serves_faults)
             io_uring_prep_poll_add(sqe, io->watch_fds[i], POLLIN);
             io_uring_sqe_set_data64(sqe, i);
             io->is_watched[i] = true;
+        } else {
+            is_armed = false;
         }
     }
+    return is_armed;
 }
 
 static void uring_read_completed(FastloadIo *io, FastloadIoReq *req, int res)
@@ -376,11 +381,11 @@ static bool uring_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
         .tv_nsec = timeout_ns % 1000000000,
     };
     struct io_uring_cqe *cqe;
+    bool is_armed = uring_watch(io, serves_faults);
     int ret;
 
-    uring_watch(io, serves_faults);
     uring_collect(io);
-    if (timeout_ns == 0 || io->done.head || io->has_fired) {
+    if (timeout_ns == 0 || !is_armed || io->done.head || io->has_fired) {
         ret = io_uring_submit_and_get_events(&io->ring);
     } else if (timeout_ns < 0) {
         ret = io_uring_submit_and_wait(&io->ring, 1);

@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <dlfcn.h>
+#include <liburing.h>
 #include <sys/eventfd.h>
 #include "qemu/fastload_int.h"
 #include "fastload-fixture.h"
@@ -13,6 +15,21 @@
 /* A multiple of what the submission ring of io_uring holds. */
 #define REQ_COUNT 600u
 #define REQ_PAGE_COUNT 3u
+/* As many as that. */
+#define RING_COUNT 64u
+
+/* The program's own: the kernel may be short of memory for submissions. */
+static bool is_to_refuse;
+
+int io_uring_submit(struct io_uring *ring)
+{
+    static int (*real)(struct io_uring *ring);
+
+    if (!real) {
+        *(void **)&real = dlsym(RTLD_NEXT, "io_uring_submit");
+    }
+    return is_to_refuse ? -EAGAIN : real(ring);
+}
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define IO_IS_SANITIZED true
@@ -610,6 +627,31 @@ static void test_many_reads_wait_at_once(const void *opaque)
     close(proc_fd);
 }
 
+static void test_no_sleep_without_a_watch(const void *ops)
+{
+    /* If a watch finds no room in the ring, poll() returns all the same. */
+    int fds[2];
+    IoTest *t;
+    uint32_t i;
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    t = io_test_new(ops, fds[0], 0);
+    is_to_refuse = true;
+    for (i = 0; i < RING_COUNT; i++) {
+        io_test_queue(t, i, 1, false);
+    }
+    /* None of them returns: nobody writes to the pipe. */
+    g_assert_cmpint(eventfd_write(t->setup.watch_fds[0], 1), ==, 0);
+    while (!t->is_ready[0]) {
+        g_assert_true(t->ops->poll(t->io, -1, true));
+    }
+    is_to_refuse = false;
+    g_assert_null(t->ops->reap(t->io));
+    io_test_free(t);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void io_add(const FastloadIoOps *ops, const char *behaviour,
                    GTestDataFunc func)
 {
@@ -663,6 +705,8 @@ int main(int argc, char **argv)
     fixture_add_test("/fastload/io/io_uring/many-reads-wait-at-once",
                      FIXTURE_NEEDS_URING | FIXTURE_NEEDS_UFFD,
                      test_many_reads_wait_at_once, &fastload_io_uring_ops);
+    io_add(&fastload_io_uring_ops, "no-sleep-without-a-watch",
+           test_no_sleep_without_a_watch);
     io_add(&fastload_io_sync_ops, "urgent-comes-first",
            test_urgent_comes_first);
     io_add(&fastload_io_sync_ops, "read-goes-on", test_read_goes_on_by_preadv);
