@@ -527,7 +527,12 @@ typedef struct FastloadIoSetup {
  */
 typedef struct FastloadIoOps {
     const char *name;
-    bool is_blocking; /* poll() itself reads, and blocks meanwhile */
+    /*
+     * poll() itself reads, and blocks meanwhile.  The load may end without it
+     * (FASTLOAD_BLOCKED_LEFT): after a read it touches requests, is_ready and
+     * what is its own, and no descriptor.
+     */
+    bool is_blocking;
     bool tells_ready; /* sets is_ready of the watched descriptors */
     FastloadIo *(*open)(const FastloadIoSetup *setup,
                         const char **ret_refusal);
