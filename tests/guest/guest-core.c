@@ -22,6 +22,7 @@ enum {
 
 typedef enum Order {
     ORDER_UNIFORM,
+    ORDER_ELSEWHERE,
     ORDER_LINEAR,
     ORDER_WORKING_SET,
 } Order;
@@ -473,6 +474,8 @@ static bool keeps_page(Worker *w, unsigned idx, uint64_t page)
 
 static uint64_t next_page(Worker *w, unsigned idx, uint64_t own)
 {
+    uint64_t random;
+
     switch (atomic_load_explicit(&order, memory_order_relaxed)) {
     case ORDER_LINEAR:
         w->linear = w->linear + 1 < own ? w->linear + 1 : 0;
@@ -481,6 +484,11 @@ static uint64_t next_page(Worker *w, unsigned idx, uint64_t own)
         return rng_next(&w->rng) % ((own + WORKING_SET_SHARE - 1) /
                                     WORKING_SET_SHARE) *
                w->stride % own * worker_count + idx;
+    case ORDER_ELSEWHERE:
+        /* As many numbers are drawn, so the other half stays the same. */
+        random = rng_next(&w->rng);
+        return (random >> 63 ? own - 1 - random % own : random % own) *
+               worker_count + idx;
     case ORDER_UNIFORM:
         break;
     }
@@ -648,6 +656,9 @@ bool core_command(char byte)
         return true;
     case 'u':
         set_order(ORDER_UNIFORM, "u");
+        return true;
+    case 'e':
+        set_order(ORDER_ELSEWHERE, "e");
         return true;
     case 'l':
         set_order(ORDER_LINEAR, "l");
