@@ -23,6 +23,7 @@ enum {
 typedef enum Order {
     ORDER_UNIFORM,
     ORDER_ELSEWHERE,
+    ORDER_HALF_ELSEWHERE,
     ORDER_LINEAR,
     ORDER_WORKING_SET,
 } Order;
@@ -474,9 +475,10 @@ static bool keeps_page(Worker *w, unsigned idx, uint64_t page)
 
 static uint64_t next_page(Worker *w, unsigned idx, uint64_t own)
 {
-    uint64_t random;
+    Order now = atomic_load_explicit(&order, memory_order_relaxed);
+    uint64_t random, at;
 
-    switch (atomic_load_explicit(&order, memory_order_relaxed)) {
+    switch (now) {
     case ORDER_LINEAR:
         w->linear = w->linear + 1 < own ? w->linear + 1 : 0;
         return w->linear * worker_count + idx;
@@ -485,10 +487,14 @@ static uint64_t next_page(Worker *w, unsigned idx, uint64_t own)
                                     WORKING_SET_SHARE) *
                w->stride % own * worker_count + idx;
     case ORDER_ELSEWHERE:
+    case ORDER_HALF_ELSEWHERE:
         /* As many numbers are drawn, so the other half stays the same. */
         random = rng_next(&w->rng);
-        return (random >> 63 ? own - 1 - random % own : random % own) *
-               worker_count + idx;
+        at = random % own;
+        if (now == ORDER_ELSEWHERE || random >> 63) {
+            at = own - 1 - at;
+        }
+        return at * worker_count + idx;
     case ORDER_UNIFORM:
         break;
     }
@@ -659,6 +665,9 @@ bool core_command(char byte)
         return true;
     case 'e':
         set_order(ORDER_ELSEWHERE, "e");
+        return true;
+    case 'f':
+        set_order(ORDER_HALF_ELSEWHERE, "f");
         return true;
     case 'l':
         set_order(ORDER_LINEAR, "l");

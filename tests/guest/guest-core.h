@@ -23,7 +23,7 @@
  *   FASTLOAD SWEEP pages=N wrong=N ms=N worst_us=N
  *   FASTLOAD WRONG page=N got=... expected=...
  *   FASTLOAD KEEPS page=N cpu=N
- *   FASTLOAD ORDER letter       the answer to 'u', 'e', 'l' and 'h'
+ *   FASTLOAD ORDER letter       the answer to 'u', 'e', 'f', 'l' and 'h'
  *   FASTLOAD FAIL reason
  * Bytes read from it, by core_command():
  *   's'  sweep over every page, scattered
@@ -33,8 +33,9 @@
  *   'k'  the last processor keeps to one page from now on, which it has visited
  *        before: it says which, and goes on to verify and write that page
  *   'u'  visit pages at random, uniformly (the default)
- *   'e'  the same, but half of the visits are elsewhere: each second one, on
- *        average, is of another page than it would have been after 'u'
+ *   'e'  the same, but elsewhere: each visit is of another page than it would
+ *        have been after 'u'
+ *   'f'  half elsewhere: so is each second visit, on average
  *   'l'  visit them one after another
  *   'h'  visit a working set: one page in 16, always the same
  *   '0' to '6'  think that many powers of ten of nanoseconds between two

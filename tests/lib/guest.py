@@ -40,9 +40,10 @@ READY = r"^FASTLOAD READY"
 REBOOT, SWEEP, KEEP_TO_ONE_PAGE = b"r", b"s", b"k"
 MOUNT, UNMOUNT = b"m", b"n"     # Linux only: a folder of virtiofsd
 THINK_1_MS = b"6"           # compute for 1 ms between two pages
-# Which pages it visits: any, always the same sixteenth of them, or half of
-# those that UNIFORM would visit, and other ones instead of the other half.
-UNIFORM, WORKING_SET, HALF_ELSEWHERE = b"u", b"h", b"e"
+# Which pages it visits: any, or always the same sixteenth of them.
+UNIFORM, WORKING_SET = b"u", b"h"
+# Instead of the pages that UNIFORM would visit, or of half of them, others.
+ELSEWHERE, HALF_ELSEWHERE = b"e", b"f"
 OVERWRITE = b"w"
 # Only the probe guest knows these.
 READ_SECTOR, START_PLUGGED_DISK = b"b", b"d"
