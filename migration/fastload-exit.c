@@ -11,6 +11,7 @@
  * vCPU waits under KVM, nor while one runs: then the process ends before that.
  */
 #include "qemu/osdep.h"
+#include <poll.h>
 #include "block/block-global-state.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
@@ -182,6 +183,18 @@ static int64_t exit_stuck_us(IncomingLoad *load, int64_t *told_us)
     return now_us - MIN(now_us, MAX(*told_us, begin_us));
 }
 
+/* Says why only if that does not wait for somebody who reads it. */
+static G_NORETURN void exit_at_once(void)
+{
+    struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+    if (poll(&pollfd, 1, 0) > 0) {
+        error_report("fast load: QEMU waits for pages that cannot be read, and "
+                     "ends without cleaning up");
+    }
+    _exit(EXIT_FAILURE);
+}
+
 /*
  * The main thread may wait for a page that does not come: when it touches the
  * page, in a system call, for the BQL of a thread that waits, or for a disk's
@@ -193,6 +206,7 @@ static void *exit_watch(void *opaque)
 {
     IncomingLoad *load = opaque;
     int64_t told_us = 0;
+    bool is_stuck;
 
     qemu_mutex_lock(&load->lock);
     while (load->engine &&
@@ -202,12 +216,11 @@ static void *exit_watch(void *opaque)
         exit_forget_old_waits(load);
         qemu_cond_timedwait(&load->watch_cond, &load->lock, EXIT_WATCH_MS);
     }
-    if (load->engine) {
-        error_report("fast load: QEMU waits for pages that cannot be read, and "
-                     "ends without cleaning up");
-        _exit(EXIT_FAILURE);
-    }
+    is_stuck = load->engine;
     qemu_mutex_unlock(&load->lock);
+    if (is_stuck) {
+        exit_at_once();
+    }
     return NULL;
 }
 
