@@ -57,6 +57,26 @@ typedef struct ExitWait {
     bool is_left;       /* of a vCPU for which the end of QEMU does not wait */
 } ExitWait;
 
+static bool exit_is_over(const IncomingLoad *load, const ExitWait *wait)
+{
+    return fastload_is_loaded(load->engine, wait->hva, 1);
+}
+
+/*
+ * Engine threads may note faults of a thread in another order than they came
+ * in: then the one that is noted last has been answered, and the thread waits
+ * for the page that was noted before.
+ */
+static bool exit_comes_late(const IncomingLoad *load, const ExitWait *wait,
+                            const void *hva)
+{
+    /* NULL: it is about to be freed, which waits for this thread. */
+    Fastload *engine = qatomic_read(&load->engine);
+
+    return engine && fastload_is_loaded(engine, hva, 1) &&
+           !fastload_is_loaded(engine, wait->hva, 1);
+}
+
 void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
 {
     ExitWait *wait;
@@ -66,6 +86,8 @@ void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
     if (!wait) {
         wait = g_new0(ExitWait, 1);
         g_hash_table_insert(load->waits, GUINT_TO_POINTER(tid), wait);
+    } else if (exit_comes_late(load, wait, hva)) {
+        return;
     }
     /* A thread that faults on the same page again has waited since then. */
     if (wait->hva != hva) {
@@ -73,11 +95,6 @@ void incoming_load_note_wait(IncomingLoad *load, const void *hva, uint32_t tid)
         wait->begin_us = g_get_monotonic_time();
         wait->is_left = false;
     }
-}
-
-static bool exit_is_over(const IncomingLoad *load, const ExitWait *wait)
-{
-    return fastload_is_loaded(load->engine, wait->hva, 1);
 }
 
 static gboolean exit_forget_if_over(gpointer tid, gpointer wait,

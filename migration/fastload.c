@@ -410,7 +410,7 @@ static void load_release(IncomingLoad *load)
             /* A load that never began has no figures. */
             load->last = load->watcher ? incoming_load_figures_locked(load)
                                        : NULL;
-            load->engine = NULL;
+            qatomic_set(&load->engine, NULL);
             qemu_cond_broadcast(&load->watch_cond);
         }
     }
