@@ -367,17 +367,22 @@ bool migration_fastload_check_save(Error **errp)
     return load_is_readable("save", "memory cannot be saved", errp);
 }
 
+static bool load_is_this_file(const struct stat *ours,
+                              const struct stat *theirs)
+{
+    return S_ISBLK(ours->st_mode)
+        ? S_ISBLK(theirs->st_mode) && ours->st_rdev == theirs->st_rdev
+        : ours->st_dev == theirs->st_dev && ours->st_ino == theirs->st_ino;
+}
+
 /* False: the file that QEMU would write to is the one that is loaded. */
 static bool load_may_overwrite(IncomingLoad *load, const struct stat *theirs,
                                Error **errp)
 {
-    const struct stat *ours = &load->file_stat;
-
     /* Not fstat() of the file that is read: its storage may hang. */
     QEMU_LOCK_GUARD(&load->lock);
-    if (!(S_ISBLK(ours->st_mode)
-          ? S_ISBLK(theirs->st_mode) && ours->st_rdev == theirs->st_rdev
-          : ours->st_dev == theirs->st_dev && ours->st_ino == theirs->st_ino)) {
+    if (!load_is_this_file(&load->file_stat, theirs) &&
+        !load_is_this_file(&load->copy_stat, theirs)) {
         return true;
     }
     return load_refuse_locked(load, "migrate", "it cannot be written to",

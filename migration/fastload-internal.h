@@ -189,6 +189,8 @@ typedef struct IncomingLoad {
      */
     char *filename;
     struct stat file_stat;   /* of the same: which file it is */
+    struct stat copy_stat;   /* of a copy that is being taken over, else the
+                                same as file_stat */
     LoadPhase phase;         /* also atomic: read without the lock as a hint */
     FastloadFailure failure; /* why it is PAUSED, or FAILED by a read */
     bool has_failure;        /* FAILED by a read */

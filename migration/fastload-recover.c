@@ -247,6 +247,7 @@ static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
 
     WITH_QEMU_LOCK_GUARD(&load->lock) {
         load->is_copy_new = true;
+        load->copy_stat = recovery->file_stat;
         /* Before the engine resumes: that event names the file. */
         old_name = load->filename;
         load->filename = g_strdup(recovery->name);
@@ -261,6 +262,7 @@ static void recover_read_on(IncomingLoad *load, const Recovery *recovery,
             error_setg(errp, "cannot read on from '%s': %s",
                        recovery->name, gerr->message);
         }
+        load->copy_stat = load->file_stat;
     }
     incoming_load_recovered(load);
 }

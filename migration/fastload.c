@@ -667,7 +667,7 @@ static bool load_find_file(IncomingLoad *load, QEMUFile *f, off_t *ret_end,
         return false;
     }
     WITH_QEMU_LOCK_GUARD(&load->lock) {
-        load->file_stat = ours;
+        load->file_stat = load->copy_stat = ours;
     }
     *ret_end = end;
     return true;
