@@ -91,32 +91,64 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     }
 }
 
+static void fault_answer_all(FastloadWorker *w, const FastloadUffdFault *msgs,
+                             int count)
+{
+    uint64_t now_ns = fastload_stats_now_ns();
+    int i;
+
+    __atomic_store_n(&w->fl->sched.last_fault_ns, now_ns, __ATOMIC_RELAXED);
+    for (i = 0; i < count; i++) {
+        fault_answer(w, &msgs[i], now_ns);
+    }
+}
+
 bool fastload_fault_drain(FastloadWorker *w)
 {
     Fastload *fl = w->fl;
-    uint32_t total_count = 0;
+    uint32_t total_count = w->early_fault_count;
+    bool has_any = false;
     FastloadUffdFault msgs[FASTLOAD_FAULT_BATCH_MAX];
-    int count, i;
+    int count = FASTLOAD_FAULT_BATCH_MAX;
 
-    do {
-        uint32_t room = fastload_sched_fault_room(fl);
-        uint64_t now_ns;
+    while (count == FASTLOAD_FAULT_BATCH_MAX &&
+           total_count < FASTLOAD_FAULT_TURN_MAX) {
+        uint32_t count_max = MIN(FASTLOAD_FAULT_BATCH_MAX,
+                                 FASTLOAD_FAULT_TURN_MAX - total_count);
 
-        if (!room) {
+        count_max = MIN(count_max, fastload_sched_fault_room(fl));
+        if (!count_max) {
             break;
         }
-        count = fastload_uffd_read(fl->uffd, msgs,
-                                   MIN(room, FASTLOAD_FAULT_BATCH_MAX));
+        count = fastload_uffd_read(fl->uffd, msgs, count_max);
         if (count <= 0) {
             break;
         }
+        has_any = true;
         total_count += count;
-        now_ns = fastload_stats_now_ns();
-        __atomic_store_n(&fl->sched.last_fault_ns, now_ns, __ATOMIC_RELAXED);
-        for (i = 0; i < count; i++) {
-            fault_answer(w, &msgs[i], now_ns);
-        }
-    } while (count == FASTLOAD_FAULT_BATCH_MAX &&
-             total_count < FASTLOAD_FAULT_TURN_MAX);
-    return total_count;
+        fault_answer_all(w, msgs, count);
+    }
+    return has_any;
+}
+
+uint32_t fastload_fault_take_batch(FastloadWorker *w)
+{
+    FastloadUffdFault msgs[FASTLOAD_FAULT_BATCH_MAX];
+    int count = fastload_uffd_take(&w->batch, msgs);
+
+    /* Those for which the queue has no room fault again. */
+    fault_answer_all(w, msgs, count);
+    return count;
+}
+
+void fastload_fault_repeat_all(Fastload *fl)
+{
+    guint i;
+
+    for (i = 0; i < fl->areas->len; i++) {
+        FastloadArea *area = g_ptr_array_index(fl->areas, i);
+
+        /* Where nothing is trapped any more, this does nothing. */
+        fastload_uffd_wake(fl->uffd, area->hva, area->len_bytes);
+    }
 }

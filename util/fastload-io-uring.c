@@ -28,6 +28,16 @@
 /* A watch has its number as user_data, a request its address. */
 #define URING_WATCH_COUNT FASTLOAD_IO_WATCH_MAX
 /*
+ * Messages are read by the ring only where the kernel does so on this thread,
+ * in io_uring_enter().  Else a worker that hangs in another call might get
+ * messages there, which no other worker sees.
+ */
+#ifdef IORING_SETUP_DEFER_TASKRUN
+#define URING_DEFERS IORING_SETUP_DEFER_TASKRUN
+#else
+#define URING_DEFERS 0u
+#endif
+/*
  * Linux 6.18 charges at least two pages of 4096 bytes for a ring: one for the
  * submission entries (64 bytes each), one for the completion entries (16 bytes
  * each, and 4 for each submission entry).  These counts fit into the two pages;
@@ -53,6 +63,7 @@ struct FastloadIo {
     int watch_fds[URING_WATCH_COUNT];
     bool is_watched[URING_WATCH_COUNT];
     bool *is_ready;          /* the worker's, or NULL */
+    FastloadFaultBatch *batch; /* the worker's; NULL: faults are only watched */
     bool has_fixed_file;
     bool has_fired;          /* a watch has completed since the last poll() */
     uint32_t again_count;    /* submissions refused in a row */
@@ -195,6 +206,10 @@ static FastloadIo *uring_open(const FastloadIoSetup *setup,
     io->fds[1] = setup->direct_fd;
     memcpy(io->watch_fds, setup->watch_fds, sizeof(io->watch_fds));
     io->is_ready = setup->is_ready;
+    if (setup->batch && (io->ring.flags & URING_DEFERS)) {
+        io->batch = setup->batch;
+        io->batch->is_used = true;
+    }
     /* Registering the files saves a lookup in each read. */
     io->has_fixed_file =
         io_uring_register_files(&io->ring, io->fds, 2) == 0;
@@ -281,8 +296,13 @@ static void uring_queue(FastloadIo *io, FastloadIoReq *req)
  * whenever the worker sleeps, each descriptor that it serves has an armed
  * watch, and a poll checks readiness when it is armed.  So data that the worker
  * has not read completes the watch at once, and data that arrives later
- * completes it then.  False: the ring has no room for a watch now, so the
- * worker must not sleep.
+ * completes it then.  False: the ring has no room for a watch now, or the
+ * worker has messages to take, so it must not sleep.
+ *
+ * With a batch, the watch of the userfaultfd is a read into it, which saves the
+ * worker the read.  If that fails, because a kernel cannot wait in such a read,
+ * polls go on.  A read that is still armed when the ring is closed fails, too:
+ * it would be carried out on this thread.
  */
 static bool uring_watch(FastloadIo *io, bool serves_faults)
 {
@@ -290,20 +310,26 @@ static bool uring_watch(FastloadIo *io, bool serves_faults)
     uintptr_t i;
 
     for (i = 0; i < URING_WATCH_COUNT; i++) {
+        bool reads = i == FASTLOAD_IO_WATCH_FAULTS && io->batch;
         struct io_uring_sqe *sqe;
 
         if (io->is_watched[i] || io->watch_fds[i] < 0 ||
             (i == FASTLOAD_IO_WATCH_FAULTS && !serves_faults)) {
             continue;
         }
-        sqe = uring_get_sqe(io);
-        if (sqe) {
-            io_uring_prep_poll_add(sqe, io->watch_fds[i], POLLIN);
-            io_uring_sqe_set_data64(sqe, i);
-            io->is_watched[i] = true;
-        } else {
+        sqe = reads && io->batch->len_bytes ? NULL : uring_get_sqe(io);
+        if (!sqe) {
             is_armed = false;
+            continue;
         }
+        if (reads) {
+            io_uring_prep_read(sqe, io->watch_fds[i], io->batch->words,
+                               sizeof(io->batch->words), 0);
+        } else {
+            io_uring_prep_poll_add(sqe, io->watch_fds[i], POLLIN);
+        }
+        io_uring_sqe_set_data64(sqe, i);
+        io->is_watched[i] = true;
     }
     return is_armed;
 }
@@ -335,6 +361,25 @@ static void uring_read_completed(FastloadIo *io, FastloadIoReq *req, int res)
     uring_start(io, req);
 }
 
+static void uring_watch_fired(FastloadIo *io, uint64_t watch, int res)
+{
+    io->is_watched[watch] = false;
+    io->has_fired = true;
+    if (io->batch && watch == FASTLOAD_IO_WATCH_FAULTS) {
+        if (res > 0) {
+            io->batch->len_bytes = res;
+        } else {
+            /* From now on, a poll tells; the next one is armed at once. */
+            trace_fastload_uring_polls_faults(io, -res);
+            io->batch->is_used = false;
+            io->batch = NULL;
+        }
+    }
+    if (io->is_ready) {
+        io->is_ready[watch] = true;
+    }
+}
+
 static void uring_collect(FastloadIo *io)
 {
     struct io_uring_cqe *cqe;
@@ -345,11 +390,7 @@ static void uring_collect(FastloadIo *io)
 
         count++;
         if (data < URING_WATCH_COUNT) {
-            io->is_watched[data] = false;
-            io->has_fired = true;
-            if (io->is_ready) {
-                io->is_ready[data] = true;
-            }
+            uring_watch_fired(io, data, cqe->res);
         } else if (data != LIBURING_UDATA_TIMEOUT) {
             uring_read_completed(io, (FastloadIoReq *)(uintptr_t)data,
                                  cqe->res);
@@ -416,6 +457,9 @@ static void uring_close(FastloadIo *io)
         return;
     }
     io_uring_queue_exit(&io->ring);
+    if (io->batch) {
+        io->batch->is_used = false;
+    }
     g_free(io);
 }
 

@@ -205,19 +205,16 @@ int fastload_uffd_zero(int uffd, void *hva, uint64_t len_bytes,
                       ret_done_bytes);
 }
 
-int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
-                       uint32_t count_max)
-{
-    struct uffd_msg msgs[FASTLOAD_FAULT_BATCH_MAX];
-    uint32_t count = 0;
-    ssize_t got, i;
+QEMU_BUILD_BUG_ON(sizeof(struct uffd_msg) != FASTLOAD_FAULT_MSG_BYTES);
 
-    assert(count_max <= FASTLOAD_FAULT_BATCH_MAX);
-    got = read(uffd, msgs, count_max * sizeof(msgs[0]));
-    if (got < 0) {
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    }
-    for (i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
+/* The page faults among the messages. */
+static int uffd_parse(const struct uffd_msg *msgs, size_t msg_count,
+                      FastloadUffdFault *ret_faults)
+{
+    uint32_t count = 0;
+    size_t i;
+
+    for (i = 0; i < msg_count; i++) {
         if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
             ret_faults[count++] = (FastloadUffdFault) {
                 .hva = msgs[i].arg.pagefault.address,
@@ -227,5 +224,30 @@ int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
             };
         }
     }
+    return count;
+}
+
+int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
+                       uint32_t count_max)
+{
+    struct uffd_msg msgs[FASTLOAD_FAULT_BATCH_MAX];
+    ssize_t got;
+
+    assert(count_max <= FASTLOAD_FAULT_BATCH_MAX);
+    got = read(uffd, msgs, count_max * sizeof(msgs[0]));
+    if (got < 0) {
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    }
+    return uffd_parse(msgs, got / sizeof(msgs[0]), ret_faults);
+}
+
+int fastload_uffd_take(FastloadFaultBatch *batch,
+                       FastloadUffdFault *ret_faults)
+{
+    int count = uffd_parse((const struct uffd_msg *)batch->words,
+                           batch->len_bytes / sizeof(struct uffd_msg),
+                           ret_faults);
+
+    batch->len_bytes = 0;
     return count;
 }

@@ -136,6 +136,8 @@ static void worker_open_io(FastloadWorker *w, const FastloadIoOps *ops)
             [FASTLOAD_IO_WATCH_KICKS] = w->kick_fd,
         },
         .is_ready = w->is_ready,
+        /* Others only help with faults, so they must not wait for them. */
+        .batch = w->idx == 0 ? &w->batch : NULL,
         .staging = w->staging,
         /*
          * Registering pins memory.  Pinning the staging of chunks would cost
@@ -234,10 +236,14 @@ static void worker_issue_req(FastloadWorker *w, FastloadRead *read,
  * A thread that has just got its page may already have faulted on the next one.
  * The worker guesses so and reads the userfaultfd without waiting for the
  * backend to report it, which saves a system call.  After a wrong guess it
- * places WORKER_GUESS_SHARE pages before it guesses again.
+ * places WORKER_GUESS_SHARE pages before it guesses again.  A backend that
+ * reads the messages itself saves that call always.
  */
 static void worker_guess_fault(FastloadWorker *w)
 {
+    if (w->batch.is_used) {
+        return;
+    }
     if (w->unguessed_count) {
         w->unguessed_count--;
     } else if (!w->is_ready[FASTLOAD_IO_WATCH_FAULTS]) {
@@ -247,8 +253,12 @@ static void worker_guess_fault(FastloadWorker *w)
 
 static bool worker_take_faults(FastloadWorker *w)
 {
-    bool has_new = worker_take_ready(w, FASTLOAD_IO_WATCH_FAULTS) &&
-                   fastload_fault_drain(w);
+    bool has_new = w->early_fault_count;
+
+    if (worker_take_ready(w, FASTLOAD_IO_WATCH_FAULTS)) {
+        has_new |= fastload_fault_drain(w);
+    }
+    w->early_fault_count = 0;
 
     if (w->is_guessing && !has_new) {
         w->unguessed_count = WORKER_GUESS_SHARE;
@@ -858,6 +868,11 @@ static void worker_leave_ring(FastloadWorker *w)
     w->io_ops->close(w->io);
     worker_open_io(w, &fastload_io_sync_ops);
     assert(w->io); /* with so little memory, GLib also ends the program */
+    if (w->idx == 0) {
+        /* The ring may have taken messages that nobody will see. */
+        fastload_fault_repeat_all(w->fl);
+        w->repeat_ns = fastload_stats_now_ns() + FASTLOAD_RING_END_NS;
+    }
     for (i = 0; i < count; i++) {
         FastloadIoReq *req = &w->reqs[i];
         FastloadRead *read = req->read;
@@ -987,6 +1002,9 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
     uint64_t due_ns =
         fastload_sched_next_due_ns(w->fl, worker_times_faults(w, turn), false);
 
+    if (w->repeat_ns) {
+        due_ns = MIN(due_ns, w->repeat_ns);
+    }
     due_ns = MIN(due_ns, worker_read_due_ns(w, turn));
     due_ns = MIN(due_ns, worker_place_due_ns(w, turn));
     if (fastload_record_is_on(w->fl)) {
@@ -1150,6 +1168,20 @@ static void worker_end_recording(FastloadWorker *w, const WorkerTurn *turn)
     }
 }
 
+/*
+ * The kernel ends a ring some time after close().  It may take one more message
+ * meanwhile, if a thread faulted just before and the kernel lacks the change
+ * "io_uring: include dying ring in task_work 'should cancel' state" of 2025.
+ * So all threads that wait are woken once more.
+ */
+static void worker_repeat_faults(FastloadWorker *w, uint64_t now_ns)
+{
+    if (w->repeat_ns && now_ns >= w->repeat_ns) {
+        w->repeat_ns = 0;
+        fastload_fault_repeat_all(w->fl);
+    }
+}
+
 static void worker_turn(FastloadWorker *w)
 {
     WorkerTurn turn = worker_turn_of(w, fastload_stats_now_ns());
@@ -1159,6 +1191,7 @@ static void worker_turn(FastloadWorker *w)
     if (worker_must_leave_ring(w)) {
         worker_leave_ring(w);
     }
+    worker_repeat_faults(w, turn.now_ns);
     worker_note_file(w);
     worker_end_recording(w, &turn);
     if (turn.serves_faults) {
@@ -1174,6 +1207,13 @@ static void worker_turn(FastloadWorker *w)
     }
     if (worker_was_left(w)) {
         return;
+    }
+    if (w->batch.len_bytes) {
+        /* Nobody else sees these, so they are queued before anything hangs. */
+        w->early_fault_count = fastload_fault_take_batch(w);
+        /* If the batch was not full, the ring has taken all there were. */
+        w->is_ready[FASTLOAD_IO_WATCH_FAULTS] =
+            w->early_fault_count == FASTLOAD_FAULT_BATCH_MAX;
     }
     worker_reap(w);
     has_hint = w->ready_hints;

@@ -38,6 +38,13 @@ QEMU_BUILD_BUG_ON(FASTLOAD_CHUNK_PAGE_COUNT_MAX /
  */
 #define FASTLOAD_COLLAPSE_BYTES_MAX (8u << 20)
 #define FASTLOAD_COLLAPSE_NS_MIN (1000 * 1000 * 1000ull)
+/*
+ * Nobody waits for a huge page.  While processors are short, such a pause
+ * follows each chunk; of all pauses together, no more than
+ * FASTLOAD_COLLAPSE_PAUSES_NS_MAX.
+ */
+#define FASTLOAD_COLLAPSE_PAUSE_NS (50 * 1000 * 1000ull)
+#define FASTLOAD_COLLAPSE_PAUSES_NS_MAX (5 * 1000 * 1000 * 1000ull)
 
 /*
  * A chunk is read around the page cache if more than one part in so many of its
@@ -160,6 +167,9 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 #define FASTLOAD_RECORD_AWAIT_NS (10 * 1000 * 1000 * 1000ull)
 #define FASTLOAD_FAULT_COUNT_MAX 1024
 #define FASTLOAD_FAULT_BATCH_MAX 16
+#define FASTLOAD_FAULT_MSG_BYTES 32u
+/* So long after close(), the kernel has ended a ring. */
+#define FASTLOAD_RING_END_NS (100 * 1000 * 1000ull)
 /*
  * A worker answers so many messages before it does anything else.  An answer
  * may include the placement of a page, and a guest that touches zero pages, or
@@ -475,6 +485,14 @@ struct FastloadRead {
 
 typedef struct FastloadIo FastloadIo;
 
+/* Messages that a backend has read from the userfaultfd for its worker. */
+typedef struct FastloadFaultBatch {
+    /* As read(2) gives them; see fastload_uffd_take(). */
+    uint64_t words[FASTLOAD_FAULT_BATCH_MAX * FASTLOAD_FAULT_MSG_BYTES / 8];
+    uint32_t len_bytes;  /* 0: the backend may read the next ones */
+    bool is_used;        /* the backend reads them; false: it only watches */
+} FastloadFaultBatch;
+
 typedef enum FastloadIoWatch {
     FASTLOAD_IO_WATCH_FAULTS, /* the userfaultfd */
     FASTLOAD_IO_WATCH_KICKS,  /* the worker's eventfd */
@@ -490,6 +508,11 @@ typedef struct FastloadIoSetup {
      * descriptors that may be readable.  NULL in some tests.
      */
     bool *is_ready;
+    /*
+     * The worker's, as long-lived as the load.  The backend may fill it instead
+     * of telling that the userfaultfd is readable.  NULL: it only tells.
+     */
+    FastloadFaultBatch *batch;
     uint8_t *staging;        /* the first fixed_bytes may be registered */
     size_t fixed_bytes;
     uint32_t req_count_max;  /* queued or in flight at any time */
@@ -514,9 +537,12 @@ typedef struct FastloadIoSetup {
  *         backend did not look at.  A descriptor that is watched and readable
  *         when poll() would sleep is told again, even if the worker has read
  *         from it meanwhile.  Without tells_ready, the worker reads from the
- *         descriptors in each turn.  False: the backend does not work any more.
+ *         descriptors in each turn.  A backend that has a batch with is_used
+ *         fills it when it is empty and @serves_faults, and then sets is_ready
+ *         of the userfaultfd.  False: the backend does not work any more.
  *         Requests that reap() does not return will not complete, but the
- *         kernel may still write to their buffers.
+ *         kernel may still write to their buffers.  Messages that it has read
+ *         may be lost: the threads that wait must be woken to fault again.
  * reap:   a completed request, or NULL.  Either done_bytes is len_bytes and
  *         error is 0, or error is -errno (-ENODATA: end of file).  The backend
  *         resumes short reads and repeats those that were interrupted.
@@ -681,8 +707,12 @@ typedef struct FastloadWorker {
     const char *io_refusal;      /* why fl->io_ops could not be opened */
     bool is_io_broken;           /* poll() returned false */
     bool is_ready[FASTLOAD_IO_WATCH_MAX]; /* may be readable */
+    FastloadFaultBatch batch;    /* of the first worker */
     uint32_t unguessed_count;    /* see worker_guess_fault() */
     bool is_guessing;
+    uint32_t early_fault_count;  /* taken from batch in the turn before */
+    uint64_t repeat_ns;          /* when to wake all threads that wait, because
+                                    a ring was closed; 0: never */
     FastloadIoReq *free_reqs;
     FastloadRead *free_urgent;
     FastloadRead *free_hints;
@@ -1239,10 +1269,15 @@ void fastload_sched_check(Fastload *fl);
 
 /* faults: util/fastload-fault.c */
 /*
- * Answers messages of the userfaultfd, FASTLOAD_FAULT_TURN_MAX or a few more;
- * those that are left keep it readable.  Returns whether there were any.
+ * Answers messages of the userfaultfd, FASTLOAD_FAULT_TURN_MAX at most with
+ * those of the batch since the last call; those that are left keep it readable.
+ * Returns whether there were any.
  */
 bool fastload_fault_drain(FastloadWorker *w);
+/* Answers those that the backend has read.  Returns how many there were. */
+uint32_t fastload_fault_take_batch(FastloadWorker *w);
+/* Lets every thread that waits for a page fault again. */
+void fastload_fault_repeat_all(Fastload *fl);
 /* The trapped region that @hva lies in, or NULL. */
 FastloadArea *fastload_fault_find_area(Fastload *fl, const void *hva);
 
@@ -1361,6 +1396,20 @@ void fastload_huge_staging_renew(uint8_t *buf);
 void fastload_huge_staging_drop(uint8_t *buf);
 /* Collapses dense chunks that were not moved; by the last worker, COMPLETED. */
 void fastload_huge_collapse(FastloadWorker *w);
+/* How far collapsing has come. */
+typedef struct FastloadCollapse {
+    uint64_t end_ns;    /* no call begins after that */
+    uint64_t paused_ns; /* in all pauses */
+    uint64_t chunk_max; /* of the next call */
+} FastloadCollapse;
+/*
+ * How long to pause after a call that took @wall_ns and used @cpu_ns of
+ * processor time.  A call that took longer than it worked has waited, most
+ * likely for a processor, because this guest or another one is busy.  Those
+ * come first.
+ */
+uint64_t fastload_huge_pause_ns(FastloadCollapse *collapse, uint64_t wall_ns,
+                                uint64_t cpu_ns);
 
 /* the snapshot file: util/fastload-file.c */
 /*
@@ -1445,5 +1494,8 @@ typedef struct FastloadUffdFault {
 /* Returns how many messages it has read, 0: none waits, or -errno. */
 int fastload_uffd_read(int uffd, FastloadUffdFault *ret_faults,
                        uint32_t count_max);
+/* The same of what a backend has read; empties @batch. */
+int fastload_uffd_take(FastloadFaultBatch *batch,
+                       FastloadUffdFault *ret_faults);
 
 #endif /* QEMU_FASTLOAD_INT_H */

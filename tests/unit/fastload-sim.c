@@ -59,6 +59,7 @@ struct FastloadIo {
     int fd;
     int watch_fds[SIM_WATCH_COUNT];
     /* worker thread only */
+    FastloadFaultBatch *batch; /* the worker's, or NULL */
     GRand *rand;
     uint32_t turn;
     uint32_t pending_turn; /* polls with requests pending */
@@ -332,6 +333,7 @@ static FastloadIo *sim_open(const FastloadIoSetup *setup,
     g_mutex_unlock(&sim.lock);
     io = g_new0(FastloadIo, 1);
     io->fd = setup->fd;
+    io->batch = setup->batch;
     io->rand = g_rand_new_with_seed(seed);
     for (i = 0; i < SIM_WATCH_COUNT; i++) {
         io->watch_fds[i] = i == SIM_WATCH_OWN
@@ -562,16 +564,52 @@ static void sim_sleep(FastloadIo *io)
     g_mutex_unlock(&sim.lock);
 }
 
+/* Takes messages from the userfaultfd, as a ring that reads them does. */
+static void sim_read_faults(FastloadIo *io)
+{
+    ssize_t got = read(io->watch_fds[FASTLOAD_IO_WATCH_FAULTS],
+                       io->batch->words, sizeof(io->batch->words));
+
+    io->batch->len_bytes = MAX(got, 0);
+}
+
+/* What a ring has read is lost when it breaks. */
+static void sim_lose_faults(FastloadIo *io)
+{
+    struct pollfd watch = {
+        .fd = io->watch_fds[FASTLOAD_IO_WATCH_FAULTS], .events = POLLIN,
+    };
+    bool waits;
+
+    g_mutex_lock(&sim.lock);
+    waits = sim.config.breaks_with_fault;
+    g_mutex_unlock(&sim.lock);
+    if (waits) {
+        g_assert_cmpint(poll(&watch, 1, -1), ==, 1);
+    }
+    sim_read_faults(io);
+    io->batch->len_bytes = 0;
+}
+
 static bool sim_poll(FastloadIo *io, int64_t timeout_ns, bool serves_faults)
 {
+    bool reads_faults = io->batch && serves_faults && !io->batch->len_bytes;
+
     g_mutex_lock(&sim.lock);
     sim.poll_count++;
     io->poll_count++;
     g_mutex_unlock(&sim.lock);
     if (sim_breaks(io)) {
+        if (reads_faults) {
+            sim_lose_faults(io);
+        }
         return false;
     }
-    if (sim_turn(io) || io->done || timeout_ns == 0) {
+    if (reads_faults && g_rand_boolean(io->rand)) {
+        sim_read_faults(io);
+    }
+    if ((io->batch && io->batch->len_bytes) || sim_turn(io) || io->done ||
+        timeout_ns == 0) {
         return true;
     }
     g_mutex_lock(&sim.lock);

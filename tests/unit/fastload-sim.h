@@ -26,6 +26,7 @@ typedef struct SimConfig {
     uint32_t delay_turns_max; /* polls that a piece may take */
     uint32_t break_permille;  /* of the polls with requests pending */
     uint32_t break_turn;      /* breaks at this one of them; 0: at random */
+    bool breaks_with_fault;   /* not before it can take a fault along */
 } SimConfig;
 
 typedef enum SimHold {

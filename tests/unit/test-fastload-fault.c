@@ -3208,6 +3208,35 @@ static void test_broken_backend_is_left(const void *opaque)
     }
 }
 
+static void test_faults_of_a_broken_ring(const void *opaque)
+{
+    /* A fault whose message a ring has read when it breaks is not lost. */
+    SimConfig sim_config = { .break_turn = 1, .breaks_with_fault = true };
+    FastloadConfig config = {
+        .worker_count = 1,
+        .background_bytes_per_s = FASTLOAD_BACKGROUND_OFF,
+    };
+    FixtureToucher touchers[2];
+    FaultTest *t;
+    int i;
+
+    sim_reset(&sim_config);
+    t = fault_new_config(&sim_ops, config, FIXTURE_ANON, CHUNK_PAGES,
+                         fixture_all_data);
+    fault_start(t);
+    fixture_toucher_start_page(&touchers[0], t->f, 0);
+    fixture_wait_until(sim_pending_urgent_count());
+    fixture_toucher_start_page(&touchers[1], t->f, 1);
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpuint(fixture_toucher_join(&touchers[i]), ==, 0);
+    }
+    g_assert_cmpuint(sim_broken_count(), ==, 1);
+    fastload_set_background_rate(t->fl, 0);
+    fault_wait(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    fault_free(t);
+}
+
 static void test_many_seeds(const void *opaque)
 {
     /* Random loads from random storage end with the right memory. */
@@ -3282,6 +3311,7 @@ int main(int argc, char **argv)
     add_test("is-loaded-by-the-byte", test_is_loaded_by_the_byte);
     add_test("discarded-page-is-zero", test_discarded_page_is_zero);
     add_test("reads-have-their-turn", test_reads_have_their_turn);
+    add_test("faults-of-a-broken-ring", test_faults_of_a_broken_ring);
     add_test("a-thread-that-hangs-is-known",
              test_a_thread_that_hangs_is_known);
     add_test("a-thread-that-hangs-after-sleeping-is-known",

@@ -43,6 +43,7 @@ typedef struct IoTest {
     FastloadIoSetup setup;
     FastloadIo *io;
     bool is_ready[FASTLOAD_IO_WATCH_MAX];
+    FastloadFaultBatch batch;
     uint8_t *staging;
     size_t staging_bytes;
     FastloadIoReq reqs[REQ_COUNT];
@@ -577,6 +578,92 @@ static void test_no_mapping_is_said(const void *opaque)
     g_assert_nonnull(strstr(refusal, "vm.max_map_count"));
 }
 
+/* A ring that may read faults from @fd, which it owns from here on. */
+static void io_test_open_with_batch(IoTest *t, int fd)
+{
+    const char *refusal = NULL;
+
+    t->ops->close(t->io);
+    close(t->setup.watch_fds[FASTLOAD_IO_WATCH_FAULTS]);
+    t->setup.watch_fds[FASTLOAD_IO_WATCH_FAULTS] = fd;
+    t->setup.batch = &t->batch;
+    t->io = t->ops->open(&t->setup, &refusal);
+    g_assert_nonnull(t->io);
+}
+
+static void *io_toucher_main(void *map)
+{
+    return GUINT_TO_POINTER(*(volatile uint8_t *)map);
+}
+
+static void test_faults_are_read(const void *opaque)
+{
+    /*
+     * The ring reads faults itself, none while the last ones were not taken;
+     * a kernel that cannot do that leaves the batch alone.
+     */
+    IoTest *t = io_test_new(opaque, -1, 0);
+    FastloadUffdFault faults[FASTLOAD_FAULT_BATCH_MAX];
+    FastloadUffdRefusal refusal;
+    GThread *touchers[2];
+    uint64_t done_bytes;
+    bool ignored;
+    int uffd, i;
+    uint8_t *map = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    g_assert_true(fastload_uffd_open(&uffd, &ignored, &refusal));
+    g_assert_cmpint(fastload_uffd_register(uffd, map, 2 * PAGE, &ignored), ==,
+                    0);
+    io_test_open_with_batch(t, uffd);
+    t->ops->poll(t->io, 0, false);
+    g_assert_cmpuint(t->batch.len_bytes, ==, 0);
+    for (i = 0; i < 2; i++) {
+        touchers[i] = g_thread_new("toucher", io_toucher_main, map + i * PAGE);
+        while (t->batch.is_used ? !t->batch.len_bytes
+                                : !t->is_ready[FASTLOAD_IO_WATCH_FAULTS]) {
+            t->ops->poll(t->io, -1, true); /* the deadline is the limit */
+        }
+        g_assert_true(t->is_ready[FASTLOAD_IO_WATCH_FAULTS]);
+        t->is_ready[FASTLOAD_IO_WATCH_FAULTS] = false;
+        if (t->batch.is_used) {
+            t->ops->poll(t->io, 0, true);
+            g_assert_cmpint(fastload_uffd_take(&t->batch, faults), ==, 1);
+        } else {
+            g_assert_cmpint(fastload_uffd_read(uffd, faults, 2), ==, 1);
+        }
+        g_assert_cmpuint(faults[0].hva, ==, (uintptr_t)map + i * PAGE);
+        g_assert_cmpint(fastload_uffd_zero(uffd, map + i * PAGE, PAGE,
+                                           &done_bytes), ==, 0);
+        g_assert_cmpuint(GPOINTER_TO_UINT(g_thread_join(touchers[i])), ==, 0);
+    }
+    g_assert_cmpuint(t->batch.len_bytes, ==, 0);
+    io_test_free(t);
+    munmap(map, 2 * PAGE);
+}
+
+static void test_faults_that_cannot_be_read_are_told(const void *opaque)
+{
+    /* Where the ring cannot read the descriptor, it polls. */
+    IoTest *t = io_test_new(opaque, -1, 0);
+    int fds[2];
+
+    g_assert_cmpint(pipe2(fds, O_CLOEXEC), ==, 0);
+    io_test_open_with_batch(t, fds[1]);
+    while (t->batch.is_used) { /* the deadline is the limit */
+        t->ops->poll(t->io, 0, true);
+    }
+    memset(t->is_ready, false, sizeof(t->is_ready));
+    t->ops->poll(t->io, 0, true);
+    g_assert_false(t->is_ready[FASTLOAD_IO_WATCH_FAULTS]);
+    close(fds[0]); /* POLLERR, which a poll reports */
+    while (!t->is_ready[FASTLOAD_IO_WATCH_FAULTS]) {
+        t->ops->poll(t->io, -1, true);
+    }
+    g_assert_cmpuint(t->batch.len_bytes, ==, 0);
+    io_test_free(t);
+}
+
 /* More than four for each processor of a small machine. */
 #define WAITING_COUNT 60u
 
@@ -707,6 +794,13 @@ int main(int argc, char **argv)
                      test_many_reads_wait_at_once, &fastload_io_uring_ops);
     io_add(&fastload_io_uring_ops, "no-sleep-without-a-watch",
            test_no_sleep_without_a_watch);
+    fixture_add_test("/fastload/io/io_uring/faults-are-read",
+                     FIXTURE_NEEDS_URING | FIXTURE_NEEDS_UFFD,
+                     test_faults_are_read, &fastload_io_uring_ops);
+    fixture_add_test("/fastload/io/io_uring/faults-are-told-if-not-read",
+                     FIXTURE_NEEDS_URING,
+                     test_faults_that_cannot_be_read_are_told,
+                     &fastload_io_uring_ops);
     io_add(&fastload_io_sync_ops, "urgent-comes-first",
            test_urgent_comes_first);
     io_add(&fastload_io_sync_ops, "read-goes-on", test_read_goes_on_by_preadv);
