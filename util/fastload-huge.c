@@ -158,32 +158,68 @@ static bool huge_wants_collapse(const FastloadArea *area, uint64_t chunk_idx)
            huge_is_present(area->hva + span.ram_off);
 }
 
+static uint64_t huge_thread_cpu_ns(void)
+{
+    struct timespec ts = { 0 };
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+uint64_t fastload_huge_pause_ns(FastloadCollapse *collapse, uint64_t wall_ns,
+                                uint64_t cpu_ns)
+{
+    if (wall_ns <= 2 * cpu_ns ||
+        collapse->paused_ns >= FASTLOAD_COLLAPSE_PAUSES_NS_MAX) {
+        collapse->chunk_max = MIN(2 * collapse->chunk_max,
+                                  FASTLOAD_COLLAPSE_BYTES_MAX /
+                                  FASTLOAD_CHUNK_BYTES);
+        return 0;
+    }
+    collapse->chunk_max = 1;
+    collapse->paused_ns += FASTLOAD_COLLAPSE_PAUSE_NS;
+    collapse->end_ns += FASTLOAD_COLLAPSE_PAUSE_NS;
+    return FASTLOAD_COLLAPSE_PAUSE_NS;
+}
+
 /* False: the kernel has no huge pages, so going on makes no sense. */
 static bool huge_collapse_run(FastloadWorker *w, FastloadArea *area,
-                              uint64_t chunk_idx, uint64_t chunk_count)
+                              uint64_t chunk_idx, uint64_t chunk_count,
+                              FastloadCollapse *collapse)
 {
     FastloadSpan span = fastload_plan_chunk_span(area, chunk_idx);
     uint64_t len_bytes = chunk_count * FASTLOAD_CHUNK_BYTES;
+    uint64_t begin_ns = fastload_stats_now_ns();
+    uint64_t begin_cpu_ns = huge_thread_cpu_ns();
+    uint64_t pause_ns;
     int ret = madvise(area->hva + span.ram_off, len_bytes, MADV_COLLAPSE);
+    int error_number = ret ? errno : 0;
 
     trace_fastload_chunk_collapsed(w->fl, area->hva + span.ram_off, len_bytes,
-                                   ret ? errno : 0);
+                                   error_number);
     if (ret == 0) {
         fastload_stats_add(&w->counters.collapsed_bytes, len_bytes);
     }
+    pause_ns = fastload_huge_pause_ns(collapse,
+                                      fastload_stats_now_ns() - begin_ns,
+                                      huge_thread_cpu_ns() - begin_cpu_ns);
+    if (pause_ns) {
+        g_usleep(pause_ns / 1000);
+    }
     /* ENOMEM means that no huge page is left; others concern these chunks. */
-    return ret == 0 || errno != ENOMEM;
+    return error_number != ENOMEM;
 }
 
 void fastload_huge_collapse(FastloadWorker *w)
 {
-    const uint64_t run_max = FASTLOAD_COLLAPSE_BYTES_MAX /
-                             FASTLOAD_CHUNK_BYTES;
     Fastload *fl = w->fl;
     uint64_t now_ns = fastload_stats_now_ns();
-    /* With fragmented memory the kernel takes long to make huge pages. */
-    uint64_t end_ns = now_ns + MAX(now_ns - fl->start_ns,
-                                   FASTLOAD_COLLAPSE_NS_MIN);
+    FastloadCollapse collapse = {
+        /* With fragmented memory the kernel takes long to make huge pages. */
+        .end_ns = now_ns + MAX(now_ns - fl->start_ns,
+                               FASTLOAD_COLLAPSE_NS_MIN),
+        .chunk_max = 1,
+    };
     uint64_t c, run;
     guint a;
 
@@ -197,13 +233,13 @@ void fastload_huge_collapse(FastloadWorker *w)
             if (!huge_wants_collapse(area, c)) {
                 continue;
             }
-            while (run < run_max && c + run < area->chunk_count &&
+            while (run < collapse.chunk_max && c + run < area->chunk_count &&
                    huge_wants_collapse(area, c + run)) {
                 run++;
             }
             if (__atomic_load_n(&fl->is_unwanted, __ATOMIC_RELAXED) ||
-                fastload_stats_now_ns() >= end_ns ||
-                !huge_collapse_run(w, area, c, run)) {
+                fastload_stats_now_ns() >= collapse.end_ns ||
+                !huge_collapse_run(w, area, c, run, &collapse)) {
                 return;
             }
         }

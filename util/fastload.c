@@ -419,8 +419,9 @@ static void session_finish(FastloadWorker *w)
     session_move_and_tell(fl, FASTLOAD_STATE_DRAINED, FASTLOAD_STATE_COMPLETED,
                           FASTLOAD_EVENT_COMPLETED);
     fastload_record_end(fl, fastload_stats_now_ns());
-    fastload_huge_collapse(w);
+    /* Before collapsing, which may take seconds: scripts wait for the file. */
     fastload_record_finish(fl);
+    fastload_huge_collapse(w);
     session_move_and_tell(fl, FASTLOAD_STATE_COMPLETED, FASTLOAD_STATE_SETTLED,
                           FASTLOAD_EVENT_SETTLED);
 }

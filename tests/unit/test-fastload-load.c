@@ -1530,6 +1530,29 @@ static void test_move_disabled(const void *opaque)
     fixture_free(f);
 }
 
+static void test_collapsing_yields(void)
+{
+    /* It pauses while processors are short, but not for ever. */
+    FastloadCollapse collapse = { .end_ns = 100, .chunk_max = 1 };
+    uint64_t most = FASTLOAD_COLLAPSE_BYTES_MAX / FASTLOAD_CHUNK_BYTES;
+    uint64_t pause_ns, paused_ns = 0;
+    int i;
+
+    for (i = 0; i < 10; i++) {
+        g_assert_cmpuint(fastload_huge_pause_ns(&collapse, 200, 100), ==, 0);
+    }
+    g_assert_cmpuint(collapse.chunk_max, ==, most);
+    g_assert_cmpuint(collapse.end_ns, ==, 100);
+    do {
+        pause_ns = fastload_huge_pause_ns(&collapse, 201, 100);
+        paused_ns += pause_ns;
+        g_assert_cmpuint(collapse.chunk_max, ==, pause_ns ? 1 : 2);
+    } while (pause_ns);
+    g_assert_cmpuint(paused_ns, ==, FASTLOAD_COLLAPSE_PAUSES_NS_MAX);
+    /* The time that is left for collapsing is as long as before. */
+    g_assert_cmpuint(collapse.end_ns, ==, 100 + paused_ns);
+}
+
 static void test_touched_chunks_are_collapsed(const void *opaque)
 {
     /* A chunk with an urgent page is not moved, but collapsed later. */
@@ -2359,6 +2382,7 @@ static void add_all(FastloadIoKind io_kind)
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
+    g_test_add_func("/fastload/load/collapsing-yields", test_collapsing_yields);
     g_test_add_func("/fastload/load/ranges-are-read-ahead",
                     test_ranges_are_read_ahead);
     add_all(FASTLOAD_IO_IO_URING);
