@@ -492,7 +492,8 @@ void fastload_session_worker_ended(FastloadWorker *w)
     fl->live_count--;
     g_cond_broadcast(&fl->state_cond);
     is_last = !fl->live_count && fl->state == FASTLOAD_STATE_DRAINED;
-    if (!is_last && !fl->has_awaiter) {
+    /* Nobody joins one that has abandoned reads: it must not stay here. */
+    if (!is_last && !fl->has_awaiter && !w->has_abandoned_reads) {
         fl->has_awaiter = true;
         while (fl->state == FASTLOAD_STATE_DRAINED && fl->live_count &&
                !is_last) {
