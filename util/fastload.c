@@ -492,13 +492,14 @@ void fastload_session_worker_ended(FastloadWorker *w)
     fl->live_count--;
     g_cond_broadcast(&fl->state_cond);
     is_last = !fl->live_count && fl->state == FASTLOAD_STATE_DRAINED;
-    /* Nobody joins one that has abandoned reads: it must not stay here. */
-    if (!is_last && !fl->has_awaiter && !w->has_abandoned_reads) {
+    if (!is_last && !fl->has_awaiter) {
         fl->has_awaiter = true;
         while (fl->state == FASTLOAD_STATE_DRAINED && fl->live_count &&
                !is_last) {
             is_last = session_wait_locked(fl);
         }
+        fl->has_awaiter = false;
+        g_cond_broadcast(&fl->state_cond);
     }
     g_mutex_unlock(&fl->state_lock);
     if (is_last) {
@@ -1182,8 +1183,10 @@ bool fastload_wait(Fastload *fl, GError **error)
 static void session_await_end(Fastload *fl)
 {
     g_mutex_lock(&fl->state_lock);
-    while (fl->live_count || (fl->state != FASTLOAD_STATE_SETTLED &&
-                              fl->state != FASTLOAD_STATE_CANCELLED)) {
+    /* Nobody joins a thread that has abandoned reads: so not before it left. */
+    while (fl->live_count || fl->has_awaiter ||
+           (fl->state != FASTLOAD_STATE_SETTLED &&
+            fl->state != FASTLOAD_STATE_CANCELLED)) {
         session_wait_or_finish_locked(fl);
     }
     g_mutex_unlock(&fl->state_lock);

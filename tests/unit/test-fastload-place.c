@@ -1015,6 +1015,49 @@ static void test_free_with_hung_reads(const void *opaque)
     place_check_hung(2);
 }
 
+/* The first worker, to which alone a batch is offered, has the only ring. */
+static FastloadIo *place_open_first(const FastloadIoSetup *setup,
+                                    const char **ret_refusal)
+{
+    if (!setup->batch) {
+        *ret_refusal = "told to refuse";
+        return NULL;
+    }
+    return sim_ops.open(setup, ret_refusal);
+}
+
+static void test_hung_reads_of_a_ring_and_preadv(const void *opaque)
+{
+    /*
+     * A load ends by itself although one worker has abandoned the reads of its
+     * ring and the other one hangs in preadv().
+     */
+    uint32_t thread_count = place_thread_count();
+    SimConfig config = { .seed = 41 };
+    FastloadIoOps ops = sim_ops;
+    FixtureToucher toucher;
+    PlaceTest *t;
+
+    ops.open = place_open_first;
+    sim_reset(&config);
+    sim_hold(SIM_HOLD_ALL);
+    t = place_new(&ops, FIXTURE_ANON, 0);
+    gate_hold_reads(1);
+    place_start(t);
+    fixture_wait_until(gate_held_read_count() == 1);
+    fixture_toucher_start_page(&toucher, t->f, 100);
+    fixture_wait_until(sim_pending_urgent_count());
+    fastload_cancel(t->fl);
+    fixture_hurry_until(fixture_events_count(&t->events,
+                                             FASTLOAD_EVENT_CANCELLED));
+    g_assert_cmpuint(gate_held_read_count(), ==, 1);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 1); /* zeros */
+    place_free(t);
+    gate_open_reads();
+    fixture_wait_until(place_thread_count() <= thread_count);
+    sim_wait_late();
+}
+
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
@@ -1048,5 +1091,7 @@ int main(int argc, char **argv)
     add_test("many-drops", test_many_drops);
     add_test("hung-read-of-a-placed-page", test_hung_read_of_a_placed_page);
     add_test("free-with-hung-reads", test_free_with_hung_reads);
+    add_test("hung-reads-of-a-ring-and-preadv",
+             test_hung_reads_of_a_ring_and_preadv);
     return g_test_run();
 }
