@@ -25,6 +25,8 @@ USAGE: tuple[Refusal, ...] = (
     ("an unknown class of storage", "--storage: 'disk' is not file, nvme",
      ("--storage", "nvme,disk")),
     ("storage without a unit", "--storage: 'rtt=1", ("--storage", "rtt=1")),
+    ("storage with a time without a unit", "'rtt=1ms,jitter=9' is not file",
+     ("--storage", "rtt=1ms,jitter=9")),
     ("storage with more luck than all", "fast=101%' is not .*with fast=1% and",
      ("--storage", "rtt=1ms,fast=101%")),
     ("storage of luck alone", "--storage: 'first=1'",

@@ -299,6 +299,9 @@ static GArray *plan_parse_list(KnobId id, const char *text, GError **error)
         if (!plan_parse_value(knob, items[i], &value)) {
             g_autofree char *expected = plan_expected_text(knob);
 
+            if (knob->kind == KNOB_KIND_STORAGE) {
+                g_strdelimit(items[i], "+", ','); /* as it was written */
+            }
             g_set_error(error, BENCH_ERROR, BENCH_ERROR_USAGE,
                         "--%s: '%s' is not %s", knob->name, items[i],
                         expected);
