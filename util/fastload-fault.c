@@ -10,7 +10,8 @@
  * scheduler's fault queue; so do the pages that another process wants
  * (fastload_want()), whose faults do not come here.  Messages for which the
  * queue has no room stay in the kernel, and so do those beyond
- * FASTLOAD_FAULT_TURN_MAX until the worker's next turn.
+ * FASTLOAD_FAULT_TURN_MAX until the worker's next turn.  Those that the backend
+ * has read are answered in any case: without room, their threads fault again.
  */
 #include "qemu/osdep.h"
 #include "trace.h"

@@ -3,12 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Reads, userfaultfd readiness and the worker's eventfd arrive on the same
- * ring, so the worker waits in one place.  Kernels know different setup flags:
- * uring_open_ring() tries sets of flags, from those of new kernels to those of
- * old ones.  A ring counts as locked memory of its user, over all processes, so
- * it is as small as it can be; memory is registered, which counts as well, only
- * if no limit binds the process.
+ * Reads, the worker's eventfd, and the userfaultfd's messages or its readiness
+ * arrive on the same ring, so the worker waits in one place.  Kernels know
+ * different setup flags: uring_open_ring() tries sets of flags, from those of
+ * new kernels to those of old ones.  A ring counts as locked memory of its
+ * user, over all processes, so it is as small as it can be; memory is
+ * registered, which counts as well, only if no limit binds the process.
  * Short reads are resumed here; other errors become the request's.  While the
  * kernel is short of memory for submissions, poll() waits URING_AGAIN_US before
  * it returns, even with a timeout of 0.

@@ -947,6 +947,38 @@ static void add_test(const char *behaviour, GTestDataFunc func)
     fixture_add_test(path, FIXTURE_NEEDS_UFFD, func, NULL);
 }
 
+/* ---- a queue of faults that is full ---- */
+
+static void test_fault_beyond_room(const void *opaque)
+{
+    /*
+     * A fault that the backend has read, and for which the queue has no room,
+     * is repeated until there is some.
+     */
+    PlaceTest *t = place_new_sim(FIXTURE_ANON, SIM_HOLD_ALL);
+    FixtureToucher toucher;
+    uint64_t page = 0;
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        while (fastload_want(t->fl, fixture_page(t->f, page)) ==
+               FASTLOAD_WANTED_QUEUED) {
+            page++;
+            g_assert_cmpuint(page, <, REGION_PAGES - 1);
+        }
+        /* What they have room for is not in the queue any more. */
+        sim_wait_asleep();
+    }
+    fixture_toucher_start_page(&toucher, t->f, REGION_PAGES - 1);
+    fixture_wait_until(place_told_count(t) > 2);
+    g_assert_false(fixture_toucher_is_done(&toucher));
+    sim_hold(SIM_HOLD_BACKGROUND);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    place_finish(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
+    place_free(t);
+}
+
 /* ---- reads that hang ---- */
 
 static uint32_t place_thread_count(void)
@@ -1089,6 +1121,7 @@ int main(int argc, char **argv)
              test_drop_waits_for_the_last_worker);
     add_test("drop-after-cancel", test_drop_after_cancel);
     add_test("many-drops", test_many_drops);
+    add_test("fault-beyond-room", test_fault_beyond_room);
     add_test("hung-read-of-a-placed-page", test_hung_read_of_a_placed_page);
     add_test("free-with-hung-reads", test_free_with_hung_reads);
     add_test("hung-reads-of-a-ring-and-preadv",
