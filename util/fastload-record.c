@@ -247,6 +247,7 @@ bool fastload_use_workset(Fastload *fl, const FastloadWorksetConfig *config,
     assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
     assert(!record->path && !fl->hints.set);
     fd = open(config->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    record->awaits_guest = config->awaits_guest;
     if (fd >= 0) {
         return record_replay(fl, config->path, fd, error);
     }
@@ -266,7 +267,6 @@ bool fastload_use_workset(Fastload *fl, const FastloadWorksetConfig *config,
                                         : FASTLOAD_RECORD_LEAST_NS;
     record->most_ns = config->most_ns ? config->most_ns
                                       : FASTLOAD_RECORD_MOST_NS;
-    record->awaits_guest = config->awaits_guest;
     record->func = config->func;
     record->opaque = config->opaque;
     record->snapshot_digest = record_digest(fl);
@@ -301,6 +301,12 @@ static uint64_t record_base_ns(const FastloadRecord *record)
     return record->awaits_guest
         ? __atomic_load_n(&record->guest_ns, __ATOMIC_RELAXED)
         : record->begin_ns;
+}
+
+bool fastload_record_awaits_guest(const Fastload *fl)
+{
+    return fl->record.awaits_guest &&
+           !__atomic_load_n(&fl->record.guest_ns, __ATOMIC_RELAXED);
 }
 
 uint64_t fastload_record_due_ns(const FastloadRecord *record)

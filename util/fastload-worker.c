@@ -346,6 +346,9 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     uint64_t quiet_ns = MAX(fastload_sched_quiet_ns(fl), fl->hints.calm_ns);
     bool is_quiet = now_ns >= quiet_ns;
     bool is_free = is_alone || w->idx || is_quiet;
+    /* What starts the guest needs the processor more than its pages do. */
+    bool leaves_hints = fl->active_count > 1 &&
+                        fastload_record_awaits_guest(fl);
     uint32_t reader_count = 1;
 
     if (reads_cost_cpu) {
@@ -360,7 +363,8 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
                                          __ATOMIC_RELAXED),
         .may_read = is_active && (reads_cost_cpu ? is_free : w->idx == 0),
         .may_hint = is_active && (reads_cost_cpu ? is_free ||
-                                  !is_first_blocking : w->idx == 0),
+                                  (!is_first_blocking && !leaves_hints)
+                                                 : w->idx == 0),
         .may_place = is_active && is_free,
         /* A page that came with another would not fault, so not be recorded. */
         .around_bytes = fastload_record_is_on(fl)

@@ -292,7 +292,9 @@ typedef struct FastloadWorksetConfig {
     uint64_t most_ns;    /* lasts at most so long; 2 s */
     /*
      * The caller will call fastload_guest_runs(), and these times begin with
-     * that call.  Otherwise they begin with fastload_start().
+     * that call.  Otherwise they begin with fastload_start().  A set that is
+     * replayed from the page cache is left to all threads but the first until
+     * then, for what starts the guest needs the processor.
      */
     bool awaits_guest;
     FastloadWorksetFunc *func;
@@ -440,8 +442,8 @@ bool fastload_use_workset(Fastload *fl, const FastloadWorksetConfig *config,
  * fastload_guest_runs: the guest begins to run                         [any]
  * @fl: any load
  *
- * The times of a recording that awaits_guest begin with the first call; later
- * calls do nothing.
+ * For a working set with awaits_guest, recorded or replayed; later calls do
+ * nothing.
  */
 void fastload_guest_runs(Fastload *fl);
 

@@ -1166,6 +1166,8 @@ void fastload_record_touch(Fastload *fl, FastloadArea *area,
 uint64_t fastload_record_due_ns(const FastloadRecord *record);
 /* Ends it if it is on, and wakes its writer: true.  Takes record.lock. */
 bool fastload_record_end(Fastload *fl, uint64_t now_ns);
+/* Will the guest begin to run one day (fastload_guest_runs())? */
+bool fastload_record_awaits_guest(const Fastload *fl);
 /* Ends it if it is on, and waits for its writer.  Takes record.lock. */
 void fastload_record_finish(Fastload *fl);
 /* Takes record.lock. */

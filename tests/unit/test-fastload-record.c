@@ -1126,6 +1126,27 @@ static void test_one_hint_beside_faults(const void *opaque)
     replay_finish(t);
 }
 
+static void test_the_first_leaves_hints(const void *opaque)
+{
+    /*
+     * Before the guest runs, the worker that is not nice leaves a set that is
+     * in the page cache to the others.
+     */
+    RecordTest *t = replay_new_cached();
+
+    t->workset.awaits_guest = true;
+    sim_hold(SIM_HOLD_BACKGROUND);
+    record_start(t);
+    sim_wait_asleep();
+    g_assert_cmpuint(t->fl->workers[0].ahead_count, ==, 0);
+    g_assert_cmpuint(t->fl->workers[1].ahead_count, >, 4);
+    fastload_guest_runs(t->fl);
+    sim_wait_asleep();
+    g_assert_cmpuint(t->fl->workers[0].ahead_count, ==, 1);
+    sim_hold(SIM_HOLD_NONE);
+    replay_finish(t);
+}
+
 static void test_first_worker_leaves_the_guest_alone(const void *opaque)
 {
     /*
@@ -1992,6 +2013,7 @@ static const struct {
     { "replay/faults-then-hints-then-the-rest",
       test_faults_then_hints_then_the_rest },
     { "replay/one-hint-beside-faults", test_one_hint_beside_faults },
+    { "replay/the-first-leaves-hints", test_the_first_leaves_hints },
     { "replay/first-worker-leaves-the-guest-alone",
       test_first_worker_leaves_the_guest_alone },
     { "replay/others-learn-that-it-is-cached",
