@@ -67,6 +67,7 @@ struct FastloadIo {
     bool has_fixed_file;
     bool has_fired;          /* a watch has completed since the last poll() */
     uint32_t again_count;    /* submissions refused in a row */
+    uint32_t interrupt_count; /* reads of faults interrupted in a row */
     struct iovec fixed_buf;  /* empty: no registered buffer */
     FastloadIoList done;
 };
@@ -301,8 +302,11 @@ static void uring_queue(FastloadIo *io, FastloadIoReq *req)
  *
  * With a batch, the watch of the userfaultfd is a read into it, which saves the
  * worker the read.  If that fails, because a kernel cannot wait in such a read,
- * polls go on.  A read that is still armed when the ring is closed fails, too:
- * it would be carried out on this thread.
+ * polls go on.  EINTR is no such failure: userfaultfd gives it, and takes no
+ * message, while the kernel has work for this thread, such as to start another
+ * thread for reads of a file that cannot be read asynchronously.  A read that
+ * is still armed when the ring is closed fails, too: it would be carried out on
+ * this thread.
  */
 static bool uring_watch(FastloadIo *io, bool serves_faults)
 {
@@ -366,6 +370,10 @@ static void uring_watch_fired(FastloadIo *io, uint64_t watch, int res)
     io->is_watched[watch] = false;
     io->has_fired = true;
     if (io->batch && watch == FASTLOAD_IO_WATCH_FAULTS) {
+        if (res == -EINTR && ++io->interrupt_count < FASTLOAD_IO_AGAIN_MAX) {
+            return; /* the next poll() arms it again */
+        }
+        io->interrupt_count = 0;
         if (res > 0) {
             io->batch->len_bytes = res;
         } else {
