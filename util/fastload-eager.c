@@ -141,7 +141,8 @@ static bool eager_load_chunk(EagerLoad *load, uint64_t chunk_idx,
                    area->file_off + read.span.ram_off);
         return false;
     }
-    read.extent_count = fastload_plan_extents(area, read.span, extents);
+    read.extent_count = fastload_plan_extents(area, read.span,
+                                              FASTLOAD_GAP_BYTES_MAX, extents);
     fastload_file_choose(load->fl, &read);
     for (i = 0; i < read.extent_count; i++) {
         if (!eager_read_extent(load, extents[i], read.is_direct

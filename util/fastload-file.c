@@ -446,6 +446,7 @@ static int file_open_untold(Fastload *fl)
 static void file_try_direct(Fastload *fl, int fd)
 {
     uint8_t *buf = file_buf_new(FASTLOAD_PAGE_BYTES_MIN);
+    uint64_t begin_ns = fastload_stats_now_ns();
 
     if (!buf ||
         fastload_io_sync_read_to_end(fd, buf, FASTLOAD_PAGE_BYTES_MIN, 0) !=
@@ -454,6 +455,7 @@ static void file_try_direct(Fastload *fl, int fd)
         fd = -1;
     }
     free(buf);
+    fl->file.try_ns = fd >= 0 ? fastload_stats_now_ns() - begin_ns : 0;
     fl->file.direct_fd = fd;
     trace_fastload_direct_tried(fl, fd >= 0);
 }

@@ -166,6 +166,7 @@ FastloadSpan fastload_plan_chunk_span(const FastloadArea *area,
 }
 
 uint32_t fastload_plan_extents(const FastloadArea *area, FastloadSpan span,
+                               uint64_t gap_bytes,
                                FastloadSpan *ret_extents)
 {
     uint64_t first = span.ram_off >> area->granule_shift;
@@ -184,7 +185,7 @@ uint32_t fastload_plan_extents(const FastloadArea *area, FastloadSpan span,
             continue;
         }
         if (prev && ram_off - (prev->ram_off + prev->len_bytes) <=
-            FASTLOAD_GAP_BYTES_MAX) {
+            gap_bytes) {
             prev->len_bytes = ram_off + area->granule_bytes - prev->ram_off;
         } else {
             assert(count < FASTLOAD_EXTENT_COUNT_MAX);

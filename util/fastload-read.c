@@ -219,10 +219,12 @@ void fastload_read_release_around(Fastload *fl, FastloadRead *read)
     }
 }
 
-void fastload_read_plan(FastloadRead *read, uint32_t file_generation)
+void fastload_read_plan(FastloadRead *read, uint32_t file_generation,
+                        uint64_t gap_bytes)
 {
     FastloadSpan *extents = read->extents;
-    uint32_t count = fastload_plan_extents(read->area, read->span, extents);
+    uint32_t count = fastload_plan_extents(read->area, read->span, gap_bytes,
+                                           extents);
 
     read->placed_bytes = 0;
     read->error = 0;

@@ -35,7 +35,10 @@
  *
  * Short reads of a working set cost storage by their number.  How many of them
  * are in flight follows from how long they take: more, while that is no longer
- * than what the storage needs without a queue.  (FastloadPace)
+ * than what the storage needs without a queue.  (FastloadPace)  If the last
+ * reads of the first burst take longer than the first, the storage serves few
+ * at once: a request is dear there, and stays so until all that may be in
+ * flight take no longer than one.
  *
  * Knows nothing of a session and does no I/O.  Holds its lock for arithmetic
  * only; the functions that read the window's figures take no lock.
@@ -97,6 +100,11 @@ static const uint32_t window_gains[FASTLOAD_WINDOW_PHASE_MAX] = {
 #define WINDOW_PACE_FREE 1.5
 #define WINDOW_PACE_QUEUED 1.75
 #define WINDOW_PACE_SHARE 8
+/*
+ * A hole in a chunk is read over if that costs no more than one part in so many
+ * of a request, where requests are dear.
+ */
+#define WINDOW_HOLE_SHARE 4
 /* The first round-trip time is a median of fewer reads, to have one soon. */
 #define WINDOW_GROUP_FIRST 4
 
@@ -105,6 +113,15 @@ void fastload_window_init(FastloadWindow *w)
     g_mutex_init(&w->lock);
     w->phase = FASTLOAD_WINDOW_START;
     w->pace.count = FASTLOAD_HINT_COUNT_BEGIN;
+}
+
+void fastload_window_expect(FastloadWindow *w, uint64_t took_ns,
+                            uint64_t now_ns)
+{
+    if (took_ns >= FASTLOAD_AROUND_NS_MIN && took_ns < now_ns) {
+        w->begin_ns = now_ns - took_ns;
+        w->first_ns = now_ns;
+    }
 }
 
 void fastload_window_clear(FastloadWindow *w)
@@ -328,6 +345,11 @@ static void window_set_pace(FastloadPace *pace, uint32_t count)
     __atomic_store_n(&pace->count, count, __ATOMIC_RELAXED);
 }
 
+static void window_set_dear(FastloadPace *pace, bool is_dear)
+{
+    __atomic_store_n(&pace->is_dear, is_dear, __ATOMIC_RELAXED);
+}
+
 /* What a read takes that waits for no other; @fast_ns is of the first group. */
 static uint64_t window_pace_least_ns(const FastloadWindow *w, uint64_t fast_ns)
 {
@@ -337,36 +359,56 @@ static uint64_t window_pace_least_ns(const FastloadWindow *w, uint64_t fast_ns)
     return window_is_near(first_ns) ? fast_ns : MIN(first_ns, fast_ns);
 }
 
+/* The last median is @times what it is without a queue, and that is much. */
+static void window_pace_queued_locked(FastloadPace *pace, double times)
+{
+    __atomic_store_n(&pace->req_ns, pace->took_ns / pace->count,
+                     __ATOMIC_RELAXED);
+    window_set_pace(pace, pace->count / times * WINDOW_PACE_QUEUED);
+    pace->is_queued = true;
+    window_set_dear(pace, true);
+}
+
+static void window_pace_grow_locked(FastloadPace *pace)
+{
+    pace->is_queued = false;
+    if (pace->seen_count < FASTLOAD_HINT_COUNT_BEGIN) {
+        return; /* the rest of the first burst may take longer */
+    }
+    window_set_pace(pace, pace->count + pace->count / 2);
+    if (pace->count == FASTLOAD_HINT_COUNT_MAX) {
+        window_set_dear(pace, false);
+    }
+}
+
 static void window_pace_locked(FastloadWindow *w)
 {
     FastloadPace *pace = &w->pace;
     uint64_t median_ns = pace->group_ns[FASTLOAD_WINDOW_GROUP / 2];
     uint64_t fast_ns = pace->group_ns[1]; /* one alone may have been lucky */
-    bool is_queued = pace->is_queued;
     double times;
 
     if (!pace->least_ns) {
         pace->least_ns = window_pace_least_ns(w, fast_ns);
     }
     pace->least_ns = MIN(pace->least_ns, median_ns);
+    pace->seen_count += FASTLOAD_WINDOW_GROUP;
     if (pace->count == FASTLOAD_HINT_COUNT_MIN &&
         median_ns > pace->least_ns * WINDOW_PACE_FREE) {
         /* Fewer would not help: it has become slower, or those were lucky. */
         pace->least_ns += (median_ns - pace->least_ns) / WINDOW_PACE_SHARE;
     }
     times = (double)median_ns / MAX(pace->least_ns, 1);
+    pace->took_ns = median_ns;
     if (window_is_near(fast_ns)) {
         window_set_pace(pace, FASTLOAD_HINT_COUNT_MAX);
-        is_queued = false;
+        pace->is_queued = false;
+        window_set_dear(pace, false);
     } else if (times > WINDOW_PACE_QUEUED) {
-        window_set_pace(pace, pace->count / times * WINDOW_PACE_QUEUED);
-        is_queued = true;
-    } else if (times <= WINDOW_PACE_FREE || !is_queued) {
-        window_set_pace(pace, pace->count + pace->count / 2);
-        is_queued = false;
+        window_pace_queued_locked(pace, times);
+    } else if (times <= WINDOW_PACE_FREE || !pace->is_queued) {
+        window_pace_grow_locked(pace);
     }
-    __atomic_store_n(&pace->took_ns, median_ns, __ATOMIC_RELAXED);
-    __atomic_store_n(&pace->is_queued, is_queued, __ATOMIC_RELAXED);
 }
 
 void fastload_window_hint_end(FastloadWindow *w, uint64_t took_ns)
@@ -395,13 +437,12 @@ uint32_t fastload_window_hint_count(const FastloadWindow *w)
 
 uint64_t fastload_window_hint_cost(const FastloadWindow *w)
 {
-    uint64_t took_ns = __atomic_load_n(&w->pace.took_ns, __ATOMIC_RELAXED);
+    uint64_t req_ns = __atomic_load_n(&w->pace.req_ns, __ATOMIC_RELAXED);
 
-    if (!__atomic_load_n(&w->pace.is_queued, __ATOMIC_RELAXED)) {
+    if (!__atomic_load_n(&w->pace.is_dear, __ATOMIC_RELAXED)) {
         return 0;
     }
-    return MAX(fastload_window_rate(w) / 1e9 * took_ns /
-               fastload_window_hint_count(w), 1);
+    return MAX(fastload_window_rate(w) / 1e9 * req_ns, 1);
 }
 
 void fastload_window_seen(FastloadWindow *w, bool is_dry)
@@ -486,6 +527,45 @@ uint64_t fastload_window_gap_bytes(const FastloadWindow *w, uint64_t now_ns)
 
     return CLAMP(bytes / FASTLOAD_HINT_GAP_SHARE, FASTLOAD_GAP_BYTES_MAX,
                  FASTLOAD_HINT_GAP_BYTES_MAX);
+}
+
+/* How far away the storage is, as far as it is known by now. */
+static uint64_t window_distance_ns(const FastloadWindow *w, uint64_t now_ns)
+{
+    uint64_t rtt_ns = fastload_window_round_trip_ns(w);
+    uint64_t begin_ns = __atomic_load_n(&w->begin_ns, __ATOMIC_RELAXED);
+    uint64_t first_ns = __atomic_load_n(&w->first_ns, __ATOMIC_RELAXED);
+
+    now_ns = first_ns ? first_ns : now_ns;
+    return rtt_ns ? rtt_ns
+           : begin_ns && begin_ns < now_ns ? now_ns - begin_ns : 0;
+}
+
+uint32_t fastload_window_req_bytes(const FastloadWindow *w, uint64_t now_ns,
+                                   uint64_t window_bytes)
+{
+    uint64_t far_bytes = window_distance_ns(w, now_ns) /
+                         FASTLOAD_REQ_NS_PER_BYTE;
+    uint64_t req_bytes = MAX(window_bytes / FASTLOAD_REQ_SHARE,
+                             MIN(window_bytes / FASTLOAD_REQ_SHARE_FAR,
+                                 far_bytes));
+
+    /* At least two, so that one is in flight when the other returns. */
+    if (window_bytes < 2 * FASTLOAD_REQ_BYTES_NEAR) {
+        return MAX(window_bytes / 2 / FASTLOAD_REQ_BYTES_MIN, 1) *
+               FASTLOAD_REQ_BYTES_MIN;
+    }
+    return CLAMP(req_bytes / FASTLOAD_REQ_BYTES_MIN * FASTLOAD_REQ_BYTES_MIN,
+                 FASTLOAD_REQ_BYTES_NEAR, FASTLOAD_REQ_BYTES_MAX);
+}
+
+uint64_t fastload_window_hole_bytes(const FastloadWindow *w, uint64_t now_ns)
+{
+    uint64_t bytes = fastload_window_rate(w) / 1e9 *
+                     window_distance_ns(w, now_ns) / FASTLOAD_HINT_GAP_SHARE;
+
+    bytes = MAX(bytes, fastload_window_hint_cost(w) / WINDOW_HOLE_SHARE);
+    return CLAMP(bytes, FASTLOAD_GAP_BYTES_MAX, FASTLOAD_HOLE_BYTES_MAX);
 }
 
 uint32_t fastload_window_around_bytes(const FastloadWindow *w)

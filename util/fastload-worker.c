@@ -466,7 +466,7 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
         fastload_read_claim_around(fl, read);
         read->begin_ns = fault.begin_ns;
         read->is_retried = fault.not_before_ns != 0;
-        fastload_read_plan(read, w->file_generation);
+        fastload_read_plan(read, w->file_generation, FASTLOAD_GAP_BYTES_MAX);
         if (fastload_read_has_rest(read)) {
             fastload_stats_add(&w->counters.retry_count, read->is_retried);
             worker_issue_req(w, read, UINT32_MAX);
@@ -568,7 +568,8 @@ static bool worker_take_hint(FastloadWorker *w, const WorkerTurn *turn)
         return false;
     }
     w->free_hints = read->next;
-    fastload_read_plan(read, w->file_generation);
+    fastload_read_plan(read, w->file_generation,
+                       fastload_window_gap_bytes(&fl->window, turn->now_ns));
     worker_choose_file(w, read);
     w->issuing = read;
     return true;
@@ -604,7 +605,8 @@ static bool worker_take_chunk(FastloadWorker *w, const WorkerTurn *turn)
     trace_fastload_chunk_taken(fl, read->area->hva, chunk_idx);
     read->span = fastload_plan_chunk_span(read->area, chunk_idx);
     read->wants_move = fastload_huge_fits(read->area, read->span);
-    fastload_read_plan(read, w->file_generation);
+    fastload_read_plan(read, w->file_generation,
+                       fastload_window_hole_bytes(&fl->window, turn->now_ns));
     worker_choose_file(w, read);
     fastload_stats_add(&w->counters.retry_count,
                        read->is_retried && read->extent_count);
@@ -618,22 +620,6 @@ static bool worker_has_window_room(const FastloadWorker *w,
     return w->ahead_bytes < MAX(turn->window_bytes,
                                FASTLOAD_REQ_BYTES_MIN) &&
            w->ahead_count < FASTLOAD_AHEAD_COUNT_MAX;
-}
-
-/* How long a request of the background may be. */
-static uint32_t worker_req_bytes(const WorkerTurn *turn)
-{
-    uint64_t window_bytes = turn->window_bytes;
-
-    /* At least two, so that one is in flight when the other returns. */
-    if (window_bytes < 2 * FASTLOAD_REQ_BYTES_NEAR) {
-        return MAX(window_bytes / 2 / FASTLOAD_REQ_BYTES_MIN, 1) *
-               FASTLOAD_REQ_BYTES_MIN;
-    }
-    window_bytes = window_bytes / FASTLOAD_REQ_SHARE / FASTLOAD_REQ_BYTES_MIN *
-                   FASTLOAD_REQ_BYTES_MIN;
-    return CLAMP(window_bytes, FASTLOAD_REQ_BYTES_NEAR,
-                 FASTLOAD_REQ_BYTES_MAX);
 }
 
 /* A hint or a chunk is READY: all its requests have returned. */
@@ -655,7 +641,9 @@ static void worker_read_ready(FastloadWorker *w, FastloadRead *read)
 /* Hints, and then the background. */
 static void worker_issue_ahead(FastloadWorker *w, const WorkerTurn *turn)
 {
-    uint32_t req_bytes_max = worker_req_bytes(turn);
+    uint32_t req_bytes_max =
+        fastload_window_req_bytes(&w->fl->window, turn->now_ns,
+                                  turn->window_bytes);
 
     w->is_window_full = false;
     while (worker_has_window_room(w, turn)) {
@@ -793,6 +781,11 @@ static void worker_req_done(FastloadWorker *w, FastloadIoReq *req)
     bool is_sample;
 
     fastload_stats_add(&w->counters.read_bytes, req->done_bytes);
+    trace_fastload_request_ended(w->fl, w->idx, read->class, req->file_off,
+                                 req->len_bytes, w->reaped_ns -
+                                 (req->is_urgent ? read->begin_ns
+                                                 : req->begin_ns),
+                                 -req->error);
     if (req->error) {
         fastload_stats_add(&w->counters.io_error_count, 1);
         trace_fastload_read_failed(w->fl, w->idx, req->file_off,

@@ -1118,6 +1118,7 @@ bool fastload_start(Fastload *fl, GError **error)
 {
     assert(fl->state == FASTLOAD_STATE_NEW && !fl->workers);
     fl->start_ns = fastload_stats_now_ns();
+    fastload_window_expect(&fl->window, fl->file.try_ns, fl->start_ns);
     /* Devices are about to load and to touch memory: expect faults. */
     fl->sched.last_fault_ns = fl->start_ns;
     if (!fl->areas->len) {

@@ -136,6 +136,8 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
  */
 #define FASTLOAD_HINT_GAP_SHARE 64
 #define FASTLOAD_HINT_GAP_BYTES_MAX (FASTLOAD_HINT_BYTES_MAX / 2)
+/* The same for a chunk. */
+#define FASTLOAD_HOLE_BYTES_MAX (512u << 10)
 /*
  * Far storage may serve few requests at once.  More than it serves would only
  * make faults wait behind them: so as many reads of single pages of the set are
@@ -150,8 +152,8 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
  * read meanwhile, and chunks are read whole where that is cheaper.  The first
  * _TRIAL_COUNT of them show its rate.
  */
-#define FASTLOAD_HINT_FIRST_COUNT 128
-#define FASTLOAD_HINT_TRIAL_COUNT 8
+#define FASTLOAD_HINT_FIRST_COUNT 48
+#define FASTLOAD_HINT_TRIAL_COUNT 4
 /*
  * A guest whose working set is replayed hardly faults, but it has work to do
  * and needs its processor: it counts as one that faults for so long.
@@ -246,11 +248,17 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
 /*
  * How long such a request is.  Long requests delay urgent ones, and far storage
  * needs long ones, or many: one part in FASTLOAD_REQ_SHARE of a wide window.
+ * Far storage may serve few requests at once, and a long one there takes hardly
+ * longer than a short one.  So a request is longer, up to one part in
+ * FASTLOAD_REQ_SHARE_FAR of the window, if it takes no longer than a round trip
+ * at one byte in FASTLOAD_REQ_NS_PER_BYTE.
  */
 #define FASTLOAD_REQ_BYTES_MIN (64u << 10)
 #define FASTLOAD_REQ_BYTES_NEAR (160u << 10)
-#define FASTLOAD_REQ_BYTES_MAX (512u << 10)
+#define FASTLOAD_REQ_BYTES_MAX (1u << 20)
 #define FASTLOAD_REQ_SHARE 16
+#define FASTLOAD_REQ_SHARE_FAR 8
+#define FASTLOAD_REQ_NS_PER_BYTE 10
 /* From far storage the first worker alone reads: it must reach the window. */
 QEMU_BUILD_BUG_ON((uint64_t)FASTLOAD_AHEAD_COUNT_MAX * FASTLOAD_REQ_BYTES_MAX <
                   FASTLOAD_WINDOW_BYTES_MAX);
@@ -386,10 +394,12 @@ FastloadSpan fastload_plan_chunk_span(const FastloadArea *area,
                                       uint64_t chunk_idx);
 /*
  * What to read for @span, which is at most a chunk: stretches with data,
- * without pages that are placed already, joined across small holes.  Returns
- * how many, at most FASTLOAD_EXTENT_COUNT_MAX.
+ * without pages that are placed already, joined across holes of @gap_bytes, at
+ * least FASTLOAD_GAP_BYTES_MAX.  Returns how many, at most
+ * FASTLOAD_EXTENT_COUNT_MAX.
  */
 uint32_t fastload_plan_extents(const FastloadArea *area, FastloadSpan span,
+                               uint64_t gap_bytes,
                                FastloadSpan *ret_extents);
 typedef enum FastloadRunKind {
     FASTLOAD_RUN_PLACED,
@@ -743,6 +753,7 @@ typedef struct FastloadFile {
     int direct_fd;               /* ours, with O_DIRECT; or -1 */
     bool is_direct;              /* fd has O_DIRECT itself */
     bool is_marked;              /* direct_fd holds the lock that marks it */
+    uint64_t try_ns;             /* how long the test read took; 0: none */
     uint64_t prefix_wait_ns;     /* FASTLOAD_PREFIX_WAIT_NS; tests set others */
     uint64_t prefix_settle_ns;   /* FASTLOAD_PREFIX_SETTLE_NS; the same */
     /* lock prefix_lock */
@@ -898,11 +909,14 @@ typedef struct FastloadPace {
     uint64_t group_ns[FASTLOAD_WINDOW_GROUP];
     uint32_t group_count;
     uint32_t skip_count;         /* so many were begun at another pace */
+    uint32_t seen_count;         /* in groups until now */
+    bool is_queued;              /* more than the storage serves at once */
+    uint64_t took_ns;            /* the last median */
     uint64_t least_ns;           /* when the storage has no queue */
     /* written under that lock; atomic, relaxed for readers */
     uint32_t count;
-    uint32_t is_queued;          /* more than the storage serves at once */
-    uint64_t took_ns;            /* the last median */
+    uint32_t is_dear;            /* it cannot serve _MAX at once */
+    uint64_t req_ns;             /* it serves one in so long */
 } FastloadPace;
 
 /* How much is in flight: util/fastload-window.c */
@@ -1222,6 +1236,9 @@ void fastload_rate_charge_locked(FastloadRate *rate, uint32_t read_bytes);
 /* how much is read ahead at once: util/fastload-window.c */
 void fastload_window_init(FastloadWindow *w);
 void fastload_window_clear(FastloadWindow *w);
+/* Before any other call: a read that was made earlier has taken @took_ns. */
+void fastload_window_expect(FastloadWindow *w, uint64_t took_ns,
+                            uint64_t now_ns);
 /* A background request is about to be queued; sets its begin_ns. */
 void fastload_window_begin(FastloadWindow *w, FastloadIoReq *req,
                            uint64_t now_ns);
@@ -1255,6 +1272,11 @@ uint32_t fastload_window_hint_count(const FastloadWindow *w);
  * it needs for such a request, where it is short of requests; 0: it is not.
  */
 uint64_t fastload_window_hint_cost(const FastloadWindow *w);
+/* How long a request of a chunk may be. */
+uint32_t fastload_window_req_bytes(const FastloadWindow *w, uint64_t now_ns,
+                                   uint64_t window_bytes);
+/* How long a hole in one may be. */
+uint64_t fastload_window_hole_bytes(const FastloadWindow *w, uint64_t now_ns);
 /* How long an urgent read should be at this round-trip time; 0: one page. */
 uint32_t fastload_window_around_bytes(const FastloadWindow *w);
 /* 0: not known yet. */
@@ -1321,7 +1343,8 @@ void fastload_read_claim_around(Fastload *fl, FastloadRead *read);
  */
 void fastload_read_release_around(Fastload *fl, FastloadRead *read);
 /* Plans the extents of @read's span: FRESH to ISSUING. */
-void fastload_read_plan(FastloadRead *read, uint32_t file_generation);
+void fastload_read_plan(FastloadRead *read, uint32_t file_generation,
+                        uint64_t gap_bytes);
 /* Is there a request left to issue?  Not when @read has failed. */
 bool fastload_read_has_rest(const FastloadRead *read);
 /* Cuts off the next request, at most @bytes_max long; @read has a rest. */

@@ -155,6 +155,14 @@ static void test_zero_bytes_are_counted(void)
 
 /* ---- extents ---- */
 
+/* With the holes that near storage is read over. */
+static uint32_t plan_extents(const FastloadArea *area, FastloadSpan span,
+                             FastloadSpan *ret_extents)
+{
+    return fastload_plan_extents(area, span, FASTLOAD_GAP_BYTES_MAX,
+                                 ret_extents);
+}
+
 static void test_small_gaps_are_read_over(void)
 {
     /* A hole up to the limit joins two extents, a page more parts them. */
@@ -168,10 +176,15 @@ static void test_small_gaps_are_read_over(void)
     plan_set(bits, 12 + GAP_PAGES, 3);
     plan_set(bits, 15 + 2 * GAP_PAGES + 1, 1);
     area = plan_area(0, CHUNK, PAGE, bits);
-    count = fastload_plan_extents(area, chunk, extents);
+    count = plan_extents(area, chunk, extents);
     g_assert_cmpuint(count, ==, 2);
     plan_assert_span(extents[0], 10 * PAGE, (5 + GAP_PAGES) * PAGE);
     plan_assert_span(extents[1], (16 + 2 * GAP_PAGES) * PAGE, PAGE);
+    /* Storage that needs long reads is read over longer ones. */
+    count = fastload_plan_extents(area, chunk, (GAP_PAGES + 1) * PAGE,
+                                  extents);
+    g_assert_cmpuint(count, ==, 1);
+    plan_assert_span(extents[0], 10 * PAGE, (7 + 2 * GAP_PAGES) * PAGE);
     fastload_plan_area_free(area);
 }
 
@@ -185,7 +198,7 @@ static void test_extents_stay_in_their_span(void)
 
     plan_set(bits, 0, 64);
     area = plan_area(0, 64 * PAGE, PAGE, bits);
-    g_assert_cmpuint(fastload_plan_extents(area, span, extents), ==, 1);
+    g_assert_cmpuint(plan_extents(area, span, extents), ==, 1);
     plan_assert_span(extents[0], span.ram_off, span.len_bytes);
     fastload_plan_area_free(area);
 }
@@ -206,7 +219,7 @@ static void test_worst_bitmap_fits(void)
     }
     area = plan_area(0, CHUNK, PAGE, bits);
     g_assert_cmpuint(want, <=, FASTLOAD_EXTENT_COUNT_MAX);
-    g_assert_cmpuint(fastload_plan_extents(area, chunk, extents), ==, want);
+    g_assert_cmpuint(plan_extents(area, chunk, extents), ==, want);
     for (i = 0; i < want; i++) {
         plan_assert_span(extents[i], i * step * PAGE, PAGE);
     }
@@ -228,14 +241,14 @@ static void test_placed_pages_are_left_out(void)
     plan_set(area->placed, 100, GAP_PAGES + 1);
     plan_set(area->placed, 200, 1); /* small: read over */
     plan_set(area->placed, 511, 1);
-    count = fastload_plan_extents(area, chunk, extents);
+    count = plan_extents(area, chunk, extents);
     g_assert_cmpuint(count, ==, 2);
     plan_assert_span(extents[0], 5 * PAGE, 95 * PAGE);
     plan_assert_span(extents[1], (101 + GAP_PAGES) * PAGE,
                      (511 - 101 - GAP_PAGES) * PAGE);
 
     plan_set(area->placed, 0, CHUNK_PAGES);
-    g_assert_cmpuint(fastload_plan_extents(area, chunk, extents), ==, 0);
+    g_assert_cmpuint(plan_extents(area, chunk, extents), ==, 0);
     fastload_plan_area_free(area);
 }
 
@@ -258,13 +271,13 @@ static void test_large_pages_keep_small_granules(void)
     g_assert_false(fastload_plan_page_has_data(area, 2));
     g_assert_true(fastload_plan_page_has_data(area, 3));
 
-    g_assert_cmpuint(fastload_plan_extents(area, chunk, extents), ==, 3);
+    g_assert_cmpuint(plan_extents(area, chunk, extents), ==, 3);
     plan_assert_span(extents[0], 19 * PAGE, PAGE);
     plan_assert_span(extents[1], 31 * PAGE, PAGE);
     plan_assert_span(extents[2], 48 * PAGE, 16 * PAGE);
 
     plan_set(area->placed, 1, 1);
-    g_assert_cmpuint(fastload_plan_extents(area, chunk, extents), ==, 1);
+    g_assert_cmpuint(plan_extents(area, chunk, extents), ==, 1);
     plan_assert_span(extents[0], 48 * PAGE, 16 * PAGE);
 
     g_assert_cmpint(fastload_plan_run(area, 3 * page_bytes, CHUNK,
@@ -541,7 +554,7 @@ static void naive_check_extents(const FastloadArea *area, const Naive *naive)
     for (c = 0; c < area->chunk_count; c++) {
         FastloadSpan chunk = fastload_plan_chunk_span(area, c);
         FastloadSpan extents[FASTLOAD_EXTENT_COUNT_MAX];
-        uint32_t count = fastload_plan_extents(area, chunk, extents);
+        uint32_t count = plan_extents(area, chunk, extents);
         uint64_t end = chunk.ram_off + chunk.len_bytes;
         uint64_t last = UINT64_MAX; /* wanted granule before this one */
         uint32_t at = 0;

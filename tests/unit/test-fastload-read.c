@@ -58,7 +58,7 @@ static void read_plan_chunk(ReadTest *t)
 {
     t->read.area = t->area;
     t->read.span = fastload_plan_chunk_span(t->area, 0);
-    fastload_read_plan(&t->read, 0);
+    fastload_read_plan(&t->read, 0, FASTLOAD_GAP_BYTES_MAX);
 }
 
 /* Is @move of @t fatal?  Asked in a child; what it says there is not shown. */
@@ -118,7 +118,7 @@ static void test_an_urgent_read_is_one_request(void)
 
     t->read.fault = (FastloadFault) { .area = t->area };
     g_assert_true(fastload_read_aim(&t->read, PAGE_COUNT * PAGE));
-    fastload_read_plan(&t->read, 0);
+    fastload_read_plan(&t->read, 0, FASTLOAD_GAP_BYTES_MAX);
     fastload_read_cut(&t->read, UINT32_MAX, &req);
     g_assert_cmpuint(req.len_bytes, ==, (FAR_PAGES + 1) * PAGE);
     g_assert_false(fastload_read_end_issuing(&t->read));

@@ -966,9 +966,9 @@ static void replay_short_of_requests(Fastload *fl, uint64_t req_bytes)
 {
     FastloadPace *pace = &fl->window.pace;
 
-    pace->is_queued = 1;
+    pace->is_dear = 1;
     pace->skip_count = UINT32_MAX; /* what the simulator takes tells nothing */
-    pace->took_ns = 10 * MS_NS;
+    pace->req_ns = 10 * MS_NS / pace->count;
     fl->window.rate = fl->window.rate_bytes_per_s = req_bytes * pace->count *
                                                     100;
 }
@@ -1333,6 +1333,22 @@ static void test_few_requests_are_in_flight(const void *opaque)
 }
 
 /* Requests cost @req_bytes: so many chunks are read whole for that. */
+static void test_the_test_read_counts(const void *opaque)
+{
+    /* How long the test of O_DIRECT took tells how much is in flight. */
+    RecordRun run = { 0, 1 };
+    RecordTest *t = replay_new(fixture_all_data, &run, 1);
+
+    t->fl->file.try_ns = 10 * MS_NS;
+    sim_hold(SIM_HOLD_ALL);
+    record_start(t);
+    g_assert_cmpuint(fastload_window_bytes(&t->fl->window, t->fl->start_ns, 0),
+                     ==, 2500 * 1000);
+    sim_hold(SIM_HOLD_NONE);
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    replay_finish(t);
+}
+
 static void check_dear(uint64_t req_bytes, uint64_t bytes_per_s,
                        FixtureHasData *has_data, uint32_t chunk_count)
 {
@@ -2024,6 +2040,7 @@ static const struct {
     { "replay/near-pages-share-a-read", test_near_pages_share_a_read },
     { "replay/far-pages-share-a-read", test_far_pages_share_a_read },
     { "replay/few-requests-are-in-flight", test_few_requests_are_in_flight },
+    { "replay/the-test-read-counts", test_the_test_read_counts },
     { "replay/dear-requests-read-chunks", test_dear_requests_read_chunks },
     { "replay/dear-requests-keep-the-rate", test_dear_requests_keep_the_rate },
     { "replay/dear-requests-are-none-for-zeros",

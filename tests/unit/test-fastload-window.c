@@ -24,6 +24,7 @@ typedef struct Storage {
     uint32_t lucky_every;   /* one in so many; 0: none */
     uint32_t lucky_first;   /* the first so many */
     uint32_t req_bytes;
+    uint32_t served_count;  /* at once, as long as the window says; 0: any */
     uint64_t queue_ns;      /* what the caller allows to wait */
 } Storage;
 
@@ -36,16 +37,48 @@ typedef struct Pipe {
     uint64_t inflight_bytes;
     uint64_t now_ns;
     uint64_t line_ns;       /* the line is free from here on */
+    uint64_t free_ns[FASTLOAD_AHEAD_COUNT_MAX]; /* the same of each server */
     uint64_t begun_count;
     uint64_t came_bytes;
     uint64_t most_bytes;    /* in flight */
     GRand *rand;
 } Pipe;
 
+/* When the next of the servers that serve one read each is free. */
+static uint64_t *pipe_server(Pipe *p)
+{
+    uint32_t i, first = 0;
+
+    for (i = 1; i < p->storage->served_count; i++) {
+        first = p->free_ns[i] < p->free_ns[first] ? i : first;
+    }
+    return &p->free_ns[first];
+}
+
+static uint64_t pipe_serve(Pipe *p, uint32_t len_bytes)
+{
+    const Storage *s = p->storage;
+    uint64_t *free_ns = pipe_server(p);
+
+    *free_ns = MAX(*free_ns, p->now_ns) + s->rtt_ns + len_bytes / s->rate;
+    return *free_ns;
+}
+
+static uint32_t pipe_req_bytes(const Pipe *p)
+{
+    const Storage *s = p->storage;
+
+    if (s->served_count) {
+        return fastload_window_req_bytes(&p->window, p->now_ns,
+            fastload_window_bytes(&p->window, p->now_ns, s->queue_ns));
+    }
+    return s->req_bytes ? s->req_bytes : FASTLOAD_REQ_BYTES_NEAR;
+}
+
 static void pipe_begin(Pipe *p)
 {
     const Storage *s = p->storage;
-    uint32_t len_bytes = s->req_bytes ? s->req_bytes : FASTLOAD_REQ_BYTES_NEAR;
+    uint32_t len_bytes = pipe_req_bytes(p);
     uint32_t i = 0;
 
     while (p->due_ns[i]) {
@@ -59,6 +92,8 @@ static void pipe_begin(Pipe *p)
         (s->lucky_every &&
          g_rand_int_range(p->rand, 0, s->lucky_every) == 0)) {
         p->due_ns[i] = p->now_ns + LUCKY_NS;
+    } else if (s->served_count) {
+        p->due_ns[i] = pipe_serve(p, len_bytes);
     } else {
         p->line_ns = MAX(p->line_ns, p->now_ns) +
                      (s->rate ? (uint64_t)(len_bytes / s->rate) : 0);
@@ -78,7 +113,9 @@ static void pipe_step(Pipe *p)
     uint32_t i, next = READ_COUNT_MAX;
 
     while (p->inflight_bytes < fastload_window_bytes(&p->window, p->now_ns,
-                                                     p->storage->queue_ns)) {
+                                                     p->storage->queue_ns) &&
+           (!p->storage->served_count ||
+            p->count < FASTLOAD_AHEAD_COUNT_MAX)) {
         pipe_begin(p);
     }
     for (i = 0; i < READ_COUNT_MAX; i++) {
@@ -202,6 +239,23 @@ static void test_the_start_is_short(const void *opaque)
         pipe_step(p);
     }
     check_between("ms", (p->now_ns - begin_ns) / 1e6, 77, 125);
+    pipe_free(p);
+}
+
+static void test_few_servers_bring_long_reads(const void *opaque)
+{
+    /*
+     * Storage 10 ms away that serves ten reads at once, long ones as soon as
+     * short ones, soon gives 9 bytes in 10 of what reads of 1 MiB get there.
+     */
+    const Storage s = { .rtt_ns = 10 * MS, .rate = 0.65, .served_count = 10 };
+    double rate = s.served_count * (double)FASTLOAD_REQ_BYTES_MAX /
+                  (s.rtt_ns + FASTLOAD_REQ_BYTES_MAX / s.rate);
+    Pipe *p = pipe_new(&s);
+
+    pipe_run(p, 100 * MS);
+    check_between("the rate, of what there is", pipe_run(p, 100 * MS) / rate,
+                  0.9, 1.02);
     pipe_free(p);
 }
 
@@ -329,6 +383,75 @@ static void test_half_a_millisecond(const void *opaque)
     pipe_free(p);
 }
 
+static void test_far_reads_are_long(const void *opaque)
+{
+    /* The farther the storage, the longer a read, if several are in flight. */
+    FastloadWindow w = { 0 };
+
+    fastload_window_init(&w);
+    g_assert_cmpuint(fastload_window_req_bytes(&w, SECOND, 8 << 20), ==,
+                     512 << 10);
+    g_assert_cmpuint(fastload_window_req_bytes(&w, SECOND, 1 << 20), ==,
+                     FASTLOAD_REQ_BYTES_NEAR);
+    w.round_trip_ns = 1 * MS;
+    g_assert_cmpuint(fastload_window_req_bytes(&w, SECOND, 1 << 20), ==,
+                     FASTLOAD_REQ_BYTES_NEAR);
+    w.round_trip_ns = 5 * MS;
+    g_assert_cmpuint(fastload_window_req_bytes(&w, SECOND, 4 << 20), ==,
+                     448 << 10); /* 100 MB/s are 500000 bytes */
+    w.round_trip_ns = 10 * MS;
+    g_assert_cmpuint(fastload_window_req_bytes(&w, SECOND, 2 << 20), ==,
+                     256 << 10);
+    w.round_trip_ns = SECOND;
+    g_assert_cmpuint(fastload_window_req_bytes(&w, SECOND,
+                                               FASTLOAD_WINDOW_BYTES_MAX), ==,
+                     FASTLOAD_REQ_BYTES_MAX);
+    fastload_window_clear(&w);
+}
+
+static void test_holes_cost_less_than_requests(const void *opaque)
+{
+    /* A hole may be as long as suits the storage, and more if it is dear. */
+    FastloadWindow w = { 0 };
+
+    fastload_window_init(&w);
+    g_assert_cmpuint(fastload_window_hole_bytes(&w, SECOND), ==,
+                     FASTLOAD_GAP_BYTES_MAX);
+    w.round_trip_ns = 10 * MS;
+    w.rate_bytes_per_s = 1000 * 1000 * 1000;
+    check_between("of 10 MB in flight", fastload_window_hole_bytes(&w, SECOND),
+                  156250, 156250);
+    w.pace.is_dear = 1;
+    w.pace.req_ns = 10 * MS; /* 10 MB */
+    g_assert_cmpuint(fastload_window_hole_bytes(&w, SECOND), ==,
+                     FASTLOAD_HOLE_BYTES_MAX);
+    fastload_window_clear(&w);
+}
+
+static void test_an_earlier_read_counts(const void *opaque)
+{
+    /* A read before the load tells how far away the storage is. */
+    FastloadWindow w = { 0 };
+    FastloadIoReq req = { .len_bytes = FIXTURE_PAGE_BYTES };
+
+    fastload_window_init(&w);
+    /* It was near, or lucky: the first read still has to tell. */
+    fastload_window_expect(&w, LUCKY_NS, SECOND);
+    fastload_window_begin(&w, &req, SECOND);
+    g_assert_cmpuint(fastload_window_grows_ns(&w, SECOND), <, UINT64_MAX);
+    fastload_window_clear(&w);
+    w = (FastloadWindow) { 0 };
+    fastload_window_init(&w);
+    fastload_window_expect(&w, 10 * MS, SECOND);
+    check_between("the first window", fastload_window_bytes(&w, SECOND, 0),
+                  2500000, 2500000);
+    g_assert_cmpuint(fastload_window_grows_ns(&w, SECOND), ==, UINT64_MAX);
+    check_between("a first read",
+                  fastload_window_req_bytes(&w, SECOND, 2500000),
+                  256 << 10, 512 << 10);
+    fastload_window_clear(&w);
+}
+
 /* Storage that serves so many requests at once, each in a round trip. */
 typedef struct Server {
     uint64_t rtt_ns;
@@ -398,6 +521,78 @@ static void test_hints_fit_the_server(const void *opaque)
                       server_count(&s, i, &is_dear), 16, 32);
         g_assert_true(is_dear);
     }
+}
+
+/*
+ * The first @read_count short reads, begun as the window says, and served one
+ * after the other by a storage with @served_count servers.
+ */
+static void burst_run(FastloadWindow *w, uint64_t rtt_ns,
+                      uint32_t served_count, uint32_t read_count)
+{
+    uint64_t free_ns[FASTLOAD_HINT_COUNT_MAX] = { 0 };
+    uint64_t begin_ns[READ_COUNT_MAX], end_ns[READ_COUNT_MAX];
+    uint64_t now_ns = SECOND;
+    uint32_t begun = 0, ended;
+
+    for (ended = 0; ended < read_count; ended++) {
+        while (begun < ended + fastload_window_hint_count(w)) {
+            uint64_t *server = &free_ns[begun % served_count];
+
+            begin_ns[begun] = now_ns;
+            *server = MAX(*server, now_ns) + rtt_ns;
+            end_ns[begun++] = *server;
+        }
+        now_ns = end_ns[ended];
+        fastload_window_hint_end(w, now_ns - begin_ns[ended]);
+    }
+}
+
+static void test_the_first_burst_tells(const void *opaque)
+{
+    /* As soon as the first short reads are back, it shows what is served. */
+    uint32_t served_count;
+
+    for (served_count = 6; served_count <= 64; served_count++) {
+        bool is_dear = served_count <= 12;
+        FastloadWindow w = { 0 };
+
+        fastload_window_init(&w);
+        server_first(&w, 10 * MS);
+        burst_run(&w, 10 * MS, served_count, FASTLOAD_HINT_COUNT_BEGIN);
+        fixture_note("%u are served", served_count);
+        g_assert_true(!!fastload_window_hint_cost(&w) == is_dear);
+        if (is_dear) {
+            g_assert_cmpuint(fastload_window_hint_count(&w), <=,
+                             FASTLOAD_HINT_COUNT_BEGIN);
+        } else {
+            g_assert_cmpuint(fastload_window_hint_count(&w), >,
+                             FASTLOAD_HINT_COUNT_BEGIN);
+        }
+        fixture_note_clear();
+        fastload_window_clear(&w);
+    }
+}
+
+static void test_dear_until_all_are_served(const void *opaque)
+{
+    /* Few reads in flight do not queue, but requests stay dear. */
+    const Server few = { .rtt_ns = 10 * MS, .served_count = 16 };
+    const Server all = { .rtt_ns = 10 * MS, .served_count = 64 };
+    FastloadWindow w = { 0 };
+    uint32_t i;
+
+    fastload_window_init(&w);
+    server_first(&w, 10 * MS);
+    server_run(&w, &few, 100);
+    g_assert_cmpuint(fastload_window_hint_cost(&w), >, 0);
+    for (i = 0; fastload_window_hint_count(&w) < FASTLOAD_HINT_COUNT_MAX; i++) {
+        g_assert_cmpuint(fastload_window_hint_cost(&w), >, 0);
+        server_run(&w, &all, 1); /* as when chunks are in flight instead */
+    }
+    g_assert_cmpuint(i, >, 2 * FASTLOAD_WINDOW_GROUP);
+    g_assert_cmpuint(fastload_window_hint_cost(&w), ==, 0);
+    fastload_window_clear(&w);
 }
 
 static void test_hints_use_what_is_served(const void *opaque)
@@ -496,6 +691,8 @@ int main(int argc, char **argv)
     add_test("far-storage-is-busy", test_far_storage_is_busy);
     add_test("lucky-reads-tell-nothing", test_lucky_reads_tell_nothing);
     add_test("the-start-is-short", test_the_start_is_short);
+    add_test("few-servers-bring-long-reads",
+             test_few_servers_bring_long_reads);
     add_test("near-storage-has-no-queue", test_near_storage_has_no_queue);
     add_test("slow-storage-has-no-queue", test_slow_storage_has_no_queue);
     add_test("the-window-follows-the-storage",
@@ -503,7 +700,13 @@ int main(int argc, char **argv)
     add_test("what-is-no-sample", test_what_is_no_sample);
     add_test("short-reads-end-the-drain", test_short_reads_end_the_drain);
     add_test("half-a-millisecond", test_half_a_millisecond);
+    add_test("far-reads-are-long", test_far_reads_are_long);
+    add_test("holes-cost-less-than-requests",
+             test_holes_cost_less_than_requests);
+    add_test("an-earlier-read-counts", test_an_earlier_read_counts);
     add_test("hints-fit-the-server", test_hints_fit_the_server);
+    add_test("the-first-burst-tells", test_the_first_burst_tells);
+    add_test("dear-until-all-are-served", test_dear_until_all_are_served);
     add_test("hints-use-what-is-served", test_hints_use_what_is_served);
     add_test("hints-that-were-lucky", test_hints_that_were_lucky);
     add_test("hints-follow-the-server", test_hints_follow_the_server);
