@@ -1,15 +1,22 @@
 /*
- * A gate before the kernel's userfaultfd calls and preadv(), for unit tests.
+ * A gate before the kernel's userfaultfd calls, preadv() and MADV_COLLAPSE, for
+ * unit tests.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
 #include <stdarg.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <linux/userfaultfd.h>
+#include "fastload-clock.h"
 #include "fastload-gate.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 
 typedef enum GateHold {
     GATE_HOLD_NONE,
@@ -30,6 +37,8 @@ static struct {
     GateHold hold;
     uint32_t read_hold_count; /* so many more reads are held */
     uint32_t held_read_count;
+    uint64_t collapse_ns;     /* how long collapsing seems to take */
+    uint32_t collapse_count;
 } gate;
 
 void gate_refuse(unsigned long request, int error_number)
@@ -111,6 +120,38 @@ void gate_open_reads(void)
     g_mutex_unlock(&gate.lock);
 }
 
+void gate_slow_collapse(uint64_t ns)
+{
+    g_mutex_lock(&gate.lock);
+    gate.collapse_ns = ns;
+    gate.collapse_count = 0;
+    g_mutex_unlock(&gate.lock);
+}
+
+uint32_t gate_collapse_count(void)
+{
+    uint32_t count;
+
+    g_mutex_lock(&gate.lock);
+    count = gate.collapse_count;
+    g_mutex_unlock(&gate.lock);
+    return count;
+}
+
+/* As a thread that waits for a processor. */
+static void gate_pass_collapse(void)
+{
+    uint64_t ns;
+
+    g_mutex_lock(&gate.lock);
+    ns = gate.collapse_ns;
+    gate.collapse_count++;
+    g_mutex_unlock(&gate.lock);
+    if (ns) {
+        test_clock_skip(ns);
+    }
+}
+
 /* As storage that hangs. */
 static void gate_pass_read(void)
 {
@@ -180,6 +221,14 @@ ssize_t preadv(int fd, const struct iovec *iov, int count, off_t off)
 {
     gate_pass_read();
     return syscall(SYS_preadv, fd, iov, count, off, 0);
+}
+
+int madvise(void *addr, size_t len_bytes, int advice)
+{
+    if (advice == MADV_COLLAPSE) {
+        gate_pass_collapse();
+    }
+    return syscall(SYS_madvise, addr, len_bytes, advice);
 }
 
 int ioctl(int fd, unsigned long request, ...)

@@ -1,5 +1,6 @@
 /*
- * A gate before the kernel's userfaultfd calls and preadv(), for unit tests.
+ * A gate before the kernel's userfaultfd calls, preadv() and MADV_COLLAPSE, for
+ * unit tests.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -37,5 +38,9 @@ void gate_hold_reads(uint32_t count);
 /* So many are held now. */
 uint32_t gate_held_read_count(void);
 void gate_open_reads(void);
+
+/* Each MADV_COLLAPSE takes @ns of the stopped clock; counts from 0 again. */
+void gate_slow_collapse(uint64_t ns);
+uint32_t gate_collapse_count(void);
 
 #endif /* FASTLOAD_GATE_H */

@@ -6,8 +6,10 @@
 #include "qemu/osdep.h"
 #include <poll.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include "qemu/fastload_int.h"
 #include "fastload-fixture.h"
+#include "fastload-gate.h"
 
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 /* All patterns of fixture_mixed(), and an odd end. */
@@ -1553,6 +1555,49 @@ static void test_collapsing_yields(void)
     g_assert_cmpuint(collapse.end_ns, ==, 100 + paused_ns);
 }
 
+/* Not the clock of the tests, which stops. */
+static int64_t load_real_us(void)
+{
+    struct timespec ts;
+
+    g_assert_cmpint(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &ts), ==, 0);
+    return ts.tv_sec * G_USEC_PER_SEC + ts.tv_nsec / 1000;
+}
+
+static void test_collapsing_pauses(const void *opaque)
+{
+    /* While calls wait, each collapses one chunk, and a pause follows it. */
+    const LoadCase *lc = opaque;
+    Fixture *f = load_new_huge(fixture_all_data);
+    FixtureToucher toucher;
+    int64_t begin_us;
+    Fastload *fl;
+    uint64_t i;
+
+    if (!f) {
+        return;
+    }
+    test_clock_stop();
+    fl = load_start_at_rate(f, lc, FASTLOAD_BACKGROUND_OFF);
+    for (i = 0; i < HUGE_CHUNK_COUNT; i++) {
+        fixture_toucher_start_page(&toucher, f, i * CHUNK_PAGES);
+        g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    }
+    gate_slow_collapse(FASTLOAD_COLLAPSE_NS_MIN / HUGE_CHUNK_COUNT / 2);
+    fastload_set_background_rate(fl, 0);
+    load_wait(fl);
+    begin_us = load_real_us();
+    fastload_settle(fl);
+    g_assert_cmpuint(gate_collapse_count(), ==, HUGE_CHUNK_COUNT);
+    /* The first pauses may be over when load_wait() returns: so half of all. */
+    g_assert_cmpint(load_real_us() - begin_us, >=,
+                    HUGE_CHUNK_COUNT / 2 *
+                    (int64_t)(FASTLOAD_COLLAPSE_PAUSE_NS / 1000));
+    gate_slow_collapse(0);
+    fastload_free(fl);
+    fixture_free(f);
+}
+
 static void test_touched_chunks_are_collapsed(const void *opaque)
 {
     /* A chunk with an urgent page is not moved, but collapsed later. */
@@ -2328,6 +2373,7 @@ static void add_all(FastloadIoKind io_kind)
     }
     add_case("dense-chunks-are-moved", test_dense_chunks_are_moved, lc);
     add_case("move-disabled", test_move_disabled, lc);
+    add_case("collapsing-pauses", test_collapsing_pauses, lc);
     add_case("touched-chunks-are-collapsed",
              test_touched_chunks_are_collapsed, lc);
     add_case("discarded-chunks-stay-small",
