@@ -72,8 +72,8 @@
  *   CANCELLED  threads gone, nothing registered, pages may be zero
  *
  * A worker that hangs in preadv() when the others have ended is left behind
- * FASTLOAD_DRAIN_NS_MAX after DRAINED, and counts as gone.  Whoever leaves the
- * last one stands in for the last worker.
+ * FASTLOAD_DRAIN_NS_MAX after DRAINED, and counts as gone.  The thread that
+ * leaves the last worker behind ends the load in its place.
  *
  * Lock order: event_lock, then state_lock or sched.lock, never both.  The
  * place_lock of an area, pool.lock, file.prefix_lock, record.lock, window.lock

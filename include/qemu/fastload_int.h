@@ -736,7 +736,8 @@ typedef struct FastloadWorker {
     uint32_t inflight_count;     /* all requests in flight, urgent ones too */
     uint64_t reaped_ns;          /* when it last found completed requests */
     bool is_window_full;         /* the window stopped it from reading ahead */
-    bool has_abandoned_reads;    /* set as it ends, or by whoever leaves it */
+    bool has_abandoned_reads;    /* set as it ends, or by the thread that leaves
+                                    it: nobody joins it then */
     uint32_t file_generation;    /* of the file that new reads come from */
     uint32_t outcomes;           /* FastloadOutcome, not acted on yet */
     /* atomic */

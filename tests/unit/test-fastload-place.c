@@ -1032,7 +1032,7 @@ static void place_check_hung(uint32_t held_count)
     g_assert_true(fastload_is_settled(t->fl));
     g_assert_cmpuint(fixture_events_count(&t->events,
                                           FASTLOAD_EVENT_CANCELLED), ==, 1);
-    /* Whoever touches it now does not wait. */
+    /* A thread that touches the page now does not wait. */
     (void)fixture_page_is_right(t->f, 5);
     place_free(t);
     g_assert_cmpuint(gate_held_read_count(), ==, held_count);
