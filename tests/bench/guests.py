@@ -128,14 +128,19 @@ def trace_of_a_log(bench: Bench) -> None:
     log.write_text(LOG)
     bench.good("trace", log, trace)
     check(lines_of_trace(trace.read_text()) == TRACE, trace.read_text())
+    # The guest computes by loops that were counted before, and a processor
+    # may be faster since: half of the recorded time is asked for.
+    slow = bench.path("trace")
+    slow.write_text(TRACE.replace("@0.000631", "@0.080000").replace(
+        "@0.010343", "@0.090000"))
     result = bench.measured(*TINY, *MADE, "--cache", "warm", "--direct",
-                            "off", "--trace", trace, "--think", "recorded",
+                            "off", "--trace", slow, "--think", "recorded",
                             "--contenders", "eager,mmap,fastload")
     all_counted(result, 1)
     check(scenarios(result)[0]["knobs"]["think"] == "recorded", "no pace")
     for c in contenders(result):
         work = c["measures"]["work_ns"]
-        check(work["min"] >= 631_000, f"{c['label']} worked in {work}")
+        check(work["min"] >= 40_000_000, f"{c['label']} worked in {work}")
 
 
 @case("trace reads older logs, logs without times, and the last load of many")
