@@ -5,8 +5,9 @@
  *
  * Any worker may drain the messages.  The first one always does; the others
  * help while it is swamped or blocks in its reads.  Some faults are answered at
- * once: a page that is zero in the snapshot is placed, and the threads that
- * wait for a page which is there already are woken.  All others go to the
+ * once: a page that is zero in the snapshot is placed, unless its whole chunk
+ * is about to be, and the threads that wait for a page which is there already
+ * are woken.  All others go to the
  * scheduler's fault queue; so do the pages that another process wants
  * (fastload_want()), whose faults do not come here.  Messages for which the
  * queue has no room stay in the kernel, and so do those beyond
@@ -67,7 +68,8 @@ static void fault_answer(FastloadWorker *w, const FastloadUffdFault *msg,
     }
 
     if (fault.is_discarded ||
-        !fastload_plan_page_has_data(area, fault.page_idx)) {
+        (!fastload_plan_page_has_data(area, fault.page_idx) &&
+         !fastload_whole_is_wanted(fl, &fault))) {
         /*
          * A placed page that is missing was given back since: it is zero now,
          * as on a machine that never migrated.  Usually the page is there, and

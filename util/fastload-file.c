@@ -855,6 +855,26 @@ bool fastload_file_choose(Fastload *fl, FastloadRead *read)
                                __ATOMIC_RELAXED) != is_cached;
 }
 
+bool fastload_file_is_cached(const Fastload *fl, const FastloadRead *read)
+{
+    /* Holes are hardly ever cached: cached bytes are assumed to be data. */
+    return file_cached_bytes(fl->file.fd, read->area->file_off +
+                             read->span.ram_off, read->span.len_bytes) >=
+           (int64_t)fastload_plan_data_bytes(read->area, read->span);
+}
+
+void fastload_file_fetch(const Fastload *fl, const FastloadRead *read)
+{
+    FastloadFileRange range = {
+        .file_off = read->area->file_off + read->span.ram_off,
+        .len_bytes = read->span.len_bytes,
+    };
+
+    if (fl->file.is_marked && file_is_shared(fl->file.direct_fd)) {
+        file_read_ahead(fl->file.fd, &range);
+    }
+}
+
 bool fastload_file_reads_cost_cpu(const Fastload *fl)
 {
     /* A read from the page cache is a copy, by io_uring as well. */

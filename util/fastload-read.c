@@ -33,14 +33,17 @@
  *   ISSUING -> IN_FLIGHT  the same one, with the last request; also after an
  *                         error, when nothing more of the read is issued
  *   ISSUING -> READY      the same one, if every page is placed or has no data;
- *                         or after an error, if no request is in flight
+ *                         or after an error, if no request is in flight; or if
+ *                         it has read a chunk itself (util/fastload-whole.c)
  *   IN_FLIGHT -> READY    the same one, when it reaps the last request
  *   READY -> PLACING      urgent: the same one, at once; a hint: the same one,
  *                         one a turn; a chunk: any worker that may place
  *   PLACING -> READY      a chunk: that worker, when it may not place any more
- *   PLACING -> FRESH      that worker, after it has told the scheduler
+ *   PLACING -> FRESH      that worker, after it has told the scheduler, unless
+ *                         its chunk was not taken, since it is not cached
  *   PLACING -> SPENT      a chunk: the same, if part of it was moved
- *   SPENT -> FRESH        a chunk: any worker that renews staging
+ *   SPENT -> FRESH        a chunk: any worker that renews staging, or reads a
+ *                         chunk itself
  *
  *   FRESH      not in use: in w->free_urgent, in w->free_hints, or in the pool
  *   ISSUING    planned; some requests may be in flight; a hint or a chunk is

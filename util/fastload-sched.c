@@ -212,8 +212,16 @@ bool fastload_sched_fault_is_due(Fastload *fl, uint64_t now_ns)
 
 uint64_t fastload_sched_quiet_ns(Fastload *fl)
 {
-    return __atomic_load_n(&fl->sched.last_fault_ns, __ATOMIC_RELAXED) +
-           FASTLOAD_FAULT_QUIET_NS;
+    uint64_t last_ns = __atomic_load_n(&fl->sched.last_fault_ns,
+                                       __ATOMIC_RELAXED);
+    uint64_t quiet_ns = last_ns + FASTLOAD_FAULT_QUIET_NS;
+
+    if (!fastload_crowd_is_short(fl)) {
+        return quiet_ns;
+    }
+    /* A guest that has no processor does not fault, and is not quiet. */
+    return MAX(quiet_ns, MIN(last_ns + FASTLOAD_CROWD_QUIET_NS,
+                             fl->start_ns + FASTLOAD_HOLD_NS));
 }
 
 uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns)
@@ -253,6 +261,46 @@ static bool sched_is_early_next_locked(Fastload *fl)
     const FastloadArea *area = sched_find_pending_locked(fl);
 
     return area && area->is_early;
+}
+
+/* Are all early areas placed?  They come first, and are small. */
+static bool sched_early_is_done_locked(Fastload *fl)
+{
+    uint32_t c;
+    guint a;
+
+    for (a = 0; !fl->sched.is_early_done && a < fl->areas->len; a++) {
+        const FastloadArea *area = g_ptr_array_index(fl->areas, a);
+
+        if (!area->is_early) {
+            break;
+        }
+        for (c = 0; c < area->chunk_count; c++) {
+            if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING ||
+                area->chunk_states[c] == FASTLOAD_CHUNK_TAKEN ||
+                area->chunk_states[c] == FASTLOAD_CHUNK_FAILED) {
+                return false;
+            }
+        }
+    }
+    fl->sched.is_early_done = true;
+    return true;
+}
+
+uint64_t fastload_sched_held_ns(Fastload *fl, uint64_t now_ns)
+{
+    uint64_t held_ns = MIN(fastload_sched_quiet_ns(fl),
+                           fl->start_ns + FASTLOAD_HOLD_NS);
+    bool is_early_done;
+
+    if (!fastload_crowd_is_short(fl) || now_ns >= held_ns) {
+        return 0;
+    }
+    /* The guest may wait for these before it runs. */
+    g_mutex_lock(&fl->sched.lock);
+    is_early_done = sched_early_is_done_locked(fl);
+    g_mutex_unlock(&fl->sched.lock);
+    return is_early_done ? held_ns : 0;
 }
 
 static uint64_t sched_rate_due_locked(Fastload *fl)
@@ -496,6 +544,33 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
     }
     g_mutex_unlock(&fl->sched.lock);
     return found;
+}
+
+bool fastload_sched_may_take_whole(Fastload *fl, const FastloadArea *area,
+                               uint64_t chunk_idx)
+{
+    bool is_pending;
+
+    g_mutex_lock(&fl->sched.lock);
+    is_pending = area->chunk_states[chunk_idx] == FASTLOAD_CHUNK_PENDING &&
+                 fastload_rate_is_none_locked(&fl->rate) &&
+                 !fl->retry.failed_round_count;
+    g_mutex_unlock(&fl->sched.lock);
+    return is_pending;
+}
+
+bool fastload_sched_take_whole(Fastload *fl, FastloadArea *area,
+                               uint64_t chunk_idx)
+{
+    bool is_pending;
+
+    g_mutex_lock(&fl->sched.lock);
+    is_pending = area->chunk_states[chunk_idx] == FASTLOAD_CHUNK_PENDING;
+    if (is_pending) {
+        area->chunk_states[chunk_idx] = FASTLOAD_CHUNK_TAKEN;
+    }
+    g_mutex_unlock(&fl->sched.lock);
+    return is_pending;
 }
 
 /*

@@ -12,6 +12,8 @@
  * Pages of a working set that are not read as a whole chunk are placed by the
  * worker that has read them, one read a turn: that takes as long as an urgent
  * read, and handing the read to another worker would cost as much.
+ * Where processors are short, an urgent page may also wait for one chunk that
+ * answers another fault whole (util/fastload-whole.c).
  * A request that fails is tried FASTLOAD_READ_TRIES_MAX times here; one that
  * io_uring had no memory for is first made with preadv() at once.  After that
  * the read gives up its claim, and the scheduler brings it back later.  Before
@@ -299,8 +301,8 @@ static void worker_urgent_finish(FastloadWorker *w, FastloadRead *read)
 typedef struct WorkerTurn {
     uint64_t now_ns;
     /*
-     * When the guest stops counting as faulting, and workers may do more;
-     * UINT64_MAX if it does not count as faulting now.
+     * When the guest stops counting as faulting, or nothing is held back any
+     * more, and workers may do more; UINT64_MAX if the guest is quiet.
      */
     uint64_t quiet_ns;
     bool serves_faults; /* answers page faults */
@@ -308,10 +310,18 @@ typedef struct WorkerTurn {
     bool may_hint;      /* reads pages of the working set; without may_read,
                            one read at a time */
     bool may_place;     /* places background reads, and renews staging */
+    bool is_held;       /* until the guest is quiet: processors are short */
     uint32_t around_bytes; /* how long an urgent read may be; 0: one page */
     uint64_t window_bytes; /* this worker's share of the read-ahead window */
     uint32_t hint_count;   /* the same of short reads of the working set */
 } WorkerTurn;
+
+/* Until when the background is held back; 0: it is not. */
+static uint64_t worker_held_ns(Fastload *fl, uint64_t now_ns)
+{
+    return fastload_file_reads_cost_cpu(fl)
+        ? fastload_sched_held_ns(fl, now_ns) : 0;
+}
 
 /*
  * How several workers divide the work.  The first one serves faults and reads
@@ -335,6 +345,12 @@ typedef struct WorkerTurn {
  *
  * Placing takes processor time.  Workers beyond the number of processors would
  * only take it from the guest, so they do nothing but help with faults.
+ *
+ * Where processors are short because many guests are restored at once, nothing
+ * is read ahead or placed for a guest that faults, for FASTLOAD_HOLD_NS at
+ * most: what one guest does not need yet would make another one wait.  What
+ * comes from the device by itself (O_DIRECT) is not held back, for it costs
+ * hardly any processor time.
  */
 static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
 {
@@ -346,6 +362,8 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     uint64_t quiet_ns = MAX(fastload_sched_quiet_ns(fl), fl->hints.calm_ns);
     bool is_quiet = now_ns >= quiet_ns;
     bool is_free = is_alone || w->idx || is_quiet;
+    uint64_t held_ns = worker_held_ns(fl, now_ns);
+    bool is_held = held_ns;
     /* What starts the guest needs the processor more than its pages do. */
     bool leaves_hints = fl->active_count > 1 &&
                         fastload_record_awaits_guest(fl);
@@ -357,15 +375,17 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     }
     return (WorkerTurn) {
         .now_ns = now_ns,
-        .quiet_ns = is_quiet ? UINT64_MAX : quiet_ns,
+        .quiet_ns = is_held ? held_ns : is_quiet ? UINT64_MAX : quiet_ns,
         .serves_faults = w->idx == 0 || is_first_blocking ||
                          __atomic_load_n(&fl->sched.are_faults_shared,
                                          __ATOMIC_RELAXED),
-        .may_read = is_active && (reads_cost_cpu ? is_free : w->idx == 0),
+        .may_read = is_active && !is_held &&
+                    (reads_cost_cpu ? is_free : w->idx == 0),
         .may_hint = is_active && (reads_cost_cpu ? is_free ||
                                   (!is_first_blocking && !leaves_hints)
                                                  : w->idx == 0),
-        .may_place = is_active && is_free,
+        .may_place = is_active && !is_held && is_free,
+        .is_held = is_held,
         /* A page that came with another would not fault, so not be recorded. */
         .around_bytes = fastload_record_is_on(fl)
             ? 0 : fastload_window_around_bytes(&fl->window),
@@ -433,6 +453,51 @@ static bool worker_fault_is_settled(const FastloadWorker *w,
     return is_claimed;
 }
 
+static void worker_pass_on(FastloadWorker *w, FastloadRead *read);
+static void worker_background_finish(FastloadWorker *w, FastloadRead *read);
+
+/*
+ * Answers a fault with its whole chunk, at once; false: it needs an urgent
+ * read.  If the kernel has not moved all of the chunk, the rest of it is copied
+ * later, as that of any other chunk.
+ */
+static bool worker_answer_whole(FastloadWorker *w, const FastloadFault *fault)
+{
+    Fastload *fl = w->fl;
+    FastloadArea *area = fault->area;
+    FastloadRead *read = fastload_whole_read(w, fault);
+    FastloadSpan span;
+
+    if (!read || read->state == FASTLOAD_READ_FRESH) {
+        if (read) {
+            worker_pass_on(w, read);
+        }
+        return false;
+    }
+    span = read->span;
+    worker_check_file(w, read);
+    if (!read->error) {
+        fastload_place_piece(w, read);
+    }
+    if (read->error || read->placed_bytes == span.len_bytes) {
+        worker_background_finish(w, read);
+    } else {
+        fastload_read_move(read, FASTLOAD_READ_READY);
+        worker_pass_on(w, read);
+    }
+    if (!fastload_bit_test(area->placed, fault->page_idx)) {
+        return false;
+    }
+    fastload_stats_fault_done(&w->counters,
+                              fastload_stats_now_ns() - fault->begin_ns);
+    /* Also threads whose faults were merged with this one meanwhile. */
+    if (!__atomic_load_n(&area->is_dropped, __ATOMIC_ACQUIRE)) {
+        fastload_uffd_wake(fl->uffd, area->hva + span.ram_off, span.len_bytes);
+    }
+    worker_guess_fault(w);
+    return true;
+}
+
 /* Decides which pages an urgent read brings, and where in staging they go. */
 static void worker_aim_urgent(FastloadWorker *w, const WorkerTurn *turn,
                               FastloadRead *read)
@@ -451,13 +516,16 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
 {
     Fastload *fl = w->fl;
     FastloadFault fault;
+    bool was_whole = false;
 
-    while (worker_has_urgent_room(w) &&
+    /* One whole chunk a turn: reads that have returned come before a second. */
+    while (!was_whole && worker_has_urgent_room(w) &&
            fastload_sched_pop_fault(fl, turn->now_ns, w->free_urgent,
                                     &fault)) {
         FastloadRead *read = w->free_urgent;
 
-        if (worker_fault_is_settled(w, &fault)) {
+        if (worker_fault_is_settled(w, &fault) ||
+            (was_whole = worker_answer_whole(w, &fault))) {
             w->outcomes |= fastload_sched_fault_settled(fl, read);
             continue;
         }
@@ -480,7 +548,18 @@ static void worker_issue_urgent(FastloadWorker *w, const WorkerTurn *turn,
                         fastload_sched_fault_is_due(fl, turn->now_ns), has_new);
 }
 
-/* Puts @read into the pool, and wakes a worker that may use it. */
+/* Somebody may not be woken now, because the background is held back. */
+static void worker_owe_kick(Fastload *fl, const WorkerTurn *turn)
+{
+    if (turn->is_held) {
+        __atomic_store_n(&fl->crowd.is_kick_due, 1, __ATOMIC_RELEASE);
+    }
+}
+
+/*
+ * Puts @read into the pool, and wakes a worker that may use it; if nobody may
+ * now because it is held back, worker_watch_crowd() wakes one later.
+ */
 static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
 {
     Fastload *fl = w->fl;
@@ -494,6 +573,7 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read)
         FastloadWorker *other = &fl->workers[i];
         WorkerTurn turn = worker_turn_of(other, now_ns);
 
+        worker_owe_kick(fl, &turn);
         if (other != w &&
             (is_fresh ? turn.may_read : turn.may_place) &&
             __atomic_exchange_n(&other->may_sleep, 0, __ATOMIC_SEQ_CST)) {
@@ -520,8 +600,10 @@ static void worker_choose_file(FastloadWorker *w, FastloadRead *read)
     now_ns = fastload_stats_now_ns();
     for (i = 0; i < fl->active_count; i++) {
         FastloadWorker *other = &fl->workers[i];
+        WorkerTurn turn = worker_turn_of(other, now_ns);
 
-        if (other != w && worker_turn_of(other, now_ns).may_read) {
+        worker_owe_kick(fl, &turn);
+        if (other != w && turn.may_read) {
             fastload_session_kick(other);
         }
     }
@@ -957,7 +1039,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     if (turn->may_read || due_ns == UINT64_MAX) {
         return due_ns;
     }
-    /* The first worker may read once the guest is quiet; others get a kick. */
+    /* The first worker reads once the guest is quiet; others get a kick. */
     return w->idx ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
 }
 
@@ -991,19 +1073,23 @@ static uint64_t worker_place_due_ns(const FastloadWorker *w,
  * been begun.  A completed read, a fault or a kick ends the sleep.  The limit
  * is the next retry that falls due, the next read that the background's rate
  * allows, the end of a recording, or the moment at which the guest counts as
- * quiet, if something waits for that.
+ * quiet or nothing is held back any more, if something waits for that.
  */
 static int64_t worker_sleep_ns(const FastloadWorker *w,
                                const WorkerTurn *turn)
 {
     uint64_t due_ns =
         fastload_sched_next_due_ns(w->fl, worker_times_faults(w, turn), false);
+    uint64_t held_ns;
 
     if (w->repeat_ns) {
         due_ns = MIN(due_ns, w->repeat_ns);
     }
     due_ns = MIN(due_ns, worker_read_due_ns(w, turn));
     due_ns = MIN(due_ns, worker_place_due_ns(w, turn));
+    /* A fault of this turn may have begun a hold; the end wakes the others. */
+    held_ns = w->idx == 0 ? worker_held_ns(w->fl, turn->now_ns) : 0;
+    due_ns = held_ns ? MIN(due_ns, held_ns) : due_ns;
     if (fastload_record_is_on(w->fl)) {
         /* It ends at that time, whether or not a read is due then. */
         due_ns = MIN(due_ns, fastload_record_due_ns(&w->fl->record));
@@ -1179,6 +1265,22 @@ static void worker_repeat_faults(FastloadWorker *w, uint64_t now_ns)
     }
 }
 
+/*
+ * Looks whether processors are short, and wakes the workers that were not woken
+ * while the background was held back.
+ */
+static void worker_watch_crowd(FastloadWorker *w, const WorkerTurn *turn)
+{
+    Fastload *fl = w->fl;
+    bool has_changed = fastload_crowd_look(fl, turn->now_ns);
+
+    if (has_changed ||
+        (!turn->is_held &&
+         __atomic_exchange_n(&fl->crowd.is_kick_due, 0, __ATOMIC_ACQ_REL))) {
+        fastload_session_kick_all(fl, w);
+    }
+}
+
 static void worker_turn(FastloadWorker *w)
 {
     WorkerTurn turn = worker_turn_of(w, fastload_stats_now_ns());
@@ -1189,6 +1291,9 @@ static void worker_turn(FastloadWorker *w)
         worker_leave_ring(w);
     }
     worker_repeat_faults(w, turn.now_ns);
+    if (w->idx == 0) {
+        worker_watch_crowd(w, &turn);
+    }
     worker_note_file(w);
     worker_end_recording(w, &turn);
     if (turn.serves_faults) {
@@ -1297,6 +1402,9 @@ void *fastload_worker_main(void *opaque)
 
     worker_open_io(w, w->fl->io_ops);
     worker_be_nice(w);
+    if (w->idx == 0) {
+        fastload_crowd_open(w->fl);
+    }
     fastload_session_worker_ready(w);
     while (w->io && !worker_was_left(w) && !fastload_session_is_ending(w->fl)) {
         worker_take_kick(w);

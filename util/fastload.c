@@ -19,6 +19,8 @@
  *   fastload-workset.c   the file of a working set, as bytes; pure
  *   fastload-worker.c    worker thread: take, read, place, repeat
  *   fastload-fault.c     userfaultfd messages to urgent reads
+ *   fastload-crowd.c     are processors short?
+ *   fastload-whole.c     faults answered with their whole chunk, if they are
  *   fastload-read.c      the life of a read: its plan, claims and state
  *   fastload-pool.c      staging of chunks, passed from worker to worker
  *   fastload-place.c     make bytes appear: copy, zero, move
@@ -38,11 +40,11 @@
  *
  *   1. fastload.c fastload-worker.c fastload-eager.c
  *   2. fastload-fault.c
- *   3. fastload-place.c fastload-huge.c
+ *   3. fastload-place.c fastload-huge.c fastload-whole.c
  *   4. fastload-pool.c
  *   5. fastload-sched.c fastload-file.c fastload-read.c
  *   6. fastload-retry.c fastload-rate.c fastload-uffd.c
- *      fastload-record.c fastload-hints.c
+ *      fastload-record.c fastload-hints.c fastload-crowd.c
  *   7. fastload-plan.c fastload-window.c
  *   8. fastload-io-uring.c fastload-io-sync.c fastload-stats.c
  *      fastload-header.c fastload-workset.c
@@ -604,6 +606,7 @@ Fastload *fastload_new(int fd, const FastloadConfig *config, GError **error)
     fl->file.fd = fd;
     fl->file.direct_fd = -1;
     fl->uffd = -1;
+    fl->crowd.fd = -1;
     fastload_window_init(&fl->window);
     fastload_record_init(&fl->record);
     fl->config = *config;
@@ -1551,6 +1554,7 @@ void fastload_free(Fastload *fl)
     g_cond_clear(&fl->state_cond);
     g_mutex_clear(&fl->state_lock);
     g_mutex_clear(&fl->event_lock);
+    fastload_crowd_close(&fl->crowd);
     fastload_window_clear(&fl->window);
     g_mutex_clear(&fl->pool.lock);
     g_mutex_clear(&fl->file.prefix_lock);

@@ -269,9 +269,29 @@ QEMU_BUILD_BUG_ON(FASTLOAD_WINDOW_BYTES_MAX / FASTLOAD_CHUNK_BYTES +
 /*
  * A guest counts as faulting until FASTLOAD_FAULT_QUIET_NS after a fault, and
  * then, until FASTLOAD_FAULT_CALM_NS after it, as one that may fault soon.
+ * Where processors are short it is FASTLOAD_CROWD_QUIET_NS instead.
  */
 #define FASTLOAD_FAULT_QUIET_NS (5 * 1000 * 1000ull)
 #define FASTLOAD_FAULT_CALM_NS (20 * 1000 * 1000ull)
+/*
+ * Processors are short when the first worker has waited for one for
+ * FASTLOAD_CROWD_SHARE times as long as it has run, and are not any more when
+ * it has waited for less than it has run.  It looks every
+ * FASTLOAD_CROWD_LOOK_NS, and both times together must be
+ * FASTLOAD_CROWD_LEAST_NS to count.
+ */
+#define FASTLOAD_CROWD_SHARE 2
+#define FASTLOAD_CROWD_LOOK_NS (5 * 1000 * 1000ull)
+#define FASTLOAD_CROWD_LEAST_NS (500 * 1000ull)
+/*
+ * While they are, a guest counts as faulting until FASTLOAD_CROWD_QUIET_NS
+ * after a fault, and nothing is read ahead for a guest that faults.  Both end
+ * FASTLOAD_HOLD_NS after the start.
+ */
+#define FASTLOAD_CROWD_QUIET_NS (40 * 1000 * 1000ull)
+#define FASTLOAD_HOLD_NS (2 * 1000 * 1000 * 1000ull)
+/* So often a load tries to answer a fault with a whole chunk. */
+#define FASTLOAD_WHOLE_COUNT_MAX 128
 /*
  * How much longer the background may make an urgent read wait, once the guest
  * does not count as faulting, and once it does not count as either.
@@ -802,6 +822,7 @@ typedef struct FastloadSched {
     uint32_t fault_count;
     uint32_t next_area;          /* the background's cursor */
     uint64_t next_chunk;
+    bool is_early_done;          /* all chunks of early areas are placed */
     /* atomic */
     uint32_t merge_count;        /* faults that a read in flight may answer */
     /* atomic, relaxed: hints */
@@ -896,6 +917,19 @@ typedef enum FastloadHintKind {
     FASTLOAD_HINT_CHUNK,
 } FastloadHintKind;
 
+/* Are processors short?  util/fastload-crowd.c */
+typedef struct FastloadCrowd {
+    /* first worker only */
+    int fd;                      /* its schedstat; -1: there is none */
+    uint64_t look_ns;            /* when to look next; UINT64_MAX: never */
+    uint64_t ran_ns;             /* at the last look that told something */
+    uint64_t waited_ns;
+    /* atomic, relaxed */
+    uint32_t is_short;
+    uint32_t whole_count;        /* faults that were to get a whole chunk */
+    uint32_t is_kick_due;        /* workers were not woken, for the hold */
+} FastloadCrowd;
+
 /* How the window is sized; the diagram is in util/fastload-window.c */
 typedef enum FastloadWindowPhase {
     FASTLOAD_WINDOW_START,
@@ -981,6 +1015,7 @@ struct Fastload {
     FastloadWindow window;
     FastloadRecord record;
     FastloadHints hints;
+    FastloadCrowd crowd;
 
     /* lock state_lock */
     GMutex state_lock;
@@ -1078,8 +1113,22 @@ FastloadOutcome fastload_sched_zero_failed(Fastload *fl,
 /* The fault of @read needs no read: another one has placed or claimed it. */
 FastloadOutcome fastload_sched_fault_settled(Fastload *fl,
                                              FastloadRead *read);
+/*
+ * May this chunk be read now, out of turn, to answer a fault?  Not if it was
+ * taken, while the background has a rate, or while reads fail.
+ */
+bool fastload_sched_may_take_whole(Fastload *fl, const FastloadArea *area,
+                                   uint64_t chunk_idx);
+/* Takes the chunk, which was read so; false: somebody else has taken it. */
+bool fastload_sched_take_whole(Fastload *fl, FastloadArea *area,
+                               uint64_t chunk_idx);
 /* When the guest stops counting as faulting, unless it faults before. */
 uint64_t fastload_sched_quiet_ns(Fastload *fl);
+/*
+ * Until when the background is held back, because processors are short and the
+ * guest faults; 0: it is not.
+ */
+uint64_t fastload_sched_held_ns(Fastload *fl, uint64_t now_ns);
 /* How much longer an urgent read may wait for background reads, now. */
 uint64_t fastload_sched_queue_ns(Fastload *fl, uint64_t now_ns);
 /*
@@ -1158,6 +1207,36 @@ bool fastload_retry_is_stalled_locked(const FastloadRetry *retry,
 uint64_t fastload_retry_probe_due_ns_locked(const FastloadRetry *retry);
 /* When chunks that did not fail are due: a changed file fails for all. */
 uint64_t fastload_retry_pending_due_ns_locked(const FastloadRetry *retry);
+
+/* are processors short: util/fastload-crowd.c */
+static inline bool fastload_crowd_is_short(const Fastload *fl)
+{
+    return __atomic_load_n(&fl->crowd.is_short, __ATOMIC_RELAXED);
+}
+/*
+ * When a load looks first; UINT64_MAX: never.  Unit tests, which cannot know
+ * how busy their machine is, set that, and is_short.
+ */
+extern uint64_t fastload_crowd_first_look_ns;
+/* The first worker's thread calls this, before it looks. */
+void fastload_crowd_open(Fastload *fl);
+void fastload_crowd_close(FastloadCrowd *crowd);
+/* The same thread looks, if it is time to; has is_short changed? */
+bool fastload_crowd_look(Fastload *fl, uint64_t now_ns);
+/* Are they short, if the first worker has lately run and waited for so long? */
+bool fastload_crowd_judge(bool was_short, uint64_t ran_ns, uint64_t waited_ns);
+
+/* a fault answered with its chunk: util/fastload-whole.c */
+/* Would that pay, as far as one can tell before the chunk is read? */
+bool fastload_whole_is_wanted(Fastload *fl, const FastloadFault *fault);
+/*
+ * If so, reads the chunk of @fault, which has claimed its page, from the page
+ * cache, without waiting for storage.  Returns a read that is PLACING, with its
+ * chunk TAKEN; or NULL, or a read that is FRESH and goes back into the pool:
+ * then the fault needs an urgent read.
+ */
+FastloadRead *fastload_whole_read(FastloadWorker *w,
+                                  const FastloadFault *fault);
 
 /* first touches: util/fastload-record.c */
 void fastload_record_init(FastloadRecord *record);
@@ -1482,6 +1561,16 @@ bool fastload_file_choose(Fastload *fl, FastloadRead *read);
  * the page cache, or block in preadv(); O_DIRECT by io_uring takes hardly any.
  */
 bool fastload_file_reads_cost_cpu(const Fastload *fl);
+/*
+ * Is all data of @read in the page cache, as far as one can tell?  False where
+ * the kernel does not tell.
+ */
+bool fastload_file_is_cached(const Fastload *fl, const FastloadRead *read);
+/*
+ * Asks the kernel to read all of @read into the page cache, if other loads read
+ * the file and find it there.  Does not wait for the data.
+ */
+void fastload_file_fetch(const Fastload *fl, const FastloadRead *read);
 
 /*
  * userfaultfd: util/fastload-uffd.c; any thread.  Functions of type int return

@@ -13,6 +13,7 @@
 #include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
+#include "qemu/fastload_int.h"
 #include "fastload-fixture.h"
 
 #define PAGE FIXTURE_PAGE_BYTES
@@ -113,6 +114,7 @@ void fixture_init(int *argc, char ***argv)
     sigaction(SIGALRM, &action, NULL);
     fixture_restart_deadline();
     g_test_init(argc, argv, NULL);
+    fastload_crowd_first_look_ns = UINT64_MAX;
     fixture_warm_up();
 }
 
