@@ -291,7 +291,7 @@ QEMU_BUILD_BUG_ON(FASTLOAD_WINDOW_BYTES_MAX / FASTLOAD_CHUNK_BYTES +
 #define FASTLOAD_CROWD_QUIET_NS (40 * 1000 * 1000ull)
 #define FASTLOAD_HOLD_NS (2 * 1000 * 1000 * 1000ull)
 /* So often a load tries to answer a fault with a whole chunk. */
-#define FASTLOAD_WHOLE_COUNT_MAX 128
+#define FASTLOAD_WHOLE_COUNT_MAX 64
 /*
  * How much longer the background may make an urgent read wait, once the guest
  * does not count as faulting, and once it does not count as either.
