@@ -263,7 +263,10 @@ static bool sched_is_early_next_locked(Fastload *fl)
     return area && area->is_early;
 }
 
-/* Are all early areas placed?  They come first, and are small. */
+/*
+ * Are all early areas placed?  They come first, and are small.  Start has
+ * loaded those that are not trapped.
+ */
 static bool sched_early_is_done_locked(Fastload *fl)
 {
     uint32_t c;
@@ -275,7 +278,7 @@ static bool sched_early_is_done_locked(Fastload *fl)
         if (!area->is_early) {
             break;
         }
-        for (c = 0; c < area->chunk_count; c++) {
+        for (c = 0; area->is_trapped && c < area->chunk_count; c++) {
             if (area->chunk_states[c] == FASTLOAD_CHUNK_PENDING ||
                 area->chunk_states[c] == FASTLOAD_CHUNK_TAKEN ||
                 area->chunk_states[c] == FASTLOAD_CHUNK_FAILED) {
@@ -547,7 +550,7 @@ bool fastload_sched_next_chunk(Fastload *fl, uint64_t now_ns,
 }
 
 bool fastload_sched_may_take_whole(Fastload *fl, const FastloadArea *area,
-                               uint64_t chunk_idx)
+                                   uint64_t chunk_idx)
 {
     bool is_pending;
 
