@@ -62,6 +62,10 @@ static void place_account(FastloadWorker *w, FastloadArea *area,
     uint64_t last = (ram_off + len_bytes) >> area->page_shift;
     uint64_t won_bytes, won_count = 0;
 
+    if (class == FASTLOAD_CLASS_URGENT && fastload_record_is_on(fl)) {
+        /* Before the page counts as placed: see fastload_record_due_ns(). */
+        fastload_record_answered(fl, fastload_stats_now_ns());
+    }
     while (page < last) {
         uint32_t shift = page % FASTLOAD_BITS;
         uint64_t in_word = MIN(FASTLOAD_BITS - shift, last - page);

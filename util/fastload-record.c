@@ -309,7 +309,13 @@ bool fastload_record_awaits_guest(const Fastload *fl)
            !__atomic_load_n(&fl->record.guest_ns, __ATOMIC_RELAXED);
 }
 
-uint64_t fastload_record_due_ns(const FastloadRecord *record)
+void fastload_record_answered(Fastload *fl, uint64_t now_ns)
+{
+    __atomic_store_n(&fl->record.last_ns, now_ns, __ATOMIC_RELAXED);
+}
+
+uint64_t fastload_record_due_ns(const FastloadRecord *record,
+                                bool is_waited_for)
 {
     uint64_t base_ns, last_ns, due_ns;
 
@@ -327,7 +333,10 @@ uint64_t fastload_record_due_ns(const FastloadRecord *record)
     }
     last_ns = MAX(__atomic_load_n(&record->last_ns, __ATOMIC_RELAXED),
                   base_ns);
-    due_ns = MAX(base_ns + record->least_ns, last_ns + record->quiet_ns);
+    /* A thread that waits for one page cannot touch another. */
+    due_ns = is_waited_for ? UINT64_MAX
+                           : MAX(base_ns + record->least_ns,
+                                 last_ns + record->quiet_ns);
     return MIN(due_ns, base_ns + record->most_ns);
 }
 

@@ -306,12 +306,29 @@ uint64_t fastload_sched_held_ns(Fastload *fl, uint64_t now_ns)
     return is_early_done ? held_ns : 0;
 }
 
+static uint64_t sched_record_due_locked(Fastload *fl)
+{
+    return fastload_record_is_on(fl)
+        ? fastload_record_due_ns(&fl->record, sched_oldest_fault_locked(fl) !=
+                                              UINT64_MAX) : 0;
+}
+
+uint64_t fastload_sched_record_due_ns(Fastload *fl)
+{
+    uint64_t due_ns;
+
+    g_mutex_lock(&fl->sched.lock);
+    due_ns = sched_record_due_locked(fl);
+    g_mutex_unlock(&fl->sched.lock);
+    return due_ns;
+}
+
 static uint64_t sched_rate_due_locked(Fastload *fl)
 {
     return !fastload_rate_is_off_locked(&fl->rate) &&
            sched_is_early_next_locked(fl)
         ? 0 : MAX(fastload_rate_due_ns_locked(&fl->rate),
-                  fastload_record_due_ns(&fl->record));
+                  sched_record_due_locked(fl));
 }
 
 uint64_t fastload_sched_rate_due_ns(Fastload *fl)

@@ -1092,7 +1092,7 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
     due_ns = held_ns ? MIN(due_ns, held_ns) : due_ns;
     if (fastload_record_is_on(w->fl)) {
         /* It ends at that time, whether or not a read is due then. */
-        due_ns = MIN(due_ns, fastload_record_due_ns(&w->fl->record));
+        due_ns = MIN(due_ns, fastload_sched_record_due_ns(w->fl));
     }
     if (due_ns == UINT64_MAX) {
         return -1;
@@ -1245,7 +1245,7 @@ static void worker_end_recording(FastloadWorker *w, const WorkerTurn *turn)
     Fastload *fl = w->fl;
 
     if (fastload_record_is_on(fl) &&
-        turn->now_ns >= fastload_record_due_ns(&fl->record) &&
+        turn->now_ns >= fastload_sched_record_due_ns(fl) &&
         fastload_record_end(fl, turn->now_ns)) {
         fastload_session_kick_all(fl, w);
     }

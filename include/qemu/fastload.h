@@ -287,7 +287,10 @@ typedef void FastloadWorksetFunc(const FastloadWorksetStats *stats,
 /* Zero in any field but path means "choose for me", or "none". */
 typedef struct FastloadWorksetConfig {
     const char *path;    /* copied */
-    uint64_t quiet_ns;   /* ends after so long without a new page; 300 ms */
+    /*
+     * Ends after so long without a new page, while nobody waits for one; 300 ms
+     */
+    uint64_t quiet_ns;
     uint64_t least_ns;   /* lasts at least so long; 200 ms */
     uint64_t most_ns;    /* lasts at most so long; 2 s */
     /*
@@ -416,9 +419,10 @@ bool fastload_add_region(Fastload *fl, const FastloadRegion *region,
  *
  * Where the file does not exist, this load records: the first touch of each
  * page is noted.  Meanwhile only early regions are read ahead, and no pages
- * around a fault.  When no new page was touched for quiet_ns, the load goes on
- * as usual, and the file is written under a temporary name and renamed; no
- * fault waits for that.  A load that ends earlier writes what it has recorded.
+ * around a fault.  When no new page was touched for quiet_ns, and none that was
+ * touched is still to come, the load goes on as usual, and the file is written
+ * under a temporary name and renamed; no fault waits for that.  A load that
+ * ends earlier writes what it has recorded.
  *
  * Where the file exists and is of this snapshot, this load replays it: from
  * fastload_start() on, its pages are read in the order in which they were

@@ -1163,6 +1163,8 @@ void fastload_sched_rate_set(Fastload *fl, uint64_t now_ns,
 void fastload_sched_retry_now(Fastload *fl);
 /* When fastload_sched_rate_take() gives some; UINT64_MAX: not by itself. */
 uint64_t fastload_sched_rate_due_ns(Fastload *fl);
+/* When the recording ends if no page is touched before; 0: it is not on. */
+uint64_t fastload_sched_record_due_ns(Fastload *fl);
 /*
  * When a fault or a chunk, as asked for, may be taken: 0 or a time that is
  * over: now; UINT64_MAX: not before something else happens.
@@ -1256,8 +1258,14 @@ static inline bool fastload_record_is_on(const Fastload *fl)
 /* Notes a fault of this page while the recording is on.  Takes no lock. */
 void fastload_record_touch(Fastload *fl, FastloadArea *area,
                            uint64_t page_idx, uint64_t now_ns);
-/* When it ends if no page is touched before; 0: it is not on.  No lock. */
-uint64_t fastload_record_due_ns(const FastloadRecord *record);
+/* A page is there that somebody waited for.  Takes no lock. */
+void fastload_record_answered(Fastload *fl, uint64_t now_ns);
+/*
+ * When it ends if no page is touched before; 0: it is not on.  @is_waited_for:
+ * a page that was touched has not come yet.  Takes no lock.
+ */
+uint64_t fastload_record_due_ns(const FastloadRecord *record,
+                                bool is_waited_for);
 /* Ends it if it is on, and wakes its writer: true.  Takes record.lock. */
 bool fastload_record_end(Fastload *fl, uint64_t now_ns);
 /* Will the guest begin to run one day (fastload_guest_runs())? */

@@ -385,6 +385,48 @@ static void test_ends_when_it_is_quiet(const void *opaque)
     record_finish(t);
 }
 
+static void test_ends_not_while_a_page_is_waited_for(const void *opaque)
+{
+    /* A guest that waits for slow storage is not quiet. */
+    RecordTest *t = record_new(fixture_all_data);
+    FixtureToucher toucher;
+
+    sim_hold_range(t->f->file_off + 1000 * PAGE, PAGE);
+    record_start(t);
+    record_touch(t, 1);
+    fixture_toucher_start_page(&toucher, t->f, 1000);
+    fixture_wait_until(record_stats(t).workset.page_count == 2);
+    record_skip(900 * MS_NS);
+    g_assert_cmpint(record_state(t), ==, FASTLOAD_WORKSET_RECORDING);
+    sim_hold_range(0, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    record_skip(290 * MS_NS);
+    g_assert_cmpint(record_state(t), ==, FASTLOAD_WORKSET_RECORDING);
+    record_touch(t, 2000);
+    record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
+    g_assert_cmpuint(record_stats(t).workset.page_count, ==, 3);
+    record_run(t);
+    record_finish(t);
+}
+
+static void test_ends_at_the_most_though_a_page_is_waited_for(
+    const void *opaque)
+{
+    RecordTest *t = record_new(fixture_all_data);
+    FixtureToucher toucher;
+
+    sim_hold_range(t->f->file_off + 1000 * PAGE, PAGE);
+    record_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 1000);
+    fixture_wait_until(record_stats(t).workset.page_count == 1);
+    record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
+    g_assert_cmpuint(record_stats(t).workset.took_ns, ==, 2000 * MS_NS);
+    sim_hold_range(0, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    record_run(t);
+    record_finish(t);
+}
+
 static void test_ends_without_a_background(const void *opaque)
 {
     /* Recording ends also while nothing may be read in the background. */
@@ -1998,6 +2040,10 @@ static const struct {
     { "record/first-touches-in-order", test_first_touches_in_order },
     { "record/page-that-faults-again", test_page_that_faults_again },
     { "record/ends-when-it-is-quiet", test_ends_when_it_is_quiet },
+    { "record/ends-not-while-a-page-is-waited-for",
+      test_ends_not_while_a_page_is_waited_for },
+    { "record/ends-at-the-most-though-a-page-is-waited-for",
+      test_ends_at_the_most_though_a_page_is_waited_for },
     { "record/wanted-pages-are-touches", test_wanted_pages_are_touches },
     { "record/ends-without-a-background", test_ends_without_a_background },
     { "record/ends-not-before", test_ends_not_before },
