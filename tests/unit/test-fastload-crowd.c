@@ -8,14 +8,19 @@
  * so.
  */
 #include "qemu/osdep.h"
+#include <sys/ioctl.h>
+#include <linux/userfaultfd.h>
 #include "qemu/fastload_int.h"
 #include "fastload-fixture.h"
+#include "fastload-gate.h"
 
 #define PAGE FIXTURE_PAGE_BYTES
 #define CHUNK_PAGES FIXTURE_CHUNK_PAGE_COUNT
 #define CHUNK_BYTES ((uint64_t)CHUNK_PAGES * PAGE)
 #define CHUNK_COUNT 4
 #define MS_NS (1000 * 1000ull)
+/* UFFDIO_MOVE, which headers older than Linux 6.8 lack. */
+#define MOVE_REQUEST _IOWR(UFFDIO, 0x05, uint64_t[5])
 
 typedef struct CrowdTest {
     Fixture *f;
@@ -233,6 +238,45 @@ static void test_whole_chunk_of_a_zero_page(const void *opaque)
     fixture_wait_until(crowd_fault_count(t) == 1);
     g_assert_cmpuint(crowd_moved_bytes(t), ==, CHUNK_BYTES);
     crowd_end(t);
+}
+
+static void test_page_given_back_before_it_counts(const void *opaque)
+{
+    /* Moved, given back and touched again, all before its bit is set. */
+    FixtureToucher first, again;
+    uint32_t *merge_count, count;
+    GError *error = NULL;
+    CrowdTest *t;
+
+    test_clock_stop();
+    t = crowd_new(fixture_all_data, CHUNK_COUNT);
+    if (!t) {
+        return;
+    }
+    crowd_start(t);
+    gate_hold(MOVE_REQUEST, GATE_AFTER);
+    fixture_toucher_start_page(&first, t->f, 0);
+    gate_wait_held();
+    g_assert_cmpint(madvise(fixture_page(t->f, 0), PAGE, MADV_DONTNEED), ==, 0);
+    merge_count = &t->fl->sched.merge_count;
+    count = __atomic_load_n(merge_count, __ATOMIC_ACQUIRE);
+    fixture_toucher_start_page(&again, t->f, 0);
+    /* The first worker is in the middle of its turn: the other one gets it. */
+    __atomic_store_n(&t->fl->sched.are_faults_shared, 1, __ATOMIC_RELAXED);
+    fastload_session_kick_all(t->fl, &t->fl->workers[0]);
+    fixture_wait_until(__atomic_load_n(merge_count, __ATOMIC_ACQUIRE) !=
+                       count);
+    gate_open();
+    /* It is woken, and finds zeros; the first one finds them if it is late. */
+    g_assert_cmpuint(fixture_toucher_join(&again), ==, 1);
+    fixture_toucher_join(&first);
+    test_clock_go();
+    fastload_wait(t->fl, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
+    fastload_free(t->fl);
+    fixture_free(t->f);
+    g_free(t);
 }
 
 static void test_page_alone(const void *opaque)
@@ -558,6 +602,8 @@ int main(int argc, char **argv)
     add("/fastload/crowd/whole-chunk", 0, test_whole_chunk, NULL);
     add("/fastload/crowd/whole-chunk-of-a-zero-page", 0,
         test_whole_chunk_of_a_zero_page, NULL);
+    add("/fastload/crowd/page-given-back-before-it-counts", 0,
+        test_page_given_back_before_it_counts, NULL);
     add("/fastload/crowd/page-alone", 0, test_page_alone, NULL);
     add("/fastload/crowd/page-of-a-chunk-begun", 0, test_page_of_a_chunk_begun,
         NULL);
