@@ -101,13 +101,13 @@ static bool huge_span_is_dense(const FastloadArea *area, FastloadSpan span)
            span.len_bytes;
 }
 
-bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span)
+bool fastload_huge_is_untouched(const FastloadArea *area, FastloadSpan span)
 {
     uint64_t first = span.ram_off >> area->page_shift;
     uint64_t count = span.len_bytes >> area->page_shift;
     uint64_t i;
 
-    if (!area->has_move || !huge_span_is_dense(area, span)) {
+    if (!area->has_move) {
         return false;
     }
     for (i = 0; i < count; i++) {
@@ -116,6 +116,12 @@ bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span)
         }
     }
     return true;
+}
+
+bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span)
+{
+    return huge_span_is_dense(area, span) &&
+           fastload_huge_is_untouched(area, span);
 }
 
 void fastload_huge_staging_renew(uint8_t *buf)

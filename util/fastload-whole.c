@@ -8,7 +8,9 @@
  * that an urgent read has placed prevents that for good.  So while processors
  * are short (util/fastload-crowd.c), and the chunk is in the page cache, the
  * first fault in a chunk is answered with all of it.  The thread waits longer,
- * for a copy of 2 MiB, and its next touches of the chunk do not fault.
+ * for a copy of 2 MiB, and its next touches of the chunk do not fault.  Of a
+ * chunk that is mostly zero, the pages are copied: they need no huge page, but
+ * each of them that is touched would cost a fault.
  *
  * That pays where a guest touches most of its chunks soon, as small guests do.
  * In a large one each fault would be in another chunk, so this is tried
@@ -58,8 +60,9 @@ bool fastload_whole_is_wanted(Fastload *fl, const FastloadFault *fault)
            !fault->is_discarded && !fault->not_before_ns && !fault->is_alone &&
            __atomic_load_n(&fl->crowd.whole_count, __ATOMIC_RELAXED) <
            FASTLOAD_WHOLE_COUNT_MAX &&
-           fastload_huge_fits(area, fastload_plan_chunk_span(area,
-                                                             chunk_idx)) &&
+           fastload_huge_is_untouched(area,
+                                      fastload_plan_chunk_span(area,
+                                                               chunk_idx)) &&
            fastload_sched_may_take_whole(fl, area, chunk_idx);
 }
 
@@ -106,7 +109,7 @@ FastloadRead *fastload_whole_read(FastloadWorker *w,
     read->area = area;
     read->span = fastload_plan_chunk_span(area, chunk_idx);
     read->class = FASTLOAD_CLASS_BACKGROUND;
-    read->wants_move = true;
+    read->wants_move = fastload_huge_fits(area, read->span);
     read->is_direct = false;
     read->is_cached = true;
     fastload_read_plan(read, w->file_generation, FASTLOAD_GAP_BYTES_MAX);

@@ -457,6 +457,20 @@ static void worker_pass_on(FastloadWorker *w, FastloadRead *read);
 static void worker_background_finish(FastloadWorker *w, FastloadRead *read);
 
 /*
+ * Moves a whole chunk, or copies one that is mostly zero.  If the kernel has
+ * not moved all of it, the rest is left to others.
+ */
+static void worker_place_whole(FastloadWorker *w, FastloadRead *read)
+{
+    bool is_copied = !read->wants_move;
+
+    do {
+        fastload_place_piece(w, read);
+    } while (is_copied && !read->error &&
+             read->placed_bytes < read->span.len_bytes);
+}
+
+/*
  * Answers a fault with its whole chunk, at once; false: it needs an urgent
  * read.  If the kernel has not moved all of the chunk, the rest of it is copied
  * later, as that of any other chunk.
@@ -477,7 +491,7 @@ static bool worker_answer_whole(FastloadWorker *w, const FastloadFault *fault)
     span = read->span;
     worker_check_file(w, read);
     if (!read->error) {
-        fastload_place_piece(w, read);
+        worker_place_whole(w, read);
     }
     if (read->error || read->placed_bytes == span.len_bytes) {
         worker_background_finish(w, read);

@@ -288,7 +288,7 @@ QEMU_BUILD_BUG_ON(FASTLOAD_WINDOW_BYTES_MAX / FASTLOAD_CHUNK_BYTES +
  * after a fault, and nothing is read ahead for a guest that faults.  Both end
  * FASTLOAD_HOLD_NS after the start.
  */
-#define FASTLOAD_CROWD_QUIET_NS (40 * 1000 * 1000ull)
+#define FASTLOAD_CROWD_QUIET_NS (20 * 1000 * 1000ull)
 #define FASTLOAD_HOLD_NS (2 * 1000 * 1000 * 1000ull)
 /* So often a load tries to answer a fault with a whole chunk. */
 #define FASTLOAD_WHOLE_COUNT_MAX 64
@@ -1502,7 +1502,12 @@ bool fastload_eager_load(Fastload *fl, FastloadArea *area,
 /* huge pages: util/fastload-huge.c */
 /* Decides which areas has_move; called by start, no threads yet. */
 void fastload_huge_prepare(Fastload *fl);
-/* Can all of @span be moved as one huge page, as far as is known here? */
+/* Is no page of @span there, in memory that huge pages can be moved into? */
+bool fastload_huge_is_untouched(const FastloadArea *area, FastloadSpan span);
+/*
+ * Can all of @span be moved as one huge page, as far as is known here?  Not if
+ * most of it is zero.
+ */
 bool fastload_huge_fits(const FastloadArea *area, FastloadSpan span);
 /* Fills the staging of a chunk with a huge page; frees what moving has left. */
 void fastload_huge_staging_renew(uint8_t *buf);

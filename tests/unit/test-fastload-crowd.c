@@ -240,6 +240,32 @@ static void test_whole_chunk_of_a_zero_page(const void *opaque)
     crowd_end(t);
 }
 
+static bool crowd_has_little_data(uint64_t page_idx)
+{
+    return page_idx % 16 == 3;
+}
+
+static void test_whole_chunk_that_is_mostly_zero(const void *opaque)
+{
+    /* Copied: it needs no huge page. */
+    CrowdTest *t;
+
+    test_clock_stop();
+    t = crowd_new(crowd_has_little_data, CHUNK_COUNT);
+    if (!t) {
+        return;
+    }
+    crowd_start(t);
+    crowd_touch(t, CHUNK_PAGES + 16 * 20 + 3);
+    fixture_wait_until(crowd_fault_count(t) == 1);
+    g_assert_cmpuint(crowd_resident_count(t, 1), ==, CHUNK_PAGES);
+    g_assert_cmpuint(crowd_moved_bytes(t), ==, 0);
+    crowd_touch(t, 2 * CHUNK_PAGES); /* a zero page */
+    fixture_wait_until(crowd_fault_count(t) == 2);
+    g_assert_cmpuint(crowd_resident_count(t, 2), ==, CHUNK_PAGES);
+    crowd_end(t);
+}
+
 static void test_page_given_back_before_it_counts(const void *opaque)
 {
     /* Moved, given back and touched again, all before its bit is set. */
@@ -602,6 +628,8 @@ int main(int argc, char **argv)
     add("/fastload/crowd/whole-chunk", 0, test_whole_chunk, NULL);
     add("/fastload/crowd/whole-chunk-of-a-zero-page", 0,
         test_whole_chunk_of_a_zero_page, NULL);
+    add("/fastload/crowd/whole-chunk-that-is-mostly-zero", 0,
+        test_whole_chunk_that_is_mostly_zero, NULL);
     add("/fastload/crowd/page-given-back-before-it-counts", 0,
         test_page_given_back_before_it_counts, NULL);
     add("/fastload/crowd/page-alone", 0, test_page_alone, NULL);
