@@ -62,8 +62,11 @@ static void place_account(FastloadWorker *w, FastloadArea *area,
     uint64_t last = (ram_off + len_bytes) >> area->page_shift;
     uint64_t won_bytes, won_count = 0;
 
-    if (class == FASTLOAD_CLASS_URGENT && fastload_record_is_on(fl)) {
-        /* Before the page counts as placed: see fastload_record_due_ns(). */
+    if (fastload_record_is_on(fl)) {
+        /*
+         * Before the page counts as placed: who finds that nobody waits for it
+         * any more has to find this time.
+         */
         fastload_record_answered(fl, fastload_stats_now_ns());
     }
     while (page < last) {

@@ -4,13 +4,13 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * While a recording is on, workers that read fault messages note each page
- * once, in an array that is allocated before: a fault takes no lock and no
- * system call more than without a recording.  The scheduler holds the
- * background back meanwhile, or first touches would not fault.  Afterwards a
- * thread writes the file.  This file also decides whether there is a working
- * set to replay, and whether it is of this snapshot; util/fastload-workset.c
- * formats and parses the bytes, and util/fastload-hints.c replays the set.  A
- * failure concerns the recording, never the load.
+ * once, in an array that is allocated before: a fault makes no system call
+ * more than without a recording.  The scheduler holds the background back
+ * meanwhile, or first touches would not fault.  Afterwards a thread writes the
+ * file.  This file also decides whether there is a working set to replay, and
+ * whether it is of this snapshot; util/fastload-workset.c formats and parses
+ * the bytes, and util/fastload-hints.c replays the set.  A failure concerns the
+ * recording, never the load.
  *
  * State (record.lock; who moves it in parentheses):
  *
@@ -275,6 +275,18 @@ bool fastload_use_workset(Fastload *fl, const FastloadWorksetConfig *config,
 
 /* ---- recording ---- */
 
+/* Threads may come with their times in any order. */
+static void record_is_not_quiet(FastloadRecord *record, uint64_t now_ns)
+{
+    uint64_t last_ns = __atomic_load_n(&record->last_ns, __ATOMIC_RELAXED);
+
+    while (last_ns < now_ns &&
+           !__atomic_compare_exchange_n(&record->last_ns, &last_ns, now_ns,
+                                        true, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED)) {
+    }
+}
+
 void fastload_record_touch(Fastload *fl, FastloadArea *area,
                            uint64_t page_idx, uint64_t now_ns)
 {
@@ -291,7 +303,7 @@ void fastload_record_touch(Fastload *fl, FastloadArea *area,
                          page_idx, __ATOMIC_RELAXED);
         __atomic_fetch_add(&record->touched_bytes, area->page_bytes,
                            __ATOMIC_RELAXED);
-        __atomic_store_n(&record->last_ns, now_ns, __ATOMIC_RELAXED);
+        record_is_not_quiet(record, now_ns);
     }
 }
 
@@ -311,7 +323,7 @@ bool fastload_record_awaits_guest(const Fastload *fl)
 
 void fastload_record_answered(Fastload *fl, uint64_t now_ns)
 {
-    __atomic_store_n(&fl->record.last_ns, now_ns, __ATOMIC_RELAXED);
+    record_is_not_quiet(&fl->record, now_ns);
 }
 
 uint64_t fastload_record_due_ns(const FastloadRecord *record,

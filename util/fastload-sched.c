@@ -325,20 +325,26 @@ uint64_t fastload_sched_record_due_ns(Fastload *fl)
 
 static uint64_t sched_rate_due_locked(Fastload *fl)
 {
-    return !fastload_rate_is_off_locked(&fl->rate) &&
-           sched_is_early_next_locked(fl)
-        ? 0 : MAX(fastload_rate_due_ns_locked(&fl->rate),
-                  sched_record_due_locked(fl));
+    uint64_t due_ns, record_due_ns;
+
+    if (!fastload_rate_is_off_locked(&fl->rate) &&
+        sched_is_early_next_locked(fl)) {
+        return 0;
+    }
+    due_ns = fastload_rate_due_ns_locked(&fl->rate);
+    record_due_ns = sched_record_due_locked(fl);
+    return MAX(due_ns, record_due_ns);
 }
 
 uint64_t fastload_sched_rate_due_ns(Fastload *fl)
 {
-    uint64_t due_ns;
+    uint64_t due_ns, probe_due_ns;
 
     g_mutex_lock(&fl->sched.lock);
     /* A probe must wait for a read that is half issued, so that goes on too. */
-    due_ns = MIN(sched_rate_due_locked(fl),
-                 fastload_retry_probe_due_ns_locked(&fl->retry));
+    due_ns = sched_rate_due_locked(fl);
+    probe_due_ns = fastload_retry_probe_due_ns_locked(&fl->retry);
+    due_ns = MIN(due_ns, probe_due_ns);
     g_mutex_unlock(&fl->sched.lock);
     return due_ns;
 }

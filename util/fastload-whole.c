@@ -9,8 +9,8 @@
  * are short (util/fastload-crowd.c), and the chunk is in the page cache, the
  * first fault in a chunk is answered with all of it.  The thread waits longer,
  * for a copy of 2 MiB, and its next touches of the chunk do not fault.  Of a
- * chunk that is mostly zero, the pages are copied: they need no huge page, but
- * each of them that is touched would cost a fault.
+ * chunk that is mostly zero, or short, the pages are copied: they need no huge
+ * page, but each of them that is touched would cost a fault.
  *
  * That pays where a guest touches most of its chunks soon, as small guests do.
  * In a large one each fault would be in another chunk, so this is tried

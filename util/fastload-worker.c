@@ -1094,7 +1094,7 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
 {
     uint64_t due_ns =
         fastload_sched_next_due_ns(w->fl, worker_times_faults(w, turn), false);
-    uint64_t held_ns;
+    uint64_t held_ns, record_due_ns;
 
     if (w->repeat_ns) {
         due_ns = MIN(due_ns, w->repeat_ns);
@@ -1106,7 +1106,8 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
     due_ns = held_ns ? MIN(due_ns, held_ns) : due_ns;
     if (fastload_record_is_on(w->fl)) {
         /* It ends at that time, whether or not a read is due then. */
-        due_ns = MIN(due_ns, fastload_sched_record_due_ns(w->fl));
+        record_due_ns = fastload_sched_record_due_ns(w->fl);
+        due_ns = MIN(due_ns, record_due_ns);
     }
     if (due_ns == UINT64_MAX) {
         return -1;

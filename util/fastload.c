@@ -1321,6 +1321,8 @@ void fastload_drop_region(Fastload *fl, void *hva)
     if (all_bytes && __atomic_sub_fetch(&fl->missing_bytes, all_bytes,
                                         __ATOMIC_ACQ_REL) == 0) {
         fastload_session_drained(fl);
+    } else if (fastload_record_is_on(fl)) {
+        session_look_again(fl); /* nobody may be waited for any more */
     }
 }
 

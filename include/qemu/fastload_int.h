@@ -888,7 +888,8 @@ typedef struct FastloadRecord {
     uint32_t is_on;              /* touches are noted, the background waits */
     uint64_t touch_count;        /* goes on counting when touches is full */
     uint64_t touched_bytes;      /* relaxed */
-    uint64_t last_ns;            /* relaxed: of the last new page; 0: none */
+    uint64_t last_ns;            /* relaxed: of the last page that was touched
+                                    or came; 0: none */
     uint64_t guest_ns;           /* when the guest began to run; 0: not yet */
 } FastloadRecord;
 
@@ -1258,7 +1259,10 @@ static inline bool fastload_record_is_on(const Fastload *fl)
 /* Notes a fault of this page while the recording is on.  Takes no lock. */
 void fastload_record_touch(Fastload *fl, FastloadArea *area,
                            uint64_t page_idx, uint64_t now_ns);
-/* A page is there that somebody waited for.  Takes no lock. */
+/*
+ * A page is placed, which somebody may have waited for: meanwhile only such
+ * pages and early regions are.  Takes no lock.
+ */
 void fastload_record_answered(Fastload *fl, uint64_t now_ns);
 /*
  * When it ends if no page is touched before; 0: it is not on.  @is_waited_for:

@@ -500,6 +500,9 @@ static void server_main(Server *server, pid_t parent)
     }
     server_send_mount(server, text);
     close(server->mount_fd);
+    if (!*text && !freopen("/dev/null", "w", stderr)) {
+        _exit(1); /* else libfuse may say there that the connection has ended */
+    }
     while (!*text && read(server->socket, &command, 1) == 1) {
         server_populate(server);
         pthread_mutex_lock(&server->lock);
