@@ -190,6 +190,8 @@ static void fixture_run_test(const void *opaque)
         g_test_skip(reason);
     } else if ((test->needs & FIXTURE_NEEDS_UFFD) && !fastload_probe(&error)) {
         g_test_skip(error->message);
+    } else if ((test->needs & FIXTURE_NEEDS_MOVE) && !fixture_has_move()) {
+        g_test_skip("no huge page can be moved here");
     } else {
         fixture_restart_deadline();
         test_clock_go();

@@ -62,6 +62,7 @@ void fixture_note_clear(void);
 typedef enum FixtureNeeds {
     FIXTURE_NEEDS_URING = 1,
     FIXTURE_NEEDS_UFFD = 2,
+    FIXTURE_NEEDS_MOVE = 4, /* huge pages, and a kernel that moves them */
 } FixtureNeeds;
 
 void fixture_add_test(const char *path, uint32_t needs, GTestDataFunc func,

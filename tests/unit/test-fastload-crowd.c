@@ -46,14 +46,11 @@ static CrowdTest *crowd_new_in(FixtureMemory memory, FixtureHasData *has_data,
     return t;
 }
 
-/* NULL, and the test is skipped: pages cannot be moved here. */
-static CrowdTest *crowd_new(FixtureHasData *has_data, uint64_t chunk_count)
+/* Of CHUNK_COUNT chunks that can be moved; the clock stands still. */
+static CrowdTest *crowd_new(FixtureHasData *has_data)
 {
-    if (!fixture_has_move()) {
-        g_test_skip("no huge page can be moved here");
-        return NULL;
-    }
-    return crowd_new_in(FIXTURE_THP, has_data, chunk_count);
+    test_clock_stop();
+    return crowd_new_in(FIXTURE_THP, has_data, CHUNK_COUNT);
 }
 
 static void crowd_start(CrowdTest *t)
@@ -108,18 +105,28 @@ static uint64_t crowd_remaining_bytes(CrowdTest *t)
     return stats.remaining_bytes;
 }
 
-/* All comes, and is right. */
-static void crowd_end(CrowdTest *t)
+static void crowd_free(CrowdTest *t)
+{
+    fastload_free(t->fl);
+    fixture_free(t->f);
+    g_free(t);
+}
+
+/* All comes, and is right, but for so many pages that were given back. */
+static void crowd_end_but_for(CrowdTest *t, uint64_t wrong_count)
 {
     GError *error = NULL;
 
     test_clock_go();
     fastload_wait(t->fl, &error);
     g_assert_no_error(error);
-    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 0);
-    fastload_free(t->fl);
-    fixture_free(t->f);
-    g_free(t);
+    g_assert_cmpuint(fixture_wrong_count(t->f), ==, wrong_count);
+    crowd_free(t);
+}
+
+static void crowd_end(CrowdTest *t)
+{
+    crowd_end_but_for(t, 0);
 }
 
 /* Marks the file as another load of it would; -1: files have no marks here. */
@@ -154,14 +161,11 @@ static void test_judge(const void *opaque)
 
 static void test_look(const void *opaque)
 {
-    CrowdTest *t = crowd_new(fixture_all_data, 1);
+    CrowdTest *t = crowd_new(fixture_all_data);
     FastloadCrowd *crowd;
     uint64_t now_ns = fastload_stats_now_ns();
     uint64_t ran_ns;
 
-    if (!t) {
-        return;
-    }
     crowd = &t->fl->crowd;
     crowd->is_short = 0;
     fastload_crowd_first_look_ns = 0;
@@ -191,20 +195,13 @@ static void test_look(const void *opaque)
     fastload_crowd_open(t->fl);
     g_assert_cmpuint(crowd->look_ns, ==, UINT64_MAX);
     g_assert_false(fastload_crowd_look(t->fl, now_ns + 1000 * MS_NS));
-    fastload_free(t->fl);
-    fixture_free(t->f);
-    g_free(t);
+    crowd_free(t);
 }
 
 static void test_whole_chunk(const void *opaque)
 {
-    CrowdTest *t;
+    CrowdTest *t = crowd_new(fixture_all_data);
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
     crowd_start(t);
     crowd_touch(t, CHUNK_PAGES + 300);
     g_assert_cmpuint(crowd_resident_count(t, 1), ==, CHUNK_PAGES);
@@ -225,13 +222,8 @@ static bool crowd_has_data(uint64_t page_idx)
 
 static void test_whole_chunk_of_a_zero_page(const void *opaque)
 {
-    CrowdTest *t;
+    CrowdTest *t = crowd_new(crowd_has_data);
 
-    test_clock_stop();
-    t = crowd_new(crowd_has_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
     crowd_start(t);
     crowd_touch(t, 2 * CHUNK_PAGES);
     g_assert_cmpuint(crowd_resident_count(t, 2), ==, CHUNK_PAGES);
@@ -248,13 +240,8 @@ static bool crowd_has_little_data(uint64_t page_idx)
 static void test_whole_chunk_that_is_mostly_zero(const void *opaque)
 {
     /* Copied: it needs no huge page. */
-    CrowdTest *t;
+    CrowdTest *t = crowd_new(crowd_has_little_data);
 
-    test_clock_stop();
-    t = crowd_new(crowd_has_little_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
     crowd_start(t);
     crowd_touch(t, CHUNK_PAGES + 16 * 20 + 3);
     fixture_wait_until(crowd_fault_count(t) == 1);
@@ -271,14 +258,8 @@ static void test_page_given_back_before_it_counts(const void *opaque)
     /* Moved, given back and touched again, all before its bit is set. */
     FixtureToucher first, again;
     uint32_t *merge_count, count;
-    GError *error = NULL;
-    CrowdTest *t;
+    CrowdTest *t = crowd_new(fixture_all_data);
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
     crowd_start(t);
     gate_hold(MOVE_REQUEST, GATE_AFTER);
     fixture_toucher_start_page(&first, t->f, 0);
@@ -296,24 +277,15 @@ static void test_page_given_back_before_it_counts(const void *opaque)
     /* It is woken, and finds zeros; the first one finds them if it is late. */
     g_assert_cmpuint(fixture_toucher_join(&again), ==, 1);
     fixture_toucher_join(&first);
-    test_clock_go();
-    fastload_wait(t->fl, &error);
-    g_assert_no_error(error);
-    g_assert_cmpuint(fixture_wrong_count(t->f), ==, 1);
-    fastload_free(t->fl);
-    fixture_free(t->f);
-    g_free(t);
+    crowd_end_but_for(t, 1);
 }
 
 static void test_page_alone(const void *opaque)
 {
     FastloadFault fault = { .page_idx = CHUNK_PAGES + 300 }, other;
-    CrowdTest *t = crowd_new(fixture_all_data, CHUNK_COUNT);
+    CrowdTest *t = crowd_new(fixture_all_data);
     Fastload *fl;
 
-    if (!t) {
-        return;
-    }
     /* As far as a load is begun before there are threads, which would race. */
     fl = t->fl;
     fastload_plan_spans(fl->areas, CHUNK_COUNT);
@@ -353,9 +325,7 @@ static void test_page_alone(const void *opaque)
     g_assert_true(fastload_whole_is_wanted(fl, &fault));
     g_assert_true(fastload_sched_take_whole(fl, fault.area, 1));
     g_assert_false(fastload_whole_is_wanted(fl, &fault));
-    fastload_free(fl);
-    fixture_free(t->f);
-    g_free(t);
+    crowd_free(t);
 }
 
 static void test_page_of_a_chunk_begun(const void *opaque)
@@ -363,11 +333,7 @@ static void test_page_of_a_chunk_begun(const void *opaque)
     CrowdTest *t;
     uint64_t remaining_bytes;
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
+    t = crowd_new(fixture_all_data);
     fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
     crowd_start(t);
     remaining_bytes = crowd_remaining_bytes(t);
@@ -382,13 +348,8 @@ static void test_page_of_a_chunk_begun(const void *opaque)
 
 static void test_page_if_the_rate_is_limited(const void *opaque)
 {
-    CrowdTest *t;
+    CrowdTest *t = crowd_new(fixture_all_data);
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
     fastload_set_background_rate(t->fl, FASTLOAD_BACKGROUND_OFF);
     crowd_start(t);
     crowd_touch(t, 7);
@@ -399,13 +360,8 @@ static void test_page_if_the_rate_is_limited(const void *opaque)
 
 static void test_page_after_so_many(const void *opaque)
 {
-    CrowdTest *t;
+    CrowdTest *t = crowd_new(fixture_all_data);
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
     t->fl->crowd.whole_count = FASTLOAD_WHOLE_COUNT_MAX - 1;
     crowd_start(t);
     crowd_touch(t, CHUNK_PAGES + 1);
@@ -419,13 +375,8 @@ static void test_page_after_so_many(const void *opaque)
 static void test_page_of_a_cold_file(const void *opaque)
 {
     int other_fd = -1;
-    CrowdTest *t;
+    CrowdTest *t = crowd_new(fixture_all_data);
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
     if (fixture_drop_cache(t->f)) {
         g_test_skip("the file stays in the page cache here");
     } else {
@@ -447,9 +398,7 @@ static void test_page_of_a_cold_file(const void *opaque)
     if (t->fl->start_ns) {
         crowd_end(t);
     } else {
-        fastload_free(t->fl);
-        fixture_free(t->f);
-        g_free(t);
+        crowd_free(t);
     }
 }
 
@@ -458,11 +407,7 @@ static void test_hold_ends_when_quiet(const void *opaque)
     CrowdTest *t;
     uint64_t left_bytes;
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
+    t = crowd_new(fixture_all_data);
     crowd_start(t);
     crowd_touch(t, 1);
     fixture_wait_until(crowd_fault_count(t) == 1);
@@ -484,11 +429,7 @@ static void test_hold_ends_at_last(const void *opaque)
     CrowdTest *t;
     uint64_t start_ns;
 
-    test_clock_stop();
-    t = crowd_new(fixture_all_data, CHUNK_COUNT);
-    if (!t) {
-        return;
-    }
+    t = crowd_new(fixture_all_data);
     crowd_start(t);
     start_ns = t->fl->start_ns;
     /* A guest that never stops faulting. */
@@ -574,7 +515,7 @@ static void test_hold_begins_while_a_worker_sleeps(const void *opaque)
 static uint64_t crowd_run_seed(uint32_t seed)
 {
     g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
-    CrowdTest *t = crowd_new(fixture_mixed, 1 + seed % 8);
+    CrowdTest *t = crowd_new_in(FIXTURE_THP, fixture_mixed, 1 + seed % 8);
     FixtureToucher touchers[4];
     uint64_t page_count = fixture_page_count(t->f);
     int other_fd = -1;
@@ -607,48 +548,44 @@ static uint64_t crowd_run_seed(uint32_t seed)
 
 static void test_many_seeds(const void *opaque)
 {
-    if (!fixture_has_move()) {
-        g_test_skip("no huge page can be moved here");
-        return;
-    }
     fixture_run_seeds(crowd_run_seed, 60);
 }
 
-static void add(const char *path, FixtureNeeds needs, GTestDataFunc func,
-                const void *data)
+static void add(const char *path, GTestDataFunc func, const void *data)
 {
-    fixture_add_test(path, needs | FIXTURE_NEEDS_UFFD, func, data);
+    fixture_add_test(path, FIXTURE_NEEDS_UFFD | FIXTURE_NEEDS_MOVE, func, data);
 }
 
 int main(int argc, char **argv)
 {
     fixture_init(&argc, &argv);
     g_test_add_data_func("/fastload/crowd/judge", NULL, test_judge);
-    add("/fastload/crowd/look", 0, test_look, NULL);
-    add("/fastload/crowd/whole-chunk", 0, test_whole_chunk, NULL);
-    add("/fastload/crowd/whole-chunk-of-a-zero-page", 0,
+    add("/fastload/crowd/look", test_look, NULL);
+    add("/fastload/crowd/whole-chunk", test_whole_chunk, NULL);
+    add("/fastload/crowd/whole-chunk-of-a-zero-page",
         test_whole_chunk_of_a_zero_page, NULL);
-    add("/fastload/crowd/whole-chunk-that-is-mostly-zero", 0,
+    add("/fastload/crowd/whole-chunk-that-is-mostly-zero",
         test_whole_chunk_that_is_mostly_zero, NULL);
-    add("/fastload/crowd/page-given-back-before-it-counts", 0,
+    add("/fastload/crowd/page-given-back-before-it-counts",
         test_page_given_back_before_it_counts, NULL);
-    add("/fastload/crowd/page-alone", 0, test_page_alone, NULL);
-    add("/fastload/crowd/page-of-a-chunk-begun", 0, test_page_of_a_chunk_begun,
+    add("/fastload/crowd/page-alone", test_page_alone, NULL);
+    add("/fastload/crowd/page-of-a-chunk-begun", test_page_of_a_chunk_begun,
         NULL);
-    add("/fastload/crowd/page-if-the-rate-is-limited", 0,
+    add("/fastload/crowd/page-if-the-rate-is-limited",
         test_page_if_the_rate_is_limited, NULL);
-    add("/fastload/crowd/page-after-so-many", 0, test_page_after_so_many,
-        NULL);
-    add("/fastload/crowd/page-of-a-cold-file/around-the-page-cache", 0,
+    add("/fastload/crowd/page-after-so-many", test_page_after_so_many, NULL);
+    add("/fastload/crowd/page-of-a-cold-file/around-the-page-cache",
         test_page_of_a_cold_file, "");
-    add("/fastload/crowd/page-of-a-cold-file/shared", 0,
+    add("/fastload/crowd/page-of-a-cold-file/shared",
         test_page_of_a_cold_file, NULL);
-    add("/fastload/crowd/hold-ends-when-quiet", 0, test_hold_ends_when_quiet,
+    add("/fastload/crowd/hold-ends-when-quiet", test_hold_ends_when_quiet,
         NULL);
-    add("/fastload/crowd/hold-ends-at-last", 0, test_hold_ends_at_last, NULL);
-    add("/fastload/crowd/early-is-not-held", 0, test_early_is_not_held, NULL);
-    add("/fastload/crowd/hold-begins-while-a-worker-sleeps", 0,
-        test_hold_begins_while_a_worker_sleeps, NULL);
-    add("/fastload/crowd/many-seeds", 0, test_many_seeds, NULL);
+    add("/fastload/crowd/hold-ends-at-last", test_hold_ends_at_last, NULL);
+    fixture_add_test("/fastload/crowd/early-is-not-held", FIXTURE_NEEDS_UFFD,
+                     test_early_is_not_held, NULL);
+    fixture_add_test("/fastload/crowd/hold-begins-while-a-worker-sleeps",
+                     FIXTURE_NEEDS_UFFD,
+                     test_hold_begins_while_a_worker_sleeps, NULL);
+    add("/fastload/crowd/many-seeds", test_many_seeds, NULL);
     return g_test_run();
 }
