@@ -427,6 +427,76 @@ static void test_ends_at_the_most_though_a_page_is_waited_for(
     record_finish(t);
 }
 
+/* Makes two regions of the memory, each of half of it. */
+static void record_split(RecordTest *t, bool is_first_early)
+{
+    FastloadConfig config = {
+        .worker_count = 2,
+        .event_func = fixture_events_func,
+        .event_opaque = &t->events,
+    };
+    FastloadRegion first, second;
+    GError *error = NULL;
+
+    fastload_free(t->fl);
+    t->fl = fastload_new(t->f->fd, &config, &error);
+    g_assert_no_error(error);
+    fastload_set_io_ops(t->fl, &sim_ops);
+    fixture_region(t->f, &first);
+    first.len_bytes /= 2;
+    second = first;
+    first.is_early = is_first_early;
+    second.hva = (uint8_t *)first.hva + first.len_bytes;
+    second.file_off += first.len_bytes;
+    g_assert_true(fastload_add_region(t->fl, &first, &error));
+    g_assert_true(fastload_add_region(t->fl, &second, &error));
+}
+
+static void test_waits_for_no_region_that_was_dropped(const void *opaque)
+{
+    RecordTest *t = record_new(fixture_all_data);
+    FixtureToucher toucher;
+
+    record_split(t, false);
+    sim_hold_range(t->f->file_off, PAGE);
+    record_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 0);
+    fixture_wait_until(record_stats(t).workset.page_count == 1);
+    record_skip(400 * MS_NS);
+    g_assert_cmpint(record_state(t), ==, FASTLOAD_WORKSET_RECORDING);
+    /* Nobody waits any more: no worker sleeps until the most is over. */
+    fastload_drop_region(t->fl, t->f->hva);
+    fixture_toucher_join(&toucher);
+    fixture_wait_until(record_state(t) == FASTLOAD_WORKSET_WRITTEN);
+    g_assert_cmpuint(record_stats(t).workset.took_ns, ==, 400 * MS_NS);
+    sim_hold_range(0, 0);
+    record_run(t);
+    record_free(t);
+}
+
+static void test_page_that_an_early_chunk_brings(const void *opaque)
+{
+    RecordTest *t = record_new(fixture_all_data);
+    FixtureToucher toucher;
+
+    record_split(t, true);
+    sim_hold(SIM_HOLD_URGENT);
+    sim_hold_range(t->f->file_off, t->f->len_bytes / 2);
+    record_start(t);
+    fixture_toucher_start_page(&toucher, t->f, 700);
+    fixture_wait_until(record_stats(t).workset.page_count == 1);
+    record_skip(400 * MS_NS);
+    g_assert_cmpint(record_state(t), ==, FASTLOAD_WORKSET_RECORDING);
+    sim_hold_range(0, 0);
+    g_assert_cmpuint(fixture_toucher_join(&toucher), ==, 0);
+    record_skip(290 * MS_NS);
+    g_assert_cmpint(record_state(t), ==, FASTLOAD_WORKSET_RECORDING);
+    record_run_until(t, FASTLOAD_WORKSET_WRITTEN);
+    sim_hold(SIM_HOLD_NONE);
+    record_run(t);
+    record_free(t);
+}
+
 static void test_ends_without_a_background(const void *opaque)
 {
     /* Recording ends also while nothing may be read in the background. */
@@ -2042,6 +2112,10 @@ static const struct {
     { "record/ends-when-it-is-quiet", test_ends_when_it_is_quiet },
     { "record/ends-not-while-a-page-is-waited-for",
       test_ends_not_while_a_page_is_waited_for },
+    { "record/waits-for-no-region-that-was-dropped",
+      test_waits_for_no_region_that_was_dropped },
+    { "record/page-that-an-early-chunk-brings",
+      test_page_that_an_early_chunk_brings },
     { "record/ends-at-the-most-though-a-page-is-waited-for",
       test_ends_at_the_most_though_a_page_is_waited_for },
     { "record/wanted-pages-are-touches", test_wanted_pages_are_touches },
