@@ -331,6 +331,7 @@ static uint64_t sched_rate_due_locked(Fastload *fl)
         sched_is_early_next_locked(fl)) {
         return 0;
     }
+    /* Asked once, since it goes through all faults; GLib's MAX() asks twice. */
     due_ns = fastload_rate_due_ns_locked(&fl->rate);
     record_due_ns = sched_record_due_locked(fl);
     return MAX(due_ns, record_due_ns);

@@ -458,7 +458,7 @@ static void worker_background_finish(FastloadWorker *w, FastloadRead *read);
 
 /*
  * Moves a whole chunk, or copies one that is mostly zero.  If the kernel has
- * not moved all of it, the rest is left to others.
+ * not moved all of it, the rest is copied later, as that of any other chunk.
  */
 static void worker_place_whole(FastloadWorker *w, FastloadRead *read)
 {
@@ -472,8 +472,7 @@ static void worker_place_whole(FastloadWorker *w, FastloadRead *read)
 
 /*
  * Answers a fault with its whole chunk, at once; false: it needs an urgent
- * read.  If the kernel has not moved all of the chunk, the rest of it is copied
- * later, as that of any other chunk.
+ * read.
  */
 static bool worker_answer_whole(FastloadWorker *w, const FastloadFault *fault)
 {
@@ -1106,6 +1105,7 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
     due_ns = held_ns ? MIN(due_ns, held_ns) : due_ns;
     if (fastload_record_is_on(w->fl)) {
         /* It ends at that time, whether or not a read is due then. */
+        /* Asked once: GLib's MIN() would ask twice, and get two answers. */
         record_due_ns = fastload_sched_record_due_ns(w->fl);
         due_ns = MIN(due_ns, record_due_ns);
     }
