@@ -1465,7 +1465,6 @@ static void check_dear(uint64_t req_bytes, uint64_t bytes_per_s,
                        FixtureHasData *has_data, uint32_t chunk_count)
 {
     RecordRun runs[SCATTER_CHUNKS * SCATTER_RUNS];
-    uint32_t short_count = 0, i;
     RecordTest *t;
 
     replay_scatter(runs);
@@ -1473,14 +1472,15 @@ static void check_dear(uint64_t req_bytes, uint64_t bytes_per_s,
                          G_N_ELEMENTS(runs));
     replay_short_of_requests(t->fl, req_bytes);
     fastload_set_background_rate(t->fl, bytes_per_s);
+    /* As a slow device may: a chunk that is read whole brings it sooner. */
+    sim_hold_range(t->f->file_off + runs[FASTLOAD_HINT_FIRST_COUNT - 1]
+                   .first_page * PAGE, PAGE);
     record_start(t);
+    sim_run_until(t->fl->hints.is_over);
+    sim_hold_range(0, 0);
     record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
-    /* The first ones are read in strict order, whatever requests cost. */
-    for (i = 0; i < FASTLOAD_HINT_FIRST_COUNT; i++) {
-        short_count += replay_class(t, runs[i].first_page) ==
-                       FASTLOAD_CLASS_HINT;
-    }
-    g_assert_cmpuint(short_count, ==, FASTLOAD_HINT_FIRST_COUNT);
+    /* The first ones are asked for in strict order, whatever it costs. */
+    g_assert_cmpuint(t->fl->hints.short_count, >=, FASTLOAD_HINT_FIRST_COUNT);
     g_assert_cmpuint(t->fl->hints.dear_count, ==, chunk_count);
     replay_finish(t);
 }
