@@ -27,8 +27,7 @@ void fastload_crowd_open(Fastload *fl)
 {
     FastloadCrowd *crowd = &fl->crowd;
 
-    /* With a working set the guest hardly faults: there is less to save. */
-    crowd->look_ns = fl->hints.set ? UINT64_MAX : fastload_crowd_first_look_ns;
+    crowd->look_ns = fastload_crowd_first_look_ns;
     if (crowd->look_ns != UINT64_MAX) {
         crowd->fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
         crowd->look_ns = crowd->fd < 0 ? UINT64_MAX : crowd->look_ns;

@@ -388,6 +388,13 @@ void fastload_hints_done_locked(Fastload *fl)
     }
 }
 
+uint64_t fastload_hints_hold_ns(const FastloadHints *hints)
+{
+    return hints->set ? MIN(hints->set->took_ns, FASTLOAD_HOLD_SET_NS /
+                            FASTLOAD_HOLD_SET_FACTOR) *
+                        FASTLOAD_HOLD_SET_FACTOR : 0;
+}
+
 void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats)
 {
     const FastloadHints *hints = &fl->hints;

@@ -290,10 +290,22 @@ static bool sched_early_is_done_locked(Fastload *fl)
     return true;
 }
 
+/* Until when the background is held back while processors are short. */
+static uint64_t sched_hold_end_ns(Fastload *fl)
+{
+    uint64_t quiet_ns = fastload_sched_quiet_ns(fl);
+    uint64_t end_ns = MIN(quiet_ns, fl->start_ns + FASTLOAD_HOLD_NS);
+    uint64_t set_ns = fl->start_ns + fastload_hints_hold_ns(&fl->hints);
+
+    if (!__atomic_load_n(&fl->hints.is_over, __ATOMIC_RELAXED)) {
+        return 0; /* the background reads the chunks of the set */
+    }
+    return MAX(end_ns, set_ns);
+}
+
 uint64_t fastload_sched_held_ns(Fastload *fl, uint64_t now_ns)
 {
-    uint64_t held_ns = MIN(fastload_sched_quiet_ns(fl),
-                           fl->start_ns + FASTLOAD_HOLD_NS);
+    uint64_t held_ns = sched_hold_end_ns(fl);
     bool is_early_done;
 
     if (!fastload_crowd_is_short(fl) || now_ns >= held_ns) {

@@ -348,7 +348,8 @@ static uint64_t worker_held_ns(Fastload *fl, uint64_t now_ns)
  *
  * Where processors are short because many guests are restored at once, nothing
  * is read ahead or placed for a guest that faults, for FASTLOAD_HOLD_NS at
- * most: what one guest does not need yet would make another one wait.  What
+ * most: what one guest does not need yet would make another one wait.  With a
+ * working set nothing but the set is, for fastload_hints_hold_ns().  What
  * comes from the device by itself (O_DIRECT) is not held back, for it costs
  * hardly any processor time.
  */
@@ -1052,8 +1053,12 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     if (turn->may_read || due_ns == UINT64_MAX) {
         return due_ns;
     }
-    /* The first worker reads once the guest is quiet; others get a kick. */
-    return w->idx ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
+    /*
+     * The first worker reads once the guest is quiet; others get a kick.  With
+     * a set, none may come at the end of a hold: nothing is passed on in it.
+     */
+    return w->idx && !(turn->is_held && fl->hints.set)
+        ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
 }
 
 /*
@@ -1102,7 +1107,11 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
     due_ns = MIN(due_ns, worker_place_due_ns(w, turn));
     /* A fault of this turn may have begun a hold; the end wakes the others. */
     held_ns = w->idx == 0 ? worker_held_ns(w->fl, turn->now_ns) : 0;
-    due_ns = held_ns ? MIN(due_ns, held_ns) : due_ns;
+    if (held_ns) {
+        /* It ends as well when processors are not short any more. */
+        held_ns = MIN(held_ns, turn->now_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
+        due_ns = MIN(due_ns, held_ns);
+    }
     if (fastload_record_is_on(w->fl)) {
         /* It ends at that time, whether or not a read is due then. */
         /* Asked once: GLib's MIN() would ask twice, and get two answers. */

@@ -154,6 +154,8 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
  */
 #define FASTLOAD_HINT_FIRST_COUNT 48
 #define FASTLOAD_HINT_TRIAL_COUNT 4
+/* While something is held back, the first worker looks so often at least. */
+#define FASTLOAD_CROWD_HELD_LOOK_NS (20 * 1000 * 1000ull)
 /*
  * A guest whose working set is replayed hardly faults, but it has work to do
  * and needs its processor: it counts as one that faults for so long.
@@ -290,6 +292,15 @@ QEMU_BUILD_BUG_ON(FASTLOAD_WINDOW_BYTES_MAX / FASTLOAD_CHUNK_BYTES +
  */
 #define FASTLOAD_CROWD_QUIET_NS (20 * 1000 * 1000ull)
 #define FASTLOAD_HOLD_NS (2 * 1000 * 1000 * 1000ull)
+/* While something is held back, the first worker looks so often at least. */
+#define FASTLOAD_CROWD_HELD_LOOK_NS (20 * 1000 * 1000ull)
+/*
+ * A guest whose working set is replayed hardly faults, and does for a while
+ * with what is in the set.  It has a third of a processor or less then, so what
+ * took a time when it was recorded takes three times as long, or longer.
+ */
+#define FASTLOAD_HOLD_SET_FACTOR 3
+#define FASTLOAD_HOLD_SET_NS (3 * 1000 * 1000 * 1000ull)
 /* So often a load tries to answer a fault with a whole chunk. */
 #define FASTLOAD_WHOLE_COUNT_MAX 64
 /*
@@ -1308,6 +1319,11 @@ FastloadSpan fastload_hints_take_pages_locked(Fastload *fl,
                                               uint64_t gap_bytes);
 /* A read that was taken is placed, or has failed. */
 void fastload_hints_done_locked(Fastload *fl);
+/*
+ * For how long after the start nothing else is read ahead while processors are
+ * short.  0: there is no set.
+ */
+uint64_t fastload_hints_hold_ns(const FastloadHints *hints);
 void fastload_hints_stats(const Fastload *fl, FastloadWorksetStats *ret_stats);
 
 /* the background's limit: util/fastload-rate.c */

@@ -1259,6 +1259,119 @@ static void test_the_first_leaves_hints(const void *opaque)
     replay_finish(t);
 }
 
+/* ---- a working set while processors are short ---- */
+
+static void replay_took_100_ms(FastloadWorkset *set)
+{
+    set->took_ns = 100 * MS_NS;
+}
+
+static void replay_took_long(FastloadWorkset *set)
+{
+    set->took_ns = UINT64_MAX;
+}
+
+/* Of a cached file; this set says how long it took to record. */
+static RecordTest *replay_new_in_crowd(void (*change)(FastloadWorkset *set))
+{
+    RecordRun runs[60];
+    RecordTest *t = replay_new_cached();
+
+    replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
+    record_write_set(t, runs, G_N_ELEMENTS(runs), change);
+    t->fl->crowd.is_short = 1;
+    return t;
+}
+
+static uint64_t replay_age_ns(RecordTest *t)
+{
+    return fastload_stats_now_ns() - t->fl->start_ns;
+}
+
+/*
+ * Nothing but the set is read until then.  But a worker that may read when its
+ * turn begins, and finds nothing left of the set in it, takes a chunk.
+ */
+static void replay_check_held(RecordTest *t, uint64_t hold_ns)
+{
+    uint32_t taken_count;
+
+    record_start(t);
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    g_assert_cmpuint(record_stats(t).hint_count, ==, 60);
+    taken_count = replay_taken_count(t);
+    g_assert_cmpuint(taken_count, <=, 1);
+    while (replay_age_ns(t) + FASTLOAD_CROWD_HELD_LOOK_NS < hold_ns) {
+        g_assert_true(sim_step());
+        sim_wait_asleep();
+        g_assert_cmpuint(replay_taken_count(t), ==, taken_count);
+    }
+    sim_run_until(replay_taken_count(t) > taken_count);
+    g_assert_cmpuint(replay_age_ns(t), >=, hold_ns);
+    g_assert_cmpuint(replay_age_ns(t), <, hold_ns + 5 * MS_NS);
+    replay_finish(t);
+}
+
+static void test_crowd_holds_behind_the_set(const void *opaque)
+{
+    /* A guest has what it needs: the rest waits, and lets others run. */
+    replay_check_held(replay_new_in_crowd(replay_took_100_ms), 300 * MS_NS);
+}
+
+static void test_crowd_holds_for_a_time(const void *opaque)
+{
+    /* But not for long, whatever the file says. */
+    replay_check_held(replay_new_in_crowd(replay_took_long),
+                      FASTLOAD_HOLD_SET_NS);
+}
+
+static void test_crowd_holds_while_it_lasts(const void *opaque)
+{
+    /* Nor when processors are not short any more, which is noticed soon. */
+    RecordTest *t = replay_new_in_crowd(replay_took_long);
+    uint32_t taken_count;
+    uint64_t over_ns;
+
+    record_start(t);
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    sim_wait_asleep();
+    taken_count = replay_taken_count(t);
+    g_assert_cmpuint(taken_count, <=, 1);
+    /* As when the first worker looks and sees that, but it has to look. */
+    __atomic_store_n(&t->fl->crowd.is_kick_due, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&t->fl->crowd.is_short, 0, __ATOMIC_RELAXED);
+    over_ns = replay_age_ns(t);
+    sim_run_until(replay_taken_count(t) > taken_count);
+    g_assert_cmpuint(replay_age_ns(t), <=,
+                     over_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
+    replay_finish(t);
+}
+
+static void test_crowd_brings_the_chunk_of_a_hint(const void *opaque)
+{
+    /* A fault beside a hint in flight brings the chunk; the hint comes late. */
+    static const RecordRun run = { 1000, 1 };
+    RecordTest *t = record_new_memory(FIXTURE_THP, 8 * CHUNK_PAGES,
+                                      fixture_all_data);
+
+    record_write_set(t, &run, 1, replay_took_long);
+    t->fl->file.is_cached = 1;
+    t->fl->window.first_ns = 1; /* it is near */
+    t->fl->crowd.is_short = 1;
+    sim_hold_range(t->f->file_off + run.first_page * PAGE, PAGE);
+    record_start(t);
+    sim_run_until(t->fl->hints.is_over);
+    record_touch(t, run.first_page + 1);
+    fixture_wait_until(replay_class(t, 1023) != FASTLOAD_CLASS_MAX);
+    g_assert_cmpint(replay_class(t, 512), ==, FASTLOAD_CLASS_BACKGROUND);
+    g_assert_cmpint(replay_class(t, 1000), ==, FASTLOAD_CLASS_BACKGROUND);
+    g_assert_cmpint(replay_class(t, 1023), ==, FASTLOAD_CLASS_BACKGROUND);
+    g_assert_cmpint(replay_class(t, 1024), ==, FASTLOAD_CLASS_MAX);
+    sim_hold_range(0, 0);
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    replay_finish(t);
+}
+
 static void test_first_worker_leaves_the_guest_alone(const void *opaque)
 {
     /*
@@ -2150,6 +2263,11 @@ static const struct {
       test_faults_then_hints_then_the_rest },
     { "replay/one-hint-beside-faults", test_one_hint_beside_faults },
     { "replay/the-first-leaves-hints", test_the_first_leaves_hints },
+    { "replay/crowd-holds-behind-the-set", test_crowd_holds_behind_the_set },
+    { "replay/crowd-holds-for-a-time", test_crowd_holds_for_a_time },
+    { "replay/crowd-holds-while-it-lasts", test_crowd_holds_while_it_lasts },
+    { "replay/crowd-brings-the-chunk-of-a-hint",
+      test_crowd_brings_the_chunk_of_a_hint },
     { "replay/first-worker-leaves-the-guest-alone",
       test_first_worker_leaves_the_guest_alone },
     { "replay/others-learn-that-it-is-cached",
