@@ -53,8 +53,12 @@ bool fastload_whole_is_wanted(Fastload *fl, const FastloadFault *fault)
     FastloadArea *area = fault->area;
     uint64_t chunk_idx = whole_chunk_of(fault);
 
-    /* A page that came with another would not fault, so not be recorded. */
+    /*
+     * A page that came with another would not fault, so not be recorded.  With
+     * a set there are few faults, and chunks of 2 MiB would delay the set.
+     */
     return fastload_crowd_is_short(fl) && !fastload_record_is_on(fl) &&
+           !fl->hints.set &&
            !fl->file.is_direct &&
            !__atomic_load_n(&fl->file.is_in_user_space, __ATOMIC_RELAXED) &&
            !fault->is_discarded && !fault->not_before_ns && !fault->is_alone &&

@@ -1347,9 +1347,9 @@ static void test_crowd_holds_while_it_lasts(const void *opaque)
     replay_finish(t);
 }
 
-static void test_crowd_brings_the_chunk_of_a_hint(const void *opaque)
+static void test_crowd_brings_no_chunk_before_the_set(const void *opaque)
 {
-    /* A fault beside a hint in flight brings the chunk; the hint comes late. */
+    /* Without a set a fault brings its chunk; here the set would wait. */
     static const RecordRun run = { 1000, 1 };
     RecordTest *t = record_new_memory(FIXTURE_THP, 8 * CHUNK_PAGES,
                                       fixture_all_data);
@@ -1362,13 +1362,13 @@ static void test_crowd_brings_the_chunk_of_a_hint(const void *opaque)
     record_start(t);
     sim_run_until(t->fl->hints.is_over);
     record_touch(t, run.first_page + 1);
-    fixture_wait_until(replay_class(t, 1023) != FASTLOAD_CLASS_MAX);
-    g_assert_cmpint(replay_class(t, 512), ==, FASTLOAD_CLASS_BACKGROUND);
-    g_assert_cmpint(replay_class(t, 1000), ==, FASTLOAD_CLASS_BACKGROUND);
-    g_assert_cmpint(replay_class(t, 1023), ==, FASTLOAD_CLASS_BACKGROUND);
-    g_assert_cmpint(replay_class(t, 1024), ==, FASTLOAD_CLASS_MAX);
+    fixture_wait_until(record_stats(t).fault_count == 1);
+    g_assert_cmpint(replay_class(t, 1001), ==, FASTLOAD_CLASS_URGENT);
+    g_assert_cmpint(replay_class(t, 1000), ==, FASTLOAD_CLASS_MAX);
+    g_assert_cmpint(replay_class(t, 1023), ==, FASTLOAD_CLASS_MAX);
     sim_hold_range(0, 0);
     record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    g_assert_cmpint(replay_class(t, 1000), ==, FASTLOAD_CLASS_HINT);
     replay_finish(t);
 }
 
@@ -2266,8 +2266,8 @@ static const struct {
     { "replay/crowd-holds-behind-the-set", test_crowd_holds_behind_the_set },
     { "replay/crowd-holds-for-a-time", test_crowd_holds_for_a_time },
     { "replay/crowd-holds-while-it-lasts", test_crowd_holds_while_it_lasts },
-    { "replay/crowd-brings-the-chunk-of-a-hint",
-      test_crowd_brings_the_chunk_of_a_hint },
+    { "replay/crowd-brings-no-chunk-before-the-set",
+      test_crowd_brings_no_chunk_before_the_set },
     { "replay/first-worker-leaves-the-guest-alone",
       test_first_worker_leaves_the_guest_alone },
     { "replay/others-learn-that-it-is-cached",
