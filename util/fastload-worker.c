@@ -365,6 +365,8 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     bool is_free = is_alone || w->idx || is_quiet;
     uint64_t held_ns = worker_held_ns(fl, now_ns);
     bool is_held = held_ns;
+    /* All of the set is taken, but not all of it is in place. */
+    bool awaits_set = !__atomic_load_n(&fl->hints.is_placed, __ATOMIC_RELAXED);
     /* What starts the guest needs the processor more than its pages do. */
     bool leaves_hints = fl->active_count > 1 &&
                         fastload_record_awaits_guest(fl);
@@ -385,7 +387,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
         .may_hint = is_active && (reads_cost_cpu ? is_free ||
                                   (!is_first_blocking && !leaves_hints)
                                                  : w->idx == 0),
-        .may_place = is_active && !is_held && is_free,
+        .may_place = is_active && is_free && (!is_held || awaits_set),
         .is_held = is_held,
         /* A page that came with another would not fault, so not be recorded. */
         .around_bytes = fastload_record_is_on(fl)
@@ -1055,7 +1057,7 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
     }
     /*
      * The first worker reads once the guest is quiet; others get a kick.  With
-     * a set, none may come at the end of a hold: nothing is passed on in it.
+     * a set, none may come at the end of a hold: nothing need be passed on.
      */
     return w->idx && !(turn->is_held && fl->hints.set)
         ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
@@ -1086,6 +1088,13 @@ static uint64_t worker_place_due_ns(const FastloadWorker *w,
            worker_has_renewal(w, turn) ? turn->quiet_ns : UINT64_MAX;
 }
 
+/* Once the set is taken, by any worker, which wakes nobody for that. */
+static bool worker_holds_soon(const Fastload *fl)
+{
+    return fastload_crowd_is_short(fl) &&
+           !__atomic_load_n(&fl->hints.is_over, __ATOMIC_RELAXED);
+}
+
 /*
  * How long to sleep; -1: without a limit.  Everything that may be begun has
  * been begun.  A completed read, a fault or a kick ends the sleep.  The limit
@@ -1107,10 +1116,10 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
     due_ns = MIN(due_ns, worker_place_due_ns(w, turn));
     /* A fault of this turn may have begun a hold; the end wakes the others. */
     held_ns = w->idx == 0 ? worker_held_ns(w->fl, turn->now_ns) : 0;
-    if (held_ns) {
+    due_ns = held_ns ? MIN(due_ns, held_ns) : due_ns;
+    if (w->idx == 0 && (held_ns || worker_holds_soon(w->fl))) {
         /* It ends as well when processors are not short any more. */
-        held_ns = MIN(held_ns, turn->now_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
-        due_ns = MIN(due_ns, held_ns);
+        due_ns = MIN(due_ns, turn->now_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
     }
     if (fastload_record_is_on(w->fl)) {
         /* It ends at that time, whether or not a read is due then. */
@@ -1291,9 +1300,9 @@ static void worker_repeat_faults(FastloadWorker *w, uint64_t now_ns)
 
 /*
  * Looks whether processors are short, and wakes the workers that were not woken
- * while the background was held back.
+ * while the background was held back.  Returns whether that has changed.
  */
-static void worker_watch_crowd(FastloadWorker *w, const WorkerTurn *turn)
+static bool worker_watch_crowd(FastloadWorker *w, const WorkerTurn *turn)
 {
     Fastload *fl = w->fl;
     bool has_changed = fastload_crowd_look(fl, turn->now_ns);
@@ -1303,6 +1312,7 @@ static void worker_watch_crowd(FastloadWorker *w, const WorkerTurn *turn)
          __atomic_exchange_n(&fl->crowd.is_kick_due, 0, __ATOMIC_ACQ_REL))) {
         fastload_session_kick_all(fl, w);
     }
+    return has_changed;
 }
 
 static void worker_turn(FastloadWorker *w)
@@ -1315,8 +1325,8 @@ static void worker_turn(FastloadWorker *w)
         worker_leave_ring(w);
     }
     worker_repeat_faults(w, turn.now_ns);
-    if (w->idx == 0) {
-        worker_watch_crowd(w, &turn);
+    if (w->idx == 0 && worker_watch_crowd(w, &turn)) {
+        turn = worker_turn_of(w, turn.now_ns); /* it kicks the others alone */
     }
     worker_note_file(w);
     worker_end_recording(w, &turn);

@@ -154,8 +154,6 @@ QEMU_BUILD_BUG_ON(FASTLOAD_HINT_BYTES_MAX > FASTLOAD_PIECE_BYTES);
  */
 #define FASTLOAD_HINT_FIRST_COUNT 48
 #define FASTLOAD_HINT_TRIAL_COUNT 4
-/* While something is held back, the first worker looks so often at least. */
-#define FASTLOAD_CROWD_HELD_LOOK_NS (20 * 1000 * 1000ull)
 /*
  * A guest whose working set is replayed hardly faults, but it has work to do
  * and needs its processor: it counts as one that faults for so long.
@@ -288,7 +286,7 @@ QEMU_BUILD_BUG_ON(FASTLOAD_WINDOW_BYTES_MAX / FASTLOAD_CHUNK_BYTES +
 /*
  * While they are, a guest counts as faulting until FASTLOAD_CROWD_QUIET_NS
  * after a fault, and nothing is read ahead for a guest that faults.  Both end
- * FASTLOAD_HOLD_NS after the start.
+ * FASTLOAD_HOLD_NS after the start; see below for one with a working set.
  */
 #define FASTLOAD_CROWD_QUIET_NS (20 * 1000 * 1000ull)
 #define FASTLOAD_HOLD_NS (2 * 1000 * 1000 * 1000ull)

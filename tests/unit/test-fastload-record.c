@@ -1325,25 +1325,63 @@ static void test_crowd_holds_for_a_time(const void *opaque)
                       FASTLOAD_HOLD_SET_NS);
 }
 
-static void test_crowd_holds_while_it_lasts(const void *opaque)
+/* With so many workers, once the first one sees that there are enough. */
+static void replay_check_hold_ends(uint32_t worker_count)
 {
-    /* Nor when processors are not short any more, which is noticed soon. */
-    RecordTest *t = replay_new_in_crowd(replay_took_long);
-    uint32_t taken_count;
+    static const char calm[] = "1000000 0 1\n"; /* it ran, and never waited */
+    SimConfig sim_config = { .seed = 1 };
+    FastloadConfig config = { .worker_count = worker_count };
+    g_autofree char *path = NULL;
+    RecordRun runs[60];
     uint64_t over_ns;
+    RecordTest *t;
 
+    sim_reset(&sim_config);
+    test_clock_stop();
+    t = record_new_config(&sim_ops, config, FIXTURE_ANON, 8 * CHUNK_PAGES,
+                          fixture_all_data);
+    replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
+    record_write_set(t, runs, G_N_ELEMENTS(runs), replay_took_long);
+    path = g_build_filename(t->folder, "schedstat", NULL);
+    g_assert_true(g_file_set_contents(path, calm, -1, NULL));
+    t->fl->file.is_cached = 1;
+    t->fl->window.first_ns = 1; /* it is near */
+    t->fl->crowd.is_short = 1;
     record_start(t);
     record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
     sim_wait_asleep();
-    taken_count = replay_taken_count(t);
-    g_assert_cmpuint(taken_count, <=, 1);
-    /* As when the first worker looks and sees that, but it has to look. */
-    __atomic_store_n(&t->fl->crowd.is_kick_due, 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&t->fl->crowd.is_short, 0, __ATOMIC_RELAXED);
+    g_assert_cmpuint(replay_taken_count(t), <=, 1);
+    t->fl->crowd.fd = open(path, O_RDONLY | O_CLOEXEC);
+    g_assert_cmpint(t->fl->crowd.fd, >=, 0);
+    g_unlink(path);
+    t->fl->crowd.look_ns = 0;
     over_ns = replay_age_ns(t);
-    sim_run_until(replay_taken_count(t) > taken_count);
+    sim_run_until(replay_taken_count(t) > 1);
     g_assert_cmpuint(replay_age_ns(t), <=,
                      over_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
+    replay_finish(t);
+}
+
+static void test_crowd_holds_while_it_lasts(const void *opaque)
+{
+    /* Nor when processors are not short any more. */
+    replay_check_hold_ends(1);
+    replay_check_hold_ends(2);
+}
+
+static void test_crowd_holds_no_chunk_of_the_set(const void *opaque)
+{
+    /* What is of the set is placed, though all of it has been taken. */
+    static const RecordRun run = { 3 * CHUNK_PAGES, 3 * CHUNK_PAGES };
+    RecordTest *t = replay_new_in_crowd(NULL);
+
+    record_write_set(t, &run, 1, replay_took_long);
+    record_start(t);
+    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
+    g_assert_cmpuint(replay_age_ns(t), <, FASTLOAD_CROWD_HELD_LOOK_NS);
+    g_assert_cmpint(replay_class(t, 6 * CHUNK_PAGES - 1), ==,
+                    FASTLOAD_CLASS_HINT);
+    g_assert_cmpuint(replay_taken_count(t), <=, 4);
     replay_finish(t);
 }
 
@@ -2266,6 +2304,8 @@ static const struct {
     { "replay/crowd-holds-behind-the-set", test_crowd_holds_behind_the_set },
     { "replay/crowd-holds-for-a-time", test_crowd_holds_for_a_time },
     { "replay/crowd-holds-while-it-lasts", test_crowd_holds_while_it_lasts },
+    { "replay/crowd-holds-no-chunk-of-the-set",
+      test_crowd_holds_no_chunk_of_the_set },
     { "replay/crowd-brings-no-chunk-before-the-set",
       test_crowd_brings_no_chunk_before_the_set },
     { "replay/first-worker-leaves-the-guest-alone",
