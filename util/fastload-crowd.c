@@ -5,8 +5,9 @@
  *
  * Many guests that are restored at once share few processors.  Then the
  * processor time of a load counts for more than how long one page takes, and
- * the engine answers faults with whole chunks (util/fastload-whole.c) and holds
- * its background back for longer (fastload_sched_quiet_ns()).
+ * the engine answers faults with whole chunks (util/fastload-whole.c), unless a
+ * working set is replayed, and holds its background back
+ * (fastload_sched_held_ns()).
  *
  * The kernel counts for each thread how long it has run, and how long it was
  * ready and had no processor (schedstat).  The first worker compares its own

@@ -390,8 +390,10 @@ void fastload_hints_done_locked(Fastload *fl)
 
 uint64_t fastload_hints_hold_ns(const FastloadHints *hints)
 {
-    return hints->set ? MIN(hints->set->took_ns, FASTLOAD_HOLD_SET_NS /
-                            FASTLOAD_HOLD_SET_FACTOR) *
+    const uint64_t most_ns = FASTLOAD_HOLD_SET_NS / FASTLOAD_HOLD_SET_FACTOR;
+
+    /* Bounded first: the file may say anything. */
+    return hints->set ? MIN(hints->set->took_ns, most_ns) *
                         FASTLOAD_HOLD_SET_FACTOR : 0;
 }
 

@@ -305,10 +305,10 @@ static uint64_t sched_hold_end_ns(Fastload *fl)
 
 uint64_t fastload_sched_held_ns(Fastload *fl, uint64_t now_ns)
 {
-    uint64_t held_ns = sched_hold_end_ns(fl);
+    uint64_t held_ns = fastload_crowd_is_short(fl) ? sched_hold_end_ns(fl) : 0;
     bool is_early_done;
 
-    if (!fastload_crowd_is_short(fl) || now_ns >= held_ns) {
+    if (now_ns >= held_ns) {
         return 0;
     }
     /* The guest may wait for these before it runs. */

@@ -365,7 +365,7 @@ static WorkerTurn worker_turn_of(const FastloadWorker *w, uint64_t now_ns)
     bool is_free = is_alone || w->idx || is_quiet;
     uint64_t held_ns = worker_held_ns(fl, now_ns);
     bool is_held = held_ns;
-    /* All of the set is taken, but not all of it is in place. */
+    /* Chunks of the set that were read before a hold are placed in it. */
     bool awaits_set = !__atomic_load_n(&fl->hints.is_placed, __ATOMIC_RELAXED);
     /* What starts the guest needs the processor more than its pages do. */
     bool leaves_hints = fl->active_count > 1 &&
@@ -1056,8 +1056,8 @@ static uint64_t worker_read_due_ns(const FastloadWorker *w,
         return due_ns;
     }
     /*
-     * The first worker reads once the guest is quiet; others get a kick.  With
-     * a set, none may come at the end of a hold: nothing need be passed on.
+     * The first worker reads once the guest is quiet; others get a kick.  A
+     * hold behind a set ends without one if no read was passed on in it.
      */
     return w->idx && !(turn->is_held && fl->hints.set)
         ? UINT64_MAX : MAX(due_ns, turn->quiet_ns);
@@ -1122,8 +1122,10 @@ static int64_t worker_sleep_ns(const FastloadWorker *w,
         due_ns = MIN(due_ns, turn->now_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
     }
     if (fastload_record_is_on(w->fl)) {
-        /* It ends at that time, whether or not a read is due then. */
-        /* Asked once: GLib's MIN() would ask twice, and get two answers. */
+        /*
+         * It ends at that time, whether or not a read is due then.  Asked once,
+         * for GLib's MIN() would ask twice, and get two answers.
+         */
         record_due_ns = fastload_sched_record_due_ns(w->fl);
         due_ns = MIN(due_ns, record_due_ns);
     }
