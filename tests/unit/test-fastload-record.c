@@ -144,15 +144,22 @@ static RecordTest *record_new_config(const FastloadIoOps *ops,
 }
 
 /* On the simulator, whose clock stands still; or NULL, see above. */
-static RecordTest *record_new_memory(FixtureMemory memory, uint64_t page_count,
-                                     FixtureHasData *has_data)
+static RecordTest *record_new_workers(FixtureMemory memory, uint64_t page_count,
+                                      FixtureHasData *has_data,
+                                      uint32_t worker_count)
 {
     SimConfig sim_config = { .seed = 1 };
-    FastloadConfig config = { .worker_count = 2 };
+    FastloadConfig config = { .worker_count = worker_count };
 
     sim_reset(&sim_config);
     test_clock_stop();
     return record_new_config(&sim_ops, config, memory, page_count, has_data);
+}
+
+static RecordTest *record_new_memory(FixtureMemory memory, uint64_t page_count,
+                                     FixtureHasData *has_data)
+{
+    return record_new_workers(memory, page_count, has_data, 2);
 }
 
 /* Eight chunks. */
@@ -1210,7 +1217,13 @@ static void test_faults_then_hints_then_the_rest(const void *opaque)
     replay_finish(t);
 }
 
-/* Of a cached file, where reading is work for a processor. */
+/* The file is in the page cache, so reading is work for a processor. */
+static void replay_from_the_page_cache(RecordTest *t)
+{
+    t->fl->file.is_cached = 1;
+    t->fl->window.first_ns = 1; /* it is near */
+}
+
 static RecordTest *replay_new_cached(void)
 {
     RecordRun runs[60];
@@ -1218,8 +1231,7 @@ static RecordTest *replay_new_cached(void)
 
     replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
     t = replay_new(fixture_all_data, runs, G_N_ELEMENTS(runs));
-    t->fl->file.is_cached = 1;
-    t->fl->window.first_ns = 1; /* it is near */
+    replay_from_the_page_cache(t);
     return t;
 }
 
@@ -1271,15 +1283,25 @@ static void replay_took_long(FastloadWorkset *set)
     set->took_ns = UINT64_MAX;
 }
 
-/* Of a cached file; this set says how long it took to record. */
-static RecordTest *replay_new_in_crowd(void (*change)(FastloadWorkset *set))
+/* Of a cached file; @change says how long it took to record the set. */
+static void replay_crowd(RecordTest *t, const RecordRun *runs, uint32_t count,
+                         void (*change)(FastloadWorkset *set))
 {
+    record_write_set(t, runs, count, change);
+    replay_from_the_page_cache(t);
+    t->fl->crowd.is_short = 1;
+}
+
+/* Of eight chunks, with a set of 60 pages that are read one by one. */
+static RecordTest *replay_new_crowd(uint32_t worker_count,
+                                    void (*change)(FastloadWorkset *set))
+{
+    RecordTest *t = record_new_workers(FIXTURE_ANON, 8 * CHUNK_PAGES,
+                                       fixture_all_data, worker_count);
     RecordRun runs[60];
-    RecordTest *t = replay_new_cached();
 
     replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
-    record_write_set(t, runs, G_N_ELEMENTS(runs), change);
-    t->fl->crowd.is_short = 1;
+    replay_crowd(t, runs, G_N_ELEMENTS(runs), change);
     return t;
 }
 
@@ -1289,24 +1311,28 @@ static uint64_t replay_age_ns(RecordTest *t)
 }
 
 /*
- * Nothing but the set is read until then.  But a worker that may read when its
- * turn begins, and finds nothing left of the set in it, takes a chunk.
+ * Replays the set, and only then lets the background read: before, a worker
+ * that finds nothing left of the set in its turn would take one chunk.
  */
+static void replay_set_of_crowd(RecordTest *t)
+{
+    replay_set(t);
+    g_assert_cmpuint(record_stats(t).hint_count, ==, 60);
+    fastload_set_background_rate(t->fl, 0);
+    sim_wait_asleep();
+    g_assert_cmpuint(replay_taken_count(t), ==, 0);
+}
+
+/* Nothing else is read until then. */
 static void replay_check_held(RecordTest *t, uint64_t hold_ns)
 {
-    uint32_t taken_count;
-
-    record_start(t);
-    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
-    g_assert_cmpuint(record_stats(t).hint_count, ==, 60);
-    taken_count = replay_taken_count(t);
-    g_assert_cmpuint(taken_count, <=, 1);
+    replay_set_of_crowd(t);
     while (replay_age_ns(t) + FASTLOAD_CROWD_HELD_LOOK_NS < hold_ns) {
         g_assert_true(sim_step());
         sim_wait_asleep();
-        g_assert_cmpuint(replay_taken_count(t), ==, taken_count);
+        g_assert_cmpuint(replay_taken_count(t), ==, 0);
     }
-    sim_run_until(replay_taken_count(t) > taken_count);
+    sim_run_until(replay_taken_count(t));
     g_assert_cmpuint(replay_age_ns(t), >=, hold_ns);
     g_assert_cmpuint(replay_age_ns(t), <, hold_ns + 5 * MS_NS);
     replay_finish(t);
@@ -1315,13 +1341,13 @@ static void replay_check_held(RecordTest *t, uint64_t hold_ns)
 static void test_crowd_holds_behind_the_set(const void *opaque)
 {
     /* A guest has what it needs: the rest waits, and lets others run. */
-    replay_check_held(replay_new_in_crowd(replay_took_100_ms), 300 * MS_NS);
+    replay_check_held(replay_new_crowd(2, replay_took_100_ms), 300 * MS_NS);
 }
 
 static void test_crowd_holds_for_a_time(const void *opaque)
 {
     /* But not for long, whatever the file says. */
-    replay_check_held(replay_new_in_crowd(replay_took_long),
+    replay_check_held(replay_new_crowd(2, replay_took_long),
                       FASTLOAD_HOLD_SET_NS);
 }
 
@@ -1329,34 +1355,18 @@ static void test_crowd_holds_for_a_time(const void *opaque)
 static void replay_check_hold_ends(uint32_t worker_count)
 {
     static const char calm[] = "1000000 0 1\n"; /* it ran, and never waited */
-    SimConfig sim_config = { .seed = 1 };
-    FastloadConfig config = { .worker_count = worker_count };
-    g_autofree char *path = NULL;
-    RecordRun runs[60];
+    RecordTest *t = replay_new_crowd(worker_count, replay_took_long);
+    g_autofree char *path = g_build_filename(t->folder, "schedstat", NULL);
     uint64_t over_ns;
-    RecordTest *t;
 
-    sim_reset(&sim_config);
-    test_clock_stop();
-    t = record_new_config(&sim_ops, config, FIXTURE_ANON, 8 * CHUNK_PAGES,
-                          fixture_all_data);
-    replay_set_apart(runs, G_N_ELEMENTS(runs), 64);
-    record_write_set(t, runs, G_N_ELEMENTS(runs), replay_took_long);
-    path = g_build_filename(t->folder, "schedstat", NULL);
     g_assert_true(g_file_set_contents(path, calm, -1, NULL));
-    t->fl->file.is_cached = 1;
-    t->fl->window.first_ns = 1; /* it is near */
-    t->fl->crowd.is_short = 1;
-    record_start(t);
-    record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
-    sim_wait_asleep();
-    g_assert_cmpuint(replay_taken_count(t), <=, 1);
+    replay_set_of_crowd(t);
     t->fl->crowd.fd = open(path, O_RDONLY | O_CLOEXEC);
     g_assert_cmpint(t->fl->crowd.fd, >=, 0);
     g_unlink(path);
     t->fl->crowd.look_ns = 0;
     over_ns = replay_age_ns(t);
-    sim_run_until(replay_taken_count(t) > 1);
+    sim_run_until(replay_taken_count(t));
     g_assert_cmpuint(replay_age_ns(t), <=,
                      over_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
     replay_finish(t);
@@ -1373,15 +1383,33 @@ static void test_crowd_holds_no_chunk_of_the_set(const void *opaque)
 {
     /* What is of the set is placed, though all of it has been taken. */
     static const RecordRun run = { 3 * CHUNK_PAGES, 3 * CHUNK_PAGES };
-    RecordTest *t = replay_new_in_crowd(NULL);
+    RecordTest *t = record_new(fixture_all_data);
 
-    record_write_set(t, &run, 1, replay_took_long);
+    replay_crowd(t, &run, 1, replay_took_long);
     record_start(t);
     record_run_until(t, FASTLOAD_WORKSET_REPLAYED);
     g_assert_cmpuint(replay_age_ns(t), <, FASTLOAD_CROWD_HELD_LOOK_NS);
     g_assert_cmpint(replay_class(t, 6 * CHUNK_PAGES - 1), ==,
                     FASTLOAD_CLASS_HINT);
     g_assert_cmpuint(replay_taken_count(t), <=, 4);
+    replay_finish(t);
+}
+
+static void test_crowd_looks_whoever_took_the_set(const void *opaque)
+{
+    /* The first worker may sleep when another one takes the last of it. */
+    static const RecordRun run = { 3 * CHUNK_PAGES, 3 * CHUNK_PAGES };
+    RecordTest *t = record_new_workers(FIXTURE_ANON, 8 * CHUNK_PAGES,
+                                       fixture_all_data, 3);
+    uint64_t age_ns;
+
+    replay_crowd(t, &run, 1, replay_took_long);
+    record_start(t);
+    sim_run_until(t->fl->hints.is_over);
+    age_ns = replay_age_ns(t);
+    g_assert_true(sim_step());
+    g_assert_cmpuint(replay_age_ns(t), <=,
+                     age_ns + FASTLOAD_CROWD_HELD_LOOK_NS);
     replay_finish(t);
 }
 
@@ -1392,10 +1420,7 @@ static void test_crowd_brings_no_chunk_before_the_set(const void *opaque)
     RecordTest *t = record_new_memory(FIXTURE_THP, 8 * CHUNK_PAGES,
                                       fixture_all_data);
 
-    record_write_set(t, &run, 1, replay_took_long);
-    t->fl->file.is_cached = 1;
-    t->fl->window.first_ns = 1; /* it is near */
-    t->fl->crowd.is_short = 1;
+    replay_crowd(t, &run, 1, replay_took_long);
     sim_hold_range(t->f->file_off + run.first_page * PAGE, PAGE);
     record_start(t);
     sim_run_until(t->fl->hints.is_over);
@@ -2306,6 +2331,8 @@ static const struct {
     { "replay/crowd-holds-while-it-lasts", test_crowd_holds_while_it_lasts },
     { "replay/crowd-holds-no-chunk-of-the-set",
       test_crowd_holds_no_chunk_of_the_set },
+    { "replay/crowd-looks-whoever-took-the-set",
+      test_crowd_looks_whoever_took_the_set },
     { "replay/crowd-brings-no-chunk-before-the-set",
       test_crowd_brings_no_chunk_before_the_set },
     { "replay/first-worker-leaves-the-guest-alone",
